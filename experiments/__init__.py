@@ -1,0 +1,1 @@
+"""Programs that run from a clone: `python -m experiments.NAME --help`."""

@@ -1,0 +1,69 @@
+"""Prepares CIFAR-10 for TFDS (`cifar10/3.0.2`) from the original archive, without TensorFlow.
+
+python -m experiments.prepare_cifar10 --data-dir ~/tensorflow_datasets --archive cifar-10-binary.tar.gz
+
+Without --archive the archive (170 MB) is downloaded from its original address. Its checksum is verified. Needs about
+300 MB under the data directory; takes about half a minute on one core, download apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+from experiments import cli
+from jaxnas.data.cifar10_archive import SHA256, download, prepare, read_archive, sha256
+from jaxnas.data.dataset import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where the archive is and where the data set goes."""
+
+    data_dir: Path
+    """Directory for data sets of TFDS; its own default is ~/tensorflow_datasets."""
+    archive: Path | None = None
+    """A local cifar-10-binary.tar.gz; downloaded to DATA_DIR/downloads where not given."""
+    file_format: Literal["array_record", "tfrecord"] = "array_record"
+    """Format of the files."""
+    allow_other_checksum: bool = False
+    """Take a local archive though its checksum is not that of the original."""
+
+
+def run(config: Config) -> None:
+    """Prepares the data set, or says that it is there already."""
+    data_dir = config.data_dir.expanduser()
+    target = data_dir / "cifar10" / "3.0.2"
+    if target.exists():
+        print(f"{target} is there already; remove it to prepare it again")
+        return
+    parts, names = read_archive(_archive(config, data_dir))
+    made = prepare(parts, names, data_dir, config.file_format)
+    print(f"{made}: {len(parts['train'].labels)} train and {len(parts['test'].labels)} test images")
+
+
+def _archive(config: Config, data_dir: Path) -> Path:
+    """The archive, downloaded where none is given, with its checksum verified."""
+    if config.archive is None:
+        if config.allow_other_checksum:
+            raise DataError("--allow-other-checksum is for a local archive: give --archive")
+        archive = data_dir / "downloads" / "cifar-10-binary.tar.gz"
+        if not archive.exists():
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            download(archive, report=lambda line: print(f"download: {line}", file=sys.stderr, flush=True))
+    else:
+        archive = config.archive.expanduser()
+        if not archive.is_file():
+            raise DataError(f"there is no archive {archive}")
+    if not config.allow_other_checksum and (found := sha256(archive)) != SHA256:
+        raise DataError(
+            f"{archive} has SHA-256 {found}, not {SHA256} of the original: remove it and get it again, "
+            "or give --allow-other-checksum if it is meant to differ"
+        )
+    return archive
+
+
+if __name__ == "__main__":
+    cli.main(run, Config)

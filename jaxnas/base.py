@@ -1,0 +1,181 @@
+"""The contracts of the library: everything else makes or consumes one of these.
+
+Each contract is a NamedTuple of pure functions that a factory returns. Closures hold hyper-parameters, state holds what
+changes, PRNG keys come first and are consumed once. Shapes use one legend: B batch, H W C image, S slots of a mixture
+(edges or positions), O operations, D choices of a search space, G cell kinds, N nodes, P population, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+"""A typed key, as made by `jax.random.key`."""
+PyTree = Any
+Arch = jax.Array
+"""An architecture: int32 [D], one entry for each choice of its space; a population is [P, D]."""
+Weights = dict[str, jax.Array]
+"""Mixture weights or architecture parameters: cell kind -> float [S, O]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """The network that the searched cells are put into.
+
+    `cells` counts all cells for the DARTS space and the cells of one stage for NAS-Bench-201. `channels` is the width
+    of the first stage. `image_shape` is (H, W, C).
+    """
+
+    channels: int
+    cells: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    auxiliary: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "cells", "num_classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(f"image_shape must be (height, width, channels), all positive, got {self.image_shape}")
+
+
+class Choice(NamedTuple):
+    """One decision of a search space; an architecture holds the index of the option taken."""
+
+    name: str
+    options: tuple[str, ...]
+
+
+class Graph(NamedTuple):
+    """Architectures as graphs with operations on the nodes; an edge-labelled cell gives its line graph.
+
+    adjacency: [G, N, N] float32, entry (i, j) is 1 where node i feeds node j. ops: [G, N] int32. mask: [G, N] bool.
+    """
+
+    adjacency: Array
+    ops: Array
+    mask: Array
+
+
+class SearchSpace(NamedTuple):
+    """A finite product of choices, and what the choices mean.
+
+    Every function but `to_genotype`, `from_genotype`, `notation` and `costs` is traceable.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    sample: Callable[[Key], Arch]
+    mutate: Callable[[Key, Arch], Arch]
+    """Changes exactly one choice to another of its options, uniformly over the neighbours."""
+    crossover: Callable[[Key, Arch, Arch], Arch]
+    neighbours: Callable[[Arch], tuple[Array, Array]]
+    """arch -> (archs [M, D], valid bool [M]): all architectures that differ in one choice."""
+    canonical: Callable[[Arch], Arch]
+    template: Callable[[], Weights]
+    """Zeros in the shape of the mixture's weights."""
+    one_hot: Callable[[Arch], Weights]
+    discretise: Callable[[Weights], Arch]
+    graph: Callable[[Arch], Graph]
+    costs: Callable[[Arch, Skeleton], dict[str, int]]
+    """(arch, skeleton) -> {"params": …, "macs": …} of the derived network, exact Python integers."""
+    to_genotype: Callable[[Arch], dict[str, Any]]
+    """The JSON form."""
+    from_genotype: Callable[[Mapping[str, Any] | str], Arch]
+    """Reads the JSON form or the field's notation; raises ValueError naming what is wrong."""
+    notation: Callable[[Arch], str]
+    """The field's own notation, as printed by the papers' programs."""
+
+
+class Batch(NamedTuple):
+    """image: [B, H, W, C] float32, normalised. label: [B] int32."""
+
+    image: Array
+    label: Array
+
+
+Stats = Any
+"""A pytree of (mean [C], variance [C]) pairs, one for each batch norm of a network, in the layout that its Aux returns."""
+
+
+class Context(NamedTuple):
+    """What a forward pass may need beside parameters and data.
+
+    bn: "batch" normalises by the statistics of the batch; a Stats pytree normalises by those. key: randomness of
+    drop-path and dropout, None where the pass is deterministic. drop_path: probability of dropping a path.
+    axis_name: the mapped axis over which statistics and gradients are averaged, None outside pmap and shard_map.
+    """
+
+    bn: Literal["batch"] | Stats = "batch"
+    key: Key | None = None
+    drop_path: float | Array = 0.0
+    axis_name: str | None = None
+
+
+class Aux(NamedTuple):
+    """What a forward pass tells beside the logits.
+
+    stats: the batch statistics it saw (the given ones where it was given some). aux_logits: [B, K] of the auxiliary
+    head in training, else None.
+    """
+
+    stats: Stats
+    aux_logits: Array | None = None
+
+
+class Supernet(NamedTuple):
+    """A network that holds the parameters of every architecture of a space.
+
+    init: key -> params. apply: (params, weights, x [B, H, W, C], context) -> (logits [B, K], Aux), the mixture.
+    apply_path: (params, arch, x, context) -> (logits, Aux), one architecture, of which only its operations are computed.
+    used: arch -> bool pytree that broadcasts against params, true where that architecture's forward pass reads them.
+    """
+
+    init: Callable[[Key], PyTree]
+    apply: Callable[[PyTree, Weights, Array, Context], tuple[Array, Aux]]
+    apply_path: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+    used: Callable[[Arch], PyTree]
+
+
+class Network(NamedTuple):
+    """A fixed network to be trained from scratch.
+
+    init: key -> (params, stats), stats being the running statistics before the first step (mean 0, variance 1).
+    apply: (params, x [B, H, W, C], context) -> (logits [B, K], Aux).
+    """
+
+    init: Callable[[Key], tuple[PyTree, Stats]]
+    apply: Callable[[PyTree, Array, Context], tuple[Array, Aux]]
+    costs: dict[str, int]
+
+
+class Relaxation(Protocol):
+    """(key, alpha [S, O], step) -> mixture weights [S, O]. The key is None where the relaxation is deterministic."""
+
+    def __call__(self, key: Key | None, alpha: Array, step: Array, /) -> Array: ...
+
+
+class Phase(NamedTuple):
+    """One kind of step of an algorithm; `reads` names the splits of the batch that it is given."""
+
+    name: str
+    step: Callable[[Key, Any, Mapping[str, Batch]], tuple[Any, Any]]
+    reads: tuple[str, ...]
+
+
+class SearchAlgorithm(NamedTuple):
+    """init: key -> state. phases: the steps, run in turn. derive: (key, state, score) -> architecture.
+
+    `score` maps archs [P, D] to fitness [P]; None where the algorithm needs none. State is carried and checkpointed;
+    the second result of a step, its Info, is only reported.
+    """
+
+    init: Callable[[Key], Any]
+    phases: tuple[Phase, ...]
+    derive: Callable[[Key, Any, Callable[[Array], Array] | None], Arch]

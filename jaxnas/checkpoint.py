@@ -1,0 +1,210 @@
+"""Checkpoints of a whole training state, by Orbax; no other module knows Orbax.
+
+A checkpoint is a pytree of arrays (typed keys and the states of optax among them) and a JSON object, `meta`. Each leaf
+is saved with its CRC-32, since bytes that changed on disk are otherwise restored without a word. What is kept: the
+latest two, of which the older one serves where the latest is damaged, and the best by a metric.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxnas.base import PyTree
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back: the state in the containers of its target, what was saved with it, its step."""
+
+    state: PyTree
+    meta: dict[str, Any]
+    step: int
+
+
+def abstract(state: PyTree) -> PyTree:
+    """The target that restores into the form of `state`: shapes, types, and shardings where they were asked for."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None),
+        state,
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in the subfolders `latest` and `best`. Close it or use it as a context manager.
+
+    The two have an Orbax manager each: one that keeps the best deletes the newest where it is not among them.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
+        self._latest = _manager(self._directory / "latest", keep=2)
+        self._best = _manager(self._directory / "best", keep=1)
+
+    def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
+        """Saves as the latest; returns once it is on disk. Raises OSError where it cannot; older ones are kept."""
+        _save(self._latest, step, state, meta)
+
+    def save_best(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
+        """Saves as the best, in place of the best so far."""
+        _save(self._best, step, state, meta)
+
+    def restore(self, target: PyTree) -> Restored | None:
+        """The latest checkpoint that is whole; None where there is none, which is said on stderr if there were some.
+
+        target: as of `abstract` or `jax.eval_shape`; a leaf with a sharding goes there, whatever devices saved it, and
+        one without stays free to be used beside arrays on any. Damaged checkpoints are moved to the subfolder
+        `damaged`. Raises ValueError where the saved state has another structure than the target.
+        """
+        return self._restore(self._latest, target)
+
+    def restore_best(self, target: PyTree) -> Restored | None:
+        """The best checkpoint; None where there is none that is whole."""
+        return self._restore(self._best, target)
+
+    def _restore(self, manager: ocp.CheckpointManager, target: PyTree) -> Restored | None:
+        steps = sorted(manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                meta, saved = _read_meta(manager, step)
+            except Exception as error:  # Orbax and its libraries have no common class for what they find damaged.
+                self._set_aside(manager, step, error)
+                continue
+            _check_structure(saved, target, manager.directory)
+            try:
+                return Restored(_read_state(manager, step, saved, target), meta, step)
+            except Exception as error:
+                self._set_aside(manager, step, error)
+        if steps:
+            print(f"no checkpoint in {manager.directory} is whole: starting anew", file=sys.stderr)
+        return None
+
+    def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Exception) -> None:
+        """Moves a damaged checkpoint away: its step is going to be saved again."""
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"checkpoint {manager.directory / str(step)} is damaged ({reason}): going back", file=sys.stderr)
+        damaged = self._directory / "damaged"
+        damaged.mkdir(exist_ok=True)
+        source = Path(manager.directory / str(step))
+        number = sum(1 for _ in damaged.iterdir())
+        source.rename(damaged / f"{source.parent.name}-{step}-{number}")
+        manager.reload()
+
+    def close(self) -> None:
+        """Closes the managers."""
+        self._latest.close()
+        self._best.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        cleanup_tmp_directories=True,
+        # The state is given away to the next step, which must not happen while it is being written.
+        enable_async_checkpointing=False,
+    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return ocp.CheckpointManager(directory, options=options, item_names=("state", "meta"))
+    except OSError as error:
+        raise OSError(f"cannot use {directory} for checkpoints: {error.strerror or error}") from error
+
+
+def _save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
+    body = json.dumps({"meta": dict(meta), "leaves": _describe(state, checksum=True)}, allow_nan=False)
+    args = ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        meta=ocp.args.JsonSave({"body": body, "crc32": zlib.crc32(body.encode())}),
+    )
+    try:
+        if step in manager.all_steps():
+            manager.delete(step)
+        manager.save(step, args=args, force=True)
+        manager.wait_until_finished()
+    except (OSError, ValueError, RuntimeError) as error:  # A full disk is any of these, by the layer that meets it.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(f"cannot save the checkpoint of step {step} in {manager.directory}: {reason}") from error
+
+
+def _read_meta(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    record = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    if zlib.crc32(record["body"].encode()) != record["crc32"]:
+        raise ValueError("the checksum of its metadata differs")
+    body = json.loads(record["body"])
+    return body["meta"], body["leaves"]
+
+
+def _read_state(manager: ocp.CheckpointManager, step: int, saved: dict[str, Any], target: PyTree) -> PyTree:
+    placed = jax.tree.map(_with_sharding, target)
+    state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(placed))).state
+    for name, leaf in _describe(state, checksum=True).items():
+        if leaf["crc32"] != saved[name]["crc32"]:
+            raise ValueError(f"the checksum of {name} differs")
+    return jax.tree.map(lambda leaf, wanted: _free(leaf) if wanted.sharding is None else leaf, state, target)
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Orbax restores to a stated place only; without one it would take the one of the file, which may be gone."""
+    if leaf.sharding is not None:
+        return leaf
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+
+def _free(leaf: jax.Array) -> jax.Array:
+    """The same values, not bound to a device: bound to one they could not be used beside data sharded over several."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_free(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return jnp.array(np.asarray(leaf))
+
+
+def _check_structure(saved: dict[str, Any], target: PyTree, directory: Any) -> None:
+    wanted = _describe(target, checksum=False)
+    differing = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        there, here = (
+            f"{leaf['dtype']}{leaf['shape']}" if leaf else "(absent)" for leaf in (saved.get(name), wanted.get(name))
+        )
+        if there != here:
+            differing.append(f"{name}: {there} there, {here} now")
+    if differing:
+        rest = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(
+            f"the checkpoints in {directory} are of another state ({'; '.join(differing[:3])}{rest}); "
+            "resume with the settings that made them, or choose another folder"
+        )
+
+
+def _describe(tree: PyTree, *, checksum: bool) -> dict[str, dict[str, Any]]:
+    """Path -> type, shape and, where asked for, CRC-32 of each leaf."""
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        entry: dict[str, Any] = {"dtype": str(jnp.result_type(leaf)), "shape": list(jnp.shape(leaf))}
+        if checksum:
+            entry["crc32"] = _crc32(leaf)
+        leaves[jax.tree_util.keystr(path)] = entry
+    return leaves
+
+
+def _crc32(leaf: Any) -> int:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    # A view of the bytes, since types such as bfloat16 have no buffer that zlib takes.
+    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)

@@ -1,0 +1,28 @@
+"""Data: sets of uint8 images in memory, batches as a pure function of (key, step), augmentation on the device."""
+
+from jaxnas.data.augment import augment, cutout, normalise, random_crop, random_flip
+from jaxnas.data.dataset import Augmentation, DataError, Dataset, Examples, Split, hold_out, split
+from jaxnas.data.pipeline import eval_batches, indices, make_batches, permuted, plain_batch, take
+from jaxnas.data.source import load
+
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "Dataset",
+    "Examples",
+    "Split",
+    "augment",
+    "cutout",
+    "eval_batches",
+    "hold_out",
+    "indices",
+    "load",
+    "make_batches",
+    "normalise",
+    "permuted",
+    "plain_batch",
+    "random_crop",
+    "random_flip",
+    "split",
+    "take",
+]

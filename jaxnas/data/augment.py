@@ -1,0 +1,82 @@
+"""Augmentation on the device: pure functions of a key and a batch, each image with randomness of its own.
+
+Shapes: B batch, H W C image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Key
+from jaxnas.data.dataset import Augmentation
+
+
+def random_crop(key: Key, images: Array, padding: int) -> Array:
+    """Pads each side by `padding` zeros and cuts a random window of the first size out of each image.
+
+    images: [B, H, W, C] of any type, returned in the same shape and type. All (2 padding + 1)^2 windows are equally
+    likely.
+    """
+    batch, *shape = images.shape
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+
+    def window(image: Array, corner: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), shape)
+
+    return jax.vmap(window)(padded, corners)
+
+
+def random_flip(key: Key, images: Array) -> Array:
+    """Mirrors each image left to right with probability one half. images: [B, H, W, C]."""
+    flip = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def cutout(key: Key, images: Array, size: int) -> Array:
+    """Zeros a square of size x size in each image; its centre is any pixel, what lies outside the image is lost.
+
+    images: [B, H, W, C]. On normalised images zero is the mean colour. DeVries and Taylor 2017, arXiv 1708.04552.
+    """
+    batch, height, width, _ = images.shape
+    row_key, column_key = jax.random.split(key)
+
+    def outside(key: Key, length: int) -> Array:
+        start = jax.random.randint(key, (batch, 1), 0, length) - size // 2
+        position = jnp.arange(length)[None]
+        return (position < start) | (position >= start + size)
+
+    rows, columns = outside(row_key, height), outside(column_key, width)
+    keep = rows[:, :, None, None] | columns[:, None, :, None]
+    return jnp.where(keep, images, 0)
+
+
+# The argument of `augment` has the same name.
+_cutout = cutout
+
+
+def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """(images / 255 - mean) / std for each channel. images: [B, H, W, C] uint8; the result is float32."""
+    shape = (1, 1, 1, images.shape[-1])
+    centre = jnp.asarray(mean, jnp.float32).reshape(shape)
+    scale = jnp.asarray(std, jnp.float32).reshape(shape)
+    return (images.astype(jnp.float32) / 255 - centre) / scale
+
+
+def augment(key: Key, images: Array, augmentation: Augmentation, cutout: bool) -> Array:
+    """Crop, flip, normalise, and cutout last where asked for, as far as the data set's augmentation has them.
+
+    images: [B, H, W, C] uint8; the result is float32.
+    """
+    crop_key, flip_key, cutout_key = jax.random.split(key, 3)
+    if augmentation.shift:
+        images = random_crop(crop_key, images, augmentation.shift)
+    if augmentation.flip:
+        images = random_flip(flip_key, images)
+    normalised = normalise(images, augmentation.mean, augmentation.std)
+    if cutout and augmentation.cutout:
+        normalised = _cutout(cutout_key, normalised, augmentation.cutout)
+    return normalised

@@ -1,0 +1,193 @@
+"""What a data set is: uint8 images and labels in memory, its augmentation, and how its training split is divided.
+
+Shapes: N examples, H W C image, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Data that is not there, cannot be read, or does not fit; the message is one line with the remedy."""
+
+
+class Examples(NamedTuple):
+    """images: [N, H, W, C] uint8. labels: [N] int32."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Split(NamedTuple):
+    """The two disjoint parts of a training split; `valid` is None where nothing was kept back."""
+
+    train: Examples
+    valid: Examples | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What may be done to the images of a data set without changing their class, and how they are normalised.
+
+    shift: pixels of zero padding on each side before the random crop, 0 for no crop. flip: mirror left to right with
+    probability one half. cutout: side of the square that is zeroed in the final training, 0 for none; a search leaves
+    it out. mean, std: one number for each channel, of intensities in [0, 1].
+    """
+
+    shift: int
+    flip: bool
+    cutout: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 pixels or more, got {getattr(self, name)}")
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"mean and std need one number for each channel, got {self.mean} and {self.std}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images of one size and their labels, all in memory.
+
+    *_images: [N, H, W, C] uint8. *_labels: [N] int32 in 0 … K - 1. valid_* are there only where the data set comes
+    with a validation split of its own.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    augmentation: Augmentation
+    valid_images: np.ndarray | None = None
+    valid_labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if (self.valid_images is None) != (self.valid_labels is None):
+            raise ValueError("valid_images and valid_labels must be given together")
+        for part in ("train", "valid", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if images is None:
+                continue
+            if images.dtype != np.uint8 or images.ndim != 4:
+                raise ValueError(f"{part}_images must be uint8 [N, H, W, C], got {images.dtype} {images.shape}")
+            if images.shape[1:] != self.image_shape:
+                raise DataError(
+                    f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; "
+                    "all must be of one size: load with size="
+                )
+            if labels.dtype != np.int32 or labels.shape != images.shape[:1] or not len(labels):
+                raise ValueError(
+                    f"{part}_labels must be int32 [{len(images)}], not empty, got {labels.dtype} {labels.shape}"
+                )
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise DataError(
+                    f"{self.name}: the {part} split has label {labels.min() if labels.min() < 0 else labels.max()}, "
+                    f"outside 0 … {self.num_classes - 1}: it is not labelled for {self.num_classes} classes"
+                )
+        if len(self.augmentation.mean) != self.image_shape[2]:
+            raise ValueError(f"{self.image_shape[2]} channels need as many means, got {self.augmentation.mean}")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        height, width, channels = self.train_images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @property
+    def test(self) -> Examples:
+        """The test split, to be read once, at the end."""
+        return Examples(self.test_images, self.test_labels)
+
+
+def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (kept, held out) of a stratified choice of `count` examples, both int32 and ascending.
+
+    labels: [N] int. Each class gives its share of `count`, rounded by largest remainders, so that the total is exact.
+    """
+    if not 0 < count < len(labels):
+        raise ValueError(f"can hold out 1 to {len(labels) - 1} of {len(labels)} examples, got {count}")
+    # RandomState: NumPy freezes its stream, so that a seed means the same split with every version of NumPy.
+    random = np.random.RandomState(seed)
+    classes, sizes = np.unique(labels, return_counts=True)
+    share = sizes * count / len(labels)
+    quota = np.floor(share).astype(int)
+    largest = np.argsort(-(share - quota), kind="stable")[: count - quota.sum()]
+    quota[largest] += 1
+    chosen = np.zeros(len(labels), bool)
+    for label, n in zip(classes, quota, strict=True):
+        chosen[random.permutation(np.flatnonzero(labels == label))[:n]] = True
+    return np.flatnonzero(~chosen).astype(np.int32), np.flatnonzero(chosen).astype(np.int32)
+
+
+def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
+    """Divides the training split into disjoint, stratified train and validation parts.
+
+    `fraction` of it becomes the validation part: 0.5 for a search, 0.1 or 0 for the final training; with 0 all of it is
+    for training and `valid` is None. A data set with a validation split of its own (such as digits) keeps its two parts
+    whatever the seed and the fraction; only with fraction 0 are they joined for training.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction of the training split to keep for validation must be in [0, 1), got {fraction}")
+    images, labels = dataset.train_images, dataset.train_labels
+    if dataset.valid_images is not None and dataset.valid_labels is not None:
+        if fraction:
+            return Split(Examples(images, labels), Examples(dataset.valid_images, dataset.valid_labels))
+        images = np.concatenate([images, dataset.valid_images])
+        return Split(Examples(images, np.concatenate([labels, dataset.valid_labels])), None)
+    if not fraction:
+        return Split(Examples(images, labels), None)
+    train, valid = hold_out(labels, round(len(labels) * fraction), seed)
+    return Split(Examples(images[train], labels[train]), Examples(images[valid], labels[valid]))
+
+
+def with_test_split(images: np.ndarray, labels: np.ndarray) -> tuple[Examples, Examples]:
+    """(train, test) for data that comes without a test split: always the same stratified fifth is kept for testing."""
+    train, test = hold_out(labels, max(1, round(len(labels) / 5)), seed=0)
+    return Examples(images[train], labels[train]), Examples(images[test], labels[test])
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, intensities in [0, 1], to four digits.
+
+    images: [N, H, W, C] uint8. Counted in integers, so the same on every machine. A constant channel has std 1.
+    """
+    means, stds = [], []
+    values = np.arange(256)
+    for channel in range(images.shape[-1]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        mean = (counts * values).sum() / counts.sum()
+        variance = (counts * (values - mean) ** 2).sum() / counts.sum()
+        means.append(round(float(mean) / 255, 4))
+        stds.append(round(float(variance) ** 0.5 / 255, 4) or 1.0)
+    return tuple(means), tuple(stds)
+
+
+_SURVIVES_FLIP = ("cifar10", "cifar100", "fashion_mnist", "imagenet_resized", "stl10", "tf_flowers")
+
+
+def usual_augmentation(name: str, images: np.ndarray) -> Augmentation:
+    """Shift by an eighth of the side, cutout of half of it, as is usual for CIFAR; flips only where known to be safe.
+
+    images: [N, H, W, C], those of the training split. For 32x32 images this is a shift of 4 and a cutout of 16
+    (DeVries and Taylor 2017, arXiv 1708.04552). Grey images (digits, letters, clothes) get a shift alone.
+    """
+    side = min(images.shape[1:3])
+    mean, std = channel_statistics(images)
+    cutout = side // 2 if images.shape[3] > 1 else 0
+    return Augmentation(shift=side // 8, flip=name in _SURVIVES_FLIP, cutout=cutout, mean=mean, std=std)

@@ -1,0 +1,118 @@
+"""Batches as pure functions of (key, step): the position in the data is those two, and nothing else is to be saved.
+
+Shapes: N examples, B batch, H W C image, S batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Array, Batch, Key
+from jaxnas.data.augment import augment, normalise
+from jaxnas.data.dataset import Augmentation, Examples
+
+_ROUNDS = 64
+
+
+def permuted(key: Key, positions: Array, size: int) -> Array:
+    """Where a random permutation of range(size) takes `positions` [B], int32, without making the whole permutation.
+
+    The swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012, arXiv 1208.1176): each round pairs x with
+    pivot - x modulo size and swaps the pair if a hash of its larger member is odd. It is a bijection for any size. The
+    sort behind a whole permutation of 25,000 takes 16 ms at each step on a CPU, this takes 0.05 ms.
+    """
+    pivot_key, salt_key = jax.random.split(key)
+    pivots = jax.random.randint(pivot_key, (_ROUNDS,), 0, size)
+    salts = jax.random.bits(salt_key, (_ROUNDS, 2), jnp.uint32)
+
+    def swap_or_not(x: Array, entry: tuple[Array, Array]) -> tuple[Array, None]:
+        pivot, salt = entry
+        partner = pivot - x
+        partner = jnp.where(partner < 0, partner + size, partner)
+        larger = jnp.maximum(x, partner).astype(jnp.uint32)
+        odd = _mix(_mix(larger ^ salt[0]) + salt[1]) & 1
+        return jnp.where(odd == 1, partner, x), None
+
+    return jax.lax.scan(swap_or_not, positions.astype(jnp.int32), (pivots, salts))[0]
+
+
+def _mix(x: Array) -> Array:
+    """A bijection of uint32 in which each bit depends on all: the finaliser of MurmurHash3 (Appleby)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def indices(key: Key, step: int | Array, size: int, batch_size: int) -> Array:
+    """The examples of a step: int32 [B]. `step` counts from 0 and may be traced.
+
+    An epoch is size // batch_size steps and has a permutation of its own; within it no example comes twice, and what is
+    over after the last full batch is left out of this epoch.
+    """
+    steps = _steps_per_epoch(size, batch_size)
+    step = jnp.asarray(step, jnp.int32)
+    positions = (step % steps) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    return permuted(jax.random.fold_in(key, step // steps), positions, size)
+
+
+def take(data: Examples, chosen: Array) -> tuple[Array, Array]:
+    """(images [B, H, W, C] uint8, labels [B] int32) of the chosen examples, int32 [B]."""
+    return jnp.take(data.images, chosen, axis=0), jnp.take(data.labels, chosen, axis=0)
+
+
+def plain_batch(data: Examples, chosen: Array, augmentation: Augmentation) -> Batch:
+    """The chosen examples, int32 [B], normalised and not augmented."""
+    images, labels = take(data, chosen)
+    return Batch(normalise(images, augmentation.mean, augmentation.std), labels)
+
+
+def make_batches(
+    size: int, batch_size: int, augmentation: Augmentation, *, train: bool = True, cutout: bool = False
+) -> Callable[[Key, int | Array, Examples], Batch]:
+    """Makes (key, step, data) -> Batch for a split of `size` examples.
+
+    The key stays the same over the steps. `data` holds the split's arrays and is an argument so that it is no constant
+    of the compiled program. With `train` false the batches are in random order but not augmented. `cutout` adds the
+    cutout of the data set, if it has one.
+    """
+    _steps_per_epoch(size, batch_size)
+    if cutout and not train:
+        raise ValueError("cutout=True belongs to training batches: leave it out with train=False")
+
+    def batch(key: Key, step: int | Array, data: Examples) -> Batch:
+        if len(data.labels) != size:
+            raise ValueError(f"these batches are for a split of {size} examples, got {len(data.labels)}")
+        chosen = indices(jax.random.fold_in(key, 0), step, size, batch_size)
+        if not train:
+            return plain_batch(data, chosen, augmentation)
+        images, labels = take(data, chosen)
+        step_key = jax.random.fold_in(jax.random.fold_in(key, 1), step)
+        return Batch(augment(step_key, images, augmentation, cutout), labels)
+
+    return batch
+
+
+def eval_batches(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """All examples of a split in equal batches: (indices [S, B] int32, weights [S, B] float32).
+
+    The last batch is filled up with example 0 at weight 0, so that each example counts exactly once and all batches
+    have one shape. A batch larger than the split is made up in the same way.
+    """
+    if size < 1 or batch_size < 1:
+        raise ValueError(f"size and batch_size must be at least 1, got {size} and {batch_size}")
+    count = -(-size // batch_size)
+    position = np.arange(count * batch_size, dtype=np.int32).reshape(count, batch_size)
+    inside = position < size
+    return np.where(inside, position, 0).astype(np.int32), inside.astype(np.float32)
+
+
+def _steps_per_epoch(size: int, batch_size: int) -> int:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size > size:
+        raise ValueError(f"batch_size {batch_size} is larger than the split, which has {size} examples")
+    return size // batch_size

@@ -1,0 +1,168 @@
+"""Image-classification data sets that TensorFlow Datasets (TFDS) has prepared on disk, read without TensorFlow.
+
+Both record formats are read: array_record and tfrecord, which most people have. The class of TFDS that made the files
+is not needed, since TFDS stores a description beside them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnas.data.dataset import DataError, Dataset, Examples, usual_augmentation, with_test_split
+from jaxnas.data.images import decode, stack
+from jaxnas.data.tfrecord import read_records
+
+_BLOCK = 1024
+_FORMS = "it must be digits, folder:PATH, or the name of a TFDS image-classification data set such as cifar10"
+
+
+def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -> Dataset:
+    """Reads "name", "name:version", "name/config" or "name/config:version" from `data_dir`, which is only read.
+
+    Without a version the newest on disk is taken. `data_dir` None means the directory that TFDS uses by default. The
+    test split is "test", else "validation"; where there is neither, a fixed fifth of "train" is kept for testing.
+    `size` resizes the images to size x size, which is needed where they differ in size. Raises DataError where the data
+    is not there, damaged, or no image classification.
+    """
+    # Half a second, which those who use other data need not wait.
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", name):
+        raise DataError(f"unknown data set {name!r}: {_FORMS}")
+    directory = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    try:
+        info = builder_from_files(name, data_dir=str(directory)).info
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise DataError(_advice(name, directory)) from error
+    # A border to another library: a damaged description gives an exception of any kind.
+    except Exception as error:
+        raise DataError(f"cannot read the description of {name} in {directory}: {error}") from error
+
+    image_key, label_key = _keys(name, info)
+    splits = list(info.splits)
+    if "train" not in splits:
+        raise DataError(f"{name} has no split named train, only {', '.join(splits)}: it cannot be trained on")
+
+    def read(split: str) -> Examples:
+        return _read_split(info, split, image_key, label_key, size)
+
+    train = read("train")
+    test_name = next((s for s in ("test", "validation") if s in splits), None)
+    train, test = (train, read(test_name)) if test_name else with_test_split(*train)
+    valid = read("validation") if test_name == "test" and "validation" in splits else None
+    return Dataset(
+        name=info.name,
+        train_images=train.images,
+        train_labels=train.labels,
+        valid_images=valid.images if valid else None,
+        valid_labels=valid.labels if valid else None,
+        test_images=test.images,
+        test_labels=test.labels,
+        class_names=tuple(info.features[label_key].names),
+        augmentation=usual_augmentation(info.name, train.images),
+    )
+
+
+def _advice(name: str, directory: Path) -> str:
+    """What is wrong with a name that has no files, and the command that would get them."""
+    import tensorflow_datasets as tfds
+
+    base = re.split("[:/]", name)[0]
+    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    on_disk = sorted(p.parent.relative_to(directory) for p in (directory / base).glob("**/features.json"))
+    if on_disk:
+        there = ", ".join(map(str, on_disk))
+        return (
+            f"{name} is not in {directory}, but {there} is: ask for NAME:VERSION or NAME/CONFIG:VERSION as it is there"
+        )
+    if base not in known:
+        near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        return f"unknown data set {name!r}: {hint}{_FORMS}"
+    if base == "cifar10":
+        return (
+            f"{name} is not in {directory}; get it by: python -m experiments.prepare_cifar10 --data-dir {directory} "
+            "[--archive cifar-10-binary.tar.gz]"
+        )
+    prepare = f"import tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={str(directory)!r})"
+    return (
+        f"{name} is not in {directory}; get it where tensorflow and importlib_resources are installed by: "
+        f'python -c "{prepare}.download_and_prepare()"'
+    )
+
+
+def _keys(name: str, info: Any) -> tuple[str, str]:
+    """The names of the image and of the label among the features of a data set."""
+    import tensorflow_datasets as tfds
+
+    features = dict(info.features.items())
+    keys = info.supervised_keys
+    if not (isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
+        images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
+        labels = [key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)]
+        keys = (images[0], labels[0]) if len(images) == len(labels) == 1 else (None, None)
+    image, label = (features.get(key) for key in keys)
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        raise DataError(f"{name} is no image classification: its features are {', '.join(features)}")
+    if image.np_dtype != np.uint8:
+        raise DataError(f"{name} has images of type {np.dtype(image.np_dtype)}; only uint8 can be read")
+    return keys[0], keys[1]
+
+
+def _read_split(info: Any, split: str, image_key: str, label_key: str, size: int | None) -> Examples:
+    """Decodes one split, once, in the order of its files."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    about = info.splits[split]
+    count, channels = about.num_examples, info.features[image_key].shape[-1]
+    labels = np.empty(count, np.int32)
+
+    def images() -> Iterator[np.ndarray]:
+        done = 0
+        for file, length in zip(about.filepaths, about.shard_lengths, strict=True):
+            path = str(file)
+            i = -1
+            for i, record in enumerate(_read_file(path, info.file_format.value)):
+                if i == length:
+                    break
+                try:
+                    features = tf_example_pb2.Example.FromString(record).features.feature
+                    labels[done + i] = features[label_key].int64_list.value[0]
+                    image = features[image_key].bytes_list.value[0]
+                    yield decode(image, channels, size)
+                except (DecodeError, IndexError, DataError) as error:
+                    raise DataError(f"{path}: record {i} cannot be read: {error}") from error
+            if i + 1 != length:
+                raise DataError(f"{path} has {i + 1 if i < length else 'more'} records, but {length} are described")
+            done += length
+
+    return Examples(stack(images(), count, f"{info.full_name}, split {split},"), labels)
+
+
+def _read_file(path: str, file_format: str) -> Iterator[bytes]:
+    """The records of one file; DataError naming it where it is missing, cut short or damaged."""
+    if not Path(path).is_file():
+        raise DataError(f"{path} is missing: prepare the data set again")
+    if file_format == "tfrecord":
+        yield from read_records(path)
+        return
+    if file_format != "array_record":
+        raise DataError(f"{path} is in the format {file_format}; only array_record and tfrecord can be read")
+    try:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+    except ImportError as error:
+        raise DataError(f"{path} needs the package array_record, which is not installed: {error}") from error
+    try:
+        with ArrayRecordDataSource([path]) as source:
+            for start in range(0, len(source), _BLOCK):
+                yield from source.__getitems__(range(start, min(start + _BLOCK, len(source))))
+    except RuntimeError as error:
+        raise DataError(f"{path} is cut short or damaged: {error}") from error

@@ -1,0 +1,110 @@
+"""What the networks are made of beside the primitives: convolutions with batch norm, drop-path, runs of equal cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Context, Key, PyTree, Stats
+from jaxnas.ops import layers
+
+
+def draw(key: Key, init: Callable[[Key], PyTree], leading: tuple[int, ...] = ()) -> PyTree:
+    """Parameters distributed as those of `init`, all from one call of the generator, with leading axes added.
+
+    Hundreds of small draws would compile for longer than the training step. The parameters are those of
+    `jaxnas.ops.layers`: kernels U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in being the product of all axes but the last,
+    a bias as its kernel, scales 1, offsets 0.
+    """
+    shapes, tree = jax.tree.flatten_with_path(jax.eval_shape(init, key))
+    fan_in = {path: math.prod(leaf.shape[:-1]) for path, leaf in shapes}
+    names = [path[-1].key for path, _ in shapes]
+    sizes = [
+        0 if name in ("scale", "offset") else math.prod((*leading, *leaf.shape))
+        for name, (_, leaf) in zip(names, shapes, strict=True)
+    ]
+    flat = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1.0, 1.0)
+    leaves, start = [], 0
+    for name, size, (path, leaf) in zip(names, sizes, shapes, strict=True):
+        shape = (*leading, *leaf.shape)
+        if size == 0:
+            leaves.append(jnp.ones(shape) if name == "scale" else jnp.zeros(shape))
+            continue
+        kernel = (*path[:-1], jax.tree_util.DictKey("kernel")) if name == "bias" else path
+        leaves.append(flat[start : start + size].reshape(shape) / math.sqrt(fan_in[kernel]))
+        start += size
+    return jax.tree.unflatten(tree, leaves)
+
+
+def conv_bn_init(key: Key, size: int, channels_in: int, channels_out: int) -> layers.Params:
+    """A k×k convolution without bias and an affine batch norm."""
+    return {"kernel": layers.conv_init(key, size, channels_in, channels_out), "norm": layers.affine_init(channels_out)}
+
+
+def conv_bn(
+    x: Array,
+    params: layers.Params,
+    context: Context,
+    stats: Stats | None,
+    stride: int = 1,
+    padding: int | None = None,
+) -> tuple[Array, Stats]:
+    """x [B, H, W, C_in] -> (y [B, H', W', C_out], statistics); padding k // 2 on each side unless given."""
+    kernel = params["kernel"]
+    if kernel.ndim == 2:
+        x = layers.pointwise(x, kernel, stride)
+    else:
+        x = layers.conv(x, kernel, stride, padding)
+    return layers.batch_norm(x, params["norm"], stats, context.axis_name)
+
+
+def given_stats(context: Context) -> Stats | None:
+    """The statistics to normalise by, None for those of the batch."""
+    return None if isinstance(context.bn, str) else context.bn
+
+
+def part(stats: Stats | None, *path: Any) -> Stats | None:
+    """A part of the statistics; None, the batch's, has only None in it."""
+    for name in path:
+        stats = None if stats is None else stats[name]
+    return stats
+
+
+def path_keys(context: Context, count: int) -> Array | None:
+    """Keys [count] for drop-path, None where no path is dropped."""
+    off = not isinstance(context.drop_path, jax.Array) and context.drop_path == 0
+    return None if context.key is None or off else jax.random.split(context.key, count)
+
+
+def equal_runs(
+    body: Callable[[Any, Any, Stats | None, Array | None], tuple[Any, Stats]],
+    carry: Any,
+    params: PyTree,
+    stats: Stats | None,
+    keys: Array | None,
+    unroll: bool,
+) -> tuple[Any, Stats]:
+    """Runs equal cells in turn, their parameters, statistics and keys stacked: carry -> (carry, stacked statistics).
+
+    With `unroll` the loop is written out; a single cell never makes one.
+    """
+
+    stacked = (params, stats, keys)
+    if jax.tree.leaves(params)[0].shape[0] == 1:  # Its input and output may differ in shape, which a scan forbids.
+        carry, seen = body(carry, *jax.tree.map(lambda leaf: leaf[0], stacked))
+        return carry, jax.tree.map(lambda leaf: leaf[None], seen)
+    return jax.lax.scan(lambda carry, cell: body(carry, *cell), carry, stacked, unroll=unroll)
+
+
+def stacked_stats(stats: Stats, count: int) -> Stats:
+    """The same statistics for each of `count` cells: a leading axis."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), stats)
+
+
+def global_pool(x: Array) -> Array:
+    """Mean over positions in float32: [B, H, W, C] -> [B, C]."""
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

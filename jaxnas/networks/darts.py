@@ -1,0 +1,257 @@
+"""The evaluation network of the DARTS cell space (Liu et al. 2019, section 3.2, https://arxiv.org/abs/1806.09055).
+
+A 3×3 stem, the cells, global pooling and a classifier; every batch norm is affine and, after training, normalises by
+running statistics. Drop-path zeroes the output of any operation but the identity, an image at a time (Larsson et al.
+2017). The auxiliary head of Szegedy et al. reads cell 2L // 3 in training. As in the paper's program, pools have no
+batch norm here, which they have in the search.
+
+`darts_network` is one architecture, `switched_darts_network` takes it as data: one compiled program trains any number
+of them. Both compute the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.networks.blocks import (
+    conv_bn,
+    conv_bn_init,
+    draw,
+    equal_runs,
+    given_stats,
+    global_pool,
+    part,
+    path_keys,
+    stacked_stats,
+)
+from jaxnas.ops import layers
+from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.spaces.darts import CellShape, darts_cells, darts_space
+
+EdgesInit = Callable[[Key, CellShape, int], PyTree]
+"""(key, shape, count) -> the parameters of the edges of `count` equal cells, stacked."""
+CellApply = Callable[[CellShape, PyTree, tuple[Array, Array], Stats | None, Array | None, Context], tuple[Array, Stats]]
+"""(shape, edges, preprocessed inputs, statistics, key of each edge [E], context) -> (output, statistics)."""
+
+
+def darts_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None) -> Network:
+    """The network of one concrete architecture of `darts_space()`, or of the given space of the same kind.
+
+    Equal consecutive cells (in stages of six: the third to the last) share their code through a scan; their parameters
+    are stacked.
+
+    Raises: ValueError where the architecture is not one of the space, or an auxiliary head has no room.
+    """
+    space = darts_space() if space is None else space
+    costs = space.costs(arch, skeleton)
+    genotype = space.to_genotype(arch)
+    frame = _Frame(skeleton, _nodes(space))
+
+    def edges(shape: CellShape) -> list[tuple[str, int, int]]:
+        """(operation, source, stride) of each edge."""
+        return [
+            (operation, source, 2 if shape.kind == "reduce" and source < 2 else 1)
+            for operation, source in genotype[shape.kind]
+        ]
+
+    def init_edges(key: Key, shape: CellShape, count: int) -> PyTree:
+        def one(key: Key) -> PyTree:
+            return [PRIMITIVES[operation].init(key, shape.channels, stride, True) for operation, _, stride in edges(shape)]
+
+        return draw(key, one, (count,))
+
+    def apply_cell(
+        shape: CellShape,
+        params: PyTree,
+        inputs: tuple[Array, Array],
+        stats: Stats | None,
+        keys: Array | None,
+        context: Context,
+    ) -> tuple[Array, Stats]:
+        states, seen, total = list(inputs), [], None
+        for e, (operation, source, stride) in enumerate(edges(shape)):
+            y, edge_seen = PRIMITIVES[operation].apply(
+                params[e], states[source], stride, part(stats, e), context.axis_name
+            )
+            if keys is not None and (operation, stride) != ("skip_connect", 1):
+                y = layers.drop_path(keys[e], y, context.drop_path)
+            seen.append(edge_seen)
+            if total is None:
+                total = y
+            else:
+                states.append(total + y)
+                total = None
+        return jnp.concatenate(states[2:], axis=-1), seen
+
+    def edge_stats(shape: CellShape) -> Stats:
+        return [
+            (layers.initial_stats(shape.channels),) * PRIMITIVES[operation].norms(stride)
+            for operation, _, stride in edges(shape)
+        ]
+
+    def init(key: Key) -> tuple[PyTree, Stats]:
+        return frame.init(key, init_edges), frame.stats(edge_stats)
+
+    def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
+        return frame.apply(apply_cell, params, x, context)
+
+    return Network(init, apply, costs)
+
+
+class SwitchedNetwork(NamedTuple):
+    """The networks of all architectures in one program.
+
+    init: key -> (params, stats), holding every operation of every edge. apply: (params, arch, x [B, H, W, C], context)
+    -> (logits [B, K], Aux), of which only the operations of `arch` are computed; the parameters of the others get
+    gradients of zero. extract: (arch, params, stats) -> (params, stats) of that one network, `arch` being concrete.
+    """
+
+    init: Callable[[Key], tuple[PyTree, Stats]]
+    apply: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+    extract: Callable[[Arch, PyTree, Stats], tuple[PyTree, Stats]]
+
+
+class _Frame:
+    """Everything around the edges of the cells."""
+
+    def __init__(self, skeleton: Skeleton, nodes: int, unroll: bool = False) -> None:
+        self.skeleton = skeleton
+        self.nodes = nodes
+        self.runs = [(shape, len(list(run))) for shape, run in itertools.groupby(darts_cells(skeleton, nodes))]
+        self.unroll = unroll
+
+    def init(self, key: Key, init_edges: EdgesInit) -> PyTree:
+        skeleton = self.skeleton
+
+        def outside(key: Key) -> PyTree:
+            """Keys are reused here: `draw` looks at shapes only."""
+            params = {
+                "stem": conv_bn_init(key, 3, skeleton.image_shape[2], 3 * skeleton.channels),
+                "classifier": layers.dense_init(key, self._outputs(-1), skeleton.num_classes),
+            }
+            if skeleton.auxiliary:
+                params["auxiliary"] = {
+                    "squeeze": conv_bn_init(key, 1, self._outputs(2 * skeleton.cells // 3), 128),
+                    "conv": conv_bn_init(key, 2, 128, 768),
+                    "classifier": layers.dense_init(key, 768, skeleton.num_classes),
+                }
+            return params
+
+        def preprocess(key: Key, shape: CellShape) -> PyTree:
+            first = _reduce_bn_init if shape.input_reduced else _pointwise_bn_init
+            return (
+                first(key, shape.inputs[0], shape.channels),
+                _pointwise_bn_init(key, shape.inputs[1], shape.channels),
+            )
+
+        keys = jax.random.split(key, 2 * len(self.runs) + 1)
+        cells = [
+            {
+                "preprocess": draw(keys[2 * r], functools.partial(preprocess, shape=shape), (count,)),
+                "edges": init_edges(keys[2 * r + 1], shape, count),
+            }
+            for r, (shape, count) in enumerate(self.runs)
+        ]
+        return {**draw(keys[-1], outside), "cells": cells}
+
+    def stats(self, edge_stats: Callable[[CellShape], Stats]) -> Stats:
+        stats: dict[str, Any] = {"stem": layers.initial_stats(3 * self.skeleton.channels), "cells": []}
+        for shape, count in self.runs:
+            one = {"preprocess": (layers.initial_stats(shape.channels),) * 2, "edges": edge_stats(shape)}
+            stats["cells"].append(stacked_stats(one, count))
+        if self.skeleton.auxiliary:
+            stats["auxiliary"] = (layers.initial_stats(128), layers.initial_stats(768))
+        return stats
+
+    def apply(self, apply_cell: CellApply, params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
+        stats = given_stats(context)
+        keys = path_keys(context, self.skeleton.cells)
+        x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
+        seen: dict[str, Any] = {"stem": stem_seen, "cells": []}
+        carry, start, aux_logits = (x, x), 0, None
+        for r, (shape, count) in enumerate(self.runs):
+
+            def body(
+                inputs: tuple[Array, Array],
+                params: PyTree,
+                stats: Stats | None,
+                key: Array | None,
+                shape: CellShape = shape,
+            ) -> tuple[tuple[Array, Array], Stats]:
+                return self._cell(apply_cell, shape, inputs, params, stats, key, context)
+
+            run_keys = None if keys is None else keys[start : start + count]
+            carry, run_seen = equal_runs(
+                body, carry, params["cells"][r], part(stats, "cells", r), run_keys, self.unroll
+            )
+            seen["cells"].append(run_seen)
+            start += count
+            # The head's cell reduces, so it is the last, and the only one, of its run.
+            if self.skeleton.auxiliary and start == 2 * self.skeleton.cells // 3 + 1:
+                if stats is None:
+                    aux_logits, seen["auxiliary"] = _auxiliary(carry[1], params["auxiliary"], context)
+                else:
+                    seen["auxiliary"] = stats["auxiliary"]
+        return layers.dense(global_pool(carry[1]), params["classifier"]), Aux(seen, aux_logits)
+
+    def _cell(
+        self,
+        apply_cell: CellApply,
+        shape: CellShape,
+        inputs: tuple[Array, Array],
+        params: PyTree,
+        stats: Stats | None,
+        key: Key | None,
+        context: Context,
+    ) -> tuple[tuple[Array, Array], Stats]:
+        preprocess0 = _reduce_bn if shape.input_reduced else _pointwise_bn
+        first, seen0 = preprocess0(inputs[0], params["preprocess"][0], context, part(stats, "preprocess", 0))
+        second, seen1 = _pointwise_bn(inputs[1], params["preprocess"][1], context, part(stats, "preprocess", 1))
+        keys = None if key is None else jax.random.split(key, 2 * self.nodes)
+        output, seen = apply_cell(shape, params["edges"], (first, second), part(stats, "edges"), keys, context)
+        return (inputs[1], output), {"preprocess": (seen0, seen1), "edges": seen}
+
+    def _outputs(self, cell: int) -> int:
+        """Channels of a cell's output."""
+        return self.nodes * darts_cells(self.skeleton, self.nodes)[cell].channels
+
+
+def _nodes(space: SearchSpace) -> int:
+    return len(space.choices) // 6
+
+
+def _pointwise_bn_init(key: Key, channels_in: int, channels_out: int) -> layers.Params:
+    return conv_bn_init(key, 1, channels_in, channels_out)
+
+
+def _pointwise_bn(
+    x: Array, params: layers.Params, context: Context, stats: Stats | None
+) -> tuple[Array, Stats]:
+    return conv_bn(jax.nn.relu(x), params, context, stats)
+
+
+def _reduce_bn_init(key: Key, channels_in: int, channels_out: int) -> layers.Params:
+    return {
+        "reduce": layers.factorised_reduce_init(key, channels_in, channels_out),
+        "norm": layers.affine_init(channels_out),
+    }
+
+
+def _reduce_bn(x: Array, params: layers.Params, context: Context, stats: Stats | None) -> tuple[Array, Stats]:
+    x = layers.factorised_reduce(jax.nn.relu(x), params["reduce"])
+    return layers.batch_norm(x, params["norm"], stats, context.axis_name)
+
+
+def _auxiliary(x: Array, params: layers.Params, context: Context) -> tuple[Array, Stats]:
+    """The head on a map [B, H, W, C] of at least 8×8, with the statistics of the batch -> (logits [B, K], statistics)."""
+    x = jax.lax.reduce_window(jax.nn.relu(x), jnp.zeros((), x.dtype), jax.lax.add, (1, 5, 5, 1), (1, 3, 3, 1), "VALID")
+    x, first = conv_bn(x / 25, params["squeeze"], context, None)
+    x, second = conv_bn(jax.nn.relu(x), params["conv"], context, None, padding=0)
+    return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), (first, second)

@@ -1,0 +1,187 @@
+"""Depthwise convolution and 3x3 pooling, written as shifted arrays.
+
+XLA's grouped convolution and select-and-scatter run tens of times slower on a CPU than sums of shifted arrays, which
+fuse into one vectorised loop; on an accelerator the same sums are one kernel. The rules for reverse mode are written
+out because the automatic ones (a pad for each tap, a reduction of a slice for each weight) lose that speed again. The
+rules consist of plain operations, so `jvp(grad)` and `grad(grad)` work; `grad(jvp)` does not.
+
+Padding is symmetric and explicit, `dilation * (k // 2)` on each side, so that a strided output has ceil(H / stride)
+rows at odd and even sizes, as in PyTorch; "SAME" would pad even sizes on one side only.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnas.base import Array
+
+
+def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
+    return [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
+
+
+def _pad(x: Array, low: int, high: int, value: float = 0.0) -> Array:
+    return jnp.pad(x, ((0, 0), (low, high), (low, high), (0, 0)), constant_values=value)
+
+
+def _window(padded: Array, tap: tuple[int, int], stride: int, height: int, width: int) -> Array:
+    """The input that one tap meets at every output position, [B, height, width, C]."""
+    i, j = tap
+    return padded[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+
+
+def _output_size(x: Array, stride: int) -> tuple[int, int]:
+    return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+
+
+def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    size = kernel.shape[0]
+    padded = _pad(x, dilation * (size // 2), dilation * (size // 2))
+    height, width = _output_size(x, stride)
+    taps = _taps(size, dilation)
+    weights = kernel.reshape(size * size, 1, 1, 1, -1)
+    return sum(_window(padded, tap, stride, height, width) * weights[t] for t, tap in enumerate(taps))  # type: ignore[return-value]
+
+
+def _spread(g: Array, shape: tuple[int, ...], stride: int) -> Array:
+    """Puts zeros between the entries of a strided gradient, back to the input's height and width."""
+    if stride == 1:
+        return g
+    _, height, width, _ = shape
+    rows, columns = g.shape[1], g.shape[2]
+    zero = jnp.zeros((), g.dtype)
+    high_h, high_w = height - (stride * (rows - 1) + 1), width - (stride * (columns - 1) + 1)
+    return lax.pad(g, zero, ((0, 0, 0), (0, high_h, stride - 1), (0, high_w, stride - 1), (0, 0, 0)))
+
+
+def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    """Sum over images and positions of (shifted input x output gradient), [k, k, C].
+
+    A reduction of a slice is not vectorised on a CPU. Elementwise sums are, so images are added elementwise in groups
+    of up to 16, row by row, into [W, C] accumulators, and only those are reduced. One row of taps at a time keeps the
+    unrolled program, hence the compile time, small.
+    """
+    batch, height, width, channels = g.shape
+    padded = _pad(x, dilation * (size // 2), dilation * (size // 2))
+    group = math.gcd(batch, 16)
+    span = stride * (width - 1) + 1
+
+    def tap_row(i: Array) -> Array:
+        def body(t: Array, sums: list[Array]) -> list[Array]:
+            first, row = (t // height) * group, t % height
+            g_rows = lax.dynamic_slice(g, (first, row, 0, 0), (group, 1, width, channels))[:, 0]
+            x_rows = lax.dynamic_slice(
+                padded, (first, row * stride + i * dilation, 0, 0), (group, 1, padded.shape[2], channels)
+            )[:, 0]
+            columns = [x_rows[:, j * dilation : j * dilation + span : stride] for j in range(size)]
+            return [s + sum(c[u] * g_rows[u] for u in range(group)) for s, c in zip(sums, columns, strict=True)]
+
+        zeros = [jnp.zeros((width, channels), g.dtype)] * size
+        return jnp.stack(lax.fori_loop(0, (batch // group) * height, body, zeros)).sum(1)
+
+    return lax.map(tap_row, jnp.arange(size))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
+    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
+    return _correlate(x, kernel, stride, dilation)
+
+
+def _depthwise_forward(x: Array, kernel: Array, stride: int, dilation: int) -> tuple[Array, tuple[Array, Array]]:
+    return _correlate(x, kernel, stride, dilation), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: int, dilation: int, residuals: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    dx = _correlate(_spread(g, x.shape, stride), kernel[::-1, ::-1], 1, dilation)
+    return dx, _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:
+    padded = _pad(x, 1, 1, -jnp.inf)
+    height, width = _output_size(x, stride)
+    taps = _taps(3, 1)
+    best = _window(padded, taps[0], stride, height, width)
+    index = jnp.zeros(best.shape, jnp.int8)
+    for t, tap in enumerate(taps[1:], 1):
+        value = _window(padded, tap, stride, height, width)
+        better = value > best
+        best, index = jnp.where(better, value, best), jnp.where(better, jnp.int8(t), index)
+    return best, index
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: Array, stride: int = 1) -> Array:
+    """3x3 maximum, padding of one: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), C].
+
+    Of equal entries the first in row-major order takes the whole gradient.
+    """
+    return _max_and_tap(x, stride)[0]
+
+
+def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    best, index = _max_and_tap(x, stride)
+    return best, (x[:, :, :, :0], index)
+
+
+def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
+    like, index = residuals
+    height, width = like.shape[1], like.shape[2]
+    shape = (*g.shape[:1], height, width, *g.shape[3:])
+    g_padded = _pad(_spread(g, shape, stride), 1, 1)
+    index_padded = jnp.pad(
+        _spread(index + jnp.int8(1), shape, stride), ((0, 0), (1, 1), (1, 1), (0, 0))
+    )  # 0 marks where no output is
+    parts = []
+    for t, (i, j) in enumerate(_taps(3, 1)):
+        # output o reads input o + tap - 1, so input p feeds output p + 1 - tap
+        window = (2 - i, 2 - j)
+        g_t = _window(g_padded, window, 1, height, width)
+        chosen = _window(index_padded, window, 1, height, width) == t + 1
+        parts.append(jnp.where(chosen, g_t, 0))
+    return (sum(parts),)  # type: ignore[return-value]
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _pool_counts(height: int, width: int, stride: int) -> Array:
+    """How many of the nine entries of each window lie inside the image, [1, rows, columns, 1]."""
+
+    def along(size: int) -> Array:
+        centre = jnp.arange(0, size, stride)
+        return jnp.minimum(centre + 2, size) - jnp.maximum(centre - 1, 0)
+
+    return along(height)[None, :, None, None] * along(width)[None, None, :, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def avg_pool(x: Array, stride: int = 1) -> Array:
+    """3x3 mean over the entries inside the image (padding is not counted): as `max_pool` in shape."""
+    counts = _pool_counts(x.shape[1], x.shape[2], stride).astype(x.dtype)
+    return _correlate(x, jnp.ones((3, 3, 1), x.dtype), stride, 1) / counts
+
+
+def _avg_pool_forward(x: Array, stride: int) -> tuple[Array, Array]:
+    return avg_pool.__wrapped__(x, stride), x[:, :, :, :0]
+
+
+def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
+    height, width = like.shape[1], like.shape[2]
+    scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
+    spread = _spread(scaled, (*g.shape[:1], height, width, *g.shape[3:]), stride)
+    return (_correlate(spread, jnp.ones((3, 3, 1), g.dtype), 1, 1),)
+
+
+avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)

@@ -1,0 +1,174 @@
+"""Pointwise and dense convolutions, batch norm, factorised reduction, dense layer: each an init and an apply."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnas.base import Array, Key
+
+Params = dict[str, Any]
+EPSILON = 1e-5
+"""Added to the variance in every batch norm."""
+
+
+def uniform_fan_in(key: Key, shape: Sequence[int], fan_in: int) -> Array:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what PyTorch, hence every published recipe, gives convolutions."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return jax.random.uniform(key, tuple(shape), jnp.float32, -bound, bound)
+
+
+def conv_init(key: Key, size: int, channels_in: int, channels_out: int) -> Array:
+    """A kernel [k, k, C_in, C_out], or [C_in, C_out] for size 1."""
+    shape = (channels_in, channels_out) if size == 1 else (size, size, channels_in, channels_out)
+    return uniform_fan_in(key, shape, size * size * channels_in)
+
+
+def depthwise_init(key: Key, size: int, channels: int) -> Array:
+    """A depthwise kernel [k, k, C]."""
+    return uniform_fan_in(key, (size, size, channels), size * size)
+
+
+def pointwise(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out] -> [B, ceil(H/stride), ceil(W/stride), C_out]."""
+    if stride != 1:
+        x = x[:, ::stride, ::stride]
+    # flattened: the gradient of a product over four dimensions is several times slower on a CPU
+    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+
+
+def conv(x: Array, kernel: Array, stride: int = 1, padding: int | str | None = None) -> Array:
+    """Dense convolution: kernel [k, k, C_in, C_out]; padding k // 2 on each side unless given."""
+    if padding is None:
+        padding = kernel.shape[0] // 2
+    pads = padding if isinstance(padding, str) else ((padding, padding), (padding, padding))
+    return lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def pmean(tree: Any, axis_name: str | None) -> Any:
+    """The mean over a mapped axis, or the tree itself where there is none."""
+    return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _standardise(x: Array, axis_name: str | None) -> tuple[Array, Array, Array]:
+    return _standardise_forward(x, axis_name)[0]
+
+
+def _per_channel(values: Array) -> Array:
+    """[C] -> [1, 1, 1, C]: broadcasting is spelled out, so that rank promotion can be an error."""
+    return values[None, None, None, :]
+
+
+def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
+    x = x.astype(jnp.float32)
+    mean = pmean(jnp.mean(x, (0, 1, 2)), axis_name)
+    return mean, pmean(jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2)), axis_name)
+
+
+def _standardise_forward(x: Array, axis_name: str | None) -> tuple[tuple[Array, Array, Array], Any]:
+    mean, variance = _moments(x, axis_name)
+    scale = lax.rsqrt(variance + EPSILON)
+    y = ((x.astype(jnp.float32) - _per_channel(mean)) * _per_channel(scale)).astype(x.dtype)
+    return (y, mean, variance), (x, mean, scale)
+
+
+def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[Array]:
+    # the statistics are reported, not optimised through: their cotangents are dropped
+    x, mean, scale = residuals
+    g = cotangents[0].astype(jnp.float32)
+    scale = _per_channel(scale)
+    centred = (x.astype(jnp.float32) - _per_channel(mean)) * scale
+    g_mean = pmean(jnp.mean(g, (0, 1, 2), keepdims=True), axis_name)
+    g_dot = pmean(jnp.mean(g * centred, (0, 1, 2), keepdims=True), axis_name)
+    return ((scale * (g - g_mean - centred * g_dot)).astype(x.dtype),)
+
+
+_standardise.defvjp(_standardise_forward, _standardise_backward)
+
+BatchStats = tuple[Array, Array]
+"""(mean [C], variance [C]), the variance unbiased."""
+
+
+def batch_norm(
+    x: Array, affine: Params | None = None, stats: BatchStats | None = None, axis_name: str | None = None
+) -> tuple[Array, BatchStats]:
+    """Batch norm of x [B, H, W, C]: by the batch's statistics where `stats` is None, else by those given.
+
+    Returns the output and the statistics: those given, or the batch's mean and unbiased variance, which are what a
+    running average collects (as in PyTorch; the output is normalised by the biased one). Statistics are reported
+    without a gradient. affine: {"scale": [C], "offset": [C]}. With `axis_name` the batch is the one of all devices.
+    """
+    if stats is None:
+        y, mean, variance = _standardise(x, axis_name)
+        count = x.shape[0] * x.shape[1] * x.shape[2]
+        if axis_name is not None:
+            count = count * lax.axis_size(axis_name)
+        seen = lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
+    else:
+        mean, variance = stats
+        scale = _per_channel(lax.rsqrt(variance + EPSILON))
+        y = ((x.astype(jnp.float32) - _per_channel(mean)) * scale).astype(x.dtype)
+        seen = stats
+    if affine is not None:
+        y = y * _per_channel(affine["scale"].astype(y.dtype)) + _per_channel(affine["offset"].astype(y.dtype))
+    return y, seen
+
+
+def affine_init(channels: int) -> Params:
+    """Scale one and offset zero of a batch norm."""
+    return {"scale": jnp.ones((channels,)), "offset": jnp.zeros((channels,))}
+
+
+def initial_stats(channels: int) -> BatchStats:
+    """Running statistics before the first step."""
+    return jnp.zeros((channels,)), jnp.ones((channels,))
+
+
+def factorised_reduce_init(key: Key, channels_in: int, channels_out: int) -> Params:
+    """Two pointwise kernels that share the output channels; an odd one goes to the first."""
+    first, second = jax.random.split(key)
+    half = channels_out // 2
+    return {
+        "first": conv_init(first, 1, channels_in, channels_out - half),
+        "second": conv_init(second, 1, channels_in, half),
+    }
+
+
+def factorised_reduce(x: Array, params: Params) -> Array:
+    """Halves height and width by two strided 1x1 convolutions, the second one pixel further on (zeros past the edge)."""
+    shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+    return jnp.concatenate([pointwise(x, params["first"], 2), pointwise(shifted, params["second"], 2)], -1)
+
+
+def dense_init(key: Key, features_in: int, features_out: int) -> Params:
+    """A dense layer with bias, both U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    kernel, bias = jax.random.split(key)
+    return {
+        "kernel": uniform_fan_in(kernel, (features_in, features_out), features_in),
+        "bias": uniform_fan_in(bias, (features_out,), features_in),
+    }
+
+
+def dense(x: Array, params: Params) -> Array:
+    """x [B, F] -> [B, K] in float32."""
+    return jnp.dot(x.astype(jnp.float32), params["kernel"]) + params["bias"][None]
+
+
+def drop_path(key: Key, x: Array, probability: float | Array) -> Array:
+    """Zeroes whole examples of x [B, H, W, C] with the given probability and scales the rest by 1 / (1 - p)."""
+    keep = jax.random.bernoulli(key, 1.0 - probability, (x.shape[0], 1, 1, 1))
+    return jnp.where(keep, x / (1.0 - probability), 0.0).astype(x.dtype)
+
+
+def stack(keys: Key, init: Callable[[Key], Any]) -> Any:
+    """Parameters of equal layers, one for each key, stacked along a leading axis."""
+    return jax.vmap(init)(keys)

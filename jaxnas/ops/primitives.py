@@ -1,0 +1,146 @@
+"""The operations that cells choose among, by the field's names: `PRIMITIVES[name]` is an (init, apply) pair.
+
+A new operation is one entry here and one of its costs in `jaxnas.ops.costs`. Supernets and derived networks share
+these: a supernet takes them with `affine=False` and stacks the parameters of equal ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Key, Stats
+from jaxnas.ops import layers
+from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool
+
+
+class Apply(Protocol):
+    """(params, x [B, H, W, C], stride, stats, axis_name) -> (y [B, ceil(H/stride), ceil(W/stride), C], stats).
+
+    `stats` is None for batch statistics, or what an earlier call returned: a tuple with one entry for each batch norm.
+    """
+
+    def __call__(
+        self, params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+    ) -> tuple[Array, Stats]: ...
+
+
+class Primitive(NamedTuple):
+    """init: (key, channels, stride, affine) -> params. norms: (stride) -> how many batch norms it has."""
+
+    init: Callable[[Key, int, int, bool], Any]
+    apply: Apply
+    norms: Callable[[int], int]
+
+
+def _norm_init(channels: int, affine: bool) -> layers.Params | None:
+    return layers.affine_init(channels) if affine else None
+
+
+def _without_parameters(apply: Apply) -> Primitive:
+    return Primitive(lambda key, channels, stride, affine: {}, apply, lambda stride: 0)
+
+
+def _none(
+    params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+) -> tuple[Array, Stats]:
+    return jnp.zeros_like(x[:, ::stride, ::stride]), ()
+
+
+def _max(
+    params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+) -> tuple[Array, Stats]:
+    return max_pool(x, stride), ()
+
+
+def _avg(
+    params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+) -> tuple[Array, Stats]:
+    return avg_pool(x, stride), ()
+
+
+def _skip() -> Primitive:
+    """The identity, or a factorised reduction (ReLU first, batch norm last) where the stride is 2."""
+
+    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
+        if stride == 1:
+            return {}
+        return {
+            "reduce": layers.factorised_reduce_init(key, channels, channels),
+            "norm": _norm_init(channels, affine),
+        }
+
+    def apply(
+        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+    ) -> tuple[Array, Stats]:
+        if stride == 1:
+            return x, ()
+        y = layers.factorised_reduce(jax.nn.relu(x), params["reduce"])
+        y, seen = layers.batch_norm(y, params["norm"], None if stats is None else stats[0], axis_name)
+        return y, (seen,)
+
+    return Primitive(init, apply, lambda stride: 0 if stride == 1 else 1)
+
+
+def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
+    """ReLU, depthwise, pointwise, batch norm; repeated, with the stride in the first."""
+
+    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
+        def one(key: Key) -> Any:
+            spatial, mixing = jax.random.split(key)
+            return {
+                "depthwise": layers.depthwise_init(spatial, size, channels),
+                "pointwise": layers.conv_init(mixing, 1, channels, channels),
+                "norm": _norm_init(channels, affine),
+            }
+
+        return [one(k) for k in jax.random.split(key, repeats)]
+
+    def apply(
+        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+    ) -> tuple[Array, Stats]:
+        seen = []
+        for r, layer in enumerate(params):
+            kernel = layer["depthwise"].astype(x.dtype)
+            x = depthwise(jax.nn.relu(x), kernel, stride if r == 0 else 1, dilation)
+            x = layers.pointwise(x, layer["pointwise"])
+            x, one_seen = layers.batch_norm(x, layer["norm"], None if stats is None else stats[r], axis_name)
+            seen.append(one_seen)
+        return x, tuple(seen)
+
+    return Primitive(init, apply, lambda stride: repeats)
+
+
+def _conv(size: int) -> Primitive:
+    """ReLU, dense convolution, batch norm."""
+
+    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
+        return {"kernel": layers.conv_init(key, size, channels, channels), "norm": _norm_init(channels, affine)}
+
+    def apply(
+        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+    ) -> tuple[Array, Stats]:
+        x = jax.nn.relu(x)
+        x = layers.pointwise(x, params["kernel"], stride) if size == 1 else layers.conv(x, params["kernel"], stride)
+        x, seen = layers.batch_norm(x, params["norm"], None if stats is None else stats[0], axis_name)
+        return x, (seen,)
+
+    return Primitive(init, apply, lambda stride: 1)
+
+
+PRIMITIVES: dict[str, Primitive] = {
+    "none": _without_parameters(_none),
+    "max_pool_3x3": _without_parameters(_max),
+    "avg_pool_3x3": _without_parameters(_avg),
+    "skip_connect": _skip(),
+    "sep_conv_3x3": _depthwise_separable(3, 1, 2),
+    "sep_conv_5x5": _depthwise_separable(5, 1, 2),
+    "dil_conv_3x3": _depthwise_separable(3, 2, 1),
+    "dil_conv_5x5": _depthwise_separable(5, 2, 1),
+    "nor_conv_1x1": _conv(1),
+    "nor_conv_3x3": _conv(3),
+}
+"""The operations of the DARTS and NAS-Bench-201 spaces."""

@@ -1,0 +1,284 @@
+"""The folder of one run: its configuration, its lock, its metrics, its stages and its result.
+
+    run/
+      config.json       {"identity": …, "runtime": …}; a resume must match the identity, the runtime is free to change
+      metrics.jsonl     one JSON object a line; "time" is the only field that depends on the clock
+      result.json       what came out
+      stages/NAME/      done.json once the stage is finished, and what the stage keeps, checkpoints among it
+      .lock             held by `flock` while a process works here, so that a killed process leaves no lock
+
+Files are replaced in one step: a reader sees the old content or the new, never a part. Nothing here needs JAX but
+`versions`. Errors a user can mend are `ValueError` and `OSError` with one line that says how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+_PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replaces the content of `path` in one step. Raises OSError, and leaves the old content, where it cannot."""
+    # One process holds the folder: a fixed name is enough, and what a killed process left is written over.
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON in one step. Raises ValueError for NaN and infinity, which JSON does not have."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file. Raises ValueError, naming the file, where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}); remove it or take another folder") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, and the devices in use."""
+    import jax
+
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    devices = jax.devices()
+    return found | {"devices": f"{len(devices)} × {devices[0].platform} {devices[0].device_kind}"}
+
+
+class Stage:
+    """One stage of a run (search, training of one network, …), with a folder of its own. Made by `RunFolder.stage`."""
+
+    def __init__(self, run: RunFolder, name: str) -> None:
+        self.name = name
+        self.path = run.path / "stages" / name
+        self._run = run
+        _make_folder(self.path)
+
+    @property
+    def result(self) -> Any | None:
+        """What `finish` was given; None while the stage is not finished."""
+        done = self.path / "done.json"
+        return read_json(done) if done.exists() else None
+
+    def finish(self, result: Any) -> None:
+        """Marks the stage as finished. `result` is JSON, not None."""
+        if result is None:
+            raise ValueError("a finished stage needs a result, got None; an empty dict will do")
+        write_json(self.path / "done.json", result)
+
+    def log(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl: `step` steps of this stage are done, and `values` is what they gave."""
+        self._run.log({"stage": self.name, "phase": phase, "step": step, **values})
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the lines of this stage that come after `step`, which a resumed run writes again."""
+        self._run.keep_metrics(lambda line: line.get("stage") != self.name or line["step"] <= step)
+
+
+class RunFolder:
+    """A run folder held by this process. Use `open_run`, and close it or use it as a context manager."""
+
+    def __init__(self, path: Path, lock: IO[str], *, resumed: bool, tensorboard: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        self._lock = lock
+        self._board = _tensorboard(path) if tensorboard else None
+        self._metrics = self._open_metrics()
+        try:
+            self.keep_metrics(lambda line: True)
+        except BaseException:
+            self._metrics.close()
+            raise
+
+    @property
+    def metrics_path(self) -> Path:
+        """Path of metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result(self) -> Any | None:
+        """The content of result.json; None while the run is not finished."""
+        path = self.path / "result.json"
+        return read_json(path) if path.exists() else None
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json in one step; put what depends on the clock under "timing"."""
+        write_json(self.path / "result.json", result)
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name; its `result` tells whether it was finished before."""
+        if not name or name.startswith(".") or "/" in name:
+            raise ValueError(f"a stage's name is the name of a folder, got {name!r}")
+        return Stage(self, name)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Appends one line to metrics.jsonl, with the time."""
+        try:
+            self._metrics.write(json.dumps({**line, "time": round(time.time(), 3)}, allow_nan=False) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise OSError(f"cannot write {self.metrics_path}: {error.strerror}") from error
+        if self._board is not None:
+            for name, value in line.items():
+                if name not in ("step", "epoch") and isinstance(value, int | float):
+                    self._board.add_scalar(f"{line['stage']}/{name}", value, line["step"])
+
+    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Keeps the lines of metrics.jsonl for which `keep(line)` holds, and drops a last line that was cut short."""
+        text = self.metrics_path.read_text(encoding="utf-8")
+        kept = []
+        for number, line in enumerate(text.splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                continue
+            try:
+                if keep(json.loads(line)):
+                    kept.append(line)
+            except (ValueError, KeyError) as error:
+                raise ValueError(
+                    f"{self.metrics_path}, line {number} is damaged: {error}; take another folder"
+                ) from error
+        if "".join(kept) != text:
+            self._metrics.close()  # It would go on writing to the file that is replaced.
+            write_atomic(self.metrics_path, "".join(kept))
+            self._metrics = self._open_metrics()
+
+    def _open_metrics(self) -> IO[str]:
+        try:
+            return open(self.metrics_path, "a", encoding="utf-8")
+        except OSError as error:
+            raise OSError(f"cannot write {self.metrics_path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Releases the folder."""
+        with contextlib.suppress(OSError):  # `log` flushes, and has said so where that failed.
+            self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+        self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_run(
+    path: str | os.PathLike[str],
+    identity: Mapping[str, Any],
+    runtime: Mapping[str, Any],
+    *,
+    tensorboard: bool = False,
+) -> RunFolder:
+    """Creates a run folder, or takes up the one that is there.
+
+    identity: what the numbers depend on (JSON); a folder with another identity is refused. runtime: what they do not
+    depend on; it is written anew each time. tensorboard: metrics also go to `path`/tensorboard.
+
+    Raises ValueError where the folder is of another configuration or holds something else, BlockingIOError where
+    another process works in it, another OSError where it cannot be written.
+    """
+    folder = Path(path).absolute()
+    _make_folder(folder)
+    lock = _lock(folder)
+    try:
+        resumed = _configure(folder, identity, runtime)
+        return RunFolder(folder, lock, resumed=resumed, tensorboard=tensorboard)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the folder {path}: {error.strerror}; choose a folder that can be written"
+        ) from error
+
+
+def _lock(folder: Path) -> IO[str]:
+    path = folder / ".lock"
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise OSError(f"cannot write in {folder}: {error.strerror}; choose a folder that can be written") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        by = f"process {holder}" if holder else "another process"
+        raise BlockingIOError(f"{folder} is in use by {by}; wait for it to end or choose another folder") from None
+    except OSError as error:
+        file.close()
+        raise OSError(f"cannot lock {path}: {error.strerror}; choose a folder on a local file system") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _configure(folder: Path, identity: Mapping[str, Any], runtime: Mapping[str, Any]) -> bool:
+    """Writes config.json; returns whether there was one, and raises ValueError where it was another run's."""
+    path = folder / "config.json"
+    wanted = json.loads(json.dumps(dict(identity), allow_nan=False))
+    resumed = path.exists()
+    if resumed:
+        config = read_json(path)
+        if not isinstance(config, dict) or not isinstance(config.get("identity"), dict):
+            raise ValueError(f"{path} is not the configuration of a run; choose another folder")
+        found = config["identity"]
+        absent = "(absent)"
+        differing = [
+            f"{name}: {found.get(name, absent)!r} there, {wanted.get(name, absent)!r} now"
+            for name in sorted(found.keys() | wanted.keys())
+            if found.get(name, absent) != wanted.get(name, absent)
+        ]
+        if differing:
+            raise ValueError(
+                f"{folder} holds a run of another configuration ({'; '.join(differing)}); choose another folder"
+            )
+    elif strangers := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")):
+        raise ValueError(
+            f"{folder} holds {strangers[0]!r} but no run (no config.json); choose an empty or a new folder"
+        )
+    write_json(path, {"identity": wanted, "runtime": dict(runtime)})
+    return resumed
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError("TensorBoard needs the package tensorboardX: pip install 'jaxnas[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"))

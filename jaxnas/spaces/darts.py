@@ -1,0 +1,316 @@
+"""The DARTS cell space (Liu et al. 2019, https://arxiv.org/abs/1806.09055).
+
+Two cells, "normal" and "reduce". A cell has two inputs (the outputs of the two preceding cells), numbered 0 and 1, and
+`nodes` nodes, numbered from 2; each node adds two edges, each an operation on an earlier input or node, and the cell's
+output concatenates all nodes. In a network the cells L // 3 and 2L // 3 of L reduce: edges from their inputs have
+stride 2.
+
+An architecture has, for each cell, normal first, and each node in turn, three choices: the pair of different inputs
+(in lexicographic order: "0,1", "0,2", …), the operation on the lower and that on the higher of them ("none" is no
+option). The first node has one pair only; its choice stays, with one option, so that every node has three entries.
+Every combination is valid and no two mean the same.
+
+Mixture weights number all edges node by node, source ascending: node i (0 … nodes - 1) and source j (0 … i + 1) have
+slot i (i + 3) / 2 + j. With four nodes that makes S = 14 slots.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.ops import costs as cost
+from jaxnas.spaces import genotypes
+from jaxnas.spaces.product import entries, product
+
+DARTS_OPERATIONS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+CELL_KINDS = ("normal", "reduce")
+
+
+class CellEdges(NamedTuple):
+    """The edges in use of one cell, two for each node in turn, the lower source first.
+
+    slot: int32 [2N], the place among all edges. source: int32 [2N]. operation: int32 [2N], index into the operations.
+    """
+
+    slot: Array
+    source: Array
+    operation: Array
+
+
+class CellShape(NamedTuple):
+    """One cell of the evaluation network.
+
+    channels: of each node. inputs: channels of the two preceding cells' outputs. size: (height, width) after
+    preprocessing, before any reduction. input_reduced: whether the preceding cell reduces, so that input 0 is twice as
+    large and its preprocessing reduces it.
+    """
+
+    kind: str
+    channels: int
+    inputs: tuple[int, int]
+    size: tuple[int, int]
+    input_reduced: bool
+
+
+def edge_table(nodes: int) -> list[tuple[int, int]]:
+    """The (node, source) of every slot, node from 0."""
+    return [(node, source) for node in range(nodes) for source in range(node + 2)]
+
+
+def darts_cells(skeleton: Skeleton, nodes: int = 4) -> list[CellShape]:
+    """The cells of the evaluation network in turn."""
+    result = []
+    channels, size, reduced = skeleton.channels, skeleton.image_shape[:2], False
+    inputs = (3 * channels, 3 * channels)
+    for index in range(skeleton.cells):
+        reduces = index in (skeleton.cells // 3, 2 * skeleton.cells // 3)
+        channels *= 2 if reduces else 1
+        result.append(CellShape("reduce" if reduces else "normal", channels, inputs, size, reduced))
+        inputs = (inputs[1], nodes * channels)
+        size = cost.strided(size, 2) if reduces else size
+        reduced = reduces
+    return result
+
+
+def darts_edges(arch: Arch, operations: tuple[str, ...] = DARTS_OPERATIONS) -> dict[str, CellEdges]:
+    """The edges in use of each cell; traceable."""
+    nodes = arch.shape[0] // 6
+    kept = jnp.asarray(_kept(operations))
+    pairs = np.zeros((nodes, len(_pairs(nodes - 1)), 2), np.int32)  # Padded; the padding is never looked up.
+    for node in range(nodes):
+        pairs[node, : len(_pairs(node))] = _pairs(node)
+    first_slot = np.array([node * (node + 3) // 2 for node in range(nodes)], np.int32)
+    result = {}
+    for kind, choices in zip(CELL_KINDS, arch.reshape(2, nodes, 3), strict=True):
+        source = jnp.asarray(pairs)[np.arange(nodes), choices[:, 0]]
+        slot = source + first_slot[:, None]
+        result[kind] = CellEdges(slot.reshape(-1), source.reshape(-1), kept[choices[:, 1:]].reshape(-1))
+    return result
+
+
+def discretise_paper(weights: Weights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
+    """The paper's rule (section 2.4): "none" is left out of everything.
+
+    Of each node the two edges are kept whose best operation weighs most, each with its best operation. Ties go to the
+    lower slot and the lower operation. Edges are compared with each other, so weights are those of the mixture (after
+    the softmax), not the architecture parameters. weights: kind -> [S, O].
+    """
+    return _derive(weights, operations, lambda edge: edge[:, _kept(operations)].max(axis=1))
+
+
+def discretise_argmax(weights: Weights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
+    """Derivation by plain argmax: an edge on which "none" weighs most counts as absent.
+
+    As in the paper's rule, but the edges of a node whose argmax over all operations is not "none" go before the others;
+    only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O].
+    """
+
+    def score(edge: Array) -> Array:
+        best = edge[:, _kept(operations)].max(axis=1)
+        # Two keys in one number: the rank of the weight, raised above all ranks where "none" does not win.
+        rank = (best[:, None] > best[None, :]).sum(axis=1)
+        return rank + jnp.where(jnp.argmax(edge, axis=1) != operations.index("none"), len(rank), 0)
+
+    return _derive(weights, operations, score)
+
+
+def graph_operations(operations: tuple[str, ...] = DARTS_OPERATIONS) -> tuple[str, ...]:
+    """What the operation ids of `graph` mean: the operations, then "input_0", "input_1", "sum", "output"."""
+    return (*operations, "input_0", "input_1", "sum", "output")
+
+
+def darts_cost_table(
+    skeleton: Skeleton, nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS
+) -> cost.CostTable:
+    """What each operation on each edge adds to the evaluation network, over all cells of its kind.
+
+    Raises: ValueError where an auxiliary head is asked for on a map under 8×8.
+    """
+    constant = _constant(skeleton, nodes)
+    shape = (len(edge_table(nodes)), len(operations))
+    params = {kind: np.zeros(shape, np.int64) for kind in CELL_KINDS}
+    macs = {kind: np.zeros(shape, np.int64) for kind in CELL_KINDS}
+    for cell in darts_cells(skeleton, nodes):
+        for slot, (_, source) in enumerate(edge_table(nodes)):
+            for o, operation in enumerate(operations):
+                added = _edge_cost(cell, source, operation)
+                params[cell.kind][slot, o] += added.params
+                macs[cell.kind][slot, o] += added.macs
+    return cost.CostTable({"params": constant.params, "macs": constant.macs}, params, macs)
+
+
+def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> SearchSpace:
+    """The space of cells with some nodes and operations; D = 6 · nodes.
+
+    `discretise` is `discretise_paper`; put another rule in its place with `space._replace(discretise=…)`.
+    Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the two inputs, for each node its two
+    operations and their sum, the output.
+
+    Raises: ValueError where there is no node, an operation is unknown or given twice, or "none" is not among them.
+    """
+    if nodes < 1:
+        raise ValueError(f"a cell needs at least one node, got {nodes}")
+    if unknown := [name for name in operations if name not in cost.PRIMITIVE_COSTS]:
+        raise ValueError(f"unknown operations {unknown}; there are {', '.join(cost.PRIMITIVE_COSTS)}")
+    if len(set(operations)) < len(operations) or "none" not in operations or len(operations) < 2:
+        raise ValueError(f"operations must be different, 'none' and at least one other among them, got {operations}")
+
+    kept_names = tuple(name for name in operations if name != "none")
+    choices = []
+    for kind, node in itertools.product(CELL_KINDS, range(nodes)):
+        name = f"{kind} node {node + 2}"
+        choices.append(Choice(f"{name} inputs", tuple(f"{low},{high}" for low, high in _pairs(node))))
+        choices += [Choice(f"{name} {end} operation", kept_names) for end in ("lower", "higher")]
+    moves = product(tuple(choices))
+    slots = len(edge_table(nodes))
+
+    def template() -> Weights:
+        return {kind: jnp.zeros((slots, len(operations)), jnp.float32) for kind in CELL_KINDS}
+
+    def one_hot(arch: Arch) -> Weights:
+        result = {}
+        for kind, used in darts_edges(arch, operations).items():
+            operation = jnp.full(slots, operations.index("none"), jnp.int32).at[used.slot].set(used.operation)
+            result[kind] = jax.nn.one_hot(operation, len(operations), dtype=jnp.float32)
+        return result
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        cells = _cells(entries(tuple(choices), arch), nodes, kept_names)
+        total = _constant(skeleton, nodes)
+        for shape in darts_cells(skeleton, nodes):
+            for operation, source in cells[shape.kind]:
+                total += _edge_cost(shape, source, operation)
+        return {"params": total.params, "macs": total.macs}
+
+    def to_genotype(arch: Arch) -> dict[str, Any]:
+        genotype: dict[str, Any] = {"space": "darts"}
+        for kind, edges in _cells(entries(tuple(choices), arch), nodes, kept_names).items():
+            genotype[kind] = [[operation, source] for operation, source in edges]
+            genotype[f"{kind}_concat"] = list(range(2, nodes + 2))
+        return genotype
+
+    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
+        found = genotypes.find_darts(genotype) if isinstance(genotype, str) else genotype
+        genotypes.check_space(found, "darts")
+        arch = []
+        for cell in genotypes.check_darts(found, nodes, kept_names).values():
+            for node, ((low_name, low), (high_name, high)) in enumerate(cell):
+                arch += [_pairs(node).index((low, high)), kept_names.index(low_name), kept_names.index(high_name)]
+        return jnp.asarray(arch, jnp.int32)
+
+    return SearchSpace(
+        name="darts",
+        choices=tuple(choices),
+        sample=moves.sample,
+        mutate=moves.mutate,
+        crossover=moves.crossover,
+        neighbours=moves.neighbours,
+        canonical=lambda arch: arch,
+        template=template,
+        one_hot=one_hot,
+        discretise=lambda weights: discretise_paper(weights, operations),
+        graph=lambda arch: _graph(arch, operations),
+        costs=costs,
+        to_genotype=to_genotype,
+        from_genotype=from_genotype,
+        notation=lambda arch: genotypes.print_darts(to_genotype(arch)),
+    )
+
+
+def _pairs(node: int) -> list[tuple[int, int]]:
+    """The pairs of inputs of a node, counted from 0, in the order of its choice."""
+    return list(itertools.combinations(range(node + 2), 2))
+
+
+def _kept(operations: tuple[str, ...]) -> np.ndarray:
+    """The indices of the operations that a derived cell may have."""
+    return np.array([o for o, name in enumerate(operations) if name != "none"], np.int32)
+
+
+def _derive(weights: Weights, operations: tuple[str, ...], score: Callable[[Array], Array]) -> Arch:
+    """Of each node the two edges of the highest score, each with its best operation but "none"."""
+    arch: list[Array] = []
+    for kind in CELL_KINDS:
+        edge_score = score(weights[kind])
+        operation = jnp.argmax(weights[kind][:, _kept(operations)], axis=1)
+        node, first = 0, 0
+        while first < weights[kind].shape[0]:
+            # `top_k` puts the lower index first among equals.
+            low, high = jnp.sort(jax.lax.top_k(edge_score[first : first + node + 2], 2)[1])
+            pair = np.zeros((node + 2, node + 2), np.int32)
+            pair[tuple(np.transpose(_pairs(node)))] = np.arange(len(_pairs(node)))
+            arch += [jnp.asarray(pair)[low, high], operation[first + low], operation[first + high]]
+            node, first = node + 1, first + node + 2
+    return jnp.stack(arch).astype(jnp.int32)
+
+
+def _cells(arch: tuple[int, ...], nodes: int, kept_names: tuple[str, ...]) -> dict[str, list[genotypes.Edge]]:
+    """kind -> the (operation, source) edges of a concrete architecture, two for each node."""
+    result: dict[str, list[genotypes.Edge]] = {kind: [] for kind in CELL_KINDS}
+    for index, (kind, node) in enumerate(itertools.product(CELL_KINDS, range(nodes))):
+        pair, low, high = arch[3 * index : 3 * index + 3]
+        result[kind] += zip((kept_names[low], kept_names[high]), _pairs(node)[pair], strict=True)
+    return result
+
+
+def _graph(arch: Arch, operations: tuple[str, ...]) -> Graph:
+    nodes = arch.shape[0] // 6
+    places = 2 + 3 * nodes + 1
+    vocabulary = graph_operations(operations)
+    # Where the value of source j stands: the inputs first, then the sum of each node.
+    place = np.array([0, 1] + [4 + 3 * node for node in range(nodes)], np.int32)
+    ends = np.array([2 + 3 * node + end for node in range(nodes) for end in (0, 1)], np.int32)
+    fixed = np.zeros((places, places), np.float32)
+    fixed[ends, np.repeat(place[2:], 2)] = 1
+    fixed[place[2:], -1] = 1
+    kinds = np.full(places, vocabulary.index("sum"), np.int32)
+    kinds[[0, 1, -1]] = [vocabulary.index(name) for name in ("input_0", "input_1", "output")]
+    adjacency, ops = [], []
+    for used in darts_edges(arch, operations).values():
+        adjacency.append(jnp.asarray(fixed).at[jnp.asarray(place)[used.source], ends].set(1))
+        ops.append(jnp.asarray(kinds).at[ends].set(used.operation))
+    return Graph(jnp.stack(adjacency), jnp.stack(ops), jnp.ones((2, places), bool))
+
+
+def _edge_cost(cell: CellShape, source: int, operation: str) -> cost.Cost:
+    """One edge of one cell: edges from the inputs of a reducing cell have stride 2, all later ones see its result."""
+    if cell.kind == "normal":
+        return cost.PRIMITIVE_COSTS[operation](cell.channels, 1, cell.size)
+    if source < 2:
+        return cost.PRIMITIVE_COSTS[operation](cell.channels, 2, cell.size)
+    return cost.PRIMITIVE_COSTS[operation](cell.channels, 1, cost.strided(cell.size, 2))
+
+
+def _constant(skeleton: Skeleton, nodes: int) -> cost.Cost:
+    """Stem, preprocessing of every cell, classifier, and the auxiliary head where the skeleton has one."""
+    cells = darts_cells(skeleton, nodes)
+    total = cost.conv_bn(skeleton.image_shape[2], 3 * skeleton.channels, 3, skeleton.image_shape[:2])
+    for cell in cells:
+        preprocess0 = cost.factorised_reduce if cell.input_reduced else _relu_conv_bn
+        total += preprocess0(cell.inputs[0], cell.channels, cell.size)
+        total += _relu_conv_bn(cell.inputs[1], cell.channels, cell.size)
+    if skeleton.auxiliary:
+        cell = cells[2 * skeleton.cells // 3]
+        size = cost.strided(cell.size, 2)
+        total += cost.auxiliary_head(nodes * cell.channels, size, skeleton.num_classes)
+    return total + cost.linear(nodes * cells[-1].channels, skeleton.num_classes)
+
+
+def _relu_conv_bn(inputs: int, outputs: int, size: tuple[int, int]) -> cost.Cost:
+    return cost.conv_bn(inputs, outputs, 1, size)

@@ -1,0 +1,137 @@
+"""The NAS-Bench-201 cell space (Dong & Yang 2020, https://arxiv.org/abs/2001.00326), NATS-Bench's topology space.
+
+One cell of four nodes, of which node 0 is the input and node 3 the output; every pair of nodes has an edge with one of
+five operations, and a node adds its incoming edges. Slots, choices and the architecture string have one order: 1←0,
+2←0, 2←1, 3←0, 3←1, 3←2. All 15,625 architectures are valid; different ones may compute the same function, and
+`canonical` leaves them apart, as the benchmark does.
+
+The network: a 3×3 stem, three stages of `cells` cells with C, 2C and 4C channels, a residual block of stride 2 before
+the second and third stage, then batch norm, ReLU, global pooling and a classifier.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.ops import costs as cost
+from jaxnas.spaces import genotypes
+from jaxnas.spaces.product import entries, product
+
+NASBENCH201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+"""In the official order."""
+NASBENCH201_EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
+"""The (node, source) of each slot."""
+NASBENCH201_GRAPH_OPERATIONS = (*NASBENCH201_OPERATIONS, "input", "output")
+"""What the operation ids of `graph` mean."""
+
+
+def nasbench201_stages(skeleton: Skeleton) -> list[tuple[int, tuple[int, int]]]:
+    """(channels, (height, width)) of each stage; the size is halved, rounding up."""
+    size = skeleton.image_shape[:2]
+    return [(skeleton.channels << stage, cost.strided(size, 1 << stage)) for stage in range(3)]
+
+
+def nasbench201_cost_table(skeleton: Skeleton) -> cost.CostTable:
+    """What each operation on each edge adds to the network, over all cells.
+
+    Raises: ValueError where an auxiliary head is asked for.
+    """
+    constant = _constant(skeleton)
+    each = [_edge_cost(skeleton, operation) for operation in NASBENCH201_OPERATIONS]
+    params, macs = (
+        {"cell": np.tile(np.array(row, np.int64), (len(NASBENCH201_EDGES), 1))}
+        for row in ([item.params for item in each], [item.macs for item in each])
+    )
+    return cost.CostTable({"params": constant.params, "macs": constant.macs}, params, macs)
+
+
+def nasbench201_space() -> SearchSpace:
+    """The space; D = 6, one operation for each edge.
+
+    `discretise` takes the heaviest operation of each edge, "none" included, the first among equals. Its graph has eight
+    places: the input, the six edges, the output; edges with "none" are masked out.
+    """
+    names = NASBENCH201_OPERATIONS
+    choices = tuple(Choice(f"edge {node}←{source}", names) for node, source in NASBENCH201_EDGES)
+    moves = product(choices)
+
+    def template() -> Weights:
+        return {"cell": jnp.zeros((len(choices), len(names)), jnp.float32)}
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        total = _constant(skeleton)
+        for entry in entries(choices, arch):
+            total += _edge_cost(skeleton, names[entry])
+        return {"params": total.params, "macs": total.macs}
+
+    def edges(arch: Arch) -> list[genotypes.Edge]:
+        taken = zip(entries(choices, arch), NASBENCH201_EDGES, strict=True)
+        return [(names[entry], source) for entry, (_, source) in taken]
+
+    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
+        if isinstance(genotype, str):
+            if genotype.strip().casefold() in {name.casefold() for name in genotypes.PUBLISHED} or "(" in genotype:
+                raise ValueError(f"{genotype!r} is a genotype of the space 'darts', not of 'nasbench201'")
+            found: Any = genotypes.parse_nasbench201(genotype)
+        else:
+            genotypes.check_space(genotype, "nasbench201")
+            if "cell" not in genotype:
+                raise ValueError(f"the genotype has no 'cell'; it needs the 6 edges there, got {sorted(genotype)}")
+            found = genotype["cell"]
+        checked = genotypes.check_nasbench201(found, names)
+        return jnp.asarray([names.index(operation) for operation, _ in checked], jnp.int32)
+
+    return SearchSpace(
+        name="nasbench201",
+        choices=choices,
+        sample=moves.sample,
+        mutate=moves.mutate,
+        crossover=moves.crossover,
+        neighbours=moves.neighbours,
+        canonical=lambda arch: arch,
+        template=template,
+        one_hot=lambda arch: {"cell": jax.nn.one_hot(arch, len(names), dtype=jnp.float32)},
+        discretise=lambda weights: jnp.argmax(weights["cell"], axis=1).astype(jnp.int32),
+        graph=_graph,
+        costs=costs,
+        to_genotype=lambda arch: {"space": "nasbench201", "cell": [list(edge) for edge in edges(arch)]},
+        from_genotype=from_genotype,
+        notation=lambda arch: genotypes.print_nasbench201(edges(arch)),
+    )
+
+
+def _graph(arch: Arch) -> Graph:
+    places = len(NASBENCH201_EDGES) + 2
+    ends = [(0, 0), *NASBENCH201_EDGES, (4, 3)]  # (node, source): the input ends at 0, the output starts at 3.
+    line = np.array([[float(a < b and ends[a][0] == ends[b][1]) for b in range(places)] for a in range(places)])
+    present = jnp.concatenate([jnp.ones(1, bool), arch != NASBENCH201_OPERATIONS.index("none"), jnp.ones(1, bool)])
+    adjacency = jnp.asarray(line, jnp.float32) * (present[:, None] & present[None, :])
+    first, last = (NASBENCH201_GRAPH_OPERATIONS.index(name) for name in ("input", "output"))
+    ops = jnp.concatenate([jnp.full(1, first, jnp.int32), arch, jnp.full(1, last, jnp.int32)])
+    return Graph(adjacency[None], ops[None], present[None])
+
+
+def _edge_cost(skeleton: Skeleton, operation: str) -> cost.Cost:
+    """One edge, over all cells of the network."""
+    stages = [
+        cost.PRIMITIVE_COSTS[operation](channels, 1, size) for channels, size in nasbench201_stages(skeleton)
+    ] * skeleton.cells
+    return sum(stages, cost.Cost())
+
+
+def _constant(skeleton: Skeleton) -> cost.Cost:
+    """Stem, residual blocks, last batch norm and classifier."""
+    if skeleton.auxiliary:
+        raise ValueError("NAS-Bench-201 networks have no auxiliary head; use auxiliary=False")
+    stages = nasbench201_stages(skeleton)
+    total = cost.conv_bn(skeleton.image_shape[2], skeleton.channels, 3, skeleton.image_shape[:2])
+    for (before, _), (after, size) in itertools.pairwise(stages):
+        total += cost.basic_block(before, after, size)
+    return total + cost.batch_norm(stages[-1][0]) + cost.linear(stages[-1][0], skeleton.num_classes)

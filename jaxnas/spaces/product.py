@@ -1,0 +1,77 @@
+"""Moves on a product of choices: everything that samplers need and that no space defines for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Arch, Array, Choice, Key
+
+
+class Product(NamedTuple):
+    """The moves of `SearchSpace` on a plain product; all are traceable and work under `vmap`.
+
+    sample: key -> arch, uniform. mutate: (key, arch) -> one of the M neighbours, uniform over them, so that a choice is
+    changed with a probability proportional to its options less one and a choice with one option never is.
+    crossover: (key, a, b) -> each entry from either parent with probability 1/2. neighbours: arch -> (archs [M, D],
+    valid [M]), M being the sum over choices of the options less one; all are valid.
+    """
+
+    sample: Callable[[Key], Arch]
+    mutate: Callable[[Key, Arch], Arch]
+    crossover: Callable[[Key, Arch, Arch], Arch]
+    neighbours: Callable[[Arch], tuple[Array, Array]]
+
+
+def product(choices: tuple[Choice, ...]) -> Product:
+    """The moves on the product of some choices.
+
+    Raises: ValueError where a choice has no option, or none has two.
+    """
+    sizes = np.array([len(choice.options) for choice in choices], np.int32)
+    for choice in choices:
+        if not choice.options:
+            raise ValueError(f"choice {choice.name!r} has no options; give it at least one or leave it out")
+    if not (sizes > 1).any():
+        raise ValueError("the space has a single architecture; give at least one choice two options")
+    # Move m sets choice changed[m] to the option that lies offset[m] further on, around the end.
+    changed = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes - 1)
+    offset = np.concatenate([np.arange(1, size, dtype=np.int32) for size in sizes])
+
+    def move(arch: Arch, at: Array, by: Array) -> Arch:
+        return jnp.where(np.arange(len(sizes)) == at, (arch + by) % sizes, arch)
+
+    def sample(key: Key) -> Arch:
+        return jax.random.randint(key, sizes.shape, 0, sizes, dtype=jnp.int32)
+
+    def mutate(key: Key, arch: Arch) -> Arch:
+        m = jax.random.randint(key, (), 0, len(changed))
+        return move(arch, jnp.asarray(changed)[m], jnp.asarray(offset)[m])
+
+    def crossover(key: Key, a: Arch, b: Arch) -> Arch:
+        return jnp.where(jax.random.bernoulli(key, 0.5, sizes.shape), a, b)
+
+    def neighbours(arch: Arch) -> tuple[Array, Array]:
+        archs = jax.vmap(move, (None, 0, 0))(arch, jnp.asarray(changed), jnp.asarray(offset))
+        return archs, jnp.ones(len(changed), bool)
+
+    return Product(sample, mutate, crossover, neighbours)
+
+
+def entries(choices: tuple[Choice, ...], arch: Arch) -> tuple[int, ...]:
+    """The entries of a concrete architecture as Python integers.
+
+    Raises: ValueError where it has another length than the space, or an entry that is no option.
+    """
+    values = np.asarray(arch)
+    if values.shape != (len(choices),):
+        raise ValueError(f"an architecture of this space has shape ({len(choices)},), got {values.shape}")
+    result = tuple(int(value) for value in values)
+    for value, choice in zip(result, choices, strict=True):
+        if not 0 <= value < len(choice.options):
+            raise ValueError(f"choice {choice.name!r} has options 0 to {len(choice.options) - 1}, got {value}")
+    return result

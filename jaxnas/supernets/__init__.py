@@ -1,0 +1,6 @@
+"""Supernets: networks that hold the parameters of every architecture of a space."""
+
+from jaxnas.supernets.darts import darts_supernet
+from jaxnas.supernets.nasbench201 import nasbench201_supernet
+
+__all__ = ["darts_supernet", "nasbench201_supernet"]

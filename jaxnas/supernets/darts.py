@@ -1,0 +1,202 @@
+"""The supernet of the DARTS space (Liu et al., "DARTS: Differentiable Architecture Search", 2019, sections 2.1-2.2).
+
+Every edge of every cell holds all operations. Batch norm in the cells has no affine part, or its scale would be
+confounded with the mixture's weights, and always uses batch statistics in the mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
+from jaxnas.ops import layers
+from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
+from jaxnas.supernets import edges as mixed
+
+
+def darts_supernet(
+    skeleton: Skeleton,
+    nodes: int = 4,
+    operations: Sequence[str] = DARTS_OPERATIONS,
+    *,
+    form: mixed.Form | None = None,
+    remat: bool = False,
+    dtype: Any = jnp.float32,
+) -> Supernet:
+    """The supernet over `darts_space(nodes, operations)`.
+
+    The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
+    the edges of a cell are run, by default what suits the platform. remat: recompute each edge in the backward pass
+    instead of keeping its activations (memory is then about a tenth). dtype: of the activations; parameters and
+    statistics stay float32. Parameters of an edge are stacked over the edges of its cell, [E, ...].
+    """
+    operations = tuple(operations)
+    if nodes < 1:
+        raise ValueError(f"nodes must be at least 1, got {nodes}")
+    if skeleton.auxiliary:
+        raise ValueError("a supernet has no auxiliary head: give a skeleton with auxiliary=False")
+    if form not in (None, "scan", "batch"):
+        raise ValueError(f"form must be 'scan', 'batch' or None, got {form!r}")
+    form = form or mixed.default_form()
+    primitives = mixed.primitives(operations, normed_pools=True)
+    none = operations.index("none") if "none" in operations else None
+    space = darts_space(nodes, operations)
+    cells = darts_cells(skeleton, nodes)
+    table = [(source, target) for target, source in edge_table(nodes)]
+    groups = {
+        "normal": {"plain": list(range(len(table)))},
+        "reduce": {
+            "strided": [slot for slot, (source, _) in enumerate(table) if source < 2],
+            "plain": [slot for slot, (source, _) in enumerate(table) if source >= 2],
+        },
+    }
+    strides = {"plain": 1, "strided": 2}
+
+    def init_cell(key: Key, cell: CellShape) -> PyTree:
+        before, last, *rest = jax.random.split(key, 2 + len(groups[cell.kind]))
+        preprocess0 = (
+            layers.factorised_reduce_init(before, cell.inputs[0], cell.channels)
+            if cell.input_reduced
+            else layers.conv_init(before, 1, cell.inputs[0], cell.channels)
+        )
+        stacked = {}
+        for (name, slots), group_key in zip(groups[cell.kind].items(), rest, strict=True):
+            if slots:
+                stacked[name] = layers.stack(
+                    jax.random.split(group_key, len(slots)),
+                    lambda k, name=name: mixed.edge_init(primitives, k, cell.channels, strides[name]),  # type: ignore[misc]
+                )
+        return {
+            "preprocess0": preprocess0,
+            "preprocess1": layers.conv_init(last, 1, cell.inputs[1], cell.channels),
+            "edges": stacked,
+        }
+
+    def init(key: Key) -> PyTree:
+        stem, head, *rest = jax.random.split(key, 2 + len(cells))
+        return {
+            "stem": {
+                "kernel": layers.conv_init(stem, 3, skeleton.image_shape[2], 3 * skeleton.channels),
+                "norm": layers.affine_init(3 * skeleton.channels),
+            },
+            "cells": [init_cell(k, cell) for k, cell in zip(rest, cells, strict=True)],
+            "head": layers.dense_init(head, nodes * cells[-1].channels, skeleton.num_classes),
+        }
+
+    def initial_edge_stats(cell: CellShape) -> PyTree:
+        return {
+            name: jax.tree.map(
+                lambda leaf, n=len(slots): jnp.broadcast_to(leaf, (n, *leaf.shape)),  # type: ignore[misc]
+                mixed.edge_stats(primitives, cell.channels, strides[name]),
+            )
+            for name, slots in groups[cell.kind].items()
+            if slots
+        }
+
+    def cell_forward(
+        kind: str, edge_of: Callable[[int], mixed.Edge], axis_name: str | None
+    ) -> Callable[..., tuple[Array, Any]]:
+        def forward(params: PyTree, selection: Array, stats: Any, s0: Array, s1: Array) -> tuple[Array, Any]:
+            given = stats["preprocess"] if stats["preprocess"] is not None else (None, None)
+            s0, s1 = jax.nn.relu(s0), jax.nn.relu(s1)
+            # input 0 comes from before a reduction where its kernel is a pair
+            reduce = isinstance(params["preprocess0"], dict)
+            s0 = (layers.factorised_reduce if reduce else layers.pointwise)(s0, params["preprocess0"])
+            s0, seen0 = layers.batch_norm(s0, None, given[0], axis_name)
+            s1, seen1 = layers.batch_norm(layers.pointwise(s1, params["preprocess1"]), None, given[1], axis_name)
+            inputs = jnp.stack([s0, s1])
+            seen = {}
+            if kind == "normal":
+                states = jnp.concatenate([inputs, jnp.zeros((nodes, *s0.shape), s0.dtype)])
+                ends = [(source, target + 2) for source, target in table]
+                states, seen["plain"] = mixed.run_edges(
+                    form, edge_of(1), None, states, ends, params["edges"]["plain"], selection, stats["edges"]["plain"]
+                )
+                states = states[2:]
+            else:
+                size = (-(-s0.shape[1] // 2), -(-s0.shape[2] // 2))
+                states = jnp.zeros((nodes, s0.shape[0], *size, s0.shape[3]), s0.dtype)
+                for name, slots in groups["reduce"].items():
+                    if not slots:
+                        continue
+                    strided = name == "strided"
+                    ends = [(table[s][0] - (0 if strided else 2), table[s][1]) for s in slots]
+                    states, seen[name] = mixed.run_edges(
+                        form,
+                        edge_of(strides[name]),
+                        inputs if strided else None,
+                        states,
+                        ends,
+                        params["edges"][name],
+                        selection[jnp.array(slots)],
+                        stats["edges"][name],
+                    )
+            out = jnp.concatenate(list(states), -1)
+            return out, {"preprocess": (seen0, seen1), "edges": seen}
+
+        # traced once for all cells of one shape
+        return jax.jit(forward)
+
+    def forward(
+        params: PyTree, selections: dict[str, Array], x: Array, context: Context, edge_of: Callable[[int], mixed.Edge],
+        path: bool,
+    ) -> tuple[Array, Aux]:
+        given = None if isinstance(context.bn, str) else context.bn
+        run = {kind: cell_forward(kind, edge_of, context.axis_name) for kind in groups}
+        x = layers.conv(x.astype(dtype), params["stem"]["kernel"])
+        x, stem = layers.batch_norm(x, params["stem"]["norm"], given and given["stem"], context.axis_name)
+        s0 = s1 = x
+        seen = []
+        for i, cell in enumerate(cells):
+            if given is not None:
+                stats = given["cells"][i]
+            else:
+                empty = {name: () for name in groups[cell.kind]}
+                stats = {"preprocess": None, "edges": initial_edge_stats(cell) if path else empty}
+            s2, cell_seen = run[cell.kind](params["cells"][i], selections[cell.kind], stats, s0, s1)
+            s0, s1 = s1, s2
+            seen.append(cell_seen)
+        features = jnp.mean(s1.astype(jnp.float32), (1, 2))
+        return layers.dense(features, params["head"]), Aux({"stem": stem, "cells": seen})
+
+    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+        if not isinstance(context.bn, str):
+            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
+
+        def edge_of(stride: int) -> mixed.Edge:
+            edge = mixed.mixed_edge(primitives, none, stride, context.axis_name)
+            return jax.checkpoint(edge) if remat else edge  # type: ignore[no-any-return]
+
+        return forward(params, weights, x, context, edge_of, path=False)
+
+    def operation_of_slot(arch: Arch) -> dict[str, Array]:
+        return {kind: jnp.argmax(w, -1) for kind, w in space.one_hot(arch).items()}
+
+    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
+        given = not isinstance(context.bn, str)
+
+        def edge_of(stride: int) -> mixed.Edge:
+            return mixed.path_edge(primitives, stride, context.axis_name, given)
+
+        return forward(params, operation_of_slot(arch), x, context, edge_of, path=True)
+
+    def used(arch: Arch) -> PyTree:
+        chosen = operation_of_slot(arch)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        everywhere = jax.tree.map(lambda _: jnp.array(True), shapes)
+        for cell, params, result in zip(cells, shapes["cells"], everywhere["cells"], strict=True):
+            for name, slots in groups[cell.kind].items():
+                if not slots:
+                    continue
+                operation = chosen[cell.kind][jnp.array(slots)]
+                result["edges"][name] = [
+                    jax.tree.map(lambda leaf, o=o, op=operation: (op == o).reshape(-1, *[1] * (leaf.ndim - 1)), p)  # type: ignore[misc]
+                    for o, p in enumerate(params["edges"][name])
+                ]
+        return everywhere
+
+    return Supernet(init, apply, apply_path, used)

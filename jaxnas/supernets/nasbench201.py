@@ -1,0 +1,127 @@
+"""The supernet of the NAS-Bench-201 space (Dong and Yang, "NAS-Bench-201", ICLR 2020, section 2).
+
+Three stages of equal cells, a residual block that halves the image between them. Batch norm in the cells has no affine
+part; the benchmark's own networks have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
+from jaxnas.networks.nasbench201 import residual_block, residual_block_init
+from jaxnas.ops import layers
+from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, NASBENCH201_OPERATIONS, nasbench201_space, nasbench201_stages
+from jaxnas.supernets import edges as mixed
+
+
+def nasbench201_supernet(
+    skeleton: Skeleton,
+    *,
+    form: mixed.Form | None = None,
+    remat: bool = False,
+    dtype: Any = jnp.float32,
+) -> Supernet:
+    """The supernet over `nasbench201_space()`; the benchmark's skeleton has channels=16 and cells=5 (in each stage).
+
+    Arguments as in `darts_supernet`. Parameters of the cells are stacked over the cells and edges of a stage, [N, 6, …],
+    and the cells of a stage are scanned.
+    """
+    if skeleton.auxiliary:
+        raise ValueError("a supernet has no auxiliary head: give a skeleton with auxiliary=False")
+    if form not in (None, "scan", "batch"):
+        raise ValueError(f"form must be 'scan', 'batch' or None, got {form!r}")
+    form = form or mixed.default_form()
+    primitives = mixed.primitives(NASBENCH201_OPERATIONS, normed_pools=False)
+    none = NASBENCH201_OPERATIONS.index("none")
+    space = nasbench201_space()
+    stages = nasbench201_stages(skeleton)
+    ends = [(source, node) for node, source in NASBENCH201_EDGES]
+
+    def init(key: Key) -> PyTree:
+        stem, head, *rest = jax.random.split(key, 2 + 2 * len(stages))
+        cell_keys, block_keys = rest[: len(stages)], rest[len(stages) :]
+
+        def init_stage(key: Key, channels: int) -> PyTree:
+            keys = jax.random.split(key, (skeleton.cells, len(ends)))
+            return jax.vmap(jax.vmap(lambda k: mixed.edge_init(primitives, k, channels, 1)))(keys)
+
+        return {
+            "stem": {
+                "kernel": layers.conv_init(stem, 3, skeleton.image_shape[2], skeleton.channels),
+                "norm": layers.affine_init(skeleton.channels),
+            },
+            "stages": [init_stage(k, channels) for k, (channels, _) in zip(cell_keys, stages, strict=True)],
+            "blocks": [
+                residual_block_init(k, channels, 2 * channels)
+                for k, (channels, _) in zip(block_keys, stages[:-1], strict=False)
+            ],
+            "last_norm": layers.affine_init(stages[-1][0]),
+            "head": layers.dense_init(head, stages[-1][0], skeleton.num_classes),
+        }
+
+    def initial_edge_stats(channels: int) -> PyTree:
+        one = mixed.edge_stats(primitives, channels, 1)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (skeleton.cells, len(ends), *leaf.shape)), one)
+
+    def forward(
+        params: PyTree, selection: Array, x: Array, context: Context, edge: mixed.Edge, path: bool
+    ) -> tuple[Array, Aux]:
+        given = None if isinstance(context.bn, str) else context.bn
+
+        def cell(x: Array, slot: tuple[PyTree, PyTree]) -> tuple[Array, PyTree]:
+            params, stats = slot
+            states = jnp.concatenate([x[None], jnp.zeros((3, *x.shape), x.dtype)])
+            states, seen = mixed.run_edges(form, edge, None, states, ends, params, selection, stats)
+            return states[3], seen
+
+        def norm(name: str, x: Array) -> Array:
+            x, seen[name] = layers.batch_norm(x, params[name], given and given[name], context.axis_name)
+            return x
+
+        x = layers.conv(x.astype(dtype), params["stem"]["kernel"])
+        x, stem = layers.batch_norm(x, params["stem"]["norm"], given and given["stem"], context.axis_name)
+        seen: dict[str, Any] = {"stem": stem, "stages": [], "blocks": []}
+        for i, (channels, _) in enumerate(stages):
+            if i > 0:
+                block_stats = given and given["blocks"][i - 1]
+                x, block_seen = residual_block(params["blocks"][i - 1], x, block_stats, context.axis_name)
+                seen["blocks"].append(block_seen)
+            if given is not None:
+                stats = given["stages"][i]
+            else:
+                stats = initial_edge_stats(channels) if path else ()
+            x, stage_seen = lax.scan(cell, x, (params["stages"][i], stats))
+            seen["stages"].append(stage_seen)
+        features = jnp.mean(jax.nn.relu(norm("last_norm", x)).astype(jnp.float32), (1, 2))
+        return layers.dense(features, params["head"]), Aux(seen)
+
+    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+        if not isinstance(context.bn, str):
+            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
+        edge: Callable[..., Any] = mixed.mixed_edge(primitives, none, 1, context.axis_name)
+        return forward(params, weights["cell"], x, context, jax.checkpoint(edge) if remat else edge, path=False)
+
+    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
+        edge = mixed.path_edge(primitives, 1, context.axis_name, not isinstance(context.bn, str))
+        return forward(params, jnp.argmax(space.one_hot(arch)["cell"], -1), x, context, edge, path=True)
+
+    def used(arch: Arch) -> PyTree:
+        operation = jnp.argmax(space.one_hot(arch)["cell"], -1)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        everywhere = jax.tree.map(lambda _: jnp.array(True), shapes)
+        everywhere["stages"] = [
+            [
+                jax.tree.map(lambda leaf, o=o: (operation == o).reshape(1, -1, *[1] * (leaf.ndim - 2)), p)
+                for o, p in enumerate(stage)
+            ]
+            for stage in shapes["stages"]
+        ]
+        return everywhere
+
+    return Supernet(init, apply, apply_path, used)

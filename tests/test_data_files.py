@@ -1,0 +1,329 @@
+"""Data from files: CIFAR-10 prepared from an archive and read back, folders, the embedded digits, wrong input."""
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import cli, prepare_cifar10
+from jaxnas import data
+from jaxnas.data import cifar10_archive, dataset, tfrecord
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def write_archive(path: Path, leave_out: str = "") -> dict[str, data.Examples]:
+    """A small archive in the layout of cifar-10-binary.tar.gz: 5 x 6 train and 10 test images."""
+    random = np.random.RandomState(0)
+    parts: dict[str, data.Examples] = {}
+    with tarfile.open(path, "w:gz") as archive:
+
+        def add(name, content):
+            if name != leave_out:
+                info = tarfile.TarInfo("cifar-10-batches-bin/" + name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+        add("batches.meta.txt", ("\n".join(NAMES) + "\n\n").encode())
+        for part, files, count in (
+            ("train", [f"data_batch_{i}.bin" for i in range(1, 6)], 6),
+            ("test", ["test_batch.bin"], 10),
+        ):
+            images = random.randint(0, 256, (len(files) * count, 32, 32, 3)).astype(np.uint8)
+            labels = (np.arange(len(images)) % 10).astype(np.int32)
+            for i, file in enumerate(files):
+                here = range(i * count, (i + 1) * count)
+                add(file, b"".join(bytes([labels[j]]) + images[j].transpose(2, 0, 1).tobytes() for j in here))
+            parts[part] = data.Examples(images, labels)
+    return parts
+
+
+def as_set(images, labels):
+    return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """(source, {file format: data directory}), made by the program itself."""
+    root = tmp_path_factory.mktemp("cifar10")
+    source = write_archive(root / "small.tar.gz")
+    directories = {}
+    for file_format in ("array_record", "tfrecord"):
+        directories[file_format] = root / file_format
+        arguments = ["--archive", root / "small.tar.gz", "--data-dir", root / file_format, "--file-format", file_format]
+        cli.main(prepare_cifar10.run, prepare_cifar10.Config, [*map(str, arguments), "--allow-other-checksum"])
+    return source, directories
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_cifar10_has_the_pixels_of_the_archive(prepared, file_format):
+    source, directories = prepared
+    found = data.load("cifar10", str(directories[file_format]))
+    assert list(directories[file_format].glob("cifar10/3.0.2/*." + file_format + "-*"))
+    assert found.class_names == NAMES
+    assert found.image_shape == (32, 32, 3)
+    assert as_set(found.train_images, found.train_labels) == as_set(*source["train"])
+    assert as_set(*found.test) == as_set(*source["test"])
+    assert (found.augmentation.shift, found.augmentation.flip, found.augmentation.cutout) == (4, True, 16)
+    pixels = source["train"].images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(found.augmentation.mean, pixels.mean(axis=0), atol=6e-5)
+    np.testing.assert_allclose(found.augmentation.std, pixels.std(axis=0), atol=6e-5)
+
+
+def test_both_formats_have_the_same_order_and_tfds_reads_them(prepared):
+    import tensorflow_datasets as tfds
+
+    _, directories = prepared
+    one, other = (data.load("cifar10:3.0.2", str(directory)) for directory in directories.values())
+    np.testing.assert_array_equal(one.train_images, other.train_images)
+    np.testing.assert_array_equal(one.train_labels, other.train_labels)
+    builder = tfds.builder("cifar10", data_dir=str(directories["array_record"]))
+    assert builder.is_prepared()
+    source = builder.as_data_source("train")
+    np.testing.assert_array_equal(np.stack([source[i]["image"] for i in range(len(source))]), one.train_images)
+
+
+def test_read_only_directory_and_no_tensorflow(prepared):
+    _, directories = prepared
+    directory = directories["array_record"]
+    changed = {file: file.stat().st_mode for file in (directory, *directory.rglob("*"))}
+    before = {file: file.stat().st_mtime_ns for file in changed}
+    try:
+        for file in changed:
+            file.chmod(0o555 if file.is_dir() else 0o444)
+        program = (
+            "import sys; from jaxnas import data; "
+            f"print(len(data.load('cifar10', {str(directory)!r}).train_labels), 'tensorflow' in sys.modules)"
+        )
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    finally:
+        for file, mode in changed.items():
+            file.chmod(mode)
+    assert result.stdout.split()[-2:] == ["30", "False"]
+    # The superuser may write in spite of the modes: nothing must have been.
+    assert {file: file.stat().st_mtime_ns for file in (directory, *directory.rglob("*"))} == before
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
+def test_file_cut_short_is_named(prepared, file_format, kept, tmp_path):
+    _, directories = prepared
+    origin = directories[file_format] / "cifar10" / "3.0.2"
+    copy = tmp_path / "cifar10" / "3.0.2"
+    copy.mkdir(parents=True)
+    for file in origin.iterdir():
+        content = file.read_bytes()
+        is_train = "-train." in file.name
+        (copy / file.name).write_bytes(content[: int(kept * len(content))] if is_train else content)
+    with pytest.raises(data.DataError, match=f"cifar10-train.{file_format}"):
+        data.load("cifar10", str(tmp_path))
+    (copy / f"cifar10-train.{file_format}-00000-of-00001").unlink()
+    with pytest.raises(data.DataError, match=f"cifar10-train.{file_format}.*is missing"):
+        data.load("cifar10", str(tmp_path))
+
+
+def test_fewer_records_than_described(prepared, tmp_path):
+    _, directories = prepared
+    origin = directories["tfrecord"] / "cifar10" / "3.0.2"
+    copy = tmp_path / "cifar10" / "3.0.2"
+    copy.mkdir(parents=True)
+    for file in origin.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    shard = copy / "cifar10-train.tfrecord-00000-of-00001"
+    tfrecord.write_records(shard, list(tfrecord.read_records(shard))[:-1])
+    with pytest.raises(data.DataError, match="has 29 records, but 30 are described"):
+        data.load("cifar10", str(tmp_path))
+    (copy / "dataset_info.json").write_text("{")
+    with pytest.raises(data.DataError, match="cannot read the description of cifar10"):
+        data.load("cifar10", str(tmp_path))
+
+
+def test_crc32c_check_values():
+    # RFC 3720, B.4, and the check value of the polynomial's catalogue entry.
+    messages = [b"123456789", bytes(32), b"\xff" * 32, bytes(range(32)), b""]
+    assert tfrecord.crc32c(messages).tolist() == [0xE3069283, 0x8A9136AA, 0x62A8AB43, 0x46DD794E, 0]
+
+
+def test_tfrecord_round_trip_and_damage(tmp_path):
+    records = [bytes([i % 256]) * (i % 7) for i in range(2500)]
+    path = tmp_path / "x.tfrecord"
+    tfrecord.write_records(path, records)
+    assert list(tfrecord.read_records(path)) == records
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(data.DataError, match=r"x\.tfrecord is damaged: the checksum of record"):
+        list(tfrecord.read_records(path))
+
+
+def run_program(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(prepare_cifar10.run, prepare_cifar10.Config, [str(a) for a in arguments])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_archive_of_another_checksum(capsys, tmp_path):
+    write_archive(tmp_path / "a.tar.gz")
+    line = run_program(capsys, "--archive", tmp_path / "a.tar.gz", "--data-dir", tmp_path / "out")
+    assert cifar10_archive.SHA256 in line
+    assert "--allow-other-checksum" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_archives(capsys, tmp_path):
+    out = ("--data-dir", tmp_path / "out", "--allow-other-checksum", "--archive")
+    assert "there is no archive" in run_program(capsys, *out, tmp_path / "none.tar.gz")
+    write_archive(tmp_path / "a.tar.gz")
+    content = (tmp_path / "a.tar.gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(content[: len(content) // 2])
+    assert "cut.tar.gz is cut short" in run_program(capsys, *out, tmp_path / "cut.tar.gz")
+    (tmp_path / "text.tar.gz").write_bytes(gzip.compress(b"no archive" * 100))
+    assert "text.tar.gz is cut short, damaged or no .tar.gz archive" in run_program(
+        capsys, *out, tmp_path / "text.tar.gz"
+    )
+    write_archive(tmp_path / "part.tar.gz", leave_out="data_batch_3.bin")
+    assert "it has no cifar-10-batches-bin/data_batch_3.bin" in run_program(capsys, *out, tmp_path / "part.tar.gz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_registered_checksum_is_that_of_tfds():
+    import tensorflow_datasets as tfds
+
+    listed = (Path(tfds.__file__).parent / "url_checksums" / "cifar10.txt").read_text().split("\t")
+    assert (listed[0], listed[2]) == (cifar10_archive.URL, cifar10_archive.SHA256)
+
+
+def test_download_is_verified(tmp_path):
+    write_archive(tmp_path / "other.tar.gz")
+    target = tmp_path / "cifar-10-binary.tar.gz"
+    with pytest.raises(data.DataError, match="gave a file with SHA-256"):
+        cifar10_archive.download(target, print, url=(tmp_path / "other.tar.gz").as_uri())
+    with pytest.raises(data.DataError, match=r"cannot download .* --archive"):
+        cifar10_archive.download(target, print, url=(tmp_path / "none.tar.gz").as_uri())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["other.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifr10", "unknown data set 'cifr10': did you mean cifar10"),
+        ("digit", "did you mean digits"),
+        ("", "unknown data set ''"),
+        ("cifar10", r"get it by: python -m experiments\.prepare_cifar10 --data-dir "),
+        ("mnist", r"tfds\.builder\('mnist', data_dir=.*\)\.download_and_prepare\(\)"),
+    ],
+)
+def test_name_without_data(name, message, tmp_path):
+    with pytest.raises(data.DataError, match=message) as caught:
+        data.load(name, str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_version_that_is_not_there(prepared):
+    _, directories = prepared
+    with pytest.raises(data.DataError, match=r"but cifar10/3\.0\.2 is"):
+        data.load("cifar10:9.9.9", str(directories["tfrecord"]))
+
+
+def test_digits():
+    digits = data.load("digits")
+    parts = [digits.train_labels, digits.valid_labels, digits.test_labels]
+    assert [len(part) for part in parts] == [1077, 360, 360]
+    # scikit-learn's page on the set: 174 to 183 images a class, intensities 0 to 16.
+    assert np.bincount(np.concatenate(parts)).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    images = np.concatenate([digits.train_images, digits.valid_images, digits.test_images])
+    assert images.shape == (1797, 8, 8, 1)
+    assert sorted(np.unique(images)) == [15 * i for i in range(17)]
+    for part in parts:
+        expected = np.bincount(np.concatenate(parts)) * len(part) / 1797
+        assert np.abs(np.bincount(part) - expected).max() < 1.5
+    with np.load(Path(dataset.__file__).parent / "digits.npz") as stored:
+        assert sorted(stored["source_index"]) == list(range(1797))
+    assert (digits.augmentation.shift, digits.augmentation.flip, digits.augmentation.cutout) == (1, False, 0)
+
+
+def write_folder(root, parts, classes=("ant", "bee"), count=5, mode="RGB", side=6):
+    random = np.random.RandomState(1)
+    for part in parts:
+        for name in classes:
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                shape = (side, side, 3) if mode == "RGB" else (side, side)
+                pixels = random.randint(0, 256, shape).astype(np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+
+
+def test_folder_with_test_split(tmp_path):
+    write_folder(tmp_path, ["train", "test", "valid"])
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("no image")
+    found = data.load(f"folder:{tmp_path}")
+    assert found.class_names == ("ant", "bee")
+    assert found.train_images.shape == found.test_images.shape == (10, 6, 6, 3)
+    assert found.valid_images.shape == (10, 6, 6, 3)
+    np.testing.assert_array_equal(found.train_labels, [0] * 5 + [1] * 5)
+    np.testing.assert_array_equal(found.test_images[7], np.asarray(Image.open(tmp_path / "test" / "bee" / "2.png")))
+
+
+def test_folder_without_test_split(tmp_path):
+    write_folder(tmp_path, [""], mode="L", count=10)
+    found, again = data.load(str(tmp_path)), data.load(f"folder:{tmp_path}")
+    assert found.train_images.shape == (16, 6, 6, 1)
+    assert np.bincount(found.test_labels).tolist() == [2, 2]
+    np.testing.assert_array_equal(found.test_images, again.test_images)
+    assert not {i.tobytes() for i in found.train_images} & {i.tobytes() for i in found.test_images}
+
+
+def test_folder_of_different_sizes(tmp_path):
+    write_folder(tmp_path, ["train"])
+    write_folder(tmp_path, ["test"], side=9)
+    with pytest.raises(data.DataError, match="load with size="):
+        data.load(f"folder:{tmp_path}")
+    Image.fromarray(np.zeros((9, 6, 3), np.uint8)).save(tmp_path / "train" / "bee" / "9.png")
+    with pytest.raises(data.DataError, match=r"different sizes, 6x6 and 9x6: load it with size=N"):
+        data.load(f"folder:{tmp_path}")
+    assert data.load(f"folder:{tmp_path}", size=8).train_images.shape == (11, 8, 8, 3)
+
+
+def test_wrong_folders(tmp_path):
+    with pytest.raises(data.DataError, match="is no folder"):
+        data.load(str(tmp_path / "none"))
+    with pytest.raises(data.DataError, match="2 or more classes, has 0"):
+        data.load(str(tmp_path))
+    write_folder(tmp_path, ["train"])
+    write_folder(tmp_path, ["test"], classes=("ant", "wasp"))
+    with pytest.raises(data.DataError, match="has classes that the training split has not: wasp"):
+        data.load(str(tmp_path))
+    broken = tmp_path / "train" / "bee" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (tmp_path / "test" / "wasp").rename(tmp_path / "test" / "bee")
+    with pytest.raises(data.DataError, match=r"bee/0\.png cannot be decoded"):
+        data.load(str(tmp_path))
+    broken.write_bytes(b"text")
+    with pytest.raises(data.DataError, match=r"bee/0\.png (is no image|cannot be decoded)"):
+        data.load(str(tmp_path))
+
+
+def test_arguments_that_would_have_no_effect_are_errors(tmp_path):
+    with pytest.raises(data.DataError, match="data_dir is for data sets of TFDS"):
+        data.load("digits", str(tmp_path))
+    with pytest.raises(data.DataError, match="cannot be resized"):
+        data.load("digits", size=16)
+
+
+def test_prepared_again_says_so(prepared, capsys):
+    _, directories = prepared
+    directory = directories["tfrecord"]
+    prepare_cifar10.run(prepare_cifar10.Config(data_dir=directory))
+    assert "is there already" in capsys.readouterr().out
+    info = json.loads((directory / "cifar10" / "3.0.2" / "dataset_info.json").read_text())
+    assert info["moduleName"] == "tensorflow_datasets.image_classification.cifar"

@@ -1,0 +1,214 @@
+"""Primitives against independent implementations: XLA's convolutions and reduce-window, and plain numpy loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnas.ops import layers
+from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool
+from jaxnas.ops.primitives import PRIMITIVES
+
+SIZES = [(6, 6), (7, 5)]
+STRIDES = [1, 2]
+
+
+def image(seed, height, width, batch=6, channels=4):
+    return jax.random.normal(jax.random.key(seed), (batch, height, width, channels))
+
+
+def assert_same_function(ours, reference, *args, rtol=1e-4):
+    """Values, and the vector-Jacobian products with respect to every argument, agree."""
+
+    @jax.jit
+    def both(*args):
+        value, pull = jax.vjp(ours, *args)
+        expected, expected_pull = jax.vjp(reference, *args)
+        g = jax.random.normal(jax.random.key(99), value.shape)
+        return value, expected, pull(g), expected_pull(g)
+
+    value, expected, gradients, expected_gradients = both(*args)
+    np.testing.assert_allclose(value, expected, rtol=rtol, atol=1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=rtol, atol=2e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize(("size", "dilation"), [(3, 1), (5, 1), (3, 2), (5, 2)])
+def test_depthwise_is_grouped_convolution(height, width, stride, size, dilation):
+    x, kernel = image(0, height, width), jax.random.normal(jax.random.key(1), (size, size, 4))
+    pad = dilation * (size // 2)
+
+    def grouped(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel[:, :, None],
+            (stride, stride),
+            ((pad, pad), (pad, pad)),
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=4,
+        )
+
+    assert_same_function(lambda x, k: depthwise(x, k, stride, dilation), grouped, x, kernel)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_depthwise_kernel_gradient_at_any_batch_size(batch):
+    x, kernel = image(0, 4, 4, batch), jax.random.normal(jax.random.key(1), (3, 3, 4))
+
+    def plain(x, kernel):
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return sum(padded[:, i : i + 4, j : j + 4] * kernel[None, None, None, i, j] for i in range(3) for j in range(3))
+
+    assert_same_function(depthwise, plain, x, kernel)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("stride", STRIDES)
+def test_max_pool_is_reduce_window(height, width, stride):
+    def reduce(x):
+        return lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        )
+
+    assert_same_function(lambda x: max_pool(x, stride), reduce, image(2, height, width))
+
+
+def test_max_pool_gives_ties_to_the_first_entry():
+    x = jnp.zeros((1, 3, 3, 1))
+    gradient = jax.grad(lambda x: max_pool(x)[0, 1, 1, 0])(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("stride", STRIDES)
+def test_avg_pool_does_not_count_the_border(height, width, stride):
+    def reduce(x):
+        def total(x):
+            return lax.reduce_window(
+                x, 0.0, lax.add, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+            )
+
+        return total(x) / total(jnp.ones_like(x))
+
+    assert_same_function(lambda x: avg_pool(x, stride), reduce, image(3, height, width))
+    np.testing.assert_allclose(avg_pool(jnp.ones((1, height, width, 1)), stride), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_factorised_reduce_by_loops(height, width):
+    x = image(4, height, width, batch=2, channels=3)
+    params = layers.factorised_reduce_init(jax.random.key(5), 3, 5)
+    y = layers.factorised_reduce(x, params)
+    rows, columns = -(-height // 2), -(-width // 2)
+    assert y.shape == (2, rows, columns, 5)
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    for i in range(rows):
+        for j in range(columns):
+            np.testing.assert_allclose(y[:, i, j, :3], padded[:, 2 * i, 2 * j] @ params["first"], rtol=1e-5)
+            np.testing.assert_allclose(y[:, i, j, 3:], padded[:, 2 * i + 1, 2 * j + 1] @ params["second"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("stride", STRIDES)
+def test_dense_convolution_by_loops(size, stride):
+    x = image(6, 5, 5, batch=2, channels=2)
+    params = PRIMITIVES[f"nor_conv_{size}x{size}"].init(jax.random.key(0), 2, stride, False)
+    kernel = np.asarray(params["kernel"]).reshape(size, size, 2, 2)
+    y, ((mean, _),) = PRIMITIVES[f"nor_conv_{size}x{size}"].apply(params, x, stride)
+    padded = np.pad(np.maximum(x, 0), ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    rows = -(-5 // stride)
+    raw = np.zeros((2, rows, rows, 2))
+    for i in range(rows):
+        for j in range(rows):
+            window = padded[:, i * stride : i * stride + size, j * stride : j * stride + size]
+            raw[:, i, j] = np.einsum("bhwc,hwcd->bd", window, kernel)
+    np.testing.assert_allclose(mean, raw.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    expected = (raw - raw.mean((0, 1, 2))) / np.sqrt(raw.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_batch_norm_gradient_is_the_automatic_one():
+    def plain(x):
+        centred = x - x.mean((0, 1, 2), keepdims=True)
+        return centred / jnp.sqrt(jnp.square(centred).mean((0, 1, 2), keepdims=True) + 1e-5)
+
+    assert_same_function(lambda x: layers.batch_norm(x)[0], plain, image(7, 5, 4))
+
+
+def test_batch_norm_reports_and_uses_statistics():
+    x = image(8, 4, 4) * 3 + 1
+    affine = {"scale": jnp.arange(1.0, 5.0), "offset": jnp.arange(4.0)}
+    y, (mean, variance) = layers.batch_norm(x, affine)
+    flat = np.asarray(x).reshape(-1, 4)
+    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance, flat.var(0, ddof=1), rtol=1e-5)
+    np.testing.assert_allclose(y.reshape(-1, 4).mean(0), affine["offset"], atol=1e-5)
+    np.testing.assert_allclose(y.reshape(-1, 4).std(0), affine["scale"], rtol=1e-4)
+    given, seen = layers.batch_norm(x[:1], affine, (mean, variance))
+    np.testing.assert_allclose(given, y[:1], rtol=1e-2, atol=2e-2)
+    assert seen[0] is mean
+
+
+def test_batch_norm_over_devices_is_that_of_the_whole_batch():
+    x = image(9, 4, 4, batch=8)
+    g = image(10, 4, 4, batch=8)
+
+    def value_and_pull(x, g, axis_name):
+        y, pull = jax.vjp(lambda x: layers.batch_norm(x, axis_name=axis_name)[0], x)
+        return y, pull(g)[0], layers.batch_norm(x, axis_name=axis_name)[1]
+
+    whole = value_and_pull(x, g, None)
+    parts = jax.vmap(lambda x, g: value_and_pull(x, g, "device"), axis_name="device")(
+        x.reshape(4, 2, 4, 4, 4), g.reshape(4, 2, 4, 4, 4)
+    )
+    np.testing.assert_allclose(parts[0].reshape(x.shape), whole[0], atol=1e-5)
+    np.testing.assert_allclose(parts[1].reshape(x.shape), whole[1], atol=1e-5)
+    for part, expected in zip(parts[2], whole[2], strict=True):
+        np.testing.assert_allclose(part[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+@pytest.mark.parametrize("stride", STRIDES)
+def test_every_primitive_keeps_channels_and_halves_by_its_stride(name, stride):
+    primitive = PRIMITIVES[name]
+    params = primitive.init(jax.random.key(0), 4, stride, True)
+    x = image(11, 7, 6)
+    y, stats = jax.jit(primitive.apply, static_argnums=2)(params, x, stride)
+    assert y.shape == (6, -(-7 // stride), -(-6 // stride), 4)
+    assert len(stats) == primitive.norms(stride)
+    count = y[..., 0].size
+    biased = [(mean, variance * (count - 1) / count) for mean, variance in stats]
+    again, seen = jax.jit(primitive.apply, static_argnums=2)(params, x, stride, biased)
+    np.testing.assert_allclose(again, y, rtol=1e-3, atol=1e-4)
+    assert len(seen) == len(stats)
+
+
+def test_second_derivatives_of_depthwise_and_pools():
+    """Forward over reverse and reverse over reverse agree with finite differences of the gradient."""
+    x, kernel = image(12, 5, 5, batch=2), jax.random.normal(jax.random.key(3), (3, 3, 4))
+    v = image(13, 5, 5, batch=2)
+
+    def loss(x):
+        y = depthwise(jnp.sin(x), kernel)
+        return jnp.sum(jnp.square(max_pool(y)) + jnp.square(avg_pool(y, 2).sum()) / 100)
+
+    gradient = jax.jit(jax.grad(loss))
+    forward = jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (v,))[1])(x)
+    reverse = jax.jit(jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), v)))(x)
+    step = 1e-3
+    difference = (gradient(x + step * v) - gradient(x - step * v)) / (2 * step)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(forward, difference, rtol=0.05, atol=0.2)
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_examples():
+    x = jnp.ones((2000, 1, 2, 2))
+    y = layers.drop_path(jax.random.key(0), x, 0.3)
+    kept = np.asarray(y[:, 0, 0, 0]) > 0
+    np.testing.assert_allclose(y[kept], 1 / 0.7, rtol=1e-6)
+    assert np.all(np.asarray(y[~kept]) == 0)
+    assert abs(kept.mean() - 0.7) < 0.04
