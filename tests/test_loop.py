@@ -110,7 +110,7 @@ def test_a_state_that_changes_its_form_is_named(loop):
 
 
 def evaluate(epoch, state):
-    return state, {"score": -float(jnp.abs(state.w).sum())}
+    return state, {"score": -float(jnp.abs(state.w).sum()), "w": state.w}
 
 
 def two_legs(images=0):
@@ -153,6 +153,7 @@ def test_the_state_given_is_not_used_up_and_the_length_of_chunks_does_not_matter
     assert lines == metrics(tmp_path / "long")
     assert [line["step"] for line in lines if line["phase"] != "round"] == [7, 14, 21, 28, 30]
     assert [line["step"] for line in lines if line["phase"] == "round"] == [5, 10, 15, 20, 25, 30]
+    assert lines[-1]["w"] == np.asarray(ends[0].state.w).tolist()
     assert lines[1] == {"stage": "s", "phase": "weights", "step": 7, "epoch": 2, "loss": lines[1]["loss"], "count": 8}
 
 
@@ -186,6 +187,8 @@ def test_a_finished_stage_runs_nothing_again_and_the_best_state_is_kept(tmp_path
     assert end.best == (0.7, 10)
     assert best == states[1]
     assert latest == states[3] == bits(end.state)
+    with open_run(tmp_path, {}, {}) as folder, pytest.raises(ValueError, match="at step 20, beyond the 5 steps"):
+        run(legs, jax.random.key(1), init(), DATA, 1, stage=folder.stage("s"), output=io.StringIO())
     again, best, latest = go()
     assert len(states) == 4
     assert (bits(again.state), again.best, best, latest) == (bits(end.state), end.best, states[1], states[3])
@@ -262,7 +265,7 @@ def test_wrong_arguments_are_named():
         go(log_every=0)
     with pytest.raises(ValueError, match="needs an after_round"):
         go(best="score")
-    with pytest.raises(ValueError, match=r"best='accuracy' is not among .*\['score'\]"):
+    with pytest.raises(ValueError, match=r"best='accuracy' is not among .* \['score'\]"):
         go(best="accuracy", after_round=evaluate)
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
         make_chunk(step, batch, max_steps=0)

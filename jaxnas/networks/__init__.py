@@ -1,0 +1,8 @@
+"""Networks to be trained from scratch: those of found architectures and a hand-designed baseline."""
+
+from jaxnas.networks.cnn import tutorial_cnn
+from jaxnas.networks.darts import darts_network
+from jaxnas.networks.nasbench201 import nasbench201_network
+from jaxnas.networks.switched import SwitchedNetwork, switched_darts_network
+
+__all__ = ["SwitchedNetwork", "darts_network", "nasbench201_network", "switched_darts_network", "tutorial_cnn"]

@@ -5,8 +5,7 @@ running statistics. Drop-path zeroes the output of any operation but the identit
 2017). The auxiliary head of Szegedy et al. reads cell 2L // 3 in training. As in the paper's program, pools have no
 batch norm here, which they have in the search.
 
-`darts_network` is one architecture, `switched_darts_network` takes it as data: one compiled program trains any number
-of them. Both compute the same.
+`jaxnas.networks.switched` has the same network with the architecture as data.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from jaxnas.networks.blocks import (
     conv_bn_init,
     draw,
     equal_runs,
+    fresh_keys,
     given_stats,
     global_pool,
     part,
@@ -52,7 +52,7 @@ def darts_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
     space = darts_space() if space is None else space
     costs = space.costs(arch, skeleton)
     genotype = space.to_genotype(arch)
-    frame = _Frame(skeleton, _nodes(space))
+    frame = make_frame(skeleton, cell_nodes(space))
 
     def edges(shape: CellShape) -> list[tuple[str, int, int]]:
         """(operation, source, stride) of each edge."""
@@ -63,7 +63,11 @@ def darts_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
 
     def init_edges(key: Key, shape: CellShape, count: int) -> PyTree:
         def one(key: Key) -> PyTree:
-            return [PRIMITIVES[operation].init(key, shape.channels, stride, True) for operation, _, stride in edges(shape)]
+            keys = fresh_keys(key)
+            return [
+                PRIMITIVES[operation].init(next(keys), shape.channels, stride, True)
+                for operation, _, stride in edges(shape)
+            ]
 
         return draw(key, one, (count,))
 
@@ -105,125 +109,110 @@ def darts_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
     return Network(init, apply, costs)
 
 
-class SwitchedNetwork(NamedTuple):
-    """The networks of all architectures in one program.
+class Frame(NamedTuple):
+    """Everything around the edges of the cells.
 
-    init: key -> (params, stats), holding every operation of every edge. apply: (params, arch, x [B, H, W, C], context)
-    -> (logits [B, K], Aux), of which only the operations of `arch` are computed; the parameters of the others get
-    gradients of zero. extract: (arch, params, stats) -> (params, stats) of that one network, `arch` being concrete.
+    runs: the cells in turn, equal ones that follow each other counted. init: (key, init_edges) -> params.
+    stats: the statistics of one cell's edges -> those of the network. apply: (apply_cell, params, x, context) ->
+    (logits, Aux).
     """
 
-    init: Callable[[Key], tuple[PyTree, Stats]]
-    apply: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
-    extract: Callable[[Arch, PyTree, Stats], tuple[PyTree, Stats]]
+    runs: tuple[tuple[CellShape, int], ...]
+    init: Callable[[Key, EdgesInit], PyTree]
+    stats: Callable[[Callable[[CellShape], Stats]], Stats]
+    apply: Callable[[CellApply, PyTree, Array, Context], tuple[Array, Aux]]
 
 
-class _Frame:
-    """Everything around the edges of the cells."""
+def make_frame(skeleton: Skeleton, nodes: int) -> Frame:
+    """The frame of the evaluation network, whose cells have some number of nodes."""
+    shapes = darts_cells(skeleton, nodes)
+    runs = tuple((shape, len(list(run))) for shape, run in itertools.groupby(shapes))
+    head = 2 * skeleton.cells // 3
 
-    def __init__(self, skeleton: Skeleton, nodes: int, unroll: bool = False) -> None:
-        self.skeleton = skeleton
-        self.nodes = nodes
-        self.runs = [(shape, len(list(run))) for shape, run in itertools.groupby(darts_cells(skeleton, nodes))]
-        self.unroll = unroll
-
-    def init(self, key: Key, init_edges: EdgesInit) -> PyTree:
-        skeleton = self.skeleton
-
-        def outside(key: Key) -> PyTree:
-            """Keys are reused here: `draw` looks at shapes only."""
-            params = {
-                "stem": conv_bn_init(key, 3, skeleton.image_shape[2], 3 * skeleton.channels),
-                "classifier": layers.dense_init(key, self._outputs(-1), skeleton.num_classes),
+    def outside(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        params = {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
+            "classifier": layers.dense_init(next(keys), nodes * shapes[-1].channels, skeleton.num_classes),
+        }
+        if skeleton.auxiliary:
+            params["auxiliary"] = {
+                "squeeze": conv_bn_init(next(keys), 1, nodes * shapes[head].channels, 128),
+                "conv": conv_bn_init(next(keys), 2, 128, 768),
+                "classifier": layers.dense_init(next(keys), 768, skeleton.num_classes),
             }
-            if skeleton.auxiliary:
-                params["auxiliary"] = {
-                    "squeeze": conv_bn_init(key, 1, self._outputs(2 * skeleton.cells // 3), 128),
-                    "conv": conv_bn_init(key, 2, 128, 768),
-                    "classifier": layers.dense_init(key, 768, skeleton.num_classes),
-                }
-            return params
+        return params
 
-        def preprocess(key: Key, shape: CellShape) -> PyTree:
-            first = _reduce_bn_init if shape.input_reduced else _pointwise_bn_init
-            return (
-                first(key, shape.inputs[0], shape.channels),
-                _pointwise_bn_init(key, shape.inputs[1], shape.channels),
-            )
+    def preprocess(key: Key, shape: CellShape) -> PyTree:
+        first = _reduce_bn_init if shape.input_reduced else _pointwise_bn_init
+        keys = jax.random.split(key)
+        return (
+            first(keys[0], shape.inputs[0], shape.channels),
+            _pointwise_bn_init(keys[1], shape.inputs[1], shape.channels),
+        )
 
-        keys = jax.random.split(key, 2 * len(self.runs) + 1)
+    def init(key: Key, init_edges: EdgesInit) -> PyTree:
+        keys = jax.random.split(key, 2 * len(runs) + 1)
         cells = [
             {
                 "preprocess": draw(keys[2 * r], functools.partial(preprocess, shape=shape), (count,)),
                 "edges": init_edges(keys[2 * r + 1], shape, count),
             }
-            for r, (shape, count) in enumerate(self.runs)
+            for r, (shape, count) in enumerate(runs)
         ]
         return {**draw(keys[-1], outside), "cells": cells}
 
-    def stats(self, edge_stats: Callable[[CellShape], Stats]) -> Stats:
-        stats: dict[str, Any] = {"stem": layers.initial_stats(3 * self.skeleton.channels), "cells": []}
-        for shape, count in self.runs:
+    def stats(edge_stats: Callable[[CellShape], Stats]) -> Stats:
+        result: dict[str, Any] = {"stem": layers.initial_stats(3 * skeleton.channels), "cells": []}
+        for shape, count in runs:
             one = {"preprocess": (layers.initial_stats(shape.channels),) * 2, "edges": edge_stats(shape)}
-            stats["cells"].append(stacked_stats(one, count))
-        if self.skeleton.auxiliary:
-            stats["auxiliary"] = (layers.initial_stats(128), layers.initial_stats(768))
-        return stats
+            result["cells"].append(stacked_stats(one, count))
+        if skeleton.auxiliary:
+            result["auxiliary"] = (layers.initial_stats(128), layers.initial_stats(768))
+        return result
 
-    def apply(self, apply_cell: CellApply, params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
+    def cell(
+        inputs: tuple[Array, Array],
+        params: PyTree,
+        stats: Stats | None,
+        key: Key | None,
+        *,
+        apply_cell: CellApply,
+        shape: CellShape,
+        context: Context,
+    ) -> tuple[tuple[Array, Array], Stats]:
+        preprocess0 = _reduce_bn if shape.input_reduced else _pointwise_bn
+        first, seen0 = preprocess0(inputs[0], params["preprocess"][0], context, part(stats, "preprocess", 0))
+        second, seen1 = _pointwise_bn(inputs[1], params["preprocess"][1], context, part(stats, "preprocess", 1))
+        keys = None if key is None else jax.random.split(key, 2 * nodes)
+        output, seen = apply_cell(shape, params["edges"], (first, second), part(stats, "edges"), keys, context)
+        return (inputs[1], output), {"preprocess": (seen0, seen1), "edges": seen}
+
+    def apply(apply_cell: CellApply, params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         stats = given_stats(context)
-        keys = path_keys(context, self.skeleton.cells)
+        keys = path_keys(context, skeleton.cells)
         x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
         seen: dict[str, Any] = {"stem": stem_seen, "cells": []}
         carry, start, aux_logits = (x, x), 0, None
-        for r, (shape, count) in enumerate(self.runs):
-
-            def body(
-                inputs: tuple[Array, Array],
-                params: PyTree,
-                stats: Stats | None,
-                key: Array | None,
-                shape: CellShape = shape,
-            ) -> tuple[tuple[Array, Array], Stats]:
-                return self._cell(apply_cell, shape, inputs, params, stats, key, context)
-
+        for r, (shape, count) in enumerate(runs):
+            body = functools.partial(cell, apply_cell=apply_cell, shape=shape, context=context)
             run_keys = None if keys is None else keys[start : start + count]
-            carry, run_seen = equal_runs(
-                body, carry, params["cells"][r], part(stats, "cells", r), run_keys, self.unroll
-            )
+            carry, run_seen = equal_runs(body, carry, params["cells"][r], part(stats, "cells", r), run_keys)
             seen["cells"].append(run_seen)
             start += count
-            # The head's cell reduces, so it is the last, and the only one, of its run.
-            if self.skeleton.auxiliary and start == 2 * self.skeleton.cells // 3 + 1:
+            # The head's cell reduces, so it is the only one of its run.
+            if skeleton.auxiliary and start == head + 1:
                 if stats is None:
                     aux_logits, seen["auxiliary"] = _auxiliary(carry[1], params["auxiliary"], context)
                 else:
                     seen["auxiliary"] = stats["auxiliary"]
         return layers.dense(global_pool(carry[1]), params["classifier"]), Aux(seen, aux_logits)
 
-    def _cell(
-        self,
-        apply_cell: CellApply,
-        shape: CellShape,
-        inputs: tuple[Array, Array],
-        params: PyTree,
-        stats: Stats | None,
-        key: Key | None,
-        context: Context,
-    ) -> tuple[tuple[Array, Array], Stats]:
-        preprocess0 = _reduce_bn if shape.input_reduced else _pointwise_bn
-        first, seen0 = preprocess0(inputs[0], params["preprocess"][0], context, part(stats, "preprocess", 0))
-        second, seen1 = _pointwise_bn(inputs[1], params["preprocess"][1], context, part(stats, "preprocess", 1))
-        keys = None if key is None else jax.random.split(key, 2 * self.nodes)
-        output, seen = apply_cell(shape, params["edges"], (first, second), part(stats, "edges"), keys, context)
-        return (inputs[1], output), {"preprocess": (seen0, seen1), "edges": seen}
-
-    def _outputs(self, cell: int) -> int:
-        """Channels of a cell's output."""
-        return self.nodes * darts_cells(self.skeleton, self.nodes)[cell].channels
+    return Frame(runs, init, stats, apply)
 
 
-def _nodes(space: SearchSpace) -> int:
+def cell_nodes(space: SearchSpace) -> int:
+    """N, of a space made by `darts_space`."""
     return len(space.choices) // 6
 
 
@@ -231,9 +220,7 @@ def _pointwise_bn_init(key: Key, channels_in: int, channels_out: int) -> layers.
     return conv_bn_init(key, 1, channels_in, channels_out)
 
 
-def _pointwise_bn(
-    x: Array, params: layers.Params, context: Context, stats: Stats | None
-) -> tuple[Array, Stats]:
+def _pointwise_bn(x: Array, params: layers.Params, context: Context, stats: Stats | None) -> tuple[Array, Stats]:
     return conv_bn(jax.nn.relu(x), params, context, stats)
 
 
@@ -250,7 +237,7 @@ def _reduce_bn(x: Array, params: layers.Params, context: Context, stats: Stats |
 
 
 def _auxiliary(x: Array, params: layers.Params, context: Context) -> tuple[Array, Stats]:
-    """The head on a map [B, H, W, C] of at least 8×8, with the statistics of the batch -> (logits [B, K], statistics)."""
+    """The head on a map [B, H, W, C] of at least 8×8, by the batch's statistics -> (logits [B, K], statistics)."""
     x = jax.lax.reduce_window(jax.nn.relu(x), jnp.zeros((), x.dtype), jax.lax.add, (1, 5, 5, 1), (1, 3, 3, 1), "VALID")
     x, first = conv_bn(x / 25, params["squeeze"], context, None)
     x, second = conv_bn(jax.nn.relu(x), params["conv"], context, None, padding=0)

@@ -21,6 +21,20 @@ from jax import lax
 from jaxnas.base import Array
 
 
+def _materialised(x: Array) -> Array:
+    """x, computed on its own on a CPU instead of inside the loop of whatever reads it.
+
+    Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
+    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know.
+    """
+
+    def apart(x: Array) -> Array:
+        known = x[(0,) * x.ndim] <= jnp.inf  # false for NaN alone
+        return lax.cond(known, lambda x: x, lambda x: jnp.full_like(x, jnp.nan), x)
+
+    return lax.platform_dependent(x, cpu=apart, default=lambda x: x)  # type: ignore[no-any-return]
+
+
 def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
     return [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
 
@@ -102,7 +116,7 @@ def _depthwise_backward(
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     dx = _correlate(_spread(g, x.shape, stride), kernel[::-1, ::-1], 1, dilation)
-    return dx, _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
+    return _materialised(dx), _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -150,7 +164,7 @@ def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) ->
         g_t = _window(g_padded, window, 1, height, width)
         chosen = _window(index_padded, window, 1, height, width) == t + 1
         parts.append(jnp.where(chosen, g_t, 0))
-    return (sum(parts),)  # type: ignore[return-value]
+    return (_materialised(sum(parts)),)  # type: ignore[arg-type]
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -181,7 +195,7 @@ def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
     height, width = like.shape[1], like.shape[2]
     scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
     spread = _spread(scaled, (*g.shape[:1], height, width, *g.shape[3:]), stride)
-    return (_correlate(spread, jnp.ones((3, 3, 1), g.dtype), 1, 1),)
+    return (_materialised(_correlate(spread, jnp.ones((3, 3, 1), g.dtype), 1, 1)),)
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)

@@ -43,14 +43,38 @@ def pointwise(x: Array, kernel: Array, stride: int = 1) -> Array:
     return jnp.dot(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
-def conv(x: Array, kernel: Array, stride: int = 1, padding: int | str | None = None) -> Array:
+def conv(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
     """Dense convolution: kernel [k, k, C_in, C_out]; padding k // 2 on each side unless given."""
-    if padding is None:
-        padding = kernel.shape[0] // 2
-    pads = padding if isinstance(padding, str) else ((padding, padding), (padding, padding))
-    return lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    kernel = kernel.astype(x.dtype)
+    if stride == 1 and padding is None:
+        return _same_conv(x, kernel)
+    return _convolve(x, kernel, stride, kernel.shape[0] // 2 if padding is None else padding)
+
+
+def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    pads = ((padding, padding), (padding, padding))
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def _same_conv(x: Array, kernel: Array) -> Array:
+    return _convolve(x, kernel, 1, kernel.shape[0] // 2)
+
+
+def _same_conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """Both gradients as convolutions in the plain layout.
+
+    XLA:CPU brings the automatic ones into a layout that it has a fast kernel for only outside of loops; in a scan over
+    cells or edges they would take twenty times as long.
+    """
+    x, kernel = residuals
+    pad = kernel.shape[0] // 2
+    dx = _convolve(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1, pad)
+    dkernel = _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, pad)
+    return dx, dkernel.transpose(1, 2, 0, 3)
+
+
+_same_conv.defvjp(lambda x, kernel: (_convolve(x, kernel, 1, kernel.shape[0] // 2), (x, kernel)), _same_conv_backward)
 
 
 def pmean(tree: Any, axis_name: str | None) -> Any:

@@ -7,6 +7,7 @@ the same function.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -62,13 +63,30 @@ def edge_init(operations: Sequence[Primitive], key: Key, channels: int, stride: 
     return [p.init(k, channels, stride, False) for p, k in zip(operations, keys, strict=True)]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _per_channel(weights: Array, channels: int) -> Array:
+    """[O] -> [O, C]. The gradient of a weight is then summed over positions first and over channels last.
+
+    As one reduction to a scalar it would not be vectorised on a CPU; the product with a vector of ones keeps XLA from
+    joining the two sums into that one.
+    """
+    return jnp.broadcast_to(weights[:, None], (*weights.shape, channels))
+
+
+_per_channel.defvjp(
+    lambda weights, channels: (_per_channel.__wrapped__(weights, channels), None),
+    lambda channels, _, g: (jnp.dot(g, jnp.ones((channels,), g.dtype)),),
+)
+
+
 def mixed_edge(operations: Sequence[Primitive], none: int | None, stride: int, axis_name: str | None) -> Edge:
     """The sum of all operations' outputs, each times its weight; `none` is the index of the zero operation."""
 
     def edge(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
         del stats  # a mixture is normalised by the batch alone
+        scales = _per_channel(weights, x.shape[-1]).astype(x.dtype)
         outputs = [
-            weights[o].astype(x.dtype) * primitive.apply(p, x, stride, None, axis_name)[0]
+            scales[o, None, None, None, :] * primitive.apply(p, x, stride, None, axis_name)[0]
             for o, (primitive, p) in enumerate(zip(operations, params, strict=True))
             if o != none
         ]
@@ -122,27 +140,102 @@ def run_edges(
     then be ordered so that a node is complete before it is read. nodes: [N, B, h, w, C]. edges: (source, target).
     params, selection, stats: with a leading axis E. Returns the nodes and the statistics [E, ...].
     """
-    sources, targets = (np.array(column, np.int32) for column in zip(*edges, strict=True))
     if form == "scan":
-
-        def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
-            source, target, p, s, seen = slot
-            x = lax.dynamic_index_in_dim(nodes if inputs is None else inputs, source, 0, keepdims=False)
-            y, seen = edge(p, s, x, seen)
-            old = lax.dynamic_index_in_dim(nodes, target, 0, keepdims=False)
-            return lax.dynamic_update_index_in_dim(nodes, old + y, target, 0), seen
-
-        return lax.scan(body, nodes, (jnp.asarray(sources), jnp.asarray(targets), params, selection, stats))
-
+        return _scan_edges(edge, tuple(edges), inputs, nodes, params, selection, stats)
     values = list(nodes)
     seen_at: dict[int, Any] = {}
-    for source in sorted(set(sources.tolist())):
-        slots = np.flatnonzero(sources == source)
+    for source in sorted({source for source, _ in edges}):
+        slots = np.array([slot for slot, (start, _) in enumerate(edges) if start == source])
         x = values[source] if inputs is None else inputs[source]
         taken = jax.tree.map(lambda leaf, slots=slots: leaf[slots], (params, selection, stats))
         outputs, seen = jax.vmap(edge, (0, 0, None, 0))(taken[0], taken[1], x, taken[2])
-        for i, slot in enumerate(slots):
-            values[targets[slot]] = values[targets[slot]] + outputs[i]
-            seen_at[int(slot)] = jax.tree.map(lambda leaf, i=i: leaf[i], seen)
-    ordered = [seen_at[slot] for slot in range(len(sources))]
+        for i, slot in enumerate(slots.tolist()):
+            values[edges[slot][1]] = values[edges[slot][1]] + outputs[i]
+            seen_at[slot] = jax.tree.map(lambda leaf, i=i: leaf[i], seen)
+    ordered = [seen_at[slot] for slot in range(len(edges))]
     return jnp.stack(values), jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan_edges(
+    edge: Edge,
+    edges: tuple[tuple[int, int], ...],
+    inputs: Array | None,
+    nodes: Array,
+    params: Any,
+    selection: Array,
+    stats: Any,
+) -> tuple[Array, Any]:
+    def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
+        (source, target), p, s, given = slot
+        y, seen = edge(p, s, _at(nodes if inputs is None else inputs, source), given)
+        return _add_at(nodes, target, y), seen
+
+    return lax.scan(body, nodes, (_ends(edges), params, selection, stats))
+
+
+def _scan_edges_forward(
+    edge: Edge, edges: tuple[tuple[int, int], ...], inputs: Array | None, nodes: Array, params: Any, selection: Array,
+    stats: Any,
+) -> tuple[tuple[Array, Any], Any]:  # fmt: skip
+    nodes, seen = _scan_edges.__wrapped__(edge, edges, inputs, nodes, params, selection, stats)
+    return (nodes, seen), (inputs, nodes, params, selection, stats)
+
+
+def _scan_edges_backward(
+    edge: Edge, edges: tuple[tuple[int, int], ...], residuals: Any, cotangents: Any
+) -> tuple[Any, ...]:
+    """The edges in reverse, each computed again from its source, which by now is complete.
+
+    The automatic rule would keep every activation of every edge and, for each edge, add an array of all nodes to the
+    gradient; here a step touches two nodes of it. Statistics carry no gradient.
+    """
+    inputs, nodes, params, selection, stats = residuals
+    mixture = jnp.issubdtype(selection.dtype, jnp.floating)
+
+    def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
+        (source, target), p, s, given = slot
+        to_inputs, to_nodes = gradients
+        x = _at(nodes if inputs is None else inputs, source)
+        if mixture:
+            _, pull, _ = jax.vjp(lambda p, s, x: edge(p, s, x, given), p, s, x, has_aux=True)
+            dp, ds, dx = pull(_at(to_nodes, target))
+        else:
+            _, pull, _ = jax.vjp(lambda p, x: edge(p, s, x, given), p, x, has_aux=True)
+            (dp, dx), ds = pull(_at(to_nodes, target)), None
+        if to_inputs is None:
+            return (None, _add_at(to_nodes, source, dx)), (dp, ds)
+        return (_add_at(to_inputs, source, dx), to_nodes), (dp, ds)
+
+    start = (None if inputs is None else jnp.zeros_like(inputs), cotangents[0])
+    slots = (_ends(edges), params, selection, stats)
+    (to_inputs, to_nodes), (dp, ds) = lax.scan(body, start, slots, reverse=True)
+    return to_inputs, to_nodes, dp, ds, None
+
+
+_scan_edges.defvjp(_scan_edges_forward, _scan_edges_backward)
+
+
+def _ends(edges: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
+    sources, targets = zip(*edges, strict=True)
+    return jnp.array(sources, jnp.int32), jnp.array(targets, jnp.int32)
+
+
+def _at(array: Array, index: Array) -> Array:
+    return lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
+
+
+def _add_at(array: Array, index: Array, value: Array) -> Array:
+    """array[index] += value, image by image.
+
+    An update of a slice is one thread's work on a CPU, and XLA would fuse into it all that `value` is computed from. A
+    loop keeps that out: its operand is computed before, by all threads.
+    """
+
+    def image(b: Array, array: Array) -> Array:
+        at = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
+        old = lax.dynamic_slice(array, at, (1, 1, *array.shape[2:]))
+        new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
+        return lax.dynamic_update_slice(array, new, at)
+
+    return lax.fori_loop(jnp.zeros((), index.dtype), array.shape[1], image, array)

@@ -90,7 +90,7 @@ def nasbench201_supernet(
         for i, (channels, _) in enumerate(stages):
             if i > 0:
                 block_stats = given and given["blocks"][i - 1]
-                x, block_seen = residual_block(params["blocks"][i - 1], x, block_stats, context.axis_name)
+                x, block_seen = residual_block(x, params["blocks"][i - 1], context, block_stats)
                 seen["blocks"].append(block_seen)
             if given is not None:
                 stats = given["stages"][i]

@@ -24,8 +24,10 @@ from jaxnas.train.chunk import Chunk, Infos, check_same_types
 from jaxnas.train.progress import Progress
 from jaxnas.train.stop import Stopped
 
-AfterRound = Callable[[int, PyTree], tuple[PyTree, Mapping[str, float]]]
-"""(rounds done, state) -> (state, values for the metrics): evaluation, a schedule that reads it, a picture's data."""
+AfterRound = Callable[[int, PyTree], tuple[PyTree, Mapping[str, Any]]]
+"""(rounds done, state) -> (state, numbers or arrays for the metrics): evaluation, a schedule that reads it, what
+a picture shows. The next chunk uses the state up: what is to be kept of it is copied. A stop may have it called again
+for the same round, with the same state."""
 
 
 class NonFiniteError(RuntimeError):
@@ -111,6 +113,8 @@ def run(
             if restored is not None:
                 state, done, before = restored.state, restored.step, restored.meta["seconds"]
                 top = Best(*restored.meta["best"]) if restored.meta["best"] else None
+                if done > total:
+                    raise ValueError(f"{stage.path} is at step {done}, beyond the {total} steps asked for")
             # A stage without a checkpoint starts anew, and so do its metrics.
             stage.truncate_metrics(-1 if restored is None else done)
         progress = Progress(
@@ -211,16 +215,17 @@ def _index(legs: Sequence[Leg], number: int, done: int) -> int:
 
 def _after_round(
     after_round: AfterRound, epoch: int, state: PyTree, best: str | None, done: int
-) -> tuple[PyTree, dict[str, float]]:
+) -> tuple[PyTree, dict[str, Any]]:
     after, values = after_round(epoch, state)
     check_same_types(state, after)
-    values = {name: float(value) for name, value in values.items()}
-    for name, value in values.items():
-        if not np.isfinite(value):
-            raise NonFiniteError(name, value, done, f"after epoch {epoch}")
-    if best is not None and best not in values:
-        raise ValueError(f"best={best!r} is not among the values of after_round, which are {sorted(values)}")
-    return after, values
+    arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise NonFiniteError(name, float(array[~np.isfinite(array)][0]), done, f"after epoch {epoch}")
+    if best is not None and (best not in arrays or arrays[best].ndim):
+        numbers = sorted(name for name, array in arrays.items() if not array.ndim)
+        raise ValueError(f"best={best!r} is not among the numbers that after_round gives, which are {numbers}")
+    return after, {name: array.tolist() for name, array in arrays.items()}
 
 
 def _own(leaf: Any) -> Array:

@@ -1,0 +1,143 @@
+"""The network of a NAS-Bench-201 cell (Dong & Yang 2020, section 2.1, https://arxiv.org/abs/2001.00326).
+
+A 3×3 stem with batch norm, three stages of equal cells of C, 2C and 4C channels with a residual block of stride 2
+before the second and the third, batch norm, ReLU, global pooling and a classifier.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, global_pool, part, path_keys
+from jaxnas.ops import layers
+from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, nasbench201_space, nasbench201_stages
+
+_NODES = 4
+
+
+def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
+    """The network of one concrete architecture, with affine batch norms.
+
+    Edges with "none" are not computed; a node without another edge is zero. `drop_path` of the context, which the
+    benchmark does not use, applies to all operations but the identity.
+
+    Cells are written out, not scanned: XLA takes twenty times as long for a dense convolution's gradients inside a loop
+    on a CPU.
+
+    Raises: ValueError where the architecture is not one of the space, or an auxiliary head is asked for.
+    """
+    space = nasbench201_space()
+    costs = space.costs(arch, skeleton)
+    stages = nasbench201_stages(skeleton)
+    edges = [
+        (operation, source, node)
+        for (operation, source), (node, _) in zip(space.to_genotype(arch)["cell"], NASBENCH201_EDGES, strict=True)
+        if operation != "none"
+    ]
+    blocks = [(before, after) for (before, _), (after, _) in itertools.pairwise(stages)]
+    last = stages[-1][0]
+
+    def layout(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "stages": [
+                [
+                    [PRIMITIVES[operation].init(next(keys), channels, 1, True) for operation, _, _ in edges]
+                    for _ in range(skeleton.cells)
+                ]
+                for channels, _ in stages
+            ],
+            "blocks": [residual_block_init(next(keys), before, after) for before, after in blocks],
+            "norm": layers.affine_init(last),
+            "classifier": layers.dense_init(next(keys), last, skeleton.num_classes),
+        }
+
+    def initial_stats() -> Stats:
+        return {
+            "stem": layers.initial_stats(skeleton.channels),
+            "stages": [
+                [
+                    [(layers.initial_stats(channels),) * PRIMITIVES[operation].norms(1) for operation, _, _ in edges]
+                    for _ in range(skeleton.cells)
+                ]
+                for channels, _ in stages
+            ],
+            "blocks": [(layers.initial_stats(after), layers.initial_stats(after)) for _, after in blocks],
+            "norm": layers.initial_stats(last),
+        }
+
+    def cell(
+        x: Array, params: PyTree, stats: Stats | None, key: Key | None, context: Context
+    ) -> tuple[Array, list[Stats]]:
+        keys = None if key is None else jax.random.split(key, len(NASBENCH201_EDGES))
+        nodes: list[Array | None] = [x] + [None] * (_NODES - 1)
+        seen = []
+        for e, (operation, source, node) in enumerate(edges):
+            start = nodes[source]
+            start = jnp.zeros_like(x) if start is None else start
+            y, edge_seen = PRIMITIVES[operation].apply(params[e], start, 1, part(stats, e), context.axis_name)
+            if keys is not None and operation != "skip_connect":
+                y = layers.drop_path(keys[e], y, context.drop_path)
+            total = nodes[node]
+            nodes[node] = y if total is None else total + y
+            seen.append(edge_seen)
+        return jnp.zeros_like(x) if nodes[-1] is None else nodes[-1], seen
+
+    def init(key: Key) -> tuple[PyTree, Stats]:
+        return draw(key, layout), initial_stats()
+
+    def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
+        stats = given_stats(context)
+        keys = path_keys(context, len(stages) * skeleton.cells)
+        x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
+        seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "blocks": []}
+        for s in range(len(stages)):
+            if s > 0:
+                x, block_seen = residual_block(x, params["blocks"][s - 1], context, part(stats, "blocks", s - 1))
+                seen["blocks"].append(block_seen)
+            stage_seen = []
+            for c in range(skeleton.cells):
+                key = None if keys is None else keys[s * skeleton.cells + c]
+                x, cell_seen = cell(x, params["stages"][s][c], part(stats, "stages", s, c), key, context)
+                stage_seen.append(cell_seen)
+            seen["stages"].append(stage_seen)
+        x, seen["norm"] = layers.batch_norm(x, params["norm"], part(stats, "norm"), context.axis_name)
+        return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
+
+    return Network(init, apply, costs)
+
+
+def residual_block_init(key: Key, before: int, after: int) -> layers.Params:
+    """Parameters of the block between two stages of `before` and `after` channels."""
+    first, second, shortcut = jax.random.split(key, 3)
+    return {
+        "first": conv_bn_init(first, 3, before, after),
+        "second": conv_bn_init(second, 3, after, after),
+        "shortcut": layers.conv_init(shortcut, 1, before, after),
+    }
+
+
+def residual_block(
+    x: Array, params: layers.Params, context: Context, stats: Stats | None
+) -> tuple[Array, tuple[Stats, Stats]]:
+    """Two ReLU-conv-norm, the first of stride 2, added to a pooled and projected shortcut."""
+    y, first = conv_bn(jax.nn.relu(x), params["first"], context, part(stats, 0), stride=2)
+    y, second = conv_bn(jax.nn.relu(y), params["second"], context, part(stats, 1))
+    return y + layers.pointwise(_halve(x), params["shortcut"]), (first, second)
+
+
+def _halve(x: Array) -> Array:
+    """2×2 mean of stride 2, rounding the size up; windows over the edge average what lies inside."""
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // 2), -(-width // 2)
+    x = jnp.pad(x, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
+    sums = x.reshape(batch, rows, 2, columns, 2, channels).sum(axis=(2, 4))
+    counts = [jnp.minimum(2, size - 2 * jnp.arange(n)) for size, n in ((height, rows), (width, columns))]
+    return sums / (counts[0][:, None] * counts[1][None, :])[None, :, :, None].astype(x.dtype)

@@ -1,0 +1,161 @@
+"""DARTS: Differentiable Architecture Search (Liu, Simonyan, Yang, ICLR 2019, https://arxiv.org/abs/1806.09055).
+
+Algorithm 1: in turn, the architecture descends the validation loss (by a first- or second-order hypergradient), then
+the weights descend the training loss, at the new architecture and on the batch that the hypergradient's inner step saw.
+Weights and architecture are disjoint pytrees with an optimiser each: decay, momentum and clipping of one never reach
+the other.
+
+Deviations from the authors' program: no batch norm keeps running statistics during the search, so that the passes of
+the hypergradient leave no trace in them; the inner step is differentiated through the optimiser that is given, clipping
+included where it is part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.base import (
+    Arch,
+    Array,
+    Batch,
+    Context,
+    Key,
+    Phase,
+    PyTree,
+    Relaxation,
+    SearchAlgorithm,
+    SearchSpace,
+    Supernet,
+    Weights,
+)
+from jaxnas.ops.layers import pmean
+from jaxnas.relax import softmax
+from jaxnas.search.bilevel import HypergradientFn, first_order
+
+
+class DartsState(NamedTuple):
+    """params: of the supernet. alpha: kind -> [S, O]. The states of the two optimisers. step: int32, steps done."""
+
+    params: PyTree
+    alpha: Weights
+    weight_state: optax.OptState
+    alpha_state: optax.OptState
+    step: Array
+
+
+class DartsInfo(NamedTuple):
+    """Losses and accuracies of the two batches, before the weights' step; norms of the two gradients.
+
+    entropy: of the mixture's weights, in nats, mean over slots: log O at the start, 0 when every slot is decided.
+    """
+
+    train_loss: Array
+    train_accuracy: Array
+    valid_loss: Array
+    valid_accuracy: Array
+    weight_gradient: Array
+    alpha_gradient: Array
+    entropy: Array
+
+
+def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.GradientTransformation:
+    """The paper's optimiser of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient before it."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5, b2=0.999))
+
+
+def darts(
+    space: SearchSpace,
+    supernet: Supernet,
+    weight_optimiser: optax.GradientTransformation,
+    alpha_optimiser: optax.GradientTransformation,
+    hypergradient: HypergradientFn | None = None,
+    *,
+    relaxation: Relaxation = softmax,
+    warmup_steps: int = 0,
+    alpha_scale: float = 1e-3,
+    axis_name: str | None = None,
+) -> SearchAlgorithm:
+    """DARTS over any space with a supernet.
+
+    hypergradient: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
+    `weight_optimiser` or another optimiser with the same state (say, one without clipping). warmup_steps: during the
+    first steps only the weights move. alpha_scale: standard deviation of the initial architecture parameters. Its one
+    phase reads "train" and "valid". `derive` discretises the mixture by the rule of the space, without a score.
+    """
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
+    if not alpha_scale >= 0:
+        raise ValueError(f"alpha_scale must not be negative, got {alpha_scale}")
+    hypergradient = hypergradient or first_order(axis_name)
+
+    def mixture(key: Key | None, alpha: Weights, step: Array) -> Weights:
+        keys = [None] * len(alpha) if key is None else list(jax.random.split(key, len(alpha)))
+        return {kind: relaxation(k, alpha[kind], step) for kind, k in zip(sorted(alpha), keys, strict=True)}
+
+    def loss_at(step: Array) -> Callable[[PyTree, Weights, Batch, Key], tuple[Array, Array]]:
+        def loss(params: PyTree, alpha: Weights, batch: Batch, key: Key) -> tuple[Array, Array]:
+            relax_key, pass_key = jax.random.split(key)
+            weights = mixture(relax_key, alpha, step)
+            logits, _ = supernet.apply(params, weights, batch.image, Context(key=pass_key, axis_name=axis_name))
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label)
+            return losses.mean(), (jnp.argmax(logits, -1) == batch.label).mean()
+
+        return loss
+
+    def init(key: Key) -> DartsState:
+        params_key, alpha_key = jax.random.split(key)
+        params = supernet.init(params_key)
+        template = space.template()
+        keys = jax.random.split(alpha_key, len(template))
+        alpha = {
+            kind: alpha_scale * jax.random.normal(k, template[kind].shape)
+            for kind, k in zip(sorted(template), keys, strict=True)
+        }
+        return DartsState(
+            params, alpha, weight_optimiser.init(params), alpha_optimiser.init(alpha), jnp.zeros((), jnp.int32)
+        )
+
+    def step(key: Key, state: DartsState, batch: Mapping[str, Batch]) -> tuple[DartsState, DartsInfo]:
+        outer_key, inner_key, weight_key, entropy_key = jax.random.split(key, 4)
+        loss = loss_at(state.step)
+
+        hyper = hypergradient(
+            loss, loss, state.params, state.alpha, state.weight_state, batch["train"], batch["valid"],
+            (outer_key, inner_key),
+        )  # fmt: skip
+        updates, alpha_state = alpha_optimiser.update(hyper.gradient, state.alpha_state, state.alpha)
+        moved = optax.apply_updates(state.alpha, updates), alpha_state
+        warm = state.step >= warmup_steps
+        alpha, alpha_state = jax.tree.map(
+            lambda new, old: jnp.where(warm, new, old), moved, (state.alpha, state.alpha_state)
+        )
+
+        (train_loss, train_accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, alpha, batch["train"], weight_key
+        )
+        gradient = pmean(gradient, axis_name)
+        updates, weight_state = weight_optimiser.update(gradient, state.weight_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        weights = mixture(entropy_key, alpha, state.step)
+        entropy = jnp.mean(jnp.concatenate([_entropy(w) for w in weights.values()]))
+        figures = pmean((train_loss, train_accuracy, hyper.outer, hyper.told), axis_name)
+        info = DartsInfo(*figures, optax.tree.norm(gradient), optax.tree.norm(hyper.gradient), entropy)
+        return DartsState(params, alpha, weight_state, alpha_state, state.step + 1), info
+
+    def derive(key: Key, state: DartsState, score: Callable[[Array], Array] | None = None) -> Arch:
+        del score  # the mixture decides
+        return space.discretise(mixture(key, state.alpha, state.step))
+
+    return SearchAlgorithm(init, (Phase("search", step, ("train", "valid")),), derive)
+
+
+def _entropy(weights: Array) -> Array:
+    """[S, O] -> [S], of weights scaled to sum to one."""
+    p = weights / weights.sum(-1, keepdims=True)
+    return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0), -1)

@@ -1,0 +1,175 @@
+"""Training and evaluation of a fixed network on labelled images. Shapes: B batch, H W C image, K classes, S batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.base import Arch, Array, Batch, Context, Key, Network, PyTree, Stats
+from jaxnas.data.augment import normalise
+from jaxnas.data.dataset import Augmentation, Examples
+from jaxnas.data.pipeline import eval_batches
+from jaxnas.networks.switched import SwitchedNetwork
+from jaxnas.ops.layers import pmean
+from jaxnas.train import losses
+
+
+class TrainState(NamedTuple):
+    """step: int32 [], the steps done. arch: int32 [D] where the network takes it as data, else None."""
+
+    params: PyTree
+    stats: Stats
+    opt_state: PyTree
+    step: Array
+    arch: Arch | None
+
+
+class TrainInfo(NamedTuple):
+    """Of one step, float32 []: the loss that was minimised (auxiliary head included), accuracy and gradient norm.
+
+    The accuracy is that of the training batch under drop-path; the norm is that before clipping.
+    """
+
+    loss: Array
+    accuracy: Array
+    gradient_norm: Array
+
+
+class Classifier(NamedTuple):
+    """init: (key, arch) -> state; arch is None but for a `SwitchedNetwork`. step: (key, state, batch) -> (state, info).
+
+    predict: (state, x [B, H, W, C]) -> logits [B, K], by the running statistics and without drop-path.
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[[Key, TrainState, Batch], tuple[TrainState, TrainInfo]]
+    predict: Callable[[TrainState, Array], Array]
+
+
+def classifier(
+    network: Network | SwitchedNetwork,
+    tx: optax.GradientTransformation,
+    *,
+    total_steps: int,
+    auxiliary_weight: float = 0.4,
+    label_smoothing: float = 0.0,
+    drop_path: float = 0.2,
+    momentum: float = 0.1,
+    axis_name: str | None = None,
+) -> Classifier:
+    """How a network is trained from scratch; the defaults are those of DARTS (Liu et al. 2019, section 3.2).
+
+    drop_path: the probability that is reached at the end. It grows with step / total_steps; the paper's program raises
+    it once an epoch instead. momentum: what a batch adds to the running statistics, (1 - m) running + m batch. The
+    optimiser is told the loss as `value`, for `schedules.plateau`. With `axis_name` the batch is spread over that axis:
+    gradients, statistics and the info are means over it, drop-path is drawn on each device for itself.
+
+    Raises: ValueError where a number is out of its range.
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+    if auxiliary_weight < 0.0:
+        raise ValueError(f"auxiliary_weight must not be negative, got {auxiliary_weight}")
+    for name, value in (("label_smoothing", label_smoothing), ("drop_path", drop_path)):
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+    if not 0.0 < momentum <= 1.0:
+        raise ValueError(f"momentum, of the running statistics, must be in (0, 1], got {momentum}")
+    optimiser = optax.with_extra_args_support(tx)
+
+    def apply(params: PyTree, arch: Arch | None, x: Array, context: Context) -> Any:
+        if isinstance(network, SwitchedNetwork):
+            return network.apply(params, arch, x, context)  # type: ignore[arg-type]
+        return network.apply(params, x, context)
+
+    def init(key: Key, arch: Arch | None = None) -> TrainState:
+        if isinstance(network, SwitchedNetwork) != (arch is not None):
+            raise ValueError("an architecture belongs to a SwitchedNetwork, which needs one; a Network is one already")
+        params, stats = network.init(key)
+        return TrainState(params, stats, optimiser.init(params), jnp.zeros((), jnp.int32), arch)
+
+    def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, TrainInfo]:
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        # A probability of Python's 0 leaves drop-path out of the program.
+        probability = drop_path and drop_path * state.step / total_steps
+        context = Context("batch", key, probability, axis_name)
+
+        def loss(params: PyTree) -> tuple[Array, tuple[Array, Stats]]:
+            logits, aux = apply(params, state.arch, batch.image, context)
+            value = losses.with_auxiliary(logits, aux.aux_logits, batch.label, auxiliary_weight, label_smoothing)
+            return value, (logits, aux.stats)
+
+        (value, (logits, seen)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        score = losses.accuracy(logits, batch.label)
+        value, score, gradient = pmean((value, score, gradient), axis_name)
+        updates, opt_state = optimiser.update(gradient, state.opt_state, state.params, value=value)
+        stats = jax.tree.map(lambda old, new: (1.0 - momentum) * old + momentum * new, state.stats, seen)
+        params = optax.apply_updates(state.params, updates)
+        info = TrainInfo(value, score, optax.tree.norm(gradient))
+        return TrainState(params, stats, opt_state, state.step + 1, state.arch), info
+
+    def predict(state: TrainState, x: Array) -> Array:
+        return apply(state.params, state.arch, x, Context(state.stats))[0]
+
+    return Classifier(init, step, predict)
+
+
+class Evaluation(NamedTuple):
+    """On all examples of a split, each counted once. loss: mean cross-entropy in nats, without smoothing."""
+
+    accuracy: float
+    loss: float
+    correct: int
+    total: int
+
+
+def make_evaluate(
+    predict: Callable[[Any, Array], Array], augmentation: Augmentation, batch_size: int
+) -> Callable[[Any, Examples], Evaluation]:
+    """Makes (state, data) -> Evaluation, compiled once for all splits; `predict` is that of a `Classifier`, or alike.
+
+    The last batch is filled up with examples that count nothing; a `predict` that normalises by the batch would see
+    them. Batches are dispatched one by one: inside a loop XLA's convolutions are slow on a CPU.
+
+    Raises: ValueError where batch_size is under 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+    @jax.jit
+    def count(state: Any, images: Array, labels: Array, weight: Array) -> tuple[Array, Array]:
+        logits = predict(state, normalise(images, augmentation.mean, augmentation.std))
+        right = (jnp.argmax(logits, axis=1) == labels) & (weight > 0)
+        loss = losses.cross_entropies(logits, labels)
+        return jnp.sum(right), jnp.sum(jnp.where(weight > 0, loss, 0.0))
+
+    def evaluate(state: Any, data: Examples) -> Evaluation:
+        chosen, weights = eval_batches(len(data.labels), batch_size)
+        # Splits differ in size; batches cut here do not, so that nothing is compiled again.
+        counted = jax.device_get(
+            [count(state, data.images[i], data.labels[i], w) for i, w in zip(chosen, weights, strict=True)]
+        )
+        total, correct = len(data.labels), sum(int(right) for right, _ in counted)
+        return Evaluation(correct / total, math.fsum(float(loss) for _, loss in counted) / total, correct, total)
+
+    return evaluate
+
+
+def confidence_interval(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy, by Wilson's score (Wilson 1927).
+
+    Raises: ValueError where total is under 1 or correct is not in [0, total].
+    """
+    if total < 1 or not 0 <= correct <= total:
+        raise ValueError(f"needs 0 ≤ correct ≤ total and total ≥ 1, got {correct} of {total}")
+    z2 = 1.959963984540054**2
+    share = correct / total
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2))) / (1 + z2 / total)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,115 @@
+"""The laws of supernets, for every space: mixture, path and derived network compute one function."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas.base import Context, Skeleton
+from jaxnas.spaces import DARTS_OPERATIONS, darts_space, nasbench201_space
+from jaxnas.supernets import darts_supernet, nasbench201_supernet
+
+OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
+DARTS = Skeleton(channels=4, cells=3, image_shape=(6, 6, 2), num_classes=3)
+NB201 = Skeleton(channels=4, cells=2, image_shape=(6, 6, 2), num_classes=3)
+SPACES = {
+    "darts": (darts_space(2, OPERATIONS), functools.partial(darts_supernet, DARTS, 2, OPERATIONS)),
+    "nasbench201": (nasbench201_space(), functools.partial(nasbench201_supernet, NB201)),
+}
+X = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+
+
+@pytest.fixture(scope="module", params=sorted(SPACES))
+def built(request):
+    space, make = SPACES[request.param]
+    net = make(form="scan")
+    params = jax.jit(net.init)(jax.random.key(0))
+    archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(2), 3))
+    return space, make, net, params, archs
+
+
+def random_weights(space):
+    template = space.template()
+    keys = jax.random.split(jax.random.key(3), len(template))
+    return {k: jax.nn.softmax(jax.random.normal(key, w.shape)) for key, (k, w) in zip(keys, template.items(), strict=True)}
+
+
+def loss(net, params, weights):
+    return jnp.sum(jnp.square(net.apply(params, weights, X, Context())[0]))
+
+
+def test_a_one_hot_mixture_is_the_path(built):
+    space, _, net, params, archs = built
+    mixture = jax.jit(lambda a: net.apply(params, space.one_hot(a), X, Context())[0])
+    path = jax.jit(lambda a: net.apply_path(params, a, X, Context())[0])
+    outputs = [path(a) for a in archs]
+    for arch, output in zip(archs, outputs, strict=True):
+        np.testing.assert_allclose(mixture(arch), output, rtol=1e-3, atol=1e-4)
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+
+
+def test_the_two_forms_agree_in_values_and_gradients(built):
+    space, make, net, params, _ = built
+    weights = random_weights(space)
+    value, gradients = jax.jit(jax.value_and_grad(functools.partial(loss, net), (0, 1)))(params, weights)
+    other = make(form="batch")
+    expected, expected_gradients = jax.jit(jax.value_and_grad(functools.partial(loss, other), (0, 1)))(params, weights)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * (np.abs(b).max() + 1e-3)),
+        gradients,
+        expected_gradients,
+    )
+
+
+def test_recomputing_edges_changes_nothing(built):
+    space, make, _, params, _ = built
+    weights = random_weights(space)
+    results = [
+        jax.jit(jax.grad(functools.partial(loss, make(form="batch", remat=remat)), 1))(params, weights)
+        for remat in (False, True)
+    ]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *results)
+
+
+def test_used_is_where_the_path_has_a_gradient(built):
+    """A parameter outside `used` does not move the output; every kind of parameter inside does."""
+    space, _, net, params, archs = built
+    del space
+    gradient = jax.jit(jax.grad(lambda p, a: jnp.sum(jnp.sin(net.apply_path(p, a, X, Context())[0])), 0))
+    for arch in archs:
+        masks = net.used(arch)
+        for mask, g in zip(jax.tree.leaves(masks), jax.tree.leaves(gradient(params, arch)), strict=True):
+            used = np.broadcast_to(mask, g.shape)
+            np.testing.assert_array_equal(np.asarray(g)[~used], 0)
+    assert any(np.asarray(m).size > 1 and not np.all(m) for m in jax.tree.leaves(masks))
+
+
+def test_given_statistics_reproduce_the_batch(built):
+    """Normalising by the statistics a batch showed, biased as the batch's own, gives the batch's output again."""
+    _, _, net, params, archs = built
+    logits, aux = jax.jit(lambda a: net.apply_path(params, a, X, Context()))(archs[0])
+    again, seen = jax.jit(lambda a, s: net.apply_path(params, a, X, Context(bn=s)))(archs[0], aux.stats)
+    assert jax.tree.structure(seen.stats) == jax.tree.structure(aux.stats)
+    # the statistics are unbiased and normalisation is not: of 16 positions at the least
+    assert np.abs(again - logits).max() < 0.5 * np.abs(logits).max()
+    other, _ = jax.jit(lambda a, s: net.apply_path(params, a, X[:1], Context(bn=s)))(archs[0], aux.stats)
+    np.testing.assert_allclose(other, again[:1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_mixture_refuses_statistics(built):
+    space, _, net, params, _ = built
+    with pytest.raises(ValueError, match="batch statistics"):
+        net.apply(params, space.template(), X, Context(bn=()))
+
+
+def test_factories_refuse_what_they_cannot_build():
+    with pytest.raises(ValueError, match="unknown operation 'sep_conv_9x9'"):
+        darts_supernet(DARTS, 2, ("none", "sep_conv_9x9"))
+    with pytest.raises(ValueError, match="auxiliary"):
+        darts_supernet(Skeleton(4, 3, (8, 8, 1), 3, auxiliary=True))
+    with pytest.raises(ValueError, match="form must be"):
+        nasbench201_supernet(NB201, form="fast")
+    assert len(DARTS_OPERATIONS) == 8
