@@ -7,8 +7,8 @@ otherwise. The step computes only the gradients it uses and never waits for the 
 
     python -m benchmarks.torch_darts --batch 64 --channels 16 --cells 8 --order second --repeats 3
 
-prints one JSON object a line. Where other programs want the same cores, set OMP_WAIT_POLICY=passive: PyTorch's threads
-spin while they wait, and a spinning thread that keeps a working one off its core can cost a factor of ten. Needs PyTorch alone, of the packages that the project knows.
+prints one JSON object a line. Needs PyTorch alone, of the packages that the project knows. Where other programs want
+the same cores, set OMP_WAIT_POLICY=passive: waiting threads of PyTorch spin, and keep working ones off their cores.
 """
 
 from __future__ import annotations

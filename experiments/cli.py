@@ -4,27 +4,50 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import tyro
 
+from jaxnas.train.loop import NonFiniteError
+from jaxnas.train.stop import Stopped
+
 Config = TypeVar("Config")
 
 
-def main(run: Callable[[Config], None], config: type[Config], arguments: Sequence[str] | None = None) -> None:
+def main(
+    run: Callable[[Config], None],
+    config: type[Config],
+    arguments: Sequence[str] | None = None,
+    presets: Mapping[str, Config] | None = None,
+) -> None:
     """Parses `arguments`, by default those of the process, into a frozen dataclass and runs the program with it.
 
-    Wrong input, which the library reports as ValueError or OSError, gives one line on stderr and exit code 2. With
-    JAXNAS_TRACEBACK=1 in the environment the whole traceback is shown instead.
+    presets: configs by the value of `--preset`, which then give the defaults. Wrong input, which the library reports as
+    ValueError or OSError, gives one line on stderr and exit code 2; a run that diverged gives one and exit code 3; a
+    signal gives 75 (SIGTERM) or 130 (SIGINT). With JAXNAS_TRACEBACK=1 in the environment the traceback is shown.
     """
     module = sys.modules[run.__module__]
     name = module.__spec__.name if module.__spec__ else run.__module__
-    parsed = tyro.cli(config, args=arguments, prog=f"python -m {name}", description=module.__doc__)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    default = None if presets is None else presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
+    given = {} if default is None else {"default": default}
+    parsed = tyro.cli(config, args=arguments, prog=f"python -m {name}", description=module.__doc__, **given)
     try:
         run(parsed)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NonFiniteError, Stopped) as error:
         if os.environ.get("JAXNAS_TRACEBACK") == "1":
             raise
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        stopped = isinstance(error, Stopped)
+        print(f"{name}: {'' if stopped else 'error: '}{' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code if stopped else 3 if isinstance(error, NonFiniteError) else 2)
+
+
+def _value(arguments: Sequence[str], flag: str) -> str:
+    """What follows a flag, as "--flag value" or "--flag=value"; empty where it is absent."""
+    for here, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        if here == flag:
+            return after
+        if here.startswith(f"{flag}="):
+            return here.partition("=")[2]
+    return ""

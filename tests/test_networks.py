@@ -10,6 +10,7 @@ import pytest
 from jaxnas.base import Context, Skeleton
 from jaxnas.networks import darts_network, nasbench201_network, switched_darts_network, tutorial_cnn
 from jaxnas.networks.blocks import draw, equal_runs, fresh_keys
+from jaxnas.networks.darts import _auxiliary
 from jaxnas.networks.nasbench201 import _halve
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES
@@ -181,6 +182,38 @@ def test_equal_cells_are_a_loop_over_the_stack():
     np.testing.assert_array_equal(seen, [1, 3, 19])
 
 
+def test_stages_with_equal_cells():
+    """Twelve cells, among them pairs that share their code: parameters, keys and statistics reach each of them."""
+    space = darts_space(1, ("none", "skip_connect", "nor_conv_1x1"))
+    skeleton = Skeleton(4, 12, (8, 8, 2), 3)
+    arch = jnp.asarray([0, 1, 0, 0, 1, 1], jnp.int32)
+    network, switched = darts_network(arch, skeleton, space), switched_darts_network(skeleton, space)
+    params, stats = switched.init(jax.random.key(0))
+    own, _ = switched.extract(arch, params, stats)
+    assert sum(leaf.size for leaf in jax.tree.leaves(own)) == network.costs["params"]
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(own["cells"])} == {1, 2}
+
+    x, probability = images(skeleton), jnp.float32(0.3)
+
+    @jax.jit
+    def logits(own):
+        return network.apply(own, x, Context("batch", jax.random.key(2), probability))
+
+    @jax.jit
+    def switched_logits(params):
+        return switched.apply(params, arch, x, Context("batch", jax.random.key(2), probability))
+
+    expected, aux = logits(own)
+    other, all_aux = switched_logits(params)
+    close((expected, aux.stats), (other, switched.extract(arch, params, all_aux.stats)[1]))
+    for run, cells in enumerate(own["cells"]):
+        for cell in range(jax.tree.leaves(cells)[0].shape[0]):
+            # Not a common factor, which the batch norms would take out again.
+            changed = jax.tree.map(lambda leaf, c=cell: leaf.at[c].set(jnp.flip(leaf[c]) + 0.1), cells)
+            parts = [*own["cells"][:run], changed, *own["cells"][run + 1 :]]
+            assert float(jnp.abs(logits({**own, "cells": parts})[0] - expected).max()) > 1e-3
+
+
 def test_drop_path_spares_the_identity_and_is_off_in_evaluation():
     """A cell of skips is not touched where it does not reduce; elsewhere the rate is the one asked for."""
     skips = SPACE.from_genotype(
@@ -226,7 +259,31 @@ def test_auxiliary_head_speaks_in_training_only():
     network = darts_network(arch, skeleton)
     params, stats = network.init(jax.random.key(0))
     x = images(skeleton, 4)
-    logits, aux = jax.jit(lambda *a: network.apply(*a, Context()))(params, x)
+
+    @jax.jit
+    def values(params):
+        def loss(params):
+            logits, aux = network.apply(params, x, Context())
+            return weighted_sum(aux.aux_logits), (logits, aux)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, (logits, aux)), gradient = values(params)
+    # The head's loss reaches its own parameters and all before it, and nothing behind it.
+    for name in ("stem", "auxiliary"):
+        assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient[name]))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["classifier"]))
+
+    # The head, written out on a map of 8×8: pools of 5×5 at 0 and 3 in each direction.
+    y = jax.random.normal(jax.random.key(4), (4, 8, 8, 32))
+    head = params["auxiliary"]
+    z = jax.nn.relu(y)
+    z = jnp.stack([jnp.stack([z[:, i : i + 5, j : j + 5].mean((1, 2)) for j in (0, 3)], 1) for i in (0, 3)], 1)
+    z = layers.batch_norm(layers.pointwise(z, head["squeeze"]["kernel"]), head["squeeze"]["norm"])[0]
+    z = jnp.einsum("bijc,ijcd->bd", jax.nn.relu(z), head["conv"]["kernel"])[:, None, None]
+    z = jax.nn.relu(layers.batch_norm(z, head["conv"]["norm"])[0])[:, 0, 0]
+    expected = z @ head["classifier"]["kernel"] + head["classifier"]["bias"][None]
+    close(_auxiliary(y, head, Context())[0], expected)
     assert aux.aux_logits.shape == logits.shape == (4, 3)
     assert jax.tree.structure(aux.stats) == jax.tree.structure(stats)
     _, evaluated = jax.jit(network.apply)(params, x, Context(stats))

@@ -238,7 +238,8 @@ def _reduce_bn(x: Array, params: layers.Params, context: Context, stats: Stats |
 
 def _auxiliary(x: Array, params: layers.Params, context: Context) -> tuple[Array, Stats]:
     """The head on a map [B, H, W, C] of at least 8×8, by the batch's statistics -> (logits [B, K], statistics)."""
-    x = jax.lax.reduce_window(jax.nn.relu(x), jnp.zeros((), x.dtype), jax.lax.add, (1, 5, 5, 1), (1, 3, 3, 1), "VALID")
+    # The literal 0.0 matters: only by it is the sum known as one that has a gradient.
+    x = jax.lax.reduce_window(jax.nn.relu(x), 0.0, jax.lax.add, (1, 5, 5, 1), (1, 3, 3, 1), "VALID")
     x, first = conv_bn(x / 25, params["squeeze"], context, None)
     x, second = conv_bn(jax.nn.relu(x), params["conv"], context, None, padding=0)
     return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), (first, second)

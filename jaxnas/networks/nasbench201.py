@@ -27,8 +27,7 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
     Edges with "none" are not computed; a node without another edge is zero. `drop_path` of the context, which the
     benchmark does not use, applies to all operations but the identity.
 
-    Cells are written out, not scanned: XLA takes twenty times as long for a dense convolution's gradients inside a loop
-    on a CPU.
+    Cells are written out, not scanned: even 15 of them, of convolutions only, compile in seconds.
 
     Raises: ValueError where the architecture is not one of the space, or an auxiliary head is asked for.
     """

@@ -1,0 +1,279 @@
+"""What searches share once an architecture is found: train it and its baselines, test, keep the network, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import data, draw, report
+from jaxnas.base import Arch, Key, Network, SearchSpace, Skeleton
+from jaxnas.data import Augmentation, Dataset
+from jaxnas.networks import SwitchedNetwork, darts_network, switched_darts_network, tutorial_cnn
+from jaxnas.runfolder import RunFolder, versions
+from jaxnas.saved import save_network
+from jaxnas.train import schedules
+from jaxnas.train.chunk import make_chunk
+from jaxnas.train.classifier import classifier, confidence_interval, make_evaluate
+from jaxnas.train.loop import Leg, load
+from jaxnas.train.loop import run as run_loop
+
+Stop = Callable[[], int | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network is trained from scratch; the values of the presets are in `experiments.darts`."""
+
+    epochs: int
+    batch_size: int
+    channels: int
+    cells: int
+    learning_rate: float = 0.025
+    schedule: Literal["cosine", "step", "plateau"] = "cosine"
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    clip: float = 5.0
+    label_smoothing: float = 0.0
+    drop_path: float = 0.2
+    auxiliary: bool = False
+    auxiliary_weight: float = 0.4
+    cutout: bool = True
+    hold_out: float = 0.1
+    """The part of the training split kept back to choose the best epoch; 0 trains on all of it and takes the last."""
+    share_step: bool = True
+    """Found and random networks share one compiled step, the architecture being data."""
+
+
+def enable_cache(folder: str | None) -> None:
+    """Keeps compiled programs in `folder`, by default one in the user's cache, so that a second run starts at once."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    path = Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxnas" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int) -> None:
+    """Raises ValueError for settings that cannot work with the data, before anything is compiled."""
+    parts = data.split(dataset, seed, training.hold_out)
+    if training.batch_size > len(parts.train.labels):
+        raise ValueError(
+            f"batch_size {training.batch_size} is larger than the training part, which has {len(parts.train.labels)} "
+            "images; choose a smaller one"
+        )
+    if training.epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {training.epochs}")
+    darts_network(space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
+
+
+def skeleton_of(training: Training, dataset: Dataset) -> Skeleton:
+    """The network around the cells."""
+    return Skeleton(
+        training.channels, training.cells, dataset.image_shape, dataset.num_classes, auxiliary=training.auxiliary
+    )
+
+
+def train_all(
+    run: RunFolder,
+    training: Training,
+    dataset: Dataset,
+    space: SearchSpace,
+    archs: Mapping[str, Arch],
+    key: Key,
+    seed: int,
+    stop: Stop,
+    hand_designed: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Trains the named architectures and the hand-designed network under the same budget; name -> figures.
+
+    The test split is read once for each network, after its training. The network named "found" is kept in the folder.
+    """
+    skeleton = skeleton_of(training, dataset)
+    switched = switched_darts_network(skeleton, space) if training.share_step and len(archs) > 1 else None
+    shared = None if switched is None else _Trainer(switched, training, dataset, seed)
+    figures = {}
+    for number, (name, arch) in enumerate(archs.items()):
+        network = darts_network(arch, skeleton, space)
+        trainer = shared or _Trainer(network, training, dataset, seed)
+        figures[name] = trainer.train(run, name, network, arch, jax.random.fold_in(key, number), stop, space)
+    if hand_designed:
+        network = tutorial_cnn(dataset.image_shape, dataset.num_classes)
+        plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
+        trainer = _Trainer(network, plain, dataset, seed)
+        figures["hand-designed"] = trainer.train(
+            run, "hand-designed", network, None, jax.random.fold_in(key, len(archs)), stop, None
+        )
+    return figures
+
+
+class _Trainer:
+    """One compiled step, evaluation and data, for one network or for all of a space."""
+
+    def __init__(self, network: Network | SwitchedNetwork, training: Training, dataset: Dataset, seed: int) -> None:
+        self.network = network
+        self.training = training
+        self.dataset = dataset
+        self.parts = data.split(dataset, seed, training.hold_out)
+        self.steps = len(self.parts.train.labels) // training.batch_size
+        schedule, then = _schedule(training, self.steps)
+        optimiser = schedules.sgd(
+            schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
+        )
+        self.classifier = classifier(
+            network,
+            optimiser,
+            total_steps=training.epochs * self.steps,
+            auxiliary_weight=training.auxiliary_weight,
+            label_smoothing=training.label_smoothing,
+            drop_path=training.drop_path,
+        )
+        self.init = jax.jit(self.classifier.init)
+        augmentation: Augmentation = dataset.augmentation
+        batches = data.make_batches(
+            len(self.parts.train.labels), training.batch_size, augmentation, cutout=training.cutout
+        )
+        self.chunk = make_chunk(self.classifier.step, batches)
+        self.evaluate = make_evaluate(self.classifier.predict, augmentation, 256)
+
+    def train(
+        self, run: RunFolder, name: str, network: Network, arch: Arch | None, key: Key, stop: Stop,
+        space: SearchSpace | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        stage = run.stage(f"train-{name}")
+        if stage.result is not None:
+            return stage.result  # type: ignore[no-any-return]
+        init_key, run_key = jax.random.split(key)
+        takes_arch = isinstance(self.network, SwitchedNetwork)
+        state = self.init(init_key, arch if takes_arch else None)
+        valid = self.parts.valid
+
+        def after_round(epoch: int, state: Any) -> tuple[Any, dict[str, float]]:
+            del epoch
+            if valid is None:
+                return state, {}
+            result = self.evaluate(state, valid)
+            return state, {"valid_accuracy": result.accuracy, "valid_loss": result.loss}
+
+        outcome = run_loop(
+            [Leg("train", self.chunk, self.steps, self.training.batch_size)],
+            run_key,
+            state,
+            self.parts.train,
+            self.training.epochs,
+            stage=stage,
+            after_round=after_round,
+            best=None if valid is None else "valid_accuracy",
+            stop=stop,
+        )
+        state = outcome.state if valid is None else load(stage, outcome.state, "best")
+        tested = self.evaluate(state, self.dataset.test)
+        low, high = confidence_interval(tested.correct, tested.total)
+        result = {
+            "test_accuracy": tested.accuracy,
+            "test_interval": [low, high],
+            "test_loss": tested.loss,
+            "valid_accuracy": None if outcome.best is None else outcome.best.value,
+            "selected_epoch": self.training.epochs if outcome.best is None else outcome.best.step // self.steps,
+            **network.costs,
+        }
+        if space is not None and arch is not None:
+            result["genotype"] = space.to_genotype(arch)
+            result["notation"] = space.notation(arch)
+        if name == "found" and arch is not None:
+            params, stats = state.params, state.stats
+            if isinstance(self.network, SwitchedNetwork):
+                params, stats = self.network.extract(arch, params, stats)
+            save_network(
+                run.path, params, stats, result["genotype"], skeleton_of(self.training, self.dataset), self.dataset
+            )
+        stage.finish({**result, "seconds": outcome.seconds})
+        return stage.result  # type: ignore[no-any-return]
+
+
+def _schedule(training: Training, steps: int) -> tuple[Any, Any]:
+    if training.schedule == "cosine":
+        return schedules.per_epoch(schedules.cosine(training.learning_rate, 0.0, training.epochs), steps), None
+    if training.schedule == "step":
+        every = max(1, training.epochs // 3)
+        return schedules.per_epoch(schedules.step_decay(training.learning_rate, 0.1, every), steps), None
+    return training.learning_rate, schedules.plateau(steps, patience=max(1, training.epochs // 10))
+
+
+def finish(
+    run: RunFolder, figures: dict[str, dict[str, Any]], dataset: Dataset, seed: int, timing: dict[str, float],
+    pictures: list[tuple[str, str, str]],
+) -> dict[str, Any]:  # fmt: skip
+    """Writes result.json and the report, and prints the outcome."""
+    seconds = {f"train-{name}": entry["seconds"] for name, entry in figures.items()}
+    rows = {name: {k: v for k, v in entry.items() if k != "seconds"} for name, entry in figures.items()}
+    result = {
+        **rows["found"],
+        "dataset": dataset.name,
+        "seed": seed,
+        "baselines": {name: row for name, row in rows.items() if name != "found"},
+        "versions": versions(),
+        "command": shlex.join(["python", "-m", *_command()]),
+        "timing": {**timing, **seconds},
+    }
+    folder = run.path / "report"
+    folder.mkdir(exist_ok=True)
+    draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
+    draw.draw_comparison({"found": rows["found"], **result["baselines"]}, folder / "comparison.png")
+    lines = [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
+    draw.draw_curves(lines, folder / "curves.png")
+    report.write(
+        run.path,
+        result,
+        [
+            ("The found cells", "cells.png", "Normal and reduction cell; operations on the edges."),
+            ("Found and baselines", "comparison.png", "Test accuracy with its 95 % interval, same training for all."),
+            *pictures,
+            ("Curves", "curves.png", "Losses and accuracies of every stage."),
+        ],
+    )
+    run.finish(result)
+    tell(run.path, result)
+    return result
+
+
+def tell(path: Path, result: Mapping[str, Any]) -> None:
+    """Prints the outcome of a finished run."""
+    rows = {"found": result, **result["baselines"]}
+    print(f"\n{'network':<16}{'test':>8}  {'95 % interval':<18}{'valid':>8}{'params':>12}{'MACs':>14}")
+    for name, row in rows.items():
+        low, high = row["test_interval"]
+        valid = "–" if row["valid_accuracy"] is None else f"{row['valid_accuracy']:.4f}"
+        print(
+            f"{name:<16}{row['test_accuracy']:>8.4f}  {f'{low:.4f} to {high:.4f}':<18}{valid:>8}"
+            f"{row['params']:>12,}{row['macs']:>14,}"
+        )
+    print(f"\n{result['notation']}\nreport: {path / 'report' / 'index.html'}")
+
+
+def _command() -> list[str]:
+    module = sys.modules["__main__"].__spec__
+    return [module.name if module else Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def random_archs(space: SearchSpace, count: int, key: Key) -> dict[str, Arch]:
+    """Baselines drawn from the space: random-1, random-2, …"""
+    return {
+        f"random-{i + 1}": jnp.asarray(np.asarray(space.sample(k))) for i, k in enumerate(jax.random.split(key, count))
+    }
+
+
+def clock() -> Callable[[], float]:
+    """Seconds since now."""
+    start = time.perf_counter()
+    return lambda: round(time.perf_counter() - start, 2)

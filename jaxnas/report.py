@@ -1,0 +1,182 @@
+"""The report of a run: one page, `report/index.html`, with its result, its pictures and how it was made.
+
+The page needs no network and no script, and its pictures lie beside it. What it shows of a result is text: everything
+is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jaxnas.runfolder import write_atomic
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c636b; --line: #d9dde1; --page: #ffffff; --tint: #f4f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8ea; --soft: #a0a8b0; --line: #3a4047; --page: #16191c; --tint: #20252a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 3rem; color: var(--ink); background: var(--page);
+       font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
+h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
+.lead { color: var(--soft); margin: 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .3rem 1.25rem .3rem 0; border-bottom: 1px solid var(--line);
+         overflow-wrap: anywhere; }
+thead th, tbody th { font-weight: 600; }
+.wide th, .wide td { white-space: nowrap; overflow-wrap: normal; }
+td.number, th.number { text-align: right; }
+code, pre { font: .85rem/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
+pre { background: var(--tint); padding: .75rem; border-radius: .4rem; white-space: pre-wrap; margin: .5rem 0; }
+figure { margin: 1.25rem 0; }
+figure img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+             border-radius: .4rem; }
+figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; }
+h3 { font-size: 1rem; margin: 0 0 .4rem; }
+"""
+
+
+def write(
+    run_path: str | os.PathLike[str], result: Mapping[str, Any], pictures: Sequence[tuple[str, str, str]]
+) -> Path:
+    """Writes `run_path`/report/index.html in one step and returns its path.
+
+    result: the content of result.json. Accuracies are fractions, "timing" is in seconds; fields that are not there are
+    left out. pictures: (title, path relative to report/, caption), shown in turn.
+
+    Raises: ValueError where a picture is not in report/; OSError where the page cannot be written.
+    """
+    folder = Path(run_path) / "report"
+    for _, relative, _ in pictures:
+        inside = not Path(relative).is_absolute() and ".." not in Path(relative).parts
+        if not inside or not (folder / relative).is_file():
+            raise ValueError(f"there is no picture {relative!r} in {folder}; draw it there before the report is written")
+    dataset = f" on {result['dataset']}" if result.get("dataset") else ""
+    body = [
+        f"<h1>Architecture search{_text(dataset)}</h1>",
+        f'<p class="lead">Run {_text(Path(run_path).absolute().name)}</p>',
+        *_section("Result", _pairs(_facts(result))),
+        *_section("Beside other networks", _networks(result)),
+        *_section("Found genotype", _genotype(result)),
+        *_section("Pictures", [part for picture in pictures for part in _figure(*picture)]),
+        *_section("Time", _pairs({_label(k): _duration(v) for k, v in (result.get("timing") or {}).items()})),
+        *_section("Versions", _pairs({k: str(v) for k, v in (result.get("versions") or {}).items()})),
+        *_section("Command", [f"<pre>{_text(result['command'])}</pre>"] if result.get("command") else []),
+    ]
+    page = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Architecture search{_text(dataset)}</title>",
+        f"<style>{_STYLE}</style>",
+        "</head>",
+        "<body>",
+        *body,
+        "</body>",
+        "</html>",
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "index.html", "\n".join(page) + "\n")
+    return folder / "index.html"
+
+
+def _facts(result: Mapping[str, Any]) -> dict[str, str]:
+    facts = {}
+    if result.get("test_accuracy") is not None:
+        facts["Accuracy, test split"] = _accuracy(result["test_accuracy"], result.get("test_interval"))
+    if "valid_accuracy" in result:
+        valid = result["valid_accuracy"]
+        facts["Accuracy, validation split"] = _accuracy(valid) if valid is not None else "none was held out"
+    for field, name in (("params", "Parameters"), ("macs", "MACs"), ("seed", "Seed"), ("dataset", "Data set")):
+        if result.get(field) is not None:
+            facts[name] = f"{result[field]:,}" if field in ("params", "macs") else str(result[field])
+    return facts
+
+
+def _networks(result: Mapping[str, Any]) -> list[str]:
+    """The table of the found network and the baselines; nothing where there is no baseline."""
+    if not result.get("baselines"):
+        return []
+    head = "<tr><th>Network</th>" + "".join(
+        f'<th class="number">{name}</th>' for name in ("Test accuracy", "Validation accuracy", "Parameters", "MACs")
+    )
+    rows = []
+    for name, network in {"found": result, **result["baselines"]}.items():
+        accuracy, valid = network.get("test_accuracy"), network.get("valid_accuracy")
+        values = [
+            _accuracy(accuracy, network.get("test_interval")) if accuracy is not None else "–",
+            _accuracy(valid) if valid is not None else "–",
+            *(f"{network[field]:,}" if network.get(field) is not None else "–" for field in ("params", "macs")),
+        ]
+        cells = "".join(f'<td class="number">{_text(value)}</td>' for value in values)
+        rows.append(f"<tr><th>{_text(name)}</th>{cells}</tr>")
+    return [
+        f'<div class="scroll"><table class="wide"><thead>{head}</tr></thead><tbody>',
+        *rows,
+        "</tbody></table></div>",
+    ]
+
+
+def _genotype(result: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if result.get("notation"):
+        parts.append(f"<pre>{_text(result['notation'])}</pre>")
+    if result.get("genotype"):
+        parts.append(
+            f"<details><summary>As JSON</summary><pre>{_text(json.dumps(result['genotype']))}</pre></details>"
+        )
+    return parts
+
+
+def _section(title: str, content: list[str]) -> list[str]:
+    """A section, or nothing where it has no content."""
+    return ["<section>", f"<h2>{_text(title)}</h2>", *content, "</section>"] if content else []
+
+
+def _pairs(values: Mapping[str, str]) -> list[str]:
+    rows = [f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in values.items()]
+    return ["<table><tbody>", *rows, "</tbody></table>"] if rows else []
+
+
+def _figure(title: str, relative: str, caption: str) -> list[str]:
+    return [
+        "<figure>",
+        f"<h3>{_text(title)}</h3>",
+        f'<a href="{_text(quote(relative))}"><img src="{_text(quote(relative))}" alt="{_text(title)}" loading="lazy"></a>',
+        f"<figcaption>{_text(caption)}</figcaption>",
+        "</figure>",
+    ]
+
+
+def _accuracy(value: float, interval: Sequence[float] | None = None) -> str:
+    between = f" ({interval[0]:.2%} – {interval[1]:.2%})" if interval else ""
+    return f"{value:.2%}{between}"
+
+
+def _duration(value: Any) -> str:
+    """Seconds as a person says them; what is no number as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return json.dumps(value) if not isinstance(value, str) else value
+    if value < 60:
+        return f"{value:.3g} s"
+    whole = round(value)
+    hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _label(field: str) -> str:
+    return field.removesuffix("_s").removesuffix("_seconds").replace("_", " ")
+
+
+def _text(value: str) -> str:
+    return html.escape(str(value), quote=True)

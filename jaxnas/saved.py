@@ -1,0 +1,76 @@
+"""The network that a run found, kept in its folder and given back ready for use."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Context, Network, PyTree, Skeleton, Stats
+from jaxnas.checkpoint import Checkpoints
+from jaxnas.data.augment import normalise
+from jaxnas.data.dataset import Dataset
+from jaxnas.networks import darts_network
+from jaxnas.runfolder import read_json, write_json
+from jaxnas.spaces import darts_space
+
+
+class Found(NamedTuple):
+    """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: what training left, statistics too."""
+
+    apply: Callable[[PyTree, Array], Array]
+    params: PyTree
+
+
+def save_network(
+    run: Path, params: PyTree, stats: Stats, genotype: dict[str, Any], skeleton: Skeleton, dataset: Dataset
+) -> None:
+    """Keeps a trained network in `run`/network: its parameters and all that is needed to build it."""
+    folder = run / "network"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(0, {"params": params, "stats": stats}, {})
+    description = {
+        "genotype": genotype,
+        "skeleton": dataclasses.asdict(skeleton),
+        "mean": dataset.augmentation.mean,
+        "std": dataset.augmentation.std,
+        "class_names": dataset.class_names,
+    }
+    write_json(folder / "network.json", description)
+
+
+def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was kept beside the parameters: genotype, skeleton, mean, std, class_names. Raises OSError where nothing was."""
+    path = Path(run) / "network" / "network.json"
+    if not path.exists():
+        raise OSError(f"{run} holds no trained network ({path} is missing): give the folder of a finished run")
+    return read_json(path)  # type: ignore[no-any-return]
+
+
+def load(run: str | os.PathLike[str]) -> Found:
+    """The found and trained network of a run folder, as (apply, params).
+
+    `apply(params, images)` takes uint8 images as they are on disk and normalises them as in training.
+    Raises OSError where the folder holds no network, ValueError where it is damaged.
+    """
+    description = describe(run)
+    shape = description["skeleton"]
+    skeleton = Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
+    network: Network = darts_network(darts_space().from_genotype(description["genotype"]), skeleton)
+    target = jax.eval_shape(network.init, jax.random.key(0))
+    with Checkpoints(Path(run) / "network") as checkpoints:
+        restored = checkpoints.restore({"params": target[0], "stats": target[1]})
+    if restored is None:
+        raise OSError(f"{run}/network holds no whole checkpoint: run the training again")
+    mean, std = tuple(description["mean"]), tuple(description["std"])
+
+    def apply(params: PyTree, images: Array) -> Array:
+        x = normalise(jnp.asarray(images), mean, std)
+        return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
+
+    return Found(apply, restored.state)
