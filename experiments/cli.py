@@ -31,16 +31,24 @@ def main(
     name = module.__spec__.name if module.__spec__ else run.__module__
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default = None if presets is None else presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
-    given = {} if default is None else {"default": default}
-    parsed = tyro.cli(config, args=arguments, prog=f"python -m {name}", description=module.__doc__, **given)
+    parsed = tyro.cli(
+        config,
+        args=arguments,
+        prog=f"python -m {name}",
+        description=module.__doc__,
+        default=tyro.MISSING_NONPROP if default is None else default,
+    )
     try:
         run(parsed)
     except (ValueError, OSError, NonFiniteError, Stopped) as error:
         if os.environ.get("JAXNAS_TRACEBACK") == "1":
             raise
-        stopped = isinstance(error, Stopped)
-        print(f"{name}: {'' if stopped else 'error: '}{' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code if stopped else 3 if isinstance(error, NonFiniteError) else 2)
+        line = " ".join(str(error).split())
+        if isinstance(error, Stopped):
+            print(f"{name}: {line}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        print(f"{name}: error: {line}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, NonFiniteError) else 2)
 
 
 def _value(arguments: Sequence[str], flag: str) -> str:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli
@@ -129,16 +130,12 @@ def main(config: Config) -> None:
         space = space._replace(discretise=discretise_argmax)
     parts = search_parts(dataset, config)
     check(config.train, dataset, space, config.seed)
-    supernet_skeleton = Skeleton(
-        config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes
-    )
+    supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     runtime = ("workdir", "data_dir", "tensorboard", "cache_dir")
     settings = dataclasses.asdict(config)
     identity = {"experiment": "darts", **{k: v for k, v in settings.items() if k not in runtime}}
     with (
-        open_run(
-            config.workdir, identity, {k: settings[k] for k in runtime}, tensorboard=config.tensorboard
-        ) as run,
+        open_run(config.workdir, identity, {k: settings[k] for k in runtime}, tensorboard=config.tensorboard) as run,
         stop_on_signal() as stop,
     ):
         if run.result is not None:
@@ -156,7 +153,14 @@ def main(config: Config) -> None:
         finish(run, figures, dataset, config.seed, {"load": loading, "search": seconds, "total": timer()}, pictures)
 
 
-def search_parts(dataset: data.Dataset, config: Config) -> data.Split:
+class SearchParts(NamedTuple):
+    """The half that the weights learn from and the half that the architecture does."""
+
+    train: data.Examples
+    valid: data.Examples
+
+
+def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     """The two disjoint halves of the search. Raises ValueError where a batch or the limit does not fit."""
     settings = config.search
     if settings.limit < 0:
@@ -164,21 +168,19 @@ def search_parts(dataset: data.Dataset, config: Config) -> data.Split:
     if settings.epochs < 1:
         raise ValueError(f"search.epochs must be at least 1, got {settings.epochs}")
     parts = data.split(dataset, config.seed, 0.5)
-    assert parts.valid is not None  # a fraction of one half is kept
-    if settings.limit:
-        half = settings.limit // 2
-        parts = data.Split(*(data.Examples(part.images[:half], part.labels[:half]) for part in (parts.train, parts.valid)))
-    smallest = min(len(parts.train.labels), len(parts.valid.labels))
+    half = settings.limit // 2 or None
+    train, valid = (data.Examples(part.images[:half], part.labels[:half]) for part in parts if part is not None)
+    smallest = min(len(train.labels), len(valid.labels))
     if settings.batch_size > smallest:
         raise ValueError(
             f"search.batch_size {settings.batch_size} is larger than a half of the training split, which has "
             f"{smallest} images; choose a smaller one"
         )
-    return parts
+    return SearchParts(train, valid)
 
 
 def search(
-    run: RunFolder, config: Config, space: SearchSpace, skeleton: Skeleton, parts: data.Split, dataset: data.Dataset,
+    run: RunFolder, config: Config, space: SearchSpace, skeleton: Skeleton, parts: SearchParts, dataset: data.Dataset,
     key: Key, stop: Callable[[], int | None],
 ) -> tuple[Arch, float]:  # fmt: skip
     """The search stage: (architecture, seconds)."""
@@ -209,11 +211,11 @@ def search(
         "valid": data.make_batches(len(valid.labels), settings.batch_size, dataset.augmentation),
     }
 
-    def batch(key: Key, step: Array, parts: data.Split) -> dict[str, Batch]:
+    def batch(key: Key, step: Array, parts: SearchParts) -> dict[str, Batch]:
         keys = dict(zip(batches, jax.random.split(key), strict=True))
         return {name: make(keys[name], step, getattr(parts, name)) for name, make in batches.items()}
 
-    weights = jax.jit(lambda alpha: jax.tree.map(lambda a: softmax(None, a, 0), alpha))
+    weights = jax.jit(lambda alpha: jax.tree.map(lambda a: softmax(None, a, jnp.zeros(())), alpha))
 
     def after_round(epoch: int, state: DartsState) -> tuple[DartsState, dict[str, Array]]:
         del epoch

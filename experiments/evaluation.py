@@ -152,7 +152,7 @@ class _Trainer:
     ) -> dict[str, Any]:  # fmt: skip
         stage = run.stage(f"train-{name}")
         if stage.result is not None:
-            return stage.result  # type: ignore[no-any-return]
+            return dict(stage.result)
         init_key, run_key = jax.random.split(key)
         takes_arch = isinstance(self.network, SwitchedNetwork)
         state = self.init(init_key, arch if takes_arch else None)
@@ -179,7 +179,7 @@ class _Trainer:
         state = outcome.state if valid is None else load(stage, outcome.state, "best")
         tested = self.evaluate(state, self.dataset.test)
         low, high = confidence_interval(tested.correct, tested.total)
-        result = {
+        result: dict[str, Any] = {
             "test_accuracy": tested.accuracy,
             "test_interval": [low, high],
             "test_loss": tested.loss,
@@ -197,8 +197,9 @@ class _Trainer:
             save_network(
                 run.path, params, stats, result["genotype"], skeleton_of(self.training, self.dataset), self.dataset
             )
-        stage.finish({**result, "seconds": outcome.seconds})
-        return stage.result  # type: ignore[no-any-return]
+        result["seconds"] = outcome.seconds
+        stage.finish(result)
+        return result
 
 
 def _schedule(training: Training, steps: int) -> tuple[Any, Any]:

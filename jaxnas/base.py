@@ -101,7 +101,7 @@ class Batch(NamedTuple):
 
 
 Stats = Any
-"""A pytree of (mean [C], variance [C]) pairs, one for each batch norm of a network, in the layout that its Aux returns."""
+"""A pytree of (mean [C], variance [C]) pairs, one for each batch norm of a network, laid out as in its Aux."""
 
 
 class Context(NamedTuple):
@@ -133,7 +133,7 @@ class Supernet(NamedTuple):
     """A network that holds the parameters of every architecture of a space.
 
     init: key -> params. apply: (params, weights, x [B, H, W, C], context) -> (logits [B, K], Aux), the mixture.
-    apply_path: (params, arch, x, context) -> (logits, Aux), one architecture, of which only its operations are computed.
+    apply_path: (params, arch, x, context) -> (logits, Aux), one architecture; only its operations are computed.
     used: arch -> bool pytree that broadcasts against params, true where that architecture's forward pass reads them.
     """
 

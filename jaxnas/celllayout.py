@@ -8,6 +8,7 @@ boxes do not overlap and no line runs through a box; lines cross only in the gap
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,7 +71,9 @@ def cells(genotype: Mapping[str, Any]) -> list[Cell]:
     try:
         if "cell" in genotype:
             ends = [(node, source) for node in range(1, 4) for source in range(node)]
-            edges = [(operation, source, node) for (operation, source), (node, _) in zip(genotype["cell"], ends, strict=True)]
+            edges = [
+                (operation, source, node) for (operation, source), (node, _) in zip(genotype["cell"], ends, strict=True)
+            ]
             found = [Cell("Cell", ("0", "1", "2", "3"), tuple(edges), ())]
         else:
             found = []
@@ -86,7 +89,9 @@ def cells(genotype: Mapping[str, Any]) -> list[Cell]:
     for cell in found:
         for source, target in [edge[1:] for edge in cell.edges] + [(node, len(cell.nodes) - 1) for node in cell.joined]:
             if source not in range(target):
-                raise ValueError(f"cannot draw this genotype: an edge from {source!r} to {target} does not lead forward")
+                raise ValueError(
+                    f"cannot draw this genotype: an edge from {source!r} to {target} does not lead forward"
+                )
     return found
 
 
@@ -109,8 +114,8 @@ def place(cell: Cell, widths: Mapping[str, float], label_height: float) -> Layou
     for operation, source, target in links:
         chain = [source]
         for step in range(layer[source] + 1, layer[target]):
-            is_label = operation is not None and step == layer[target] - 1
-            items.append(_Item(operation, True, label_height) if is_label else _Item("", False, 0.0))
+            label = operation if step == layer[target] - 1 else None
+            items.append(_Item("", False, 0.0) if label is None else _Item(label, True, label_height))
             layers[step].append(len(items) - 1)
             chain.append(len(items) - 1)
         chains.append([*chain, target])
@@ -129,7 +134,7 @@ def place(cell: Cell, widths: Mapping[str, float], label_height: float) -> Layou
         steep = [
             abs(y[a] - y[b])
             for chain in chains
-            for a, b in zip(chain[:-1], chain[1:], strict=True)
+            for a, b in itertools.pairwise(chain)
             if a in row
         ]  # fmt: skip
         left += widest[index] + min(0.34 + 0.16 * max(steep, default=0.0), 0.75)
@@ -172,7 +177,7 @@ def _order(layers: list[list[int]], chains: list[list[int]]) -> list[list[int]]:
     before: dict[int, list[int]] = {}
     after: dict[int, list[int]] = {}
     for chain in chains:
-        for a, b in zip(chain[:-1], chain[1:], strict=True):
+        for a, b in itertools.pairwise(chain):
             after.setdefault(a, []).append(b)
             before.setdefault(b, []).append(a)
 
@@ -187,7 +192,7 @@ def _order(layers: list[list[int]], chains: list[list[int]]) -> list[list[int]]:
         return crossed, int(sum(abs(p - i - centre) for i, row in enumerate(ends) for p in row))
 
     def cost(rows: list[list[int]]) -> tuple[int, int]:
-        parts = [crossings(a, b) for a, b in zip(rows[:-1], rows[1:], strict=True)]
+        parts = [crossings(a, b) for a, b in itertools.pairwise(rows)]
         return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
     def sweep(rows: list[list[int]], near: Mapping[int, list[int]], indices: Sequence[int]) -> None:
@@ -257,14 +262,16 @@ def _heights(
             a, b = chain[index], chain[index + 1]
             start = out_port[number] if index == 0 else 0.0
             stop = in_port[number] if index == len(chain) - 2 else 0.0
-            weight = 1.0 if items[a].name or items[b].name else 10.0  # A line that passes layers had better be straight.
+            weight = (
+                1.0 if items[a].name or items[b].name else 10.0
+            )  # A line that passes layers had better be straight.
             near[a].append((b, stop - start, weight))
             near[b].append((a, start - stop, weight))
     y = [0.0] * len(items)
     offsets = []
     for row in layers:
         apart = [
-            (items[a].height + items[b].height) / 2 + _SPACE for a, b in zip(row[:-1], row[1:], strict=True)
+            (items[a].height + items[b].height) / 2 + _SPACE for a, b in itertools.pairwise(row)
         ]  # fmt: skip
         offset = np.concatenate([[0.0], np.cumsum(apart)])
         offsets.append(offset)

@@ -8,6 +8,7 @@ Tol's palettes, which are told apart with every common colour vision; each opera
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -295,7 +296,11 @@ def figures(count: float) -> str:
 def _words(operation: str) -> str:
     """sep_conv_3x3 -> sep conv 3×3."""
     kind, _, size = operation.rpartition("_")
-    return f"{kind} {size.replace('x', '×')}".replace("_", " ").strip() if size[:1].isdigit() else operation.replace("_", " ")
+    return (
+        f"{kind} {size.replace('x', '×')}".replace("_", " ").strip()
+        if size[:1].isdigit()
+        else operation.replace("_", " ")
+    )
 
 
 def _plain(name: str) -> str:
@@ -341,7 +346,7 @@ def _line(axes: Axes, points: np.ndarray, colour: str, operation: str | None) ->
     end = points[-1]
     points = np.concatenate([points[:-1], [end - (head, 0)]])
     vertices, codes = [points[0]], [Curve.MOVETO]
-    for a, b in zip(points[:-1], points[1:], strict=True):
+    for a, b in itertools.pairwise(points):
         middle = (a[0] + b[0]) / 2
         vertices += [np.array([middle, a[1]]), np.array([middle, b[1]]), b]
         codes += [Curve.CURVE4] * 3

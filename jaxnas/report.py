@@ -58,7 +58,9 @@ def write(
     for _, relative, _ in pictures:
         inside = not Path(relative).is_absolute() and ".." not in Path(relative).parts
         if not inside or not (folder / relative).is_file():
-            raise ValueError(f"there is no picture {relative!r} in {folder}; draw it there before the report is written")
+            raise ValueError(
+                f"there is no picture {relative!r} in {folder}; draw it there before the report is written"
+            )
     dataset = f" on {result['dataset']}" if result.get("dataset") else ""
     body = [
         f"<h1>Architecture search{_text(dataset)}</h1>",
@@ -132,9 +134,7 @@ def _genotype(result: Mapping[str, Any]) -> list[str]:
     if result.get("notation"):
         parts.append(f"<pre>{_text(result['notation'])}</pre>")
     if result.get("genotype"):
-        parts.append(
-            f"<details><summary>As JSON</summary><pre>{_text(json.dumps(result['genotype']))}</pre></details>"
-        )
+        parts.append(f"<details><summary>As JSON</summary><pre>{_text(json.dumps(result['genotype']))}</pre></details>")
     return parts
 
 
@@ -152,7 +152,8 @@ def _figure(title: str, relative: str, caption: str) -> list[str]:
     return [
         "<figure>",
         f"<h3>{_text(title)}</h3>",
-        f'<a href="{_text(quote(relative))}"><img src="{_text(quote(relative))}" alt="{_text(title)}" loading="lazy"></a>',
+        f'<a href="{_text(quote(relative))}">'
+        f'<img src="{_text(quote(relative))}" alt="{_text(title)}" loading="lazy"></a>',
         f"<figcaption>{_text(caption)}</figcaption>",
         "</figure>",
     ]

@@ -21,7 +21,7 @@ from jaxnas.spaces import darts_space
 
 
 class Found(NamedTuple):
-    """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: what training left, statistics too."""
+    """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: with the statistics."""
 
     apply: Callable[[PyTree, Array], Array]
     params: PyTree
@@ -45,11 +45,11 @@ def save_network(
 
 
 def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """What was kept beside the parameters: genotype, skeleton, mean, std, class_names. Raises OSError where nothing was."""
+    """Kept beside the parameters: genotype, skeleton, mean, std, class_names. Raises OSError if nothing is."""
     path = Path(run) / "network" / "network.json"
     if not path.exists():
         raise OSError(f"{run} holds no trained network ({path} is missing): give the folder of a finished run")
-    return read_json(path)  # type: ignore[no-any-return]
+    return dict(read_json(path))
 
 
 def load(run: str | os.PathLike[str]) -> Found:

@@ -89,9 +89,7 @@ def test_second_order_is_the_derivative_of_the_whole_step(update):
         return outer(after, {"a": a}, 1.0, None)[0]
 
     step = 1e-6
-    expected = [
-        (whole(ALPHA["a"] + step * e) - whole(ALPHA["a"] - step * e)) / (2 * step) for e in jnp.eye(3)
-    ]
+    expected = [(whole(ALPHA["a"] + step * e) - whole(ALPHA["a"] - step * e)) / (2 * step) for e in jnp.eye(3)]
     for result, _, _ in results.values():
         np.testing.assert_allclose(result.gradient["a"], expected, rtol=1e-6, atol=1e-8)
 

@@ -33,7 +33,9 @@ def built(request):
 def random_weights(space):
     template = space.template()
     keys = jax.random.split(jax.random.key(3), len(template))
-    return {k: jax.nn.softmax(jax.random.normal(key, w.shape)) for key, (k, w) in zip(keys, template.items(), strict=True)}
+    return {
+        k: jax.nn.softmax(jax.random.normal(key, w.shape)) for key, (k, w) in zip(keys, template.items(), strict=True)
+    }
 
 
 def loss(net, params, weights):

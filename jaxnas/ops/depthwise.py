@@ -32,7 +32,7 @@ def _materialised(x: Array) -> Array:
         known = x[(0,) * x.ndim] <= jnp.inf  # false for NaN alone
         return lax.cond(known, lambda x: x, lambda x: jnp.full_like(x, jnp.nan), x)
 
-    return lax.platform_dependent(x, cpu=apart, default=lambda x: x)  # type: ignore[no-any-return]
+    return lax.platform_dependent(x, cpu=apart, default=lambda x: x)
 
 
 def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
@@ -111,9 +111,7 @@ def _depthwise_forward(x: Array, kernel: Array, stride: int, dilation: int) -> t
     return _correlate(x, kernel, stride, dilation), (x, kernel)
 
 
-def _depthwise_backward(
-    stride: int, dilation: int, residuals: tuple[Array, Array], g: Array
-) -> tuple[Array, Array]:
+def _depthwise_backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     dx = _correlate(_spread(g, x.shape, stride), kernel[::-1, ::-1], 1, dilation)
     return _materialised(dx), _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
@@ -183,12 +181,16 @@ def _pool_counts(height: int, width: int, stride: int) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def avg_pool(x: Array, stride: int = 1) -> Array:
     """3x3 mean over the entries inside the image (padding is not counted): as `max_pool` in shape."""
+    return _mean(x, stride)
+
+
+def _mean(x: Array, stride: int) -> Array:
     counts = _pool_counts(x.shape[1], x.shape[2], stride).astype(x.dtype)
     return _correlate(x, jnp.ones((3, 3, 1), x.dtype), stride, 1) / counts
 
 
 def _avg_pool_forward(x: Array, stride: int) -> tuple[Array, Array]:
-    return avg_pool.__wrapped__(x, stride), x[:, :, :, :0]
+    return _mean(x, stride), x[:, :, :, :0]
 
 
 def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:

@@ -168,7 +168,7 @@ def factorised_reduce_init(key: Key, channels_in: int, channels_out: int) -> Par
 
 
 def factorised_reduce(x: Array, params: Params) -> Array:
-    """Halves height and width by two strided 1x1 convolutions, the second one pixel further on (zeros past the edge)."""
+    """Halves height and width by two strided 1x1 convolutions, the second one pixel further on (zeros beyond)."""
     shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
     return jnp.concatenate([pointwise(x, params["first"], 2), pointwise(shifted, params["second"], 2)], -1)
 

@@ -64,7 +64,7 @@ class DartsInfo(NamedTuple):
 
 
 def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.GradientTransformation:
-    """The paper's optimiser of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient before it."""
+    """The paper's optimiser of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5, b2=0.999))
 
 
@@ -144,8 +144,18 @@ def darts(
 
         weights = mixture(entropy_key, alpha, state.step)
         entropy = jnp.mean(jnp.concatenate([_entropy(w) for w in weights.values()]))
-        figures = pmean((train_loss, train_accuracy, hyper.outer, hyper.told), axis_name)
-        info = DartsInfo(*figures, optax.tree.norm(gradient), optax.tree.norm(hyper.gradient), entropy)
+        train_loss, train_accuracy, valid_loss, valid_accuracy = pmean(
+            (train_loss, train_accuracy, hyper.outer, hyper.told), axis_name
+        )
+        info = DartsInfo(
+            train_loss,
+            train_accuracy,
+            valid_loss,
+            valid_accuracy,
+            optax.tree.norm(gradient),
+            optax.tree.norm(hyper.gradient),
+            entropy,
+        )
         return DartsState(params, alpha, weight_state, alpha_state, state.step + 1), info
 
     def derive(key: Key, state: DartsState, score: Callable[[Array], Array] | None = None) -> Arch:

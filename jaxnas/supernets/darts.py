@@ -6,6 +6,7 @@ confounded with the mixture's weights, and always uses batch statistics in the m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def darts_supernet(
             if slots:
                 stacked[name] = layers.stack(
                     jax.random.split(group_key, len(slots)),
-                    lambda k, name=name: mixed.edge_init(primitives, k, cell.channels, strides[name]),  # type: ignore[misc]
+                    functools.partial(mixed.edge_init, primitives, channels=cell.channels, stride=strides[name]),
                 )
         return {
             "preprocess0": preprocess0,
@@ -90,7 +91,7 @@ def darts_supernet(
     def initial_edge_stats(cell: CellShape) -> PyTree:
         return {
             name: jax.tree.map(
-                lambda leaf, n=len(slots): jnp.broadcast_to(leaf, (n, *leaf.shape)),  # type: ignore[misc]
+                functools.partial(_stacked, len(slots)),
                 mixed.edge_stats(primitives, cell.channels, strides[name]),
             )
             for name, slots in groups[cell.kind].items()
@@ -142,7 +143,11 @@ def darts_supernet(
         return jax.jit(forward)
 
     def forward(
-        params: PyTree, selections: dict[str, Array], x: Array, context: Context, edge_of: Callable[[int], mixed.Edge],
+        params: PyTree,
+        selections: dict[str, Array],
+        x: Array,
+        context: Context,
+        edge_of: Callable[[int], mixed.Edge],
         path: bool,
     ) -> tuple[Array, Aux]:
         given = None if isinstance(context.bn, str) else context.bn
@@ -155,7 +160,7 @@ def darts_supernet(
             if given is not None:
                 stats = given["cells"][i]
             else:
-                empty = {name: () for name in groups[cell.kind]}
+                empty = dict.fromkeys(groups[cell.kind], ())
                 stats = {"preprocess": None, "edges": initial_edge_stats(cell) if path else empty}
             s2, cell_seen = run[cell.kind](params["cells"][i], selections[cell.kind], stats, s0, s1)
             s0, s1 = s1, s2
@@ -169,7 +174,7 @@ def darts_supernet(
 
         def edge_of(stride: int) -> mixed.Edge:
             edge = mixed.mixed_edge(primitives, none, stride, context.axis_name)
-            return jax.checkpoint(edge) if remat else edge  # type: ignore[no-any-return]
+            return jax.checkpoint(edge) if remat else edge
 
         return forward(params, weights, x, context, edge_of, path=False)
 
@@ -194,9 +199,13 @@ def darts_supernet(
                     continue
                 operation = chosen[cell.kind][jnp.array(slots)]
                 result["edges"][name] = [
-                    jax.tree.map(lambda leaf, o=o, op=operation: (op == o).reshape(-1, *[1] * (leaf.ndim - 1)), p)  # type: ignore[misc]
+                    jax.tree.map(lambda leaf, o=o, op=operation: (op == o).reshape(-1, *[1] * (leaf.ndim - 1)), p)
                     for o, p in enumerate(params["edges"][name])
                 ]
         return everywhere
 
     return Supernet(init, apply, apply_path, used)
+
+
+def _stacked(count: int, leaf: Array) -> Array:
+    return jnp.broadcast_to(leaf, (count, *leaf.shape))

@@ -74,7 +74,7 @@ def _per_channel(weights: Array, channels: int) -> Array:
 
 
 _per_channel.defvjp(
-    lambda weights, channels: (_per_channel.__wrapped__(weights, channels), None),
+    lambda weights, channels: (jnp.broadcast_to(weights[:, None], (*weights.shape, channels)), None),
     lambda channels, _, g: (jnp.dot(g, jnp.ones((channels,), g.dtype)),),
 )
 
@@ -95,9 +95,7 @@ def mixed_edge(operations: Sequence[Primitive], none: int | None, stride: int, a
     return edge
 
 
-def path_edge(
-    operations: Sequence[Primitive], stride: int, axis_name: str | None, given: bool
-) -> Edge:
+def path_edge(operations: Sequence[Primitive], stride: int, axis_name: str | None, given: bool) -> Edge:
     """One operation of an edge, chosen by an int32 index; the others are not computed.
 
     Statistics have the form of `edge_stats`; `given` says whether to normalise by them or by the batch.
@@ -166,6 +164,18 @@ def _scan_edges(
     selection: Array,
     stats: Any,
 ) -> tuple[Array, Any]:
+    return _scan(edge, edges, inputs, nodes, params, selection, stats)
+
+
+def _scan(
+    edge: Edge,
+    edges: tuple[tuple[int, int], ...],
+    inputs: Array | None,
+    nodes: Array,
+    params: Any,
+    selection: Array,
+    stats: Any,
+) -> tuple[Array, Any]:
     def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
         (source, target), p, s, given = slot
         y, seen = edge(p, s, _at(nodes if inputs is None else inputs, source), given)
@@ -178,7 +188,7 @@ def _scan_edges_forward(
     edge: Edge, edges: tuple[tuple[int, int], ...], inputs: Array | None, nodes: Array, params: Any, selection: Array,
     stats: Any,
 ) -> tuple[tuple[Array, Any], Any]:  # fmt: skip
-    nodes, seen = _scan_edges.__wrapped__(edge, edges, inputs, nodes, params, selection, stats)
+    nodes, seen = _scan(edge, edges, inputs, nodes, params, selection, stats)
     return (nodes, seen), (inputs, nodes, params, selection, stats)
 
 

@@ -29,8 +29,8 @@ def nasbench201_supernet(
 ) -> Supernet:
     """The supernet over `nasbench201_space()`; the benchmark's skeleton has channels=16 and cells=5 (in each stage).
 
-    Arguments as in `darts_supernet`. Parameters of the cells are stacked over the cells and edges of a stage, [N, 6, …],
-    and the cells of a stage are scanned.
+    Arguments as in `darts_supernet`. Parameters of the cells are stacked over the cells and edges of a stage,
+    [N, 6, …], and the cells of a stage are scanned.
     """
     if skeleton.auxiliary:
         raise ValueError("a supernet has no auxiliary head: give a skeleton with auxiliary=False")
@@ -92,10 +92,7 @@ def nasbench201_supernet(
                 block_stats = given and given["blocks"][i - 1]
                 x, block_seen = residual_block(x, params["blocks"][i - 1], context, block_stats)
                 seen["blocks"].append(block_seen)
-            if given is not None:
-                stats = given["stages"][i]
-            else:
-                stats = initial_edge_stats(channels) if path else ()
+            stats = given["stages"][i] if given is not None else initial_edge_stats(channels) if path else ()
             x, stage_seen = lax.scan(cell, x, (params["stages"][i], stats))
             seen["stages"].append(stage_seen)
         features = jnp.mean(jax.nn.relu(norm("last_norm", x)).astype(jnp.float32), (1, 2))
