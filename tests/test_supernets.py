@@ -90,15 +90,14 @@ def test_used_is_where_the_path_has_a_gradient(built):
 
 
 def test_given_statistics_reproduce_the_batch(built):
-    """Normalising by the statistics a batch showed, biased as the batch's own, gives the batch's output again."""
+    """Normalising by the statistics that a large batch showed gives nearly its output again, for any part of it."""
     _, _, net, params, archs = built
-    logits, aux = jax.jit(lambda a: net.apply_path(params, a, X, Context()))(archs[0])
-    again, seen = jax.jit(lambda a, s: net.apply_path(params, a, X, Context(bn=s)))(archs[0], aux.stats)
+    x = jax.random.normal(jax.random.key(7), (128, 6, 6, 2))
+    logits, aux = jax.jit(lambda a: net.apply_path(params, a, x, Context()))(archs[0])
+    again, seen = jax.jit(lambda a, s, x: net.apply_path(params, a, x, Context(bn=s)))(archs[0], aux.stats, x[:8])
     assert jax.tree.structure(seen.stats) == jax.tree.structure(aux.stats)
-    # the statistics are unbiased and normalisation is not: of 16 positions at the least
-    assert np.abs(again - logits).max() < 0.5 * np.abs(logits).max()
-    other, _ = jax.jit(lambda a, s: net.apply_path(params, a, X[:1], Context(bn=s)))(archs[0], aux.stats)
-    np.testing.assert_allclose(other, again[:1], rtol=1e-3, atol=1e-4)
+    # statistics are reported unbiased and the batch is normalised by biased ones: one part in 500 for each batch norm
+    np.testing.assert_allclose(again, logits[:8], atol=0.05 * float(np.abs(logits).max()))
 
 
 def test_a_mixture_refuses_statistics(built):
