@@ -77,6 +77,11 @@ def _same_conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array
 _same_conv.defvjp(lambda x, kernel: (_convolve(x, kernel, 1, kernel.shape[0] // 2), (x, kernel)), _same_conv_backward)
 
 
+def widened(x: Array) -> Array:
+    """x in float32 or wider: what statistics, features and logits are computed in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def pmean(tree: Any, axis_name: str | None) -> Any:
     """The mean over a mapped axis, or the tree itself where there is none."""
     return tree if axis_name is None else lax.pmean(tree, axis_name)
@@ -93,7 +98,7 @@ def _per_channel(values: Array) -> Array:
 
 
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
-    x = x.astype(jnp.float32)
+    x = widened(x)
     mean = pmean(jnp.mean(x, (0, 1, 2)), axis_name)
     return mean, pmean(jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2)), axis_name)
 
@@ -101,16 +106,16 @@ def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
 def _standardise_forward(x: Array, axis_name: str | None) -> tuple[tuple[Array, Array, Array], Any]:
     mean, variance = _moments(x, axis_name)
     scale = lax.rsqrt(variance + EPSILON)
-    y = ((x.astype(jnp.float32) - _per_channel(mean)) * _per_channel(scale)).astype(x.dtype)
+    y = ((widened(x) - _per_channel(mean)) * _per_channel(scale)).astype(x.dtype)
     return (y, mean, variance), (x, mean, scale)
 
 
 def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[Array]:
     # the statistics are reported, not optimised through: their cotangents are dropped
     x, mean, scale = residuals
-    g = cotangents[0].astype(jnp.float32)
+    g = widened(cotangents[0])
     scale = _per_channel(scale)
-    centred = (x.astype(jnp.float32) - _per_channel(mean)) * scale
+    centred = (widened(x) - _per_channel(mean)) * scale
     g_mean = pmean(jnp.mean(g, (0, 1, 2), keepdims=True), axis_name)
     g_dot = pmean(jnp.mean(g * centred, (0, 1, 2), keepdims=True), axis_name)
     return ((scale * (g - g_mean - centred * g_dot)).astype(x.dtype),)
@@ -140,7 +145,7 @@ def batch_norm(
     else:
         mean, variance = stats
         scale = _per_channel(lax.rsqrt(variance + EPSILON))
-        y = ((x.astype(jnp.float32) - _per_channel(mean)) * scale).astype(x.dtype)
+        y = ((widened(x) - _per_channel(mean)) * scale).astype(x.dtype)
         seen = stats
     if affine is not None:
         y = y * _per_channel(affine["scale"].astype(y.dtype)) + _per_channel(affine["offset"].astype(y.dtype))
@@ -184,7 +189,7 @@ def dense_init(key: Key, features_in: int, features_out: int) -> Params:
 
 def dense(x: Array, params: Params) -> Array:
     """x [B, F] -> [B, K] in float32."""
-    return jnp.dot(x.astype(jnp.float32), params["kernel"]) + params["bias"][None]
+    return jnp.dot(widened(x), params["kernel"]) + params["bias"][None]
 
 
 def drop_path(key: Key, x: Array, probability: float | Array) -> Array:

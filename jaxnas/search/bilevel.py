@@ -135,7 +135,9 @@ def _second_order(
         (u,) = pull(pmean(v, axis_name))
 
         def alpha_gradient(w: PyTree) -> PyTree:
-            return jax.grad(lambda a: inner(w, a, inner_batch, difference_key)[0])(a)
+            # With respect to w too, and thrown away: a layer with a reverse rule of its own is only then replaced by
+            # that rule, and the rule can be differentiated forward. What is not used is not computed.
+            return jax.grad(lambda w, a: inner(w, a, inner_batch, difference_key)[0], (0, 1))(w, a)[1]
 
         implicit = along(alpha_gradient, w, u)
         return Hypergradient(value, told, pmean(jax.tree.map(jnp.add, direct, implicit), axis_name))

@@ -165,7 +165,7 @@ def darts_supernet(
             s2, cell_seen = run[cell.kind](params["cells"][i], selections[cell.kind], stats, s0, s1)
             s0, s1 = s1, s2
             seen.append(cell_seen)
-        features = jnp.mean(s1.astype(jnp.float32), (1, 2))
+        features = jnp.mean(layers.widened(s1), (1, 2))
         return layers.dense(features, params["head"]), Aux({"stem": stem, "cells": seen})
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:

@@ -185,11 +185,35 @@ def _scan(
 
 
 def _scan_edges_forward(
-    edge: Edge, edges: tuple[tuple[int, int], ...], inputs: Array | None, nodes: Array, params: Any, selection: Array,
+    edge: Edge,
+    edges: tuple[tuple[int, int], ...],
+    inputs: Array | None,
+    nodes: Array,
+    params: Any,
+    selection: Array,
     stats: Any,
-) -> tuple[tuple[Array, Any], Any]:  # fmt: skip
-    nodes, seen = _scan(edge, edges, inputs, nodes, params, selection, stats)
+) -> tuple[tuple[Array, Any], Any]:
+    def by_rules(p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Any]:
+        # The forward rules of what the edge consists of, not the operations themselves: these have no forward-mode
+        # derivative, which a second-order hypergradient takes of this pass.
+        y, _, seen = _edge_vjp(edge, p, s, x, given)
+        return y, seen
+
+    nodes, seen = _scan(by_rules, edges, inputs, nodes, params, selection, stats)
     return (nodes, seen), (inputs, nodes, params, selection, stats)
+
+
+def _edge_vjp(edge: Edge, p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Callable[[Array], Any], Any]:
+    """(output, its gradient -> (to p, to s or None, to x), statistics); a chosen operation has no gradient."""
+    if jnp.issubdtype(s.dtype, jnp.floating):
+        return jax.vjp(lambda p, s, x: edge(p, s, x, given), p, s, x, has_aux=True)
+    y, pull, seen = jax.vjp(lambda p, x: edge(p, s, x, given), p, x, has_aux=True)
+
+    def with_none(g: Array) -> Any:
+        to_p, to_x = pull(g)
+        return to_p, None, to_x
+
+    return y, with_none, seen
 
 
 def _scan_edges_backward(
@@ -201,18 +225,12 @@ def _scan_edges_backward(
     gradient; here a step touches two nodes of it. Statistics carry no gradient.
     """
     inputs, nodes, params, selection, stats = residuals
-    mixture = jnp.issubdtype(selection.dtype, jnp.floating)
 
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), p, s, given = slot
         to_inputs, to_nodes = gradients
         x = _at(nodes if inputs is None else inputs, source)
-        if mixture:
-            _, pull, _ = jax.vjp(lambda p, s, x: edge(p, s, x, given), p, s, x, has_aux=True)
-            dp, ds, dx = pull(_at(to_nodes, target))
-        else:
-            _, pull, _ = jax.vjp(lambda p, x: edge(p, s, x, given), p, x, has_aux=True)
-            (dp, dx), ds = pull(_at(to_nodes, target)), None
+        dp, ds, dx = _edge_vjp(edge, p, s, x, given)[1](_at(to_nodes, target))
         if to_inputs is None:
             return (None, _add_at(to_nodes, source, dx)), (dp, ds)
         return (_add_at(to_inputs, source, dx), to_nodes), (dp, ds)

@@ -95,7 +95,7 @@ def nasbench201_supernet(
             stats = given["stages"][i] if given is not None else initial_edge_stats(channels) if path else ()
             x, stage_seen = lax.scan(cell, x, (params["stages"][i], stats))
             seen["stages"].append(stage_seen)
-        features = jnp.mean(jax.nn.relu(norm("last_norm", x)).astype(jnp.float32), (1, 2))
+        features = jnp.mean(layers.widened(jax.nn.relu(norm("last_norm", x))), (1, 2))
         return layers.dense(features, params["head"]), Aux(seen)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
