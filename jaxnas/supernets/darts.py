@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
+from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
 from jaxnas.ops import layers
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
@@ -58,34 +59,40 @@ def darts_supernet(
     strides = {"plain": 1, "strided": 2}
 
     def init_cell(key: Key, cell: CellShape) -> PyTree:
-        before, last, *rest = jax.random.split(key, 2 + len(groups[cell.kind]))
-        preprocess0 = (
-            layers.factorised_reduce_init(before, cell.inputs[0], cell.channels)
-            if cell.input_reduced
-            else layers.conv_init(before, 1, cell.inputs[0], cell.channels)
-        )
-        stacked = {}
-        for (name, slots), group_key in zip(groups[cell.kind].items(), rest, strict=True):
-            if slots:
-                stacked[name] = layers.stack(
-                    jax.random.split(group_key, len(slots)),
-                    functools.partial(mixed.edge_init, primitives, channels=cell.channels, stride=strides[name]),
-                )
-        return {
-            "preprocess0": preprocess0,
-            "preprocess1": layers.conv_init(last, 1, cell.inputs[1], cell.channels),
-            "edges": stacked,
+        outside, *rest = jax.random.split(key, 1 + len(groups[cell.kind]))
+
+        def preprocess(key: Key) -> PyTree:
+            keys = fresh_keys(key)
+            first = layers.factorised_reduce_init if cell.input_reduced else pointwise_init
+            return {
+                "preprocess0": first(next(keys), cell.inputs[0], cell.channels),
+                "preprocess1": pointwise_init(next(keys), cell.inputs[1], cell.channels),
+            }
+
+        stacked = {
+            name: draw(
+                group_key,
+                functools.partial(mixed.edge_init, primitives, channels=cell.channels, stride=strides[name]),
+                (len(slots),),
+            )
+            for (name, slots), group_key in zip(groups[cell.kind].items(), rest, strict=True)
+            if slots
         }
+        return {**draw(outside, preprocess), "edges": stacked}
 
     def init(key: Key) -> PyTree:
-        stem, head, *rest = jax.random.split(key, 2 + len(cells))
+        outside, *rest = jax.random.split(key, 1 + len(cells))
+
+        def frame(key: Key) -> PyTree:
+            keys = fresh_keys(key)
+            return {
+                "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
+                "head": layers.dense_init(next(keys), nodes * cells[-1].channels, skeleton.num_classes),
+            }
+
         return {
-            "stem": {
-                "kernel": layers.conv_init(stem, 3, skeleton.image_shape[2], 3 * skeleton.channels),
-                "norm": layers.affine_init(3 * skeleton.channels),
-            },
+            **draw(outside, frame),
             "cells": [init_cell(k, cell) for k, cell in zip(rest, cells, strict=True)],
-            "head": layers.dense_init(head, nodes * cells[-1].channels, skeleton.num_classes),
         }
 
     def initial_edge_stats(cell: CellShape) -> PyTree:
@@ -209,3 +216,8 @@ def darts_supernet(
 
 def _stacked(count: int, leaf: Array) -> Array:
     return jnp.broadcast_to(leaf, (count, *leaf.shape))
+
+
+def pointwise_init(key: Key, channels_in: int, channels_out: int) -> Array:
+    """The kernel of a 1x1 convolution, [C_in, C_out]."""
+    return layers.conv_init(key, 1, channels_in, channels_out)

@@ -6,6 +6,7 @@ part; the benchmark's own networks have.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
+from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
 from jaxnas.networks.nasbench201 import residual_block, residual_block_init
 from jaxnas.ops import layers
 from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, NASBENCH201_OPERATIONS, nasbench201_space, nasbench201_stages
@@ -44,25 +46,28 @@ def nasbench201_supernet(
     ends = [(source, node) for node, source in NASBENCH201_EDGES]
 
     def init(key: Key) -> PyTree:
-        stem, head, *rest = jax.random.split(key, 2 + 2 * len(stages))
-        cell_keys, block_keys = rest[: len(stages)], rest[len(stages) :]
+        outside, *rest = jax.random.split(key, 1 + len(stages))
 
-        def init_stage(key: Key, channels: int) -> PyTree:
-            keys = jax.random.split(key, (skeleton.cells, len(ends)))
-            return jax.vmap(jax.vmap(lambda k: mixed.edge_init(primitives, k, channels, 1)))(keys)
+        def frame(key: Key) -> PyTree:
+            keys = fresh_keys(key)
+            channels = [channels for channels, _ in stages]
+            return {
+                "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+                "blocks": [residual_block_init(next(keys), c, 2 * c) for c in channels[:-1]],
+                "last_norm": layers.affine_init(channels[-1]),
+                "head": layers.dense_init(next(keys), channels[-1], skeleton.num_classes),
+            }
 
         return {
-            "stem": {
-                "kernel": layers.conv_init(stem, 3, skeleton.image_shape[2], skeleton.channels),
-                "norm": layers.affine_init(skeleton.channels),
-            },
-            "stages": [init_stage(k, channels) for k, (channels, _) in zip(cell_keys, stages, strict=True)],
-            "blocks": [
-                residual_block_init(k, channels, 2 * channels)
-                for k, (channels, _) in zip(block_keys, stages[:-1], strict=False)
+            **draw(outside, frame),
+            "stages": [
+                draw(
+                    k,
+                    functools.partial(mixed.edge_init, primitives, channels=channels, stride=1),
+                    (skeleton.cells, len(ends)),
+                )
+                for k, (channels, _) in zip(rest, stages, strict=True)
             ],
-            "last_norm": layers.affine_init(stages[-1][0]),
-            "head": layers.dense_init(head, stages[-1][0], skeleton.num_classes),
         }
 
     def initial_edge_stats(channels: int) -> PyTree:
