@@ -1,0 +1,41 @@
+"""Imports run downward only, as docs/design.md has it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import jaxnas
+
+ROOT = Path(jaxnas.__file__).parent
+OUTSIDE = {"data", "checkpoint", "runfolder", "draw", "report", "celllayout"}
+ALLOWED = {
+    "base": set(),
+    "ops": {"base"},
+    "spaces": {"base", "ops"},
+    "relax": {"base"},
+    "networks": {"base", "ops", "spaces"},
+    "supernets": {"base", "ops", "spaces", "networks"},
+    "search": {"base", "ops", "spaces", "relax"},
+    "train": {"base", "ops", "networks", "checkpoint", "runfolder", "data"},
+    "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},
+    **{name: {"base", "spaces", "runfolder", "celllayout"} for name in OUTSIDE},
+}
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_imports_only_what_lies_below(part):
+    files = [ROOT / f"{part}.py"] if (ROOT / f"{part}.py").exists() else sorted((ROOT / part).glob("*.py"))
+    assert files
+    imported = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "jaxnas":
+                names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+                imported.update(names)
+    assert imported - {part} <= ALLOWED[part]
+
+
+def test_every_part_has_its_place():
+    parts = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert parts - {"__init__", "__pycache__"} == set(ALLOWED)
