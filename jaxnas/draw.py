@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from jaxnas.celllayout import Box, cells, place
 
@@ -144,9 +144,9 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
     columns = 1 + max(column for table in tables.values() for _, column, _ in table)
     panel, heading, left = (1.75, 1.15), 0.5, 0.75
     legend_rows = math.ceil(len(operations) / 4)
-    head = 0.35 + 0.24 * legend_rows
+    head = 0.15 + 0.22 * legend_rows
     figure = _figure(
-        max(left + panel[0] * columns + 0.2, 6.6), head + sum(heading + panel[1] * n for n in rows.values()) + 0.55
+        max(left + panel[0] * columns + 0.2, 6.6), head + sum(heading + panel[1] * n for n in rows.values()) + 0.2
     )
     width, height = figure.get_size_inches()
     highest = max(float(np.nanmax(values)) for values in arrays.values()) * 1.06 or 1.0
@@ -176,7 +176,7 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
             axes.tick_params(labelsize=7, length=2, labelbottom=row == rows[kind] - 1, labelleft=column == 0)
             _plain_axes(axes)
         top += panel[1] * rows[kind]
-    figure.text(left / width, 0.12 / height, "step", size=8)
+    figure.text(left / width, 0.2 / height, "step", size=8, va="center")
     figure.legend(
         handles=handles, loc="upper center", ncol=math.ceil(len(operations) / legend_rows), frameon=False, fontsize=9
     )
@@ -223,8 +223,9 @@ def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
             for label, points in series.items():
                 name, whole = label.rstrip("#"), label.endswith("#")
                 colour = _SPLIT_COLOURS.get(name) or next(spare)
-                both = whole and name in series
-                _curve(axes, np.array(points), f"{name}, epoch" if both else name, colour, dots=whole)
+                if whole and name in series:  # Both of single batches and of the whole split.
+                    name, colour = f"{name}, epoch", "#222222"
+                _curve(axes, np.array(points), name, colour, dots=whole)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if quantity == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -232,7 +233,7 @@ def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
                 values = np.array([value for points in series.values() for _, value in points])
                 if values.min() > 0 and values.max() > 30 * values.min():
                     axes.set_yscale("log")
-                    axes.yaxis.set_major_formatter(ScalarFormatter())
+                    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -254,7 +255,7 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
         raise ValueError("there is no network to compare; give at least the found one")
     ranked = sorted(networks.items(), key=lambda item: item[1]["test_accuracy"], reverse=True)
     size, left, right = 0.36, max(_text_width(name, 10) for name in networks) + 0.35, 2.1
-    figure = _figure(left + 4.6 + right, size * len(ranked) + 1.05)
+    figure = _figure(left + 4.6 + right, size * len(ranked) + 0.8)
     width, height = figure.get_size_inches()
     axes = figure.add_axes((left / width, 0.6 / height, 4.6 / width, size * len(ranked) / height))
     for row, (name, network) in enumerate(ranked):
