@@ -617,7 +617,7 @@ def main() -> None:
     parser.add_argument(
         "--memory-format", choices=("channels_last", "contiguous"), nargs="+", default=["channels_last"]
     )
-    parser.add_argument("--compile", choices=("edges", "network"), nargs="?", const="network")
+    parser.add_argument("--compile", choices=("edges", "network"), nargs="?", const="edges")
     parser.add_argument("--bfloat16", action="store_true", help="autocast; parameters stay float32")
     args = parser.parse_args()
     if args.threads:
