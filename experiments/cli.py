@@ -40,6 +40,8 @@ def main(
     )
     try:
         run(parsed)
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does: no error of this program's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, NonFiniteError, Stopped) as error:
         if os.environ.get("JAXNAS_TRACEBACK") == "1":
             raise

@@ -11,7 +11,6 @@ table 1). The same command on the same --workdir goes on where it stopped.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -26,14 +25,16 @@ from experiments.evaluation import (
     clock,
     enable_cache,
     finish,
+    held_run,
+    metrics,
     random_archs,
-    tell,
+    told_finished,
     train_all,
 )
 from jaxnas import data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchSpace, Skeleton
 from jaxnas.relax import softmax
-from jaxnas.runfolder import RunFolder, open_run, write_json
+from jaxnas.runfolder import RunFolder, write_json
 from jaxnas.search import DartsState, adam_l2, darts, exact, finite_difference, first_order
 from jaxnas.spaces import CELL_KINDS, DARTS_OPERATIONS, darts_space, discretise_argmax
 from jaxnas.supernets import darts_supernet
@@ -41,7 +42,6 @@ from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg
 from jaxnas.train.loop import run as run_loop
-from jaxnas.train.stop import stop_on_signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,18 +131,10 @@ def main(config: Config) -> None:
     if config.derive == "argmax":
         space = space._replace(discretise=discretise_argmax)
     parts = search_parts(dataset, config)
-    check(config.train, dataset, space, config.seed)
+    check(config.train, dataset, space, config.seed, config.random_baselines)
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
-    runtime = ("workdir", "data_dir", "tensorboard", "cache_dir")
-    settings = dataclasses.asdict(config)
-    identity = {"experiment": "darts", **{k: v for k, v in settings.items() if k not in runtime}}
-    with (
-        open_run(config.workdir, identity, {k: settings[k] for k in runtime}, tensorboard=config.tensorboard) as run,
-        stop_on_signal() as stop,
-    ):
-        if run.result is not None:
-            print(f"{run.path} is finished; another --workdir makes another run")
-            tell(run.path, run.result)
+    with held_run("darts", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, stop):
+        if told_finished(run):
             return
         search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
         loading = timer()
@@ -165,8 +157,8 @@ class SearchParts(NamedTuple):
 def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     """The two disjoint halves of the search. Raises ValueError where a batch or the limit does not fit."""
     settings = config.search
-    if settings.limit < 0:
-        raise ValueError(f"search.limit must not be negative, got {settings.limit}")
+    if settings.limit < 0 or settings.limit == 1:
+        raise ValueError(f"search.limit must be 0 for all, or at least 2, got {settings.limit}")
     if settings.epochs < 1:
         raise ValueError(f"search.epochs must be at least 1, got {settings.epochs}")
     parts = data.split(dataset, config.seed, 0.5)
@@ -242,12 +234,10 @@ def search(
 
 def draw_weights(run: RunFolder) -> list[tuple[str, str, str]]:
     """Pictures of the mixture's weights over the epochs, from the metrics."""
-    lines = [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
-    rounds = [line for line in lines if line["stage"] == "search" and line["phase"] == "round"]
+    rounds = [line for line in metrics(run) if line["stage"] == "search" and line["phase"] == "round"]
     history = {kind: np.array([line[f"weights_{kind}"] for line in rounds]) for kind in CELL_KINDS}
-    folder = run.path / "report"
-    folder.mkdir(exist_ok=True)
-    draw.draw_alpha(history, DARTS_OPERATIONS, [line["epoch"] for line in rounds], folder / "weights.png")
+    path = run.path / "report" / "weights.png"
+    draw.draw_alpha(history, DARTS_OPERATIONS, [line["epoch"] for line in rounds], path)
     return [("Architecture weights", "weights.png", "The mixture on every edge over the epochs of the search.")]
 
 

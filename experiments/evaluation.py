@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxnas import data, draw, report
 from jaxnas.base import Arch, Key, Network, SearchSpace, Skeleton
 from jaxnas.data import Augmentation, Dataset
 from jaxnas.networks import SwitchedNetwork, darts_network, switched_darts_network, tutorial_cnn
-from jaxnas.runfolder import RunFolder, versions
+from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.classifier import classifier, confidence_interval, make_evaluate
 from jaxnas.train.loop import Leg, load
 from jaxnas.train.loop import run as run_loop
+from jaxnas.train.stop import stop_on_signal
 
 Stop = Callable[[], int | None]
 
@@ -64,8 +64,10 @@ def enable_cache(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int) -> None:
+def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int, random_baselines: int) -> None:
     """Raises ValueError for settings that cannot work with the data, before anything is compiled."""
+    if random_baselines < 0:
+        raise ValueError(f"random_baselines must not be negative, got {random_baselines}")
     parts = data.split(dataset, seed, training.hold_out)
     if training.batch_size > len(parts.train.labels):
         raise ValueError(
@@ -228,11 +230,9 @@ def finish(
         "timing": {**timing, **seconds},
     }
     folder = run.path / "report"
-    folder.mkdir(exist_ok=True)
     draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
     draw.draw_comparison({"found": rows["found"], **result["baselines"]}, folder / "comparison.png")
-    lines = [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
-    draw.draw_curves(lines, folder / "curves.png")
+    draw.draw_curves(metrics(run), folder / "curves.png")
     report.write(
         run.path,
         result,
@@ -246,6 +246,34 @@ def finish(
     run.finish(result)
     tell(run.path, result)
     return result
+
+
+def metrics(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
+
+
+@contextlib.contextmanager
+def held_run(experiment: str, config: Any, runtime: Sequence[str], **identity: Any) -> Iterator[tuple[RunFolder, Stop]]:
+    """The run folder of a config, held, and what tells of a signal.
+
+    runtime: the fields of the config that results do not depend on. identity: what is part of the identity beside the
+    other fields.
+    """
+    settings = dataclasses.asdict(config)
+    apart = {name: settings.pop(name) for name in runtime}
+    whole = {"experiment": experiment, **settings, **identity}
+    with open_run(config.workdir, whole, apart, tensorboard=config.tensorboard) as run, stop_on_signal() as stop:
+        yield run, stop
+
+
+def told_finished(run: RunFolder) -> bool:
+    """Whether the run was finished before, which is then said, with its outcome."""
+    if run.result is None:
+        return False
+    print(f"{run.path} is finished; another --workdir makes another run")
+    tell(run.path, run.result)
+    return True
 
 
 def tell(path: Path, result: Mapping[str, Any]) -> None:
@@ -269,9 +297,7 @@ def _command() -> list[str]:
 
 def random_archs(space: SearchSpace, count: int, key: Key) -> dict[str, Arch]:
     """Baselines drawn from the space: random-1, random-2, …"""
-    return {
-        f"random-{i + 1}": jnp.asarray(np.asarray(space.sample(k))) for i, k in enumerate(jax.random.split(key, count))
-    }
+    return {f"random-{i + 1}": space.sample(k) for i, k in enumerate(jax.random.split(key, count))}
 
 
 def clock() -> Callable[[], float]:

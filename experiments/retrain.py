@@ -16,11 +16,20 @@ import jax
 
 from experiments import cli
 from experiments.darts import PRESETS as SEARCHES
-from experiments.evaluation import Training, check, clock, enable_cache, finish, random_archs, tell, train_all
+from experiments.evaluation import (
+    Training,
+    check,
+    clock,
+    enable_cache,
+    finish,
+    held_run,
+    random_archs,
+    told_finished,
+    train_all,
+)
 from jaxnas import data
-from jaxnas.runfolder import open_run, read_json, write_json
+from jaxnas.runfolder import read_json, write_json
 from jaxnas.spaces import darts_space
-from jaxnas.train.stop import stop_on_signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +57,13 @@ def main(config: Config) -> None:
     path = Path(config.genotype)
     arch = space.from_genotype(read_json(path) if config.genotype.endswith(".json") else config.genotype)
     dataset = data.load(config.dataset, config.data_dir)
-    check(config.train, dataset, space, config.seed)
-    runtime = ("workdir", "data_dir", "tensorboard", "cache_dir", "genotype")
-    settings = dataclasses.asdict(config)
-    identity = {
-        "experiment": "retrain",
-        "genotype": space.to_genotype(arch),
-        **{k: v for k, v in settings.items() if k not in runtime},
-    }
-    with (
-        open_run(config.workdir, identity, {k: settings[k] for k in runtime}, tensorboard=config.tensorboard) as run,
-        stop_on_signal() as stop,
-    ):
-        if run.result is not None:
-            print(f"{run.path} is finished; another --workdir makes another run")
-            tell(run.path, run.result)
+    check(config.train, dataset, space, config.seed, config.random_baselines)
+    runtime = ("workdir", "data_dir", "tensorboard", "cache_dir")
+    genotype = space.to_genotype(arch)  # a name, a file and a text of one architecture are one run
+    with held_run("retrain", config, runtime, genotype=genotype) as (run, stop):
+        if told_finished(run):
             return
-        write_json(run.path / "genotype.json", space.to_genotype(arch))
+        write_json(run.path / "genotype.json", genotype)
         train_key, random_key = jax.random.split(jax.random.key(config.seed))
         archs = {"found": arch, **random_archs(space, config.random_baselines, random_key)}
         figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop)

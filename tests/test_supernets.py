@@ -117,4 +117,6 @@ def test_factories_refuse_what_they_cannot_build():
         darts_supernet(Skeleton(4, 3, (8, 8, 1), 3, auxiliary=True))
     with pytest.raises(ValueError, match="form must be"):
         nasbench201_supernet(NB201, form="fast")
+    with pytest.raises(ValueError, match="leave out remat"):
+        darts_supernet(DARTS, form="scan", remat=True)
     assert len(DARTS_OPERATIONS) == 8

@@ -32,18 +32,14 @@ def darts_supernet(
     """The supernet over `darts_space(nodes, operations)`.
 
     The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
-    the edges of a cell are run, by default what suits the platform. remat: recompute each edge in the backward pass
-    instead of keeping its activations (memory is then about a tenth). dtype: of the activations; parameters and
-    statistics stay float32. Parameters of an edge are stacked over the edges of its cell, [E, ...].
+    the edges of a cell are run, by default what suits the platform. remat: in the batch form, recompute each edge in
+    the backward pass instead of keeping its activations; the scan form always does. dtype: of the activations;
+    parameters and statistics stay float32. Parameters of an edge are stacked over the edges of its cell, [E, ...].
     """
     operations = tuple(operations)
     if nodes < 1:
         raise ValueError(f"nodes must be at least 1, got {nodes}")
-    if skeleton.auxiliary:
-        raise ValueError("a supernet has no auxiliary head: give a skeleton with auxiliary=False")
-    if form not in (None, "scan", "batch"):
-        raise ValueError(f"form must be 'scan', 'batch' or None, got {form!r}")
-    form = form or mixed.default_form()
+    form = mixed.checked_form(skeleton, form, remat)
     primitives = mixed.primitives(operations, normed_pools=True)
     none = operations.index("none") if "none" in operations else None
     space = darts_space(nodes, operations)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Array, Key, Stats
+from jaxnas.base import Array, Key, Skeleton, Stats
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES, Primitive
 
@@ -29,6 +29,18 @@ Edge = Callable[[Any, Any, Array, Any], tuple[Array, Any]]
 def default_form() -> Form:
     """`scan` on a CPU, `batch` elsewhere."""
     return "scan" if jax.default_backend() == "cpu" else "batch"
+
+
+def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
+    """The form to use. Raises ValueError for one that does not exist and for settings that no supernet can have."""
+    if skeleton.auxiliary:
+        raise ValueError("a supernet has no auxiliary head: give a skeleton with auxiliary=False")
+    if form not in (None, "scan", "batch"):
+        raise ValueError(f"form must be 'scan', 'batch' or None, got {form!r}")
+    form = form or default_form()
+    if remat and form == "scan":
+        raise ValueError("the form 'scan' always computes edges again: leave out remat, or give form='batch'")
+    return form
 
 
 def normed(primitive: Primitive) -> Primitive:
@@ -154,19 +166,6 @@ def run_edges(
     return jnp.stack(values), jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan_edges(
-    edge: Edge,
-    edges: tuple[tuple[int, int], ...],
-    inputs: Array | None,
-    nodes: Array,
-    params: Any,
-    selection: Array,
-    stats: Any,
-) -> tuple[Array, Any]:
-    return _scan(edge, edges, inputs, nodes, params, selection, stats)
-
-
 def _scan(
     edge: Edge,
     edges: tuple[tuple[int, int], ...],
@@ -241,6 +240,7 @@ def _scan_edges_backward(
     return to_inputs, to_nodes, dp, ds, None
 
 
+_scan_edges = jax.custom_vjp(_scan, nondiff_argnums=(0, 1))
 _scan_edges.defvjp(_scan_edges_forward, _scan_edges_backward)
 
 

@@ -34,11 +34,7 @@ def nasbench201_supernet(
     Arguments as in `darts_supernet`. Parameters of the cells are stacked over the cells and edges of a stage,
     [N, 6, …], and the cells of a stage are scanned.
     """
-    if skeleton.auxiliary:
-        raise ValueError("a supernet has no auxiliary head: give a skeleton with auxiliary=False")
-    if form not in (None, "scan", "batch"):
-        raise ValueError(f"form must be 'scan', 'batch' or None, got {form!r}")
-    form = form or mixed.default_form()
+    form = mixed.checked_form(skeleton, form, remat)
     primitives = mixed.primitives(NASBENCH201_OPERATIONS, normed_pools=False)
     none = NASBENCH201_OPERATIONS.index("none")
     space = nasbench201_space()

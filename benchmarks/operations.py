@@ -1,0 +1,115 @@
+"""The operations that decide how a supernet is written for a CPU, each beside the plain way to write it.
+
+    python -m benchmarks.operations [--batch 64] [--size 32] [--channels 16]
+
+Prints one JSON object a line: what, and milliseconds (median of `repeats`) of the plain form and of this library's. The
+lines "edge" and "cell" have no plain form; they time the operations of one DARTS edge and the scan over all 14.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from experiments import cli
+from jaxnas.base import Array
+from jaxnas.ops import layers
+from jaxnas.ops.depthwise import depthwise
+from jaxnas.spaces import DARTS_OPERATIONS, edge_table
+from jaxnas.supernets import edges as mixed
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    batch: int = 64
+    size: int = 32
+    channels: int = 16
+    repeats: int = 7
+
+
+def gradients(function: Callable[..., Array], which: tuple[int, ...]) -> Callable[..., Any]:
+    """(arguments, output gradient) -> gradients of the arguments at `which`."""
+
+    def pulled(arguments: tuple[Any, ...], g: Array) -> Any:
+        def of_some(*some: Any) -> Array:
+            whole = list(arguments)
+            for place, value in zip(which, some, strict=True):
+                whole[place] = value
+            return function(*whole)
+
+        return jax.vjp(of_some, *(arguments[place] for place in which))[1](g)
+
+    return pulled
+
+
+def main(config: Config) -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (config.batch, config.size, config.size, config.channels)
+    x, g = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape)
+
+    def milliseconds(function: Callable[..., Any], *arguments: Any) -> float:
+        compiled = jax.jit(function).lower(*arguments).compile()
+        jax.block_until_ready(compiled(*arguments))
+        times = []
+        for _ in range(config.repeats):
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(*arguments))
+            times.append(time.perf_counter() - start)
+        return round(1e3 * statistics.median(times), 2)
+
+    def line(name: str, plain: float | None, ours: float) -> None:
+        print(json.dumps({"name": name, "plain_ms": plain, "ours_ms": ours}), flush=True)
+
+    for k in (3, 5):
+        kernel = jax.random.normal(keys[2], (k, k, config.channels))
+
+        def grouped(x: Array, kernel: Array) -> Array:
+            return lax.conv_general_dilated(
+                x, kernel[:, :, None], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=config.channels,
+            )  # fmt: skip
+
+        line(f"depthwise {k}x{k}", milliseconds(grouped, x, kernel), milliseconds(depthwise, x, kernel))
+        times = [milliseconds(gradients(f, (1,)), (x, kernel), g) for f in (grouped, depthwise)]
+        line(f"gradient of the {k}x{k} depthwise kernel", *times)
+
+    square = jax.random.normal(keys[2], (config.channels, config.channels))
+    times = [milliseconds(gradients(f, (0, 1)), (x, square), g) for f in (jnp.dot, layers.pointwise)]
+    line("gradients of a 1x1 convolution", *times)
+
+    primitives = mixed.primitives(DARTS_OPERATIONS, normed_pools=True)
+    edge = mixed.mixed_edge(primitives, 0, 1, None)
+    table = [(source, target + 2) for target, source in edge_table(4)]
+    params = layers.stack(
+        jax.random.split(keys[3], len(table)), lambda k: mixed.edge_init(primitives, k, config.channels, 1)
+    )
+    weights = jnp.full((len(table), len(primitives)), 1 / len(primitives))
+    first = jax.tree.map(lambda leaf: leaf[0], params)
+
+    def one(params: Any, weights: Array, x: Array) -> Array:
+        return edge(params, weights, x, ())[0]
+
+    line("edge, forward", None, milliseconds(one, first, weights[0], x))
+    line("edge, gradients of weights and input", None, milliseconds(gradients(one, (1, 2)), (first, weights[0], x), g))
+    line("edge, all gradients", None, milliseconds(gradients(one, (0, 1, 2)), (first, weights[0], x), g))
+
+    def cell(params: Any, weights: Array, nodes: Array) -> Array:
+        return mixed.run_edges("scan", edge, None, nodes, table, params, weights, ())[0]
+
+    nodes = jnp.concatenate([jnp.stack([x, g]), jnp.zeros((4, *shape))])
+    arguments = (params, weights, nodes)
+    line("cell, forward", None, milliseconds(cell, *arguments))
+    line("cell, gradients of weights and input", None, milliseconds(gradients(cell, (1, 2)), arguments, nodes))
+    line("cell, all gradients", None, milliseconds(gradients(cell, (0, 1, 2)), arguments, nodes))
+
+
+if __name__ == "__main__":
+    cli.main(main, Config)
