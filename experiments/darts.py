@@ -1,6 +1,6 @@
 """DARTS, the whole road: search a cell, train the found network and its baselines, test, draw, report.
 
-    python -m experiments.darts                                        digits, about 5 minutes on 2 CPU cores
+    python -m experiments.darts                                        digits, about 3 minutes on 2 CPU cores
     python -m experiments.darts --preset small --data-dir DIR          CIFAR-10, cut down for a CPU
     python -m experiments.darts --preset paper --order second --data-dir DIR      the paper's settings, for a GPU
 
