@@ -65,7 +65,7 @@ def _same_conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array
     """Both gradients as convolutions in the plain layout.
 
     XLA:CPU brings the automatic ones into a layout that it has a fast kernel for only outside of loops; in a scan over
-    cells or edges they would take twenty times as long.
+    cells or edges they would take many times as long.
     """
     x, kernel = residuals
     pad = kernel.shape[0] // 2

@@ -37,7 +37,7 @@ def make_chunk(
     step: (key, state, batch) -> (state, info), info a NamedTuple of scalars. batch: (key, step, data) -> batch; its key
     is the same at every step. Both are pure. loop: "device" puts the steps of a chunk into one while loop, without a
     dispatch a step; "host" dispatches each step. None takes "host" on CPUs: there XLA brings only convolutions outside
-    of loops into the layout that it has a fast kernel for, and a convolution's gradients in a loop are many times slower.
+    of loops into the layout that it has a fast kernel for, and a convolution's gradients in a loop are far slower.
 
     The state is donated. Raises ValueError for max_steps < 1, and TypeError, when it is traced, for a step that returns
     a state of another structure than it was given.
