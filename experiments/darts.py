@@ -237,8 +237,8 @@ def draw_weights(run: RunFolder) -> list[tuple[str, str, str]]:
     rounds = [line for line in metrics(run) if line["stage"] == "search" and line["phase"] == "round"]
     history = {kind: np.array([line[f"weights_{kind}"] for line in rounds]) for kind in CELL_KINDS}
     path = run.path / "report" / "weights.png"
-    draw.draw_alpha(history, DARTS_OPERATIONS, [line["epoch"] for line in rounds], path)
-    return [("Architecture weights", "weights.png", "The mixture on every edge over the epochs of the search.")]
+    draw.draw_alpha(history, DARTS_OPERATIONS, [line["step"] for line in rounds], path)
+    return [("Architecture weights", "weights.png", "The mixture on every edge over the steps of the search.")]
 
 
 if __name__ == "__main__":
