@@ -189,7 +189,7 @@ def search(
         schedules.per_epoch(rate, steps),
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip,
     )  # fmt: skip
-    hypergradient = {
+    bilevel = {
         "first": first_order, "second": lambda: exact(optimiser), "second-fd": lambda: finite_difference(optimiser),
     }[config.order]()  # fmt: skip
     algorithm = darts(
@@ -197,7 +197,7 @@ def search(
         darts_supernet(skeleton),
         optimiser,
         adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
-        hypergradient,
+        bilevel,
         warmup_steps=settings.warmup_epochs * steps,
     )
     batches = {

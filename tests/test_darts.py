@@ -40,13 +40,25 @@ def test_exact_and_difference_agree_on_a_real_cell_in_double_precision():
             logits, _ = net.apply(params, weights, batch.image, Context())
             return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch.label[:, None], 1)), None
 
-        keys = tuple(jax.random.split(jax.random.key(9)))
         state = OPTIMISER.init(params)
 
         @jax.jit
         def both(params, alpha, state):
             methods = (exact(OPTIMISER), finite_difference(OPTIMISER, 1e-6))
-            return [m(loss, loss, params, alpha, state, data["train"], data["valid"], keys).gradient for m in methods]
+            return [
+                m(
+                    loss,
+                    loss,
+                    params,
+                    alpha,
+                    state,
+                    data["train"],
+                    data["valid"],
+                    jax.random.key(9),
+                    lambda g: (alpha, ()),
+                ).hypergradient
+                for m in methods
+            ]
 
         one, other = both(params, alpha, state)
         for kind in one:

@@ -18,21 +18,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.base import Array
+from jaxnas.base import Array, PyTree
 
 
-def _materialised(x: Array) -> Array:
-    """x, computed on its own on a CPU instead of inside the loop of whatever reads it.
+def materialised(tree: PyTree) -> PyTree:
+    """The arrays of a tree, computed on its own on a CPU instead of inside the loop of whatever reads it.
 
     Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
     barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know.
     """
 
-    def apart(x: Array) -> Array:
-        known = x[(0,) * x.ndim] <= jnp.inf  # false for NaN alone
-        return lax.cond(known, lambda x: x, lambda x: jnp.full_like(x, jnp.nan), x)
+    def apart(tree: PyTree) -> PyTree:
+        first = jax.tree.leaves(tree)[0]
+        known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
+        return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), t), tree)
 
-    return lax.platform_dependent(x, cpu=apart, default=lambda x: x)
+    return lax.platform_dependent(tree, cpu=apart, default=lambda t: t)
 
 
 def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
@@ -53,6 +54,7 @@ def _output_size(x: Array, stride: int) -> tuple[int, int]:
     return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
     size = kernel.shape[0]
     padded = _pad(x, dilation * (size // 2), dilation * (size // 2))
@@ -73,6 +75,7 @@ def _spread(g: Array, shape: tuple[int, ...], stride: int) -> Array:
     return lax.pad(g, zero, ((0, 0, 0), (0, high_h, stride - 1), (0, high_w, stride - 1), (0, 0, 0)))
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     """Sum over images and positions of (shifted input x output gradient), [k, k, C].
 
@@ -114,7 +117,7 @@ def _depthwise_forward(x: Array, kernel: Array, stride: int, dilation: int) -> t
 def _depthwise_backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     dx = _correlate(_spread(g, x.shape, stride), kernel[::-1, ::-1], 1, dilation)
-    return _materialised(dx), _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
+    return materialised(dx), _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -162,7 +165,7 @@ def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) ->
         g_t = _window(g_padded, window, 1, height, width)
         chosen = _window(index_padded, window, 1, height, width) == t + 1
         parts.append(jnp.where(chosen, g_t, 0))
-    return (_materialised(sum(parts)),)  # type: ignore[arg-type]
+    return (materialised(sum(parts)),)  # type: ignore[arg-type]
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -197,7 +200,7 @@ def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
     height, width = like.shape[1], like.shape[2]
     scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
     spread = _spread(scaled, (*g.shape[:1], height, width, *g.shape[3:]), stride)
-    return (_materialised(_correlate(spread, jnp.ones((3, 3, 1), g.dtype), 1, 1)),)
+    return (materialised(_correlate(spread, jnp.ones((3, 3, 1), g.dtype), 1, 1)),)
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)

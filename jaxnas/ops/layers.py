@@ -103,6 +103,7 @@ def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     return mean, pmean(jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2)), axis_name)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _standardise_forward(x: Array, axis_name: str | None) -> tuple[tuple[Array, Array, Array], Any]:
     mean, variance = _moments(x, axis_name)
     scale = lax.rsqrt(variance + EPSILON)
@@ -110,6 +111,7 @@ def _standardise_forward(x: Array, axis_name: str | None) -> tuple[tuple[Array, 
     return (y, mean, variance), (x, mean, scale)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[Array]:
     # the statistics are reported, not optimised through: their cotangents are dropped
     x, mean, scale = residuals

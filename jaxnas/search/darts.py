@@ -35,7 +35,7 @@ from jaxnas.base import (
 )
 from jaxnas.ops.layers import pmean
 from jaxnas.relax import softmax
-from jaxnas.search.bilevel import HypergradientFn, first_order
+from jaxnas.search.bilevel import Bilevel, first_order
 
 
 class DartsState(NamedTuple):
@@ -73,7 +73,7 @@ def darts(
     supernet: Supernet,
     weight_optimiser: optax.GradientTransformation,
     alpha_optimiser: optax.GradientTransformation,
-    hypergradient: HypergradientFn | None = None,
+    bilevel: Bilevel | None = None,
     *,
     relaxation: Relaxation = softmax,
     warmup_steps: int = 0,
@@ -82,7 +82,7 @@ def darts(
 ) -> SearchAlgorithm:
     """DARTS over any space with a supernet.
 
-    hypergradient: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
+    bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
     `weight_optimiser` or another optimiser with the same state (say, one without clipping). warmup_steps: during the
     first steps only the weights move. alpha_scale: standard deviation of the initial architecture parameters. Its one
     phase reads "train" and "valid". `derive` discretises the mixture by the rule of the space, without a score.
@@ -91,7 +91,7 @@ def darts(
         raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
     if not alpha_scale >= 0:
         raise ValueError(f"alpha_scale must not be negative, got {alpha_scale}")
-    hypergradient = hypergradient or first_order(axis_name)
+    bilevel = bilevel or first_order(axis_name)
 
     def mixture(key: Key | None, alpha: Weights, step: Array) -> Weights:
         keys = [None] * len(alpha) if key is None else list(jax.random.split(key, len(alpha)))
@@ -121,39 +121,35 @@ def darts(
         )
 
     def step(key: Key, state: DartsState, batch: Mapping[str, Batch]) -> tuple[DartsState, DartsInfo]:
-        outer_key, inner_key, weight_key, entropy_key = jax.random.split(key, 4)
+        pass_key, entropy_key = jax.random.split(key)
         loss = loss_at(state.step)
 
-        hyper = hypergradient(
-            loss, loss, state.params, state.alpha, state.weight_state, batch["train"], batch["valid"],
-            (outer_key, inner_key),
-        )  # fmt: skip
-        updates, alpha_state = alpha_optimiser.update(hyper.gradient, state.alpha_state, state.alpha)
-        moved = optax.apply_updates(state.alpha, updates), alpha_state
-        warm = state.step >= warmup_steps
-        alpha, alpha_state = jax.tree.map(
-            lambda new, old: jnp.where(warm, new, old), moved, (state.alpha, state.alpha_state)
-        )
+        def move(gradient: PyTree) -> tuple[Weights, optax.OptState]:
+            updates, alpha_state = alpha_optimiser.update(gradient, state.alpha_state, state.alpha)
+            moved = optax.apply_updates(state.alpha, updates), alpha_state
+            warm = state.step >= warmup_steps
+            return jax.tree.map(lambda new, old: jnp.where(warm, new, old), moved, (state.alpha, state.alpha_state))
 
-        (train_loss, train_accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, alpha, batch["train"], weight_key
-        )
-        gradient = pmean(gradient, axis_name)
-        updates, weight_state = weight_optimiser.update(gradient, state.weight_state, state.params)
+        taken = bilevel(
+            loss, loss, state.params, state.alpha, state.weight_state, batch["train"], batch["valid"],
+            pass_key, move,
+        )  # fmt: skip
+        alpha, alpha_state = taken.moved
+        updates, weight_state = weight_optimiser.update(taken.gradient, state.weight_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         weights = mixture(entropy_key, alpha, state.step)
         entropy = jnp.mean(jnp.concatenate([_entropy(w) for w in weights.values()]))
         train_loss, train_accuracy, valid_loss, valid_accuracy = pmean(
-            (train_loss, train_accuracy, hyper.outer, hyper.told), axis_name
+            (taken.inner, taken.inner_told, taken.outer, taken.outer_told), axis_name
         )
         info = DartsInfo(
             train_loss,
             train_accuracy,
             valid_loss,
             valid_accuracy,
-            optax.tree.norm(gradient),
-            optax.tree.norm(hyper.gradient),
+            optax.tree.norm(taken.gradient),
+            optax.tree.norm(taken.hypergradient),
             entropy,
         )
         return DartsState(params, alpha, weight_state, alpha_state, state.step + 1), info

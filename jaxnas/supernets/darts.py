@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
 from jaxnas.ops import layers
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
+
+Pass = Literal["mixture", "path", "path, statistics given"]
 
 
 def darts_supernet(
@@ -101,9 +103,17 @@ def darts_supernet(
             if slots
         }
 
-    def cell_forward(
-        kind: str, edge_of: Callable[[int], mixed.Edge], axis_name: str | None
-    ) -> Callable[..., tuple[Array, Any]]:
+    @functools.cache
+    def edge_of(stride: int, pass_: Pass, axis_name: str | None) -> mixed.Edge:
+        if pass_ == "mixture":
+            edge = mixed.mixed_edge(primitives, none, stride, axis_name)
+            return jax.checkpoint(edge) if remat else edge
+        return mixed.path_edge(primitives, stride, axis_name, given=pass_ == "path, statistics given")
+
+    @functools.cache  # one function for all cells of one shape and for all passes of a step: traced once
+    def cell_forward(kind: str, pass_: Pass, axis_name: str | None) -> Callable[..., tuple[Array, Any]]:
+        edges = {name: edge_of(strides[name], pass_, axis_name) for name in groups[kind]}
+
         def forward(params: PyTree, selection: Array, stats: Any, s0: Array, s1: Array) -> tuple[Array, Any]:
             given = stats["preprocess"] if stats["preprocess"] is not None else (None, None)
             s0, s1 = jax.nn.relu(s0), jax.nn.relu(s1)
@@ -118,7 +128,14 @@ def darts_supernet(
                 states = jnp.concatenate([inputs, jnp.zeros((nodes, *s0.shape), s0.dtype)])
                 ends = [(source, target + 2) for source, target in table]
                 states, seen["plain"] = mixed.run_edges(
-                    form, edge_of(1), None, states, ends, params["edges"]["plain"], selection, stats["edges"]["plain"]
+                    form,
+                    edges["plain"],
+                    None,
+                    states,
+                    ends,
+                    params["edges"]["plain"],
+                    selection,
+                    stats["edges"]["plain"],
                 )
                 states = states[2:]
             else:
@@ -131,7 +148,7 @@ def darts_supernet(
                     ends = [(table[s][0] - (0 if strided else 2), table[s][1]) for s in slots]
                     states, seen[name] = mixed.run_edges(
                         form,
-                        edge_of(strides[name]),
+                        edges[name],
                         inputs if strided else None,
                         states,
                         ends,
@@ -142,7 +159,6 @@ def darts_supernet(
             out = jnp.concatenate(list(states), -1)
             return out, {"preprocess": (seen0, seen1), "edges": seen}
 
-        # traced once for all cells of one shape
         return jax.jit(forward)
 
     def forward(
@@ -150,11 +166,9 @@ def darts_supernet(
         selections: dict[str, Array],
         x: Array,
         context: Context,
-        edge_of: Callable[[int], mixed.Edge],
-        path: bool,
+        pass_: Pass,
     ) -> tuple[Array, Aux]:
         given = None if isinstance(context.bn, str) else context.bn
-        run = {kind: cell_forward(kind, edge_of, context.axis_name) for kind in groups}
         x = layers.conv(x.astype(dtype), params["stem"]["kernel"])
         x, stem = layers.batch_norm(x, params["stem"]["norm"], given and given["stem"], context.axis_name)
         s0 = s1 = x
@@ -164,8 +178,9 @@ def darts_supernet(
                 stats = given["cells"][i]
             else:
                 empty = dict.fromkeys(groups[cell.kind], ())
-                stats = {"preprocess": None, "edges": initial_edge_stats(cell) if path else empty}
-            s2, cell_seen = run[cell.kind](params["cells"][i], selections[cell.kind], stats, s0, s1)
+                stats = {"preprocess": None, "edges": empty if pass_ == "mixture" else initial_edge_stats(cell)}
+            run = cell_forward(cell.kind, pass_, context.axis_name)
+            s2, cell_seen = run(params["cells"][i], selections[cell.kind], stats, s0, s1)
             s0, s1 = s1, s2
             seen.append(cell_seen)
         features = jnp.mean(layers.widened(s1), (1, 2))
@@ -174,23 +189,14 @@ def darts_supernet(
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         if not isinstance(context.bn, str):
             raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
-
-        def edge_of(stride: int) -> mixed.Edge:
-            edge = mixed.mixed_edge(primitives, none, stride, context.axis_name)
-            return jax.checkpoint(edge) if remat else edge
-
-        return forward(params, weights, x, context, edge_of, path=False)
+        return forward(params, weights, x, context, "mixture")
 
     def operation_of_slot(arch: Arch) -> dict[str, Array]:
         return {kind: jnp.argmax(w, -1) for kind, w in space.one_hot(arch).items()}
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        given = not isinstance(context.bn, str)
-
-        def edge_of(stride: int) -> mixed.Edge:
-            return mixed.path_edge(primitives, stride, context.axis_name, given)
-
-        return forward(params, operation_of_slot(arch), x, context, edge_of, path=True)
+        pass_: Pass = "path" if isinstance(context.bn, str) else "path, statistics given"
+        return forward(params, operation_of_slot(arch), x, context, pass_)
 
     def used(arch: Arch) -> PyTree:
         chosen = operation_of_slot(arch)

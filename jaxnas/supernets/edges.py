@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxnas.base import Array, Key, Skeleton, Stats
 from jaxnas.ops import layers
+from jaxnas.ops.depthwise import materialised
 from jaxnas.ops.primitives import PRIMITIVES, Primitive
 
 Form = Literal["scan", "batch"]
@@ -177,10 +178,28 @@ def _scan(
 ) -> tuple[Array, Any]:
     def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
         (source, target), p, s, given = slot
+        p = materialised(p)
         y, seen = edge(p, s, _at(nodes if inputs is None else inputs, source), given)
         return _add_at(nodes, target, y), seen
 
     return lax.scan(body, nodes, (_ends(edges), params, selection, stats))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _edge_by_rules(edge: Edge, p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Any]:
+    """The edge by the forward rules of what it consists of, not by the operations themselves.
+
+    These have no forward-mode derivative, which a second-order hypergradient takes of a forward pass. Compiled for
+    itself, it is traced once for all cells of one size.
+    """
+    y, _, seen = _edge_vjp(edge, p, s, x, given)
+    return y, seen
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _edge_gradient(edge: Edge, p: Any, s: Array, x: Array, given: Any, g: Array) -> Any:
+    """Gradients of the parameters, of the weights (None for a chosen operation) and of the input."""
+    return _edge_vjp(edge, p, s, x, given)[1](g)
 
 
 def _scan_edges_forward(
@@ -192,12 +211,7 @@ def _scan_edges_forward(
     selection: Array,
     stats: Any,
 ) -> tuple[tuple[Array, Any], Any]:
-    def by_rules(p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Any]:
-        # The forward rules of what the edge consists of, not the operations themselves: these have no forward-mode
-        # derivative, which a second-order hypergradient takes of this pass.
-        y, _, seen = _edge_vjp(edge, p, s, x, given)
-        return y, seen
-
+    by_rules = functools.partial(_edge_by_rules, edge)
     nodes, seen = _scan(by_rules, edges, inputs, nodes, params, selection, stats)
     return (nodes, seen), (inputs, nodes, params, selection, stats)
 
@@ -227,9 +241,10 @@ def _scan_edges_backward(
 
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), p, s, given = slot
+        p = materialised(p)
         to_inputs, to_nodes = gradients
         x = _at(nodes if inputs is None else inputs, source)
-        dp, ds, dx = _edge_vjp(edge, p, s, x, given)[1](_at(to_nodes, target))
+        dp, ds, dx = _edge_gradient(edge, p, s, x, given, _at(to_nodes, target))
         if to_inputs is None:
             return (None, _add_at(to_nodes, source, dx)), (dp, ds)
         return (_add_at(to_inputs, source, dx), to_nodes), (dp, ds)
