@@ -23,7 +23,7 @@ def draw(key: Key, init: Callable[[Key], PyTree], leading: tuple[int, ...] = ())
     """
     shapes, tree = jax.tree.flatten_with_path(jax.eval_shape(init, key))
     fan_in = {path: math.prod(leaf.shape[:-1]) for path, leaf in shapes}
-    names = [path[-1].key for path, _ in shapes]
+    names = [getattr(path[-1], "key", "kernel") for path, _ in shapes]
     sizes = [
         0 if name in ("scale", "offset") else math.prod((*leading, *leaf.shape))
         for name, (_, leaf) in zip(names, shapes, strict=True)

@@ -7,11 +7,13 @@ confounded with the mixture's weights, and always uses batch statistics in the m
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
 from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
@@ -36,7 +38,8 @@ def darts_supernet(
     The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
     the edges of a cell are run, by default what suits the platform. remat: in the batch form, recompute each edge in
     the backward pass instead of keeping its activations; the scan form always does. dtype: of the activations;
-    parameters and statistics stay float32. Parameters of an edge are stacked over the edges of its cell, [E, ...].
+    parameters and statistics stay float32. Equal cells that follow each other are
+    one loop; parameters of an edge are stacked over those cells and over the edges of a cell, [L, E, ...].
     """
     operations = tuple(operations)
     if nodes < 1:
@@ -55,31 +58,36 @@ def darts_supernet(
         },
     }
     strides = {"plain": 1, "strided": 2}
+    runs = [list(run) for _, run in itertools.groupby(cells, key=lambda cell: (cell.kind, cell.channels, cell.size))]
 
-    def init_cell(key: Key, cell: CellShape) -> PyTree:
-        outside, *rest = jax.random.split(key, 1 + len(groups[cell.kind]))
+    def init_run(key: Key, run: list[CellShape]) -> PyTree:
+        outside, *rest = jax.random.split(key, 1 + len(groups[run[0].kind]))
 
         def preprocess(key: Key) -> PyTree:
             keys = fresh_keys(key)
-            first = layers.factorised_reduce_init if cell.input_reduced else pointwise_init
             return {
-                "preprocess0": first(next(keys), cell.inputs[0], cell.channels),
-                "preprocess1": pointwise_init(next(keys), cell.inputs[1], cell.channels),
+                "preprocess0": [
+                    (layers.factorised_reduce_init if cell.input_reduced else pointwise_init)(
+                        next(keys), cell.inputs[0], cell.channels
+                    )
+                    for cell in run
+                ],
+                "preprocess1": [pointwise_init(next(keys), cell.inputs[1], cell.channels) for cell in run],
             }
 
         stacked = {
             name: draw(
                 group_key,
-                functools.partial(mixed.edge_init, primitives, channels=cell.channels, stride=strides[name]),
-                (len(slots),),
+                functools.partial(mixed.edge_init, primitives, channels=run[0].channels, stride=strides[name]),
+                (len(run), len(slots)),
             )
-            for (name, slots), group_key in zip(groups[cell.kind].items(), rest, strict=True)
+            for (name, slots), group_key in zip(groups[run[0].kind].items(), rest, strict=True)
             if slots
         }
         return {**draw(outside, preprocess), "edges": stacked}
 
     def init(key: Key) -> PyTree:
-        outside, *rest = jax.random.split(key, 1 + len(cells))
+        outside, *rest = jax.random.split(key, 1 + len(runs))
 
         def frame(key: Key) -> PyTree:
             keys = fresh_keys(key)
@@ -90,76 +98,122 @@ def darts_supernet(
 
         return {
             **draw(outside, frame),
-            "cells": [init_cell(k, cell) for k, cell in zip(rest, cells, strict=True)],
+            "runs": [init_run(k, run) for k, run in zip(rest, runs, strict=True)],
         }
 
-    def initial_edge_stats(cell: CellShape) -> PyTree:
+    def initial_edge_stats(run: list[CellShape]) -> PyTree:
         return {
             name: jax.tree.map(
-                functools.partial(_stacked, len(slots)),
-                mixed.edge_stats(primitives, cell.channels, strides[name]),
+                functools.partial(_stacked, (len(run), len(slots))),
+                mixed.edge_stats(primitives, run[0].channels, strides[name]),
             )
-            for name, slots in groups[cell.kind].items()
+            for name, slots in groups[run[0].kind].items()
             if slots
         }
 
-    @functools.cache
+    @functools.cache  # one function for all passes and cells, so that its rules are traced once
     def edge_of(stride: int, pass_: Pass, axis_name: str | None) -> mixed.Edge:
         if pass_ == "mixture":
             edge = mixed.mixed_edge(primitives, none, stride, axis_name)
             return jax.checkpoint(edge) if remat else edge
         return mixed.path_edge(primitives, stride, axis_name, given=pass_ == "path, statistics given")
 
-    @functools.cache  # one function for all cells of one shape and for all passes of a step: traced once
-    def cell_forward(kind: str, pass_: Pass, axis_name: str | None) -> Callable[..., tuple[Array, Any]]:
-        edges = {name: edge_of(strides[name], pass_, axis_name) for name in groups[kind]}
+    def cell_edges(
+        kind: str,
+        pass_: Pass,
+        axis_name: str | None,
+        params: PyTree,
+        selection: Array,
+        stats: Any,
+        s0: Array,
+        s1: Array,
+    ) -> tuple[Array, Any]:
+        """The edges of one cell from its two preprocessed inputs: (output [B, h, w, nodes * C], statistics)."""
+        run_edges = functools.partial(mixed.run_edges, form)
+        inputs = jnp.stack([s0, s1])
+        if kind == "normal":
+            states = jnp.concatenate([inputs, jnp.zeros((nodes, *s0.shape), s0.dtype)])
+            ends = [(source, target + 2) for source, target in table]
+            states, seen = run_edges(
+                edge_of(1, pass_, axis_name), None, states, ends, params["plain"], selection, stats["plain"]
+            )
+            return jnp.concatenate(list(states[2:]), -1), {"plain": seen}
+        size = (-(-s0.shape[1] // 2), -(-s0.shape[2] // 2))
+        states = jnp.zeros((nodes, s0.shape[0], *size, s0.shape[3]), s0.dtype)
+        seen = {}
+        for name, slots in groups["reduce"].items():
+            if not slots:
+                continue
+            strided = name == "strided"
+            ends = [(table[s][0] - (0 if strided else 2), table[s][1]) for s in slots]
+            states, seen[name] = run_edges(
+                edge_of(strides[name], pass_, axis_name),
+                inputs if strided else None,
+                states,
+                ends,
+                params[name],
+                selection[jnp.array(slots)],
+                stats[name],
+            )
+        return jnp.concatenate(list(states), -1), seen
 
-        def forward(params: PyTree, selection: Array, stats: Any, s0: Array, s1: Array) -> tuple[Array, Any]:
-            given = stats["preprocess"] if stats["preprocess"] is not None else (None, None)
-            s0, s1 = jax.nn.relu(s0), jax.nn.relu(s1)
-            # input 0 comes from before a reduction where its kernel is a pair
-            reduce = isinstance(params["preprocess0"], dict)
-            s0 = (layers.factorised_reduce if reduce else layers.pointwise)(s0, params["preprocess0"])
-            s0, seen0 = layers.batch_norm(s0, None, given[0], axis_name)
-            s1, seen1 = layers.batch_norm(layers.pointwise(s1, params["preprocess1"]), None, given[1], axis_name)
-            inputs = jnp.stack([s0, s1])
-            seen = {}
-            if kind == "normal":
-                states = jnp.concatenate([inputs, jnp.zeros((nodes, *s0.shape), s0.dtype)])
-                ends = [(source, target + 2) for source, target in table]
-                states, seen["plain"] = mixed.run_edges(
-                    form,
-                    edges["plain"],
-                    None,
-                    states,
-                    ends,
-                    params["edges"]["plain"],
-                    selection,
-                    stats["edges"]["plain"],
-                )
-                states = states[2:]
-            else:
-                size = (-(-s0.shape[1] // 2), -(-s0.shape[2] // 2))
-                states = jnp.zeros((nodes, s0.shape[0], *size, s0.shape[3]), s0.dtype)
-                for name, slots in groups["reduce"].items():
-                    if not slots:
-                        continue
-                    strided = name == "strided"
-                    ends = [(table[s][0] - (0 if strided else 2), table[s][1]) for s in slots]
-                    states, seen[name] = mixed.run_edges(
-                        form,
-                        edges[name],
-                        inputs if strided else None,
-                        states,
-                        ends,
-                        params["edges"][name],
-                        selection[jnp.array(slots)],
-                        stats["edges"][name],
-                    )
-            out = jnp.concatenate(list(states), -1)
-            return out, {"preprocess": (seen0, seen1), "edges": seen}
+    def run_forward(
+        run: list[CellShape],
+        pass_: Pass,
+        axis_name: str | None,
+        params: PyTree,
+        selection: Array,
+        stats: Any,
+        s0: Array,
+        s1: Array,
+    ) -> tuple[Array, Array, Any]:
+        """Equal cells in turn, as one loop: (the outputs of the last two cells, statistics).
 
-        return jax.jit(forward)
+        The first preprocessing of a cell after the first reads the input of the cell before, so it is done there, and
+        the first cell's before the loop: that one may reduce. Statistics have a leading axis of cells; of
+        "preprocess0" they are those of the cell after, the last ones of nothing.
+        """
+        first = params["preprocess0"][0]
+        given = stats["preprocess"]
+        reduces = run[0].input_reduced
+        p0 = (layers.factorised_reduce if reduces else layers.pointwise)(jax.nn.relu(s0), first)
+        p0, seen_first = layers.batch_norm(p0, None, given and given["first"], axis_name)
+
+        def preprocess(x: Array, kernel: Array, stats: Any) -> tuple[Array, Any]:
+            return layers.batch_norm(layers.pointwise(jax.nn.relu(x), kernel), None, stats, axis_name)
+
+        # The inputs of the first cell may have fewer channels than its output has, or more: zeros fill up.
+        width = max(s1.shape[-1], nodes * run[0].channels) if len(run) > 1 else s1.shape[-1]
+
+        def cell(carry: tuple[Array, Array, Array], slot: Any) -> tuple[Any, Any]:
+            p0, _, s1 = carry
+            edges, kernel1, next_kernel0, edge_given, given = slot
+            p1, seen1 = preprocess(s1, kernel1, given and given["preprocess1"])
+            out, seen_edges = cell_edges(run[0].kind, pass_, axis_name, edges, selection, edge_given, p0, p1)
+            seen = {"preprocess1": seen1, "edges": seen_edges}
+            if next_kernel0 is None:
+                return (p0, s1, out), seen
+            next_p0, seen["preprocess0"] = preprocess(s1, next_kernel0, given and given["preprocess0"])
+            return (next_p0, s1, _widened(out, width, -1)), seen
+
+        each = None if given is None else {name: given[name] for name in given if name != "first"}
+        kernels = [_widened(kernel, width, 0) for kernel in params["preprocess1"]]
+        if len(run) == 1:
+            edges, edge_given, only = jax.tree.map(lambda leaf: leaf[0], (params["edges"], stats["edges"], each))
+            (_, s0, s1), seen = cell((p0, s0, s1), (edges, kernels[0], None, edge_given, only))
+            seen = jax.tree.map(lambda leaf: leaf[None], seen)
+        else:
+            following = [_widened(kernel, width, 0) for kernel in params["preprocess0"][1:]]
+            following.append(jnp.zeros_like(following[-1]))
+            slots = (params["edges"], jnp.stack(kernels), jnp.stack(following), stats["edges"], each)
+            s1 = _widened(s1, width, -1)
+            (_, s0, s1), seen = lax.scan(cell, (p0, s1, s1), slots)
+        seen_edges = seen.pop("edges")
+        return (
+            s0,
+            s1[..., : nodes * run[0].channels],
+            {"preprocess": {"first": seen_first, **seen}, "edges": seen_edges},
+        )
 
     def forward(
         params: PyTree,
@@ -173,18 +227,19 @@ def darts_supernet(
         x, stem = layers.batch_norm(x, params["stem"]["norm"], given and given["stem"], context.axis_name)
         s0 = s1 = x
         seen = []
-        for i, cell in enumerate(cells):
+        for i, run in enumerate(runs):
+            kind = run[0].kind
             if given is not None:
-                stats = given["cells"][i]
+                stats = given["runs"][i]
             else:
-                empty = dict.fromkeys(groups[cell.kind], ())
-                stats = {"preprocess": None, "edges": empty if pass_ == "mixture" else initial_edge_stats(cell)}
-            run = cell_forward(cell.kind, pass_, context.axis_name)
-            s2, cell_seen = run(params["cells"][i], selections[cell.kind], stats, s0, s1)
-            s0, s1 = s1, s2
-            seen.append(cell_seen)
+                empty = dict.fromkeys(groups[kind], ())
+                stats = {"preprocess": None, "edges": empty if pass_ == "mixture" else initial_edge_stats(run)}
+            s0, s1, run_seen = run_forward(
+                run, pass_, context.axis_name, params["runs"][i], selections[kind], stats, s0, s1
+            )
+            seen.append(run_seen)
         features = jnp.mean(layers.widened(s1), (1, 2))
-        return layers.dense(features, params["head"]), Aux({"stem": stem, "cells": seen})
+        return layers.dense(features, params["head"]), Aux({"stem": stem, "runs": seen})
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         if not isinstance(context.bn, str):
@@ -202,13 +257,13 @@ def darts_supernet(
         chosen = operation_of_slot(arch)
         shapes = jax.eval_shape(init, jax.random.key(0))
         everywhere = jax.tree.map(lambda _: jnp.array(True), shapes)
-        for cell, params, result in zip(cells, shapes["cells"], everywhere["cells"], strict=True):
-            for name, slots in groups[cell.kind].items():
+        for run, params, result in zip(runs, shapes["runs"], everywhere["runs"], strict=True):
+            for name, slots in groups[run[0].kind].items():
                 if not slots:
                     continue
-                operation = chosen[cell.kind][jnp.array(slots)]
+                operation = chosen[run[0].kind][jnp.array(slots)]
                 result["edges"][name] = [
-                    jax.tree.map(lambda leaf, o=o, op=operation: (op == o).reshape(-1, *[1] * (leaf.ndim - 1)), p)
+                    jax.tree.map(lambda leaf, o=o, op=operation: (op == o).reshape(1, -1, *[1] * (leaf.ndim - 2)), p)
                     for o, p in enumerate(params["edges"][name])
                 ]
         return everywhere
@@ -216,8 +271,15 @@ def darts_supernet(
     return Supernet(init, apply, apply_path, used)
 
 
-def _stacked(count: int, leaf: Array) -> Array:
-    return jnp.broadcast_to(leaf, (count, *leaf.shape))
+def _stacked(leading: tuple[int, ...], leaf: Array) -> Array:
+    return jnp.broadcast_to(leaf, (*leading, *leaf.shape))
+
+
+def _widened(array: Array, size: int, axis: int) -> Array:
+    """The array with zeros at the end of an axis, which then has the given size."""
+    pads = [(0, 0)] * array.ndim
+    pads[axis] = (0, size - array.shape[axis])
+    return array if array.shape[axis] == size else jnp.pad(array, pads)
 
 
 def pointwise_init(key: Key, channels_in: int, channels_out: int) -> Array:
