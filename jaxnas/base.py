@@ -179,3 +179,28 @@ class SearchAlgorithm(NamedTuple):
     init: Callable[[Key], Any]
     phases: tuple[Phase, ...]
     derive: Callable[[Key, Any, Callable[[Array], Array] | None], Arch]
+
+
+class Candidates(NamedTuple):
+    """What a sampler wants evaluated. archs: int32 [P, D]. fidelity: int32 [P], an index into a benchmark's fidelities.
+
+    Higher indices cost more and tell more; -1 is the highest. Entries of a batch may be padding: `wanted` bool [P].
+    """
+
+    archs: Array
+    fidelity: Array
+    wanted: Array
+
+
+class Sampler(NamedTuple):
+    """Black-box search: pure functions over a fixed-shape state, under `jit`, `scan` and `vmap` over seeds.
+
+    init: key -> state. ask: (key, state) -> candidates. tell: (state, candidates, objectives [P, M] float32 to be
+    maximised, valid bool [P]) -> state; an invalid one counts as not evaluated. best: state -> archs [Q, D], the best
+    first; for several objectives the non-dominated ones, with repeats as padding.
+    """
+
+    init: Callable[[Key], Any]
+    ask: Callable[[Key, Any], Candidates]
+    tell: Callable[[Any, Candidates, Array, Array], Any]
+    best: Callable[[Any], Array]

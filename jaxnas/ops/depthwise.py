@@ -165,7 +165,7 @@ def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) ->
         g_t = _window(g_padded, window, 1, height, width)
         chosen = _window(index_padded, window, 1, height, width) == t + 1
         parts.append(jnp.where(chosen, g_t, 0))
-    return (materialised(sum(parts)),)  # type: ignore[arg-type]
+    return (materialised(sum(parts)),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

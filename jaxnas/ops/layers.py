@@ -87,9 +87,9 @@ def pmean(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _standardise(x: Array, axis_name: str | None) -> tuple[Array, Array, Array]:
-    return _standardise_forward(x, axis_name)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _standardise(x: Array, scale: Array | None, axis_name: str | None) -> tuple[Array, Array, Array]:
+    return _standardise_forward(x, scale, axis_name)[0]
 
 
 def _per_channel(values: Array) -> Array:
@@ -103,24 +103,37 @@ def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     return mean, pmean(jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2)), axis_name)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _standardise_forward(x: Array, axis_name: str | None) -> tuple[tuple[Array, Array, Array], Any]:
+def _scaled(x: Array, mean: Array, variance: Array, scale: Array | None) -> Array:
+    factor = lax.rsqrt(variance + EPSILON)
+    if scale is not None:
+        factor = factor * scale
+    return ((widened(x) - _per_channel(mean)) * _per_channel(factor)).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _standardise_forward(
+    x: Array, scale: Array | None, axis_name: str | None
+) -> tuple[tuple[Array, Array, Array], Any]:
     mean, variance = _moments(x, axis_name)
-    scale = lax.rsqrt(variance + EPSILON)
-    y = ((widened(x) - _per_channel(mean)) * _per_channel(scale)).astype(x.dtype)
-    return (y, mean, variance), (x, mean, scale)
+    return (_scaled(x, mean, variance, scale), mean, variance), (x, mean, variance, scale)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[Array]:
-    # the statistics are reported, not optimised through: their cotangents are dropped
-    x, mean, scale = residuals
+def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[Array, Array | None]:
+    """The gradient of the scale is a sum that the gradient of the input needs anyway.
+
+    The statistics are reported, not optimised through: their cotangents are dropped.
+    """
+    x, mean, variance, scale = residuals
     g = widened(cotangents[0])
-    scale = _per_channel(scale)
-    centred = (widened(x) - _per_channel(mean)) * scale
-    g_mean = pmean(jnp.mean(g, (0, 1, 2), keepdims=True), axis_name)
-    g_dot = pmean(jnp.mean(g * centred, (0, 1, 2), keepdims=True), axis_name)
-    return ((scale * (g - g_mean - centred * g_dot)).astype(x.dtype),)
+    inverse = lax.rsqrt(variance + EPSILON)
+    centred = (widened(x) - _per_channel(mean)) * _per_channel(inverse)
+    count = x.size // x.shape[-1]
+    total, along = jnp.sum(g, (0, 1, 2)), jnp.sum(g * centred, (0, 1, 2))
+    g_mean, g_along = pmean((total / count, along / count), axis_name)
+    factor = inverse if scale is None else inverse * scale
+    dx = _per_channel(factor) * (g - _per_channel(g_mean) - centred * _per_channel(g_along))
+    return dx.astype(x.dtype), None if scale is None else along.astype(scale.dtype)
 
 
 _standardise.defvjp(_standardise_forward, _standardise_backward)
@@ -136,21 +149,20 @@ def batch_norm(
 
     Returns the output and the statistics: those given, or the batch's mean and unbiased variance, which are what a
     running average collects (as in PyTorch; the output is normalised by the biased one). Statistics are reported
-    without a gradient. affine: {"scale": [C], "offset": [C]}. With `axis_name` the batch is the one of all devices.
+    without a gradient. affine: {"scale": [C], "offset": [C]}, the offset may be missing. With `axis_name` the batch is
+    the one of all devices.
     """
+    scale = None if affine is None else affine["scale"]
     if stats is None:
-        y, mean, variance = _standardise(x, axis_name)
+        y, mean, variance = _standardise(x, scale, axis_name)
         count = x.shape[0] * x.shape[1] * x.shape[2]
         if axis_name is not None:
             count = count * lax.axis_size(axis_name)
         seen = lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
     else:
-        mean, variance = stats
-        scale = _per_channel(lax.rsqrt(variance + EPSILON))
-        y = ((widened(x) - _per_channel(mean)) * scale).astype(x.dtype)
-        seen = stats
-    if affine is not None:
-        y = y * _per_channel(affine["scale"].astype(y.dtype)) + _per_channel(affine["offset"].astype(y.dtype))
+        y, seen = _scaled(x, *stats, scale), stats
+    if affine is not None and "offset" in affine:
+        y = y + _per_channel(affine["offset"].astype(y.dtype))
     return y, seen
 
 

@@ -29,11 +29,21 @@ class Apply(Protocol):
 
 
 class Primitive(NamedTuple):
-    """init: (key, channels, stride, affine) -> params. norms: (stride) -> how many batch norms it has."""
+    """init: (key, channels, stride, affine) -> params. norms: (stride) -> how many batch norms it has.
+
+    scaled: (params without affine, scale [C]) -> params with which the output is multiplied by the scale, where that
+    costs less than multiplying it: in a last batch norm, whose gradient has the scale's in it. None: it does not.
+    """
 
     init: Callable[[Key, int, int, bool], Any]
     apply: Apply
     norms: Callable[[int], int]
+    scaled: Callable[[Any, Array], Any | None] = lambda params, scale: None
+
+
+def scaled_norm(params: Any, scale: Array) -> Any | None:
+    """`Primitive.scaled` of an operation whose last batch norm is `params["norm"]`, if it has that."""
+    return {**params, "norm": {"scale": scale}} if "norm" in params else None
 
 
 def _norm_init(channels: int, affine: bool) -> layers.Params | None:
@@ -82,7 +92,7 @@ def _skip() -> Primitive:
         y, seen = layers.batch_norm(y, params["norm"], None if stats is None else stats[0], axis_name)
         return y, (seen,)
 
-    return Primitive(init, apply, lambda stride: 0 if stride == 1 else 1)
+    return Primitive(init, apply, lambda stride: 0 if stride == 1 else 1, scaled_norm)
 
 
 def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
@@ -111,7 +121,7 @@ def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
             seen.append(one_seen)
         return x, tuple(seen)
 
-    return Primitive(init, apply, lambda stride: repeats)
+    return Primitive(init, apply, lambda stride: repeats, lambda params, s: [*params[:-1], scaled_norm(params[-1], s)])
 
 
 def _conv(size: int) -> Primitive:
@@ -128,7 +138,7 @@ def _conv(size: int) -> Primitive:
         x, seen = layers.batch_norm(x, params["norm"], None if stats is None else stats[0], axis_name)
         return x, (seen,)
 
-    return Primitive(init, apply, lambda stride: 1)
+    return Primitive(init, apply, lambda stride: 1, scaled_norm)
 
 
 PRIMITIVES: dict[str, Primitive] = {

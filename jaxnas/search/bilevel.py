@@ -202,7 +202,7 @@ def _second_order(
         if inner is outer and _alike(inner_batch, outer_batch):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             carry, told = lax.scan(body, carry, (jnp.arange(3), stacked, keys))
-            _, at_outer, at_last = (jax.tree.map(lambda leaf, i=i: leaf[i], told) for i in range(3))
+            _, at_outer, at_last = [jax.tree.map(lambda leaf, i=i: leaf[i], told) for i in range(3)]
         else:
             tolds = []
             for index, (loss, link, batch) in enumerate(zip(losses, links, batches, strict=True)):
@@ -210,15 +210,16 @@ def _second_order(
                 carry = link(carry, *gradients)
                 tolds.append(told)
             _, at_outer, at_last = tolds
-        return BilevelStep(*at_outer, carry.hypergradient, move(carry.hypergradient), *at_last, carry.gradient)
+        moved = move(carry.hypergradient)
+        return BilevelStep(at_outer[0], at_outer[1], carry.hypergradient, moved, at_last[0], at_last[1], carry.gradient)
 
     return step
 
 
 def _alike(one: PyTree, other: PyTree) -> bool:
     """Whether two pytrees have the same structure, shapes and types, so that they can be stacked."""
-    (leaves, tree), (others, other_tree) = jax.tree.flatten(one), jax.tree.flatten(other)
-    return tree == other_tree and all(
-        jnp.shape(p) == jnp.shape(q) and jnp.result_type(p) == jnp.result_type(q)
-        for p, q in zip(leaves, others, strict=True)
-    )
+
+    def described(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+    return bool(described(one) == described(other))

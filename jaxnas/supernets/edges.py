@@ -52,10 +52,13 @@ def normed(primitive: Primitive) -> Primitive:
     ) -> tuple[Array, Stats]:
         inner = None if stats is None else stats[:-1]
         y, seen = primitive.apply(params, x, stride, inner, axis_name)
-        y, last = layers.batch_norm(y, None, None if stats is None else stats[-1], axis_name)
+        y, last = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[-1], axis_name)
         return y, (*seen, last)
 
-    return Primitive(primitive.init, apply, lambda stride: primitive.norms(stride) + 1)
+    def scaled(params: Any, scale: Array) -> Any:
+        return {**params, "norm": {"scale": scale}}
+
+    return Primitive(primitive.init, apply, lambda stride: primitive.norms(stride) + 1, scaled)
 
 
 def primitives(operations: Sequence[str], normed_pools: bool) -> tuple[Primitive, ...]:
@@ -97,12 +100,14 @@ def mixed_edge(operations: Sequence[Primitive], none: int | None, stride: int, a
 
     def edge(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
         del stats  # a mixture is normalised by the batch alone
-        scales = _per_channel(weights, x.shape[-1]).astype(x.dtype)
-        outputs = [
-            scales[o, None, None, None, :] * primitive.apply(p, x, stride, None, axis_name)[0]
-            for o, (primitive, p) in enumerate(zip(operations, params, strict=True))
-            if o != none
-        ]
+        scales = _per_channel(weights, x.shape[-1])
+        outputs = []
+        for o, (primitive, p) in enumerate(zip(operations, params, strict=True)):
+            if o == none:
+                continue
+            with_scale = primitive.scaled(p, scales[o])
+            y = primitive.apply(p if with_scale is None else with_scale, x, stride, None, axis_name)[0]
+            outputs.append(y * scales[o, None, None, None, :].astype(x.dtype) if with_scale is None else y)
         return sum(outputs), ()  # type: ignore[return-value]
 
     return edge
