@@ -103,10 +103,10 @@ PRESETS = {
         dataset="cifar10",
         random_baselines=3,
         search=Search(
-            epochs=6, batch_size=64, channels=8, cells=5, alpha_learning_rate=3e-3, warmup_epochs=1, limit=10_000
+            epochs=4, batch_size=64, channels=8, cells=5, alpha_learning_rate=3e-3, warmup_epochs=1, limit=10_000
         ),
         train=Training(
-            epochs=8, batch_size=96, channels=12, cells=5, learning_rate=0.05, drop_path=0.0, share_step=False
+            epochs=2, batch_size=96, channels=12, cells=5, learning_rate=0.05, drop_path=0.0, share_step=False
         ),
     ),
     "paper": Config(

@@ -1,0 +1,92 @@
+"""The pictures and the printed table of `experiments.tabular`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from jaxnas.draw import DPI
+
+COLOURS = ("#777777", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of Okabe & Ito (2008); the first method, mostly random search, is grey."""
+_HEAD = ("method", "mean ± std", "median", "5 %", "25 %", "75 %", "95 %", "regret", "evaluations", "seconds", "p")
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One method's line of the final table; p is against random search."""
+    p, seconds = row["p_against_random"], row["seconds"]
+    return (
+        row["method"],
+        f"{row['mean']:.3f} ± {row['std']:.3f}",
+        *(f"{row[name]:.3f}" for name in ("median", "q05", "q25", "q75", "q95", "mean_regret")),
+        f"{row['evaluations']:.1f}",
+        "–" if seconds is None else f"{seconds:,.0f}",
+        "–" if p is None else f"{p:.1e}",
+    )
+
+
+def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The final table, in columns."""
+    table = [_HEAD, *map(cells, rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(_HEAD))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        for line in table
+    )  # fmt: skip
+
+
+def draw_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes a PNG of final values, a line for each method: 5 to 95 % thin, the middle half thick, mean a dot."""
+    figure = Figure(figsize=(9.0, 0.45 * len(rows) + 0.9), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        colour = COLOURS[place % len(COLOURS)]
+        axes.plot([row["q05"], row["q95"]], [place, place], color=colour, lw=1.5)
+        axes.plot([row["q25"], row["q75"]], [place, place], color=colour, lw=6, alpha=0.5, solid_capstyle="butt")
+        axes.plot(row["median"], place, "|", color=colour, ms=12, mew=2)
+        axes.plot(row["mean"], place, "o", color=colour, ms=6)
+        text = f"{row['mean']:.3f} ± {row['std']:.3f}"
+        axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", size=9)
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("dot: mean; tick: median; thick: half of the runs; thin: 90 % of the runs", size=8)
+    _save(figure, axes, path)
+
+
+def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str, path: Path) -> None:
+    """Writes a PNG of mean regrets with their bands, log scale, against `label`.
+
+    curves: method -> {"x", "mean", "low", "high"}, each [G].
+    """
+    figure = Figure(figsize=(9.0, 4.2), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    means = [value for curve in curves.values() for value in curve["mean"] if value > 0]
+    floor = min(means, default=1e-3) / 2
+    for place, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        low, mean, high = ([max(value, floor) for value in curve[part]] for part in ("low", "mean", "high"))
+        axes.fill_between(curve["x"], low, high, color=colour, alpha=0.2, lw=0)
+        axes.plot(curve["x"], mean, color=colour, lw=1.5, label=name)
+    if means:
+        axes.set_yscale("log")
+    axes.set_xlabel(label, size=9)
+    axes.set_ylabel("regret", size=9)
+    axes.legend(fontsize=9, frameon=False)
+    _save(figure, axes, path)
+
+
+def _save(figure: Figure, axes: Any, path: Path) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    path.write_bytes(buffer.getvalue())
