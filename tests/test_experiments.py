@@ -1,8 +1,12 @@
 """The command line: wrong input is one line and exit code 2, before anything is compiled."""
 
+import json
+import shutil
+
 import pytest
 
 from experiments import cli, darts, predict, retrain
+from experiments.evaluation import held_run
 
 WRONG = {
     "unknown data set": (darts, ["--dataset", "cifra10"], "cifra10"),
@@ -14,6 +18,7 @@ WRONG = {
     "not a genotype": (retrain, ["--genotype", "DARTS_V9"], "DARTS_V9"),
     "genotype file not there": (retrain, ["--genotype", "EMPTY/genotype.json"], "genotype.json"),
     "folder of something else": (darts, ["--workdir", "OTHER"], "choose an empty or a new folder"),
+    "unwritable folder": (darts, ["--workdir", "FILE/run"], "FILE"),
     "no run": (predict, ["--run", "EMPTY", "image.png"], "holds no trained network"),
 }
 
@@ -24,7 +29,8 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    places = {"EMPTY": str(tmp_path / "empty"), "OTHER": str(tmp_path / "other")}
+    (tmp_path / "file").touch()
+    places = {"EMPTY": str(tmp_path / "empty"), "OTHER": str(tmp_path / "other"), "FILE": str(tmp_path / "file")}
     arguments = [_placed(argument, places) for argument in arguments]
     if module is not predict and "--workdir" not in arguments:
         arguments = [*arguments, "--workdir", str(tmp_path / "run")]
@@ -33,7 +39,54 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1
-    assert expected in error
+    assert _placed(expected, places) in error
+
+
+def test_a_run_folder_of_another_config_is_refused(tmp_path, capsys):
+    config = darts.PRESETS["tiny"]
+    folder = str(tmp_path / "run")
+    runtime = ("workdir", "data_dir", "tensorboard", "cache_dir")
+    with held_run("darts", darts.dataclasses.replace(config, workdir=folder), runtime):
+        pass
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(darts.main, darts.Config, ["--workdir", folder, "--seed", "1"], darts.PRESETS)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.count("\n") == 1
+    assert "seed" in error
+
+
+def test_a_damaged_checkpoint_is_told_and_the_run_ends_with_the_same_numbers(tmp_path, capfd):
+    """The whole road of `retrain`, then again from a folder whose newest checkpoint was cut short."""
+    run = tmp_path / "run"
+    arguments = [
+        *("--genotype", "DARTS_V2", "--train.channels", "2", "--train.cells", "3", "--train.epochs", "2"),
+        *("--random-baselines", "0", "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")),
+    ]
+    cli.main(retrain.main, retrain.Config, arguments, retrain.PRESETS)
+    first = json.loads((run / "result.json").read_text())
+    lines = (run / "metrics.jsonl").read_text()
+    assert {"found", "hand-designed"} == {"found", *first["baselines"]}
+    assert (run / "report" / "index.html").stat().st_size > 1000
+
+    (run / "result.json").unlink()
+    stage = run / "stages" / "train-found"
+    (stage / "done.json").unlink()
+    (latest,) = (stage / "checkpoints" / "latest").iterdir()
+    largest = max((f for f in latest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    shutil.rmtree(run / "network")
+    capfd.readouterr()
+    cli.main(retrain.main, retrain.Config, arguments, retrain.PRESETS)
+    again = json.loads((run / "result.json").read_text())
+    assert "is damaged" in capfd.readouterr().err
+    assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in first.items() if k != "timing"}
+
+    def numbers(text):
+        entries = [json.loads(line) for line in text.splitlines()]
+        return sorted(json.dumps({k: v for k, v in e.items() if k != "time"}, sort_keys=True) for e in entries)
+
+    assert numbers((run / "metrics.jsonl").read_text()) == numbers(lines)
 
 
 def _placed(argument, places):

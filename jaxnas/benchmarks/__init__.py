@@ -1,0 +1,38 @@
+"""Tabular benchmarks as arrays: measured architectures, asked by pure functions under `jit` and `vmap`."""
+
+from jaxnas.benchmarks.loading import load_table, save_table
+from jaxnas.benchmarks.nasbench201 import (
+    HARDWARE_METRICS,
+    NASBENCH201_DESCRIPTIONS,
+    NASBENCH201_TIME,
+    NASBENCH201_TIME_SCALES,
+    functional_classes,
+    hw_nasbench201_table,
+    nasbench201_table,
+    nasbench201_time,
+    official_classes,
+)
+from jaxnas.benchmarks.natsbench import Record, Trial, nats_records, nats_table
+from jaxnas.benchmarks.table import LOOKUP_LIMIT, Table, make_table, missing
+
+__all__ = [
+    "HARDWARE_METRICS",
+    "LOOKUP_LIMIT",
+    "NASBENCH201_DESCRIPTIONS",
+    "NASBENCH201_TIME",
+    "NASBENCH201_TIME_SCALES",
+    "Record",
+    "Table",
+    "Trial",
+    "functional_classes",
+    "hw_nasbench201_table",
+    "load_table",
+    "make_table",
+    "missing",
+    "nasbench201_table",
+    "nasbench201_time",
+    "nats_records",
+    "nats_table",
+    "official_classes",
+    "save_table",
+]

@@ -1,0 +1,239 @@
+"""A tabular benchmark as a few arrays: which architectures were measured, and what came out.
+
+A query is a pure function of arrays, so that a whole search over a table runs under `jit`, and many under `vmap`.
+Shapes: A rows, D choices of the space, F fidelities of a metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxnas.base import Arch, Array, Choice
+from jaxnas.spaces.product import Product, product
+
+LOOKUP_LIMIT = 1 << 22
+"""Spaces of up to so many architectures, 4,194,304, have an array with the row of each; larger ones are searched by
+bisection over the rows, which needs no more memory than the rows do and log2(A) steps a query."""
+
+
+class Table(NamedTuple):
+    """A benchmark over a product of choices, as made by `make_table`.
+
+    moves: `Product` of the choices. archs: int32 [A, D], every row. metrics: name -> float32 [A], or [A, F] with the
+    fidelities in the order of their cost; NaN where a value is missing. index: arch -> int32 row, -1 where the table
+    has none. query: (arch, metric, fidelity=-1) -> float32 [], NaN where the value is missing, the table has no such
+    row, or a traced fidelity is out of range. Both are traceable and work under `vmap`. `fidelity` is an index, -1 the
+    last, an integer or a traced one; "NAME@LABEL" as the metric takes the fidelity of that label. An unknown metric
+    or a Python integer out of range raises ValueError. descriptions: name -> what a metric is. fidelities: name -> F
+    labels, for metrics that have several or a labelled one.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    moves: Product
+    archs: Array
+    metrics: dict[str, Array]
+    index: Callable[[Arch], Array]  # type: ignore[assignment]  # hides the method of tuples
+    query: Callable[..., Array]
+    descriptions: Mapping[str, str] = MappingProxyType({})
+    fidelities: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+class Fault(NamedTuple):
+    """What is wrong with the architecture of a row. choice: the offending one, None where it is the whole."""
+
+    row: int
+    choice: int | None
+    reason: str
+
+
+def find_fault(choices: Sequence[Choice], archs: np.ndarray, row_name: Callable[[int], str]) -> Fault | None:
+    """The first entry of integer archs [A, D] that is no option, else the first row that repeats another, else None.
+
+    row_name: row -> how the reader of an error finds it.
+    """
+    sizes = np.array([len(choice.options) for choice in choices])
+    outside = np.argwhere((archs < 0) | (archs >= sizes))
+    if len(outside):
+        row, d = (int(at) for at in outside[0])
+        reason = f"choice {choices[d].name!r} has options 0 to {sizes[d] - 1}, got {archs[row, d]}"
+        return Fault(row, d, reason)
+    _, first, inverse = np.unique(archs, axis=0, return_index=True, return_inverse=True)
+    original = first[inverse.reshape(-1)]
+    repeats = np.flatnonzero(original != np.arange(len(archs)))
+    if len(repeats):
+        row = int(repeats[0])
+        reason = f"the same architecture as {row_name(int(original[row]))}; keep one row for each, or their mean"
+        return Fault(row, None, reason)
+    return None
+
+
+def make_table(
+    name: str,
+    choices: Sequence[Choice],
+    archs: ArrayLike,
+    metrics: Mapping[str, ArrayLike],
+    descriptions: Mapping[str, str] | None = None,
+    fidelities: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """A table from arrays.
+
+    archs: integers [A, D]. metrics: name -> numbers [A] or [A, F], the cheapest fidelity first; NaN where a value is
+    missing. fidelities: name -> labels of the F columns, by default "0", "1", …; a metric [A] needs none.
+
+    Raises: ValueError where shapes do not fit, an entry is no option of its choice, two rows are equal, a value is
+    infinite, or a name is used that is not there.
+    """
+    choices = tuple(choices)
+    moves = product(choices)
+    rows = np.asarray(archs)
+    if rows.ndim != 2 or rows.shape[1] != len(choices) or not len(rows) or rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"archs must be integers [A, {len(choices)}], one row for each architecture and one column for each "
+            f"choice, got {rows.dtype} {list(rows.shape)}"
+        )
+    fault = find_fault(choices, rows, lambda row: f"row {row}")
+    if fault:
+        raise ValueError(f"row {fault.row} of archs: {fault.reason}")
+    if not metrics:
+        raise ValueError("a table needs at least one metric, got none")
+    for kind, given in (("descriptions", descriptions), ("fidelities", fidelities)):
+        for metric in given or {}:
+            if metric not in metrics:
+                raise ValueError(f"{kind} name {metric!r}, which is no metric; there are {', '.join(metrics)}")
+    values = {metric: _check_metric(metric, value, len(rows)) for metric, value in metrics.items()}
+    labels = {
+        metric: _check_labels(metric, value, (fidelities or {}).get(metric))
+        for metric, value in values.items()
+        if value.ndim == 2 or metric in (fidelities or {})
+    }
+    rows = rows.astype(np.int32)
+    arrays = {metric: jnp.asarray(value) for metric, value in values.items()}
+    index = _make_index(choices, rows)
+    query = _make_query(index, arrays, labels)
+    return Table(name, choices, moves, jnp.asarray(rows), arrays, index, query, dict(descriptions or {}), labels)
+
+
+def missing(table: Table) -> dict[str, int]:
+    """How many rows have no value, for each metric ("NAME") or fidelity of one ("NAME@LABEL")."""
+    counts: dict[str, int] = {}
+    for metric, value in table.metrics.items():
+        columns = np.isnan(np.asarray(value)).reshape(len(value), -1).sum(axis=0)
+        labels = table.fidelities.get(metric)
+        names = [f"{metric}@{label}" for label in labels] if labels else [metric]
+        counts.update(zip(names, columns.tolist(), strict=True))
+    return counts
+
+
+def _check_metric(metric: str, value: ArrayLike, count: int) -> np.ndarray:
+    """The values as float32 [A] or [A, F]."""
+    if "@" in metric:
+        raise ValueError(f"metric {metric!r}: '@' divides a metric from its fidelity; give the metric another name")
+    array = np.asarray(value)
+    if array.ndim not in (1, 2) or len(array) != count or not array.size or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"metric {metric!r} must be numbers [{count}] or [{count}, F], one row for each architecture, "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    with np.errstate(over="ignore"):  # what overflows float32 is told below
+        array = array.astype(np.float32)
+    infinite = np.argwhere(np.isinf(array))
+    if len(infinite):
+        at = ", ".join(f"{kind} {index}" for kind, index in zip(("row", "fidelity"), infinite[0], strict=False))
+        raise ValueError(f"metric {metric!r}, {at}: infinite in float32; write NaN where a value is missing")
+    return array
+
+
+def _check_labels(metric: str, value: np.ndarray, labels: Sequence[str] | None) -> tuple[str, ...]:
+    count = 1 if value.ndim == 1 else value.shape[1]
+    result = tuple(str(label) for label in (range(count) if labels is None else labels))
+    if len(result) != count or len(set(result)) != count:
+        raise ValueError(f"metric {metric!r} needs {count} different labels of fidelities, got {list(result)}")
+    return result
+
+
+def _make_index(choices: tuple[Choice, ...], archs: np.ndarray) -> Callable[[Arch], Array]:
+    """arch -> row, by a mixed-radix code in as many int32 words as it needs."""
+    sizes = np.array([len(choice.options) for choice in choices], np.int32)
+    lookup_size = math.prod(sizes.tolist())
+    words: list[list[int]] = [[]]  # the choices of each word; their sizes multiply to less than 2^31
+    for d, size in enumerate(sizes.tolist()):
+        if math.prod(sizes[words[-1]].tolist()) * size >= 1 << 31:
+            words.append([])
+        words[-1].append(d)
+    radix = np.zeros((len(words), len(sizes)), np.int32)
+    for word, members in enumerate(words):
+        for place, d in enumerate(members):
+            radix[word, d] = math.prod(sizes[members[place + 1 :]].tolist())
+    codes = archs @ radix.T  # int32 [A, W]
+
+    def encode(arch: Arch) -> tuple[Array, Array]:
+        """(whether every entry is an option, int32 code [W], which is that of row 0 … 0 where one is not)."""
+        inside = jnp.all((arch >= 0) & (arch < sizes))
+        return inside, jnp.sum(jnp.where(inside, arch, 0)[None, :] * radix, axis=1)
+
+    if lookup_size <= LOOKUP_LIMIT:
+        filled = np.full(lookup_size, -1, np.int32)
+        filled[codes[:, 0]] = np.arange(len(archs))
+        lookup = jnp.asarray(filled)
+
+        def index_by_lookup(arch: Arch) -> Array:
+            inside, code = encode(arch)
+            return jnp.where(inside, lookup[code[0]], -1)
+
+        return index_by_lookup
+
+    order = np.lexsort(codes.T[::-1]).astype(np.int32)  # the first word counts most
+    ordered, rows = jnp.asarray(codes[order]), jnp.asarray(order)
+
+    def index_by_bisection(arch: Arch) -> Array:
+        inside, code = encode(arch)
+
+        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = (low + high) // 2
+            differ = ordered[middle] != code
+            first = jnp.argmax(differ)
+            after = (low < high) & differ.any() & (ordered[middle, first] < code[first])
+            return jnp.where(after, middle + 1, low), jnp.where(after, high, middle)
+
+        # The row, if there is one, lies in low … high; each step halves what is between.
+        bounds = (jnp.int32(0), jnp.int32(len(archs) - 1))
+        at, _ = jax.lax.fori_loop(0, len(archs).bit_length(), halve, bounds)
+        return jnp.where(inside & jnp.all(ordered[at] == code), rows[at], -1)
+
+    return index_by_bisection
+
+
+def _make_query(
+    index: Callable[[Arch], Array], metrics: Mapping[str, Array], labels: Mapping[str, tuple[str, ...]]
+) -> Callable[..., Array]:
+    def query(arch: Arch, metric: str, fidelity: int | Array = -1) -> Array:
+        name, _, label = metric.partition("@")
+        if name not in metrics:
+            raise ValueError(f"there is no metric {name!r}; there are {', '.join(metrics)}")
+        values = metrics[name]
+        count = 1 if values.ndim == 1 else values.shape[1]
+        if label:
+            if label not in labels.get(name, ()):
+                raise ValueError(f"metric {name!r} has no fidelity {label!r}; it has {list(labels.get(name, ()))}")
+            if not (isinstance(fidelity, int) and fidelity == -1):
+                raise ValueError(f"{metric!r} names its fidelity; leave out the argument fidelity={fidelity}")
+            fidelity = labels[name].index(label)
+        if isinstance(fidelity, int) and not -count <= fidelity < count:
+            raise ValueError(f"metric {name!r} has fidelities 0 to {count - 1}, or -1 for the last, got {fidelity}")
+        row = index(arch)
+        column = jnp.where(fidelity < 0, fidelity + count, fidelity).astype(jnp.int32)
+        there = (row >= 0) & (column >= 0) & (column < count)
+        value = values.reshape(-1)[jnp.where(there, row * count + column, 0)]
+        return jnp.where(there, value, jnp.nan)
+
+    return query
