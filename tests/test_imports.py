@@ -17,6 +17,8 @@ ALLOWED = {
     "networks": {"base", "ops", "spaces"},
     "supernets": {"base", "ops", "spaces", "networks"},
     "search": {"base", "ops", "spaces", "relax"},
+    "benchmarks": {"base", "ops", "spaces"},
+    "samplers": {"base", "spaces", "benchmarks"},
     "train": {"base", "ops", "networks", "checkpoint", "runfolder", "data"},
     "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},
     **{name: {"base", "spaces", "runfolder", "celllayout"} for name in OUTSIDE},

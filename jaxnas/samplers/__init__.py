@@ -1,0 +1,30 @@
+"""Black-box search: samplers as pure `init`, `ask`, `tell`, and whole searches on a table."""
+
+from jaxnas.samplers.evolution import evolution
+from jaxnas.samplers.halving import Bracket, Rung, evaluations, halving, hyperband, rungs, successive_halving
+from jaxnas.samplers.local_search import local_search
+from jaxnas.samplers.moves import Moves
+from jaxnas.samplers.nondominated import nondominated
+from jaxnas.samplers.random_search import random_search
+from jaxnas.samplers.reinforce import reinforce
+from jaxnas.samplers.simulate import Search, Trace, over_seeds, simulate
+
+__all__ = [
+    "Bracket",
+    "Moves",
+    "Rung",
+    "Search",
+    "Trace",
+    "evaluations",
+    "evolution",
+    "halving",
+    "hyperband",
+    "local_search",
+    "nondominated",
+    "over_seeds",
+    "random_search",
+    "reinforce",
+    "rungs",
+    "simulate",
+    "successive_halving",
+]

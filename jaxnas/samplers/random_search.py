@@ -1,0 +1,31 @@
+"""Random search: uniform samples, with replacement; the baseline of every comparison (Li & Talwalkar 2019,
+https://arxiv.org/abs/1902.07638).
+"""
+
+from __future__ import annotations
+
+from jaxnas.base import Array, Candidates, Key, Sampler
+from jaxnas.samplers.moves import Incumbent, Moves, better_of, no_incumbent, samples, single, whole
+
+
+def random_search(moves: Moves, *, batch: int = 1) -> Sampler:
+    """Samples `batch` architectures at a time; its state is the best so far.
+
+    Raises: ValueError where `batch` is less than 1.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+
+    def init(key: Key) -> Incumbent:
+        del key
+        return no_incumbent(moves)
+
+    def ask(key: Key, state: Incumbent) -> Candidates:
+        del state
+        return whole(samples(moves, key, batch))
+
+    def tell(state: Incumbent, candidates: Candidates, objectives: Array, valid: Array) -> Incumbent:
+        values, _ = single(candidates, objectives, valid)
+        return better_of(state, candidates.archs, values)
+
+    return Sampler(init, ask, tell, best=lambda state: state.arch[None])

@@ -1,0 +1,137 @@
+"""The experiment and the benchmark on tables: what they write, what they show, and wrong input."""
+
+import csv
+import random
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import tabular_search
+from experiments import cli, tabular
+from jaxnas.benchmarks import save_table
+from jaxnas.runfolder import read_json
+from jaxnas.samplers import evolution, over_seeds, simulate
+
+METHODS = ("random", "evolution", "hyperband")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return tabular.synthetic_table()
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tabular")
+    return [
+        *("--methods", ",".join(METHODS), "--seeds", "60", "--evaluations", "80", "--time-budget", "2000"),
+        *("--workdir", str(folder / "run"), "--cache-dir", str(folder / "cache")),
+    ]
+
+
+def test_a_run_writes_table_curves_and_report_and_is_taken_up_again(arguments, table, tmp_path, capsys):
+    config_dir = arguments[arguments.index("--workdir") + 1]
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        cli.main(tabular.main, tabular.Config, arguments)
+        first = capsys.readouterr().out
+        cli.main(tabular.main, tabular.Config, arguments)
+        again = capsys.readouterr().out
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert again == first
+    folder = type(tmp_path)(config_dir)
+    result = read_json(folder / "result.json")
+    test = np.asarray(table.metrics["test"], np.float64)
+    assert result["optimum"] == test.max()
+    with open(folder / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert tuple(rows) == METHODS
+    for name, row in rows.items():
+        stage = read_json(folder / "stages" / name / "done.json")
+        final = np.array(stage["final"])
+        assert np.isin(final, test).all()
+        assert float(row["mean"]) == pytest.approx(final.mean())
+        assert float(row["q25"]) == pytest.approx(np.quantile(final, 0.25))
+        assert float(row["mean_regret"]) == pytest.approx(test.max() - final.mean())
+        assert float(row["seconds"]) <= 2000
+        assert float(row["evaluations"]) <= 80
+        for curve in stage["curves"].values():
+            low, mean, high = (np.array(curve[part]) for part in ("low", "mean", "high"))
+            assert (low <= mean).all()
+            assert (mean <= high).all()
+            # The grid ends where the budget does, and with it the last value is that of the table.
+            assert mean[-1] == pytest.approx(test.max() - final.mean(), abs=1e-6)
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    for picture in ("table.png", "regret_evaluations.png", "regret_seconds.png"):
+        assert picture in page
+        assert (folder / "report" / picture).stat().st_size > 5000
+    for name in METHODS:
+        assert f"{name}: {float(rows[name]['mean']):.4g} ± " in page
+
+
+def test_a_curve_is_the_last_value_that_was_paid_for():
+    spent = np.array([[1.0, 3.0, 6.0], [2.0, 4.0, 5.0]])
+    regret = np.array([[9.0, 5.0, 1.0], [7.0, 7.0, 3.0]])
+    curve = tabular._curve(spent, regret, np.array([1.0, 2.0, 3.0, 5.0, 6.0, 7.0]))
+    assert curve["x"] == [2.0, 3.0, 5.0, 6.0]  # at 1 one has nothing yet; at 7 there is no more
+    assert curve["mean"] == [8.0, 6.0, 4.0, 2.0]
+    half = 1.96 * np.std([9.0, 7.0], ddof=1) / np.sqrt(2)
+    assert curve["high"][0] - curve["mean"][0] == pytest.approx(half)
+
+
+def test_evolution_beats_random_and_plain_python_finds_the_same(table):
+    config = tabular_search.Config(runs=300, evaluations=120, population=20, sample_size=5)
+    test = np.asarray(table.metrics["test"])
+    archs = [tuple(arch) for arch in np.asarray(table.archs).tolist()]
+    values = dict(zip(archs, np.asarray(table.metrics["valid"])[:, -1].tolist(), strict=True))
+    reported = dict(zip(archs, test.tolist(), strict=True))
+    rng = random.Random(1)
+    plain = np.array([reported[tabular_search.plain(values, [5] * 6, config, rng)] for _ in range(config.runs)])
+    sampler = evolution(table.moves, population=20, sample_size=5)
+    run = over_seeds(simulate(sampler, table, "valid", steps=120))
+    ours = test[np.asarray(run(jax.random.split(jax.random.key(0), 300))[1].best[:, -1])]
+    error = np.sqrt((plain.var(ddof=1) + ours.var(ddof=1)) / 300)
+    assert abs(plain.mean() - ours.mean()) < 4 * error
+    draw = np.random.default_rng(0)
+    drawn = draw.integers(0, len(archs), (300, 120))
+    valid = np.asarray(table.metrics["valid"])[:, -1]
+    at_random = test[drawn[np.arange(300), valid[drawn].argmax(axis=1)]]
+    assert stats.mannwhitneyu(ours, at_random, alternative="greater").pvalue < 1e-10
+
+
+WRONG = {
+    "no such benchmark": (["--benchmark", "digits2001"], "digits2001"),
+    "no such method": (["--methods", "random,bohb"], "'bohb'"),
+    "no such metric": (["--search-metric", "vaild"], "'vaild'"),
+    "no such time": (["--time-metric", "hours", "--time-budget", "5"], "'hours'"),
+    "no seeds": (["--seeds", "0"], "seeds must be positive, got 0"),
+    "no time for anything": (["--methods", "random", "--seeds", "2", "--time-budget", "0.5"], "allow more"),
+    "one fidelity": (["--methods", "halving", "--search-metric", "valid@12"], "several fidelities"),
+    "a table without usual metrics": (["--benchmark", "OTHER", "--encoding", "a,b"], "--search-metric: good"),
+    "a table that does not say what it holds": (["--benchmark", "OTHER"], "--encoding"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, monkeypatch):
+    given, expected = WRONG[case]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    other = tmp_path / "other.csv"
+    other.write_text("a,b,good\n0,0,1\n0,1,2\n1,0,3\n", encoding="utf-8")
+    given = [str(other) if argument == "OTHER" else argument for argument in given]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(tabular.main, tabular.Config, [*given, "--workdir", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.count("\n") == 1
+    assert expected in error
+
+
+def test_a_file_is_a_benchmark_too(table, tmp_path):
+    save_table(table, tmp_path / "mine.npz")
+    found, usual = tabular.load_benchmark(str(tmp_path / "mine.npz"))
+    assert usual == {"search": "valid", "report": "test", "time": "seconds"}
+    np.testing.assert_array_equal(found.metrics["valid"], table.metrics["valid"])
