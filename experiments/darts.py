@@ -1,7 +1,7 @@
 """DARTS, the whole road: search a cell, train the found network and its baselines, test, draw, report.
 
     python -m experiments.darts                                        digits, about 3 minutes on 2 CPU cores
-    python -m experiments.darts --preset small --data-dir DIR          CIFAR-10, cut down for a CPU
+    python -m experiments.darts --preset small --data-dir DIR          CIFAR-10, about an hour on 2 cores
     python -m experiments.darts --preset paper --order second --data-dir DIR      the paper's settings, for a GPU
 
 The paper reports 3.00 ± 0.14 % test error on CIFAR-10 by first and 2.76 ± 0.09 % by second order (Liu et al. 2019,
