@@ -32,8 +32,11 @@ from experiments.evaluation import clock, enable_cache
 from jaxnas import report
 from jaxnas.base import Sampler
 from jaxnas.benchmarks import Table, load_table, make_table, nasbench201_table, nasbench201_time
+from jaxnas.controllers import adam, lstm_controller
+from jaxnas.controllers import reinforce as policy_gradient
 from jaxnas.runfolder import RunFolder, open_run, versions, write_atomic
 from jaxnas.samplers import (
+    controller_search,
     evaluations,
     evolution,
     halving,
@@ -60,7 +63,7 @@ class Config:
     encoding: str | None = None
     """Of a CSV without architecture strings: its columns of option numbers, with commas."""
     methods: str = "random,evolution,local,reinforce"
-    """With commas, of random, evolution, local, reinforce, and where the metrics have fidelities halving, hyperband."""
+    """Of random, evolution, local, reinforce, enas, and where metrics have fidelities halving, hyperband."""
     seeds: int = 1000
     evaluations: int | None = None
     """By default 300, or as many as the time budget allows."""
@@ -73,6 +76,8 @@ class Config:
     sample_size: int = 3
     learning_rate: float = 0.5
     """Of Adam in REINFORCE; NATS-Bench has 0.01. On NAS-Bench-201, 0.5 stops exploring too soon and 0.1 finds more."""
+    controller_learning_rate: float = 0.001
+    """Of Adam in enas, whose controller is that of NAS-Bench-201's program."""
     ema: float = 0.9
     eta: float = 3.0
     """Of halving and hyperband."""
@@ -105,6 +110,14 @@ def _reinforce(table: Table, config: Config, limit: int, fidelities: int) -> Pla
     return Plan(reinforce(table.choices, optax.adam(config.learning_rate), ema=config.ema), limit)
 
 
+def _enas(table: Table, config: Config, limit: int, fidelities: int) -> Plan:
+    controller = lstm_controller(
+        table.choices, hidden=32, depth=2, temperature=5.0, tanh_constant=2.5, op_tanh_reduce=1.0
+    )
+    policy = policy_gradient(controller, adam(config.controller_learning_rate))
+    return Plan(controller_search(table.choices, policy), limit)
+
+
 def _halving(table: Table, config: Config, limit: int, fidelities: int) -> Plan:
     """One bracket, again and again, that ends with one architecture."""
     first = math.ceil(config.eta ** (fidelities - 1) - 1e-9)
@@ -125,6 +138,7 @@ METHODS: dict[str, Callable[[Table, Config, int, int], Plan]] = {
     "evolution": _evolution,
     "local": _local,
     "reinforce": _reinforce,
+    "enas": _enas,
     "halving": _halving,
     "hyperband": _hyperband,
 }

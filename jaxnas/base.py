@@ -46,10 +46,17 @@ class Skeleton:
 
 
 class Choice(NamedTuple):
-    """One decision of a search space; an architecture holds the index of the option taken."""
+    """One decision of a search space; an architecture holds the index of the option taken.
+
+    node: the node of the graph whose making the choice is part of. reads: where the options are connections, the nodes
+    that each of them reads, () for a connection that is left out. A space that says so lists all choices of a node
+    before any choice that may read it; empty where it does not say, or where the options are operations.
+    """
 
     name: str
     options: tuple[str, ...]
+    node: str = ""
+    reads: tuple[tuple[str, ...], ...] = ()
 
 
 class Graph(NamedTuple):

@@ -12,6 +12,7 @@ import pytest
 from jaxnas import samplers
 from jaxnas.base import Candidates, Choice
 from jaxnas.benchmarks import make_table
+from jaxnas.controllers import adam, lstm_controller, reinforce
 from jaxnas.samplers.nondominated import crowding, dominates, fronts
 from jaxnas.samplers.simulate import over_seeds, simulate
 from jaxnas.spaces import nasbench201_space
@@ -58,6 +59,10 @@ SINGLE = {
     "local": (samplers.local_search(MOVES), 200),
     "reinforce": (samplers.reinforce(CHOICES, optax.adam(0.05)), 300),
     "reinforce_batch": (samplers.reinforce(CHOICES, optax.adam(0.1), batch=4), 100),
+    "controller": (
+        samplers.controller_search(CHOICES, reinforce(lstm_controller(CHOICES, hidden=8), adam(0.02)), batch=4),
+        60,
+    ),
     "halving": (samplers.halving(MOVES, 8 * samplers.hyperband(range(3), 2)), 8 * 6),
 }
 

@@ -1,5 +1,6 @@
 """Black-box search: samplers as pure `init`, `ask`, `tell`, and whole searches on a table."""
 
+from jaxnas.samplers.controller import controller_search
 from jaxnas.samplers.evolution import evolution
 from jaxnas.samplers.halving import Bracket, Rung, evaluations, halving, hyperband, rungs, successive_halving
 from jaxnas.samplers.local_search import local_search
@@ -15,6 +16,7 @@ __all__ = [
     "Rung",
     "Search",
     "Trace",
+    "controller_search",
     "evaluations",
     "evolution",
     "halving",

@@ -1,0 +1,198 @@
+"""How a controller learns from rewards: REINFORCE (Williams 1992) as ENAS has it, and the clipped update of PPO
+(Schulman et al. 2017, https://arxiv.org/abs/1707.06347).
+
+To be maximised is J = E[R(arch)] + e H, H being the entropy of the policy and e its weight. With H_m the sum of the
+entropies of the decisions on the way to sample m,
+
+    grad J = E[ (R_m + e H_m - b) grad log p(arch_m) + e grad H_m ],
+
+exact for every b that does not depend on the sample: the second factor of the entropy's gradient, which the authors'
+programs leave out, is that of the distribution of each decision. The baseline b is an exponential moving average of
+R + e H over the samples before this one, without bias towards zero; every sample enters it, and the first of all
+samples, which has no baseline, teaches nothing but the entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.base import Array, Key, PyTree
+from jaxnas.controllers.lstm import Controller, Decisions
+
+
+class PolicyState(NamedTuple):
+    """params: of the controller. total, weight: float32 [], the baseline is total / weight."""
+
+    params: PyTree
+    optimiser: optax.OptState
+    total: Array
+    weight: Array
+
+
+class PolicyInfo(NamedTuple):
+    """Of one update, float32 [], means over its samples: the reward, the baseline after it, entropy in nats.
+
+    skip_divergence: of skip connections from the target. gradient: the norm of the (first) gradient.
+    """
+
+    reward: Array
+    baseline: Array
+    entropy: Array
+    skip_divergence: Array
+    gradient: Array
+
+
+class Update(Protocol):
+    """(state, archs [P, D], rewards [P], valid bool [P] or None for all) -> (state, info).
+
+    Architectures that are not valid count nothing; without any, the state stays as it is.
+    """
+
+    def __call__(
+        self, state: PolicyState, archs: Array, rewards: Array, valid: Array | None = None
+    ) -> tuple[PolicyState, PolicyInfo]: ...
+
+
+class PolicyGradient(NamedTuple):
+    """init: key -> state. sample: (key, state, count) -> decisions with a leading axis [count]. update: `Update`."""
+
+    init: Callable[[Key], PolicyState]
+    sample: Callable[[Key, PolicyState, int], Decisions]
+    update: Update
+
+
+def adam(learning_rate: float | optax.Schedule = 0.0035) -> optax.GradientTransformation:
+    """The optimiser of ENAS's controllers: Adam with betas (0, 0.999), epsilon 1e-3; macro has learning rate 0.001."""
+    return optax.adam(learning_rate, b1=0.0, b2=0.999, eps=1e-3)
+
+
+def reinforce(
+    controller: Controller,
+    optimiser: optax.GradientTransformation,
+    *,
+    ema: float = 0.99,
+    entropy_weight: float = 1e-4,
+    skip_weight: float = 0.8,
+) -> PolicyGradient:
+    """One step of the optimiser on the mean over the samples of -(R + e H - b) log p - e H + skip_weight · divergence.
+
+    Raises: ValueError where `ema` is not in [0, 1) or a weight is negative.
+    """
+
+    def loss(now: Decisions, before: Decisions, advantages: Array) -> Array:
+        del before  # one step on fresh samples: it is `now`
+        return -advantages * now.log_prob
+
+    return _policy_gradient(controller, optimiser, loss, 1, ema, entropy_weight, skip_weight)
+
+
+def ppo(
+    controller: Controller,
+    optimiser: optax.GradientTransformation,
+    *,
+    clip: float = 0.2,
+    passes: int = 4,
+    ema: float = 0.99,
+    entropy_weight: float = 1e-4,
+    skip_weight: float = 0.8,
+) -> PolicyGradient:
+    """Several steps on the same samples, of which no one may change the probability by more than a factor 1 ± clip.
+
+    In place of (R + e H - b) log p, with A the same advantage and r the ratio of probabilities to those when sampled,
+    min(r A, clipped r A) (PPO, equation 7). Its first step is that of `reinforce`.
+
+    Raises: ValueError where `clip` is not in (0, 1), `passes` is under 1, or as `reinforce`.
+    """
+    if not 0 < clip < 1:
+        raise ValueError(f"clip must be between 0 and 1, got {clip}")
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, got {passes}")
+
+    def loss(now: Decisions, before: Decisions, advantages: Array) -> Array:
+        ratio = jnp.exp(now.log_prob - before.log_prob)
+        return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
+
+    return _policy_gradient(controller, optimiser, loss, passes, ema, entropy_weight, skip_weight)
+
+
+def baselines(total: Array, weight: Array, rewards: Array, valid: Array, ema: float) -> tuple[Array, Array, Array]:
+    """The moving average through rewards [P] in turn: (advantages [P], total, weight).
+
+    An advantage is that over the average before its sample: 0 where there is none yet, and where the sample is not
+    valid, which does not enter.
+    """
+
+    def one(carry: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        total, weight = carry
+        reward, counts = at
+        known = counts & (weight > 0)
+        advantage = jnp.where(known, reward - total / jnp.where(weight > 0, weight, 1.0), 0.0)
+        moved = (ema * total + (1 - ema) * reward, ema * weight + (1 - ema))
+        return jax.tree.map(lambda new, old: jnp.where(counts, new, old), moved, carry), advantage
+
+    (total, weight), advantages = jax.lax.scan(one, (total, weight), (rewards, valid))
+    return advantages, total, weight
+
+
+def _policy_gradient(
+    controller: Controller,
+    optimiser: optax.GradientTransformation,
+    loss: Callable[[Decisions, Decisions, Array], Array],
+    passes: int,
+    ema: float,
+    entropy_weight: float,
+    skip_weight: float,
+) -> PolicyGradient:
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be at least 0 and less than 1, got {ema}")
+    for name, value in (("entropy_weight", entropy_weight), ("skip_weight", skip_weight)):
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
+
+    def init(key: Key) -> PolicyState:
+        params = controller.init(key)
+        return PolicyState(params, optimiser.init(params), jnp.float32(0), jnp.float32(0))
+
+    def sample(key: Key, state: PolicyState, count: int) -> Decisions:
+        return jax.vmap(controller.sample, (0, None))(jax.random.split(key, count), state.params)
+
+    def update(
+        state: PolicyState, archs: Array, rewards: Array, valid: Array | None = None
+    ) -> tuple[PolicyState, PolicyInfo]:
+        valid = jnp.ones(len(archs), bool) if valid is None else valid
+        count = valid.sum()
+        score = jax.vmap(controller.score, (None, 0))
+
+        def mean(values: Array) -> Array:
+            return jnp.where(valid, values, 0.0).sum() / jnp.maximum(count, 1)
+
+        rewards = jnp.where(valid, rewards, 0.0).astype(jnp.float32)
+        before = jax.lax.stop_gradient(score(state.params, archs))
+        advantages, total, weight = baselines(
+            state.total, state.weight, rewards + entropy_weight * before.entropy, valid, ema
+        )
+
+        def objective(params: PyTree) -> Array:
+            now = score(params, archs)
+            spread = skip_weight * now.skip_divergence - entropy_weight * now.entropy
+            return mean(loss(now, before, advantages) + spread)
+
+        def one(carry: tuple[PyTree, Any], _: None) -> tuple[tuple[PyTree, Any], Array]:
+            params, optimiser_state = carry
+            gradient = jax.grad(objective)(params)
+            updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
+            return (optax.apply_updates(params, updates), optimiser_state), optax.tree.norm(gradient)
+
+        (params, optimiser_state), norms = jax.lax.scan(one, (state.params, state.optimiser), length=passes)
+        new = PolicyState(params, optimiser_state, total, weight)
+        new = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), new, state)
+        baseline = new.total / jnp.where(new.weight > 0, new.weight, 1.0)
+        info = PolicyInfo(mean(rewards), baseline, mean(before.entropy), mean(before.skip_divergence), norms[0])
+        return new, info
+
+    return PolicyGradient(init, sample, update)

@@ -1,0 +1,46 @@
+"""ENAS's controller as black-box search: every evaluation is a reward (Pham et al. 2018, https://arxiv.org/abs/1802.03268;
+with rewards from training each architecture, Zoph & Le 2017, https://arxiv.org/abs/1611.01578).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Candidates, Choice, Key, Sampler
+from jaxnas.controllers import PolicyGradient, PolicyState
+from jaxnas.samplers.moves import Incumbent, better_of, single, whole
+
+
+class ControllerState(NamedTuple):
+    """The policy that learns, and the best architecture so far."""
+
+    policy: PolicyState
+    incumbent: Incumbent
+
+
+def controller_search(choices: tuple[Choice, ...], policy: PolicyGradient, *, batch: int = 1) -> Sampler:
+    """Samples `batch` architectures from the policy and then updates it by their values.
+
+    policy: `reinforce` or `ppo` of `jaxnas.controllers`, of a controller over these choices. Values are rewards as they
+    are: a policy's `entropy_weight` is in their unit. Those that could not be evaluated are left out.
+
+    Raises: ValueError where `batch` is less than 1.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+
+    def init(key: Key) -> ControllerState:
+        nothing = Incumbent(jnp.zeros(len(choices), jnp.int32), jnp.float32(-jnp.inf))
+        return ControllerState(policy.init(key), nothing)
+
+    def ask(key: Key, state: ControllerState) -> Candidates:
+        return whole(policy.sample(key, state.policy, batch).arch)
+
+    def tell(state: ControllerState, candidates: Candidates, objectives: Array, valid: Array) -> ControllerState:
+        values, counted = single(candidates, objectives, valid)
+        learned, _ = policy.update(state.policy, candidates.archs, jnp.where(counted, values, 0.0), counted)
+        return ControllerState(learned, better_of(state.incumbent, candidates.archs, values))
+
+    return Sampler(init, ask, tell, best=lambda state: state.incumbent.arch[None])
