@@ -19,6 +19,8 @@ SPACES = {
     "darts_tiny": lambda: spaces.darts_space(2, TINY),
     "darts_none_last": lambda: spaces.darts_space(3, ("sep_conv_3x3", "max_pool_3x3", "none")),
     "nasbench201": spaces.nasbench201_space,
+    "enas_micro": spaces.enas_micro_space,
+    "enas_micro_tiny": lambda: spaces.enas_micro_space(2, ("skip_connect", "sep_conv_3x3")),
 }
 TABLES = {
     "darts": spaces.darts_cost_table,
@@ -126,6 +128,8 @@ def test_graphs_are_acyclic_and_connected_only_where_unmasked(space, archs):
 
 
 def test_the_cost_table_adds_up_to_the_costs(name, space, archs):
+    if name not in TABLES:
+        pytest.skip("the costs of this space are no sum over slots")
     for skeleton in SKELETONS:
         table = TABLES[name](skeleton)
         for arch in archs[:5]:

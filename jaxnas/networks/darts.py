@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ from jaxnas.networks.blocks import (
 )
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES
-from jaxnas.spaces.darts import CellShape, darts_cells, darts_space
+from jaxnas.spaces.darts import CELL_KINDS, CellShape, darts_cells, darts_space
 
 EdgesInit = Callable[[Key, CellShape, int], PyTree]
 """(key, shape, count) -> the parameters of the edges of `count` equal cells, stacked."""
@@ -51,8 +51,14 @@ def darts_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
     """
     space = darts_space() if space is None else space
     costs = space.costs(arch, skeleton)
-    genotype = space.to_genotype(arch)
-    frame = make_frame(skeleton, cell_nodes(space))
+    return cell_network(space.to_genotype(arch), skeleton, costs)
+
+
+def cell_network(genotype: Mapping[str, Any], skeleton: Skeleton, costs: dict[str, int]) -> Network:
+    """The network of two cells whose nodes add two edges each; "normal_concat" and "reduce_concat" make the outputs."""
+    concat = {kind: genotype[f"{kind}_concat"] for kind in CELL_KINDS}
+    nodes = len(genotype["normal"]) // 2
+    frame = make_frame(skeleton, nodes, {kind: len(joined) for kind, joined in concat.items()})
 
     def edges(shape: CellShape) -> list[tuple[str, int, int]]:
         """(operation, source, stride) of each edge."""
@@ -92,7 +98,7 @@ def darts_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
             else:
                 states.append(total + y)
                 total = None
-        return jnp.concatenate(states[2:], axis=-1), seen
+        return jnp.concatenate([states[node] for node in concat[shape.kind]], axis=-1), seen
 
     def edge_stats(shape: CellShape) -> Stats:
         return [
@@ -123,9 +129,9 @@ class Frame(NamedTuple):
     apply: Callable[[CellApply, PyTree, Array, Context], tuple[Array, Aux]]
 
 
-def make_frame(skeleton: Skeleton, nodes: int) -> Frame:
-    """The frame of the evaluation network, whose cells have some number of nodes."""
-    shapes = darts_cells(skeleton, nodes)
+def make_frame(skeleton: Skeleton, nodes: int, joined: Mapping[str, int] | None = None) -> Frame:
+    """The frame of the evaluation network, whose cells have some nodes; joined: how many make the output, or all."""
+    shapes = darts_cells(skeleton, nodes if joined is None else joined)
     runs = tuple((shape, len(list(run))) for shape, run in itertools.groupby(shapes))
     head = 2 * skeleton.cells // 3
 
@@ -133,11 +139,11 @@ def make_frame(skeleton: Skeleton, nodes: int) -> Frame:
         keys = fresh_keys(key)
         params = {
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
-            "classifier": layers.dense_init(next(keys), nodes * shapes[-1].channels, skeleton.num_classes),
+            "classifier": layers.dense_init(next(keys), shapes[-1].outputs, skeleton.num_classes),
         }
         if skeleton.auxiliary:
             params["auxiliary"] = {
-                "squeeze": conv_bn_init(next(keys), 1, nodes * shapes[head].channels, 128),
+                "squeeze": conv_bn_init(next(keys), 1, shapes[head].outputs, 128),
                 "conv": conv_bn_init(next(keys), 2, 128, 768),
                 "classifier": layers.dense_init(next(keys), 768, skeleton.num_classes),
             }

@@ -7,12 +7,20 @@ from jaxnas.spaces.darts import (
     CellShape,
     darts_cells,
     darts_cost_table,
+    darts_costs,
     darts_edges,
     darts_space,
     discretise_argmax,
     discretise_paper,
     edge_table,
     graph_operations,
+)
+from jaxnas.spaces.enas_micro import (
+    ENAS_MICRO_OPERATIONS,
+    enas_micro_edges,
+    enas_micro_loose,
+    enas_micro_slots,
+    enas_micro_space,
 )
 from jaxnas.spaces.genotypes import PUBLISHED
 from jaxnas.spaces.nasbench201 import (
@@ -27,6 +35,7 @@ from jaxnas.spaces.nasbench201 import (
 __all__ = [
     "CELL_KINDS",
     "DARTS_OPERATIONS",
+    "ENAS_MICRO_OPERATIONS",
     "NASBENCH201_EDGES",
     "NASBENCH201_GRAPH_OPERATIONS",
     "NASBENCH201_OPERATIONS",
@@ -35,11 +44,16 @@ __all__ = [
     "CellShape",
     "darts_cells",
     "darts_cost_table",
+    "darts_costs",
     "darts_edges",
     "darts_space",
     "discretise_argmax",
     "discretise_paper",
     "edge_table",
+    "enas_micro_edges",
+    "enas_micro_loose",
+    "enas_micro_slots",
+    "enas_micro_space",
     "graph_operations",
     "nasbench201_cost_table",
     "nasbench201_space",

@@ -58,7 +58,7 @@ class CellShape(NamedTuple):
 
     channels: of each node. inputs: channels of the two preceding cells' outputs. size: (height, width) after
     preprocessing, before any reduction. input_reduced: whether the preceding cell reduces, so that input 0 is twice as
-    large and its preprocessing reduces it.
+    large and its preprocessing reduces it. outputs: channels of the cell's own output.
     """
 
     kind: str
@@ -66,6 +66,7 @@ class CellShape(NamedTuple):
     inputs: tuple[int, int]
     size: tuple[int, int]
     input_reduced: bool
+    outputs: int
 
 
 def edge_table(nodes: int) -> list[tuple[int, int]]:
@@ -73,16 +74,18 @@ def edge_table(nodes: int) -> list[tuple[int, int]]:
     return [(node, source) for node in range(nodes) for source in range(node + 2)]
 
 
-def darts_cells(skeleton: Skeleton, nodes: int = 4) -> list[CellShape]:
-    """The cells of the evaluation network in turn."""
+def darts_cells(skeleton: Skeleton, joined: int | Mapping[str, int] = 4) -> list[CellShape]:
+    """The cells of the evaluation network in turn. joined: how many nodes make the output, of each kind or of both."""
     result = []
     channels, size, reduced = skeleton.channels, skeleton.image_shape[:2], False
     inputs = (3 * channels, 3 * channels)
     for index in range(skeleton.cells):
         reduces = index in (skeleton.cells // 3, 2 * skeleton.cells // 3)
+        kind = "reduce" if reduces else "normal"
         channels *= 2 if reduces else 1
-        result.append(CellShape("reduce" if reduces else "normal", channels, inputs, size, reduced))
-        inputs = (inputs[1], nodes * channels)
+        outputs = channels * (joined if isinstance(joined, int) else joined[kind])
+        result.append(CellShape(kind, channels, inputs, size, reduced, outputs))
+        inputs = (inputs[1], outputs)
         size = cost.strided(size, 2) if reduces else size
         reduced = reduces
     return result
@@ -155,6 +158,17 @@ def darts_cost_table(
     return cost.CostTable({"params": constant.params, "macs": constant.macs}, params, macs)
 
 
+def darts_costs(
+    cells: Mapping[str, list[genotypes.Edge]], skeleton: Skeleton, joined: int | Mapping[str, int]
+) -> dict[str, int]:
+    """The costs of the evaluation network of two cells, kind -> edges. joined: as of `darts_cells`."""
+    total = _constant(skeleton, joined)
+    for shape in darts_cells(skeleton, joined):
+        for operation, source in cells[shape.kind]:
+            total += _edge_cost(shape, source, operation)
+    return {"params": total.params, "macs": total.macs}
+
+
 def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> SearchSpace:
     """The space of cells with some nodes and operations; D = 6 · nodes.
 
@@ -191,12 +205,7 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
         return result
 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
-        cells = _cells(entries(tuple(choices), arch), nodes, kept_names)
-        total = _constant(skeleton, nodes)
-        for shape in darts_cells(skeleton, nodes):
-            for operation, source in cells[shape.kind]:
-                total += _edge_cost(shape, source, operation)
-        return {"params": total.params, "macs": total.macs}
+        return darts_costs(_cells(entries(tuple(choices), arch), nodes, kept_names), skeleton, nodes)
 
     def to_genotype(arch: Arch) -> dict[str, Any]:
         genotype: dict[str, Any] = {"space": "darts"}
@@ -297,9 +306,9 @@ def _edge_cost(cell: CellShape, source: int, operation: str) -> cost.Cost:
     return cost.PRIMITIVE_COSTS[operation](cell.channels, 1, cost.strided(cell.size, 2))
 
 
-def _constant(skeleton: Skeleton, nodes: int) -> cost.Cost:
+def _constant(skeleton: Skeleton, joined: int | Mapping[str, int]) -> cost.Cost:
     """Stem, preprocessing of every cell, classifier, and the auxiliary head where the skeleton has one."""
-    cells = darts_cells(skeleton, nodes)
+    cells = darts_cells(skeleton, joined)
     total = cost.conv_bn(skeleton.image_shape[2], 3 * skeleton.channels, 3, skeleton.image_shape[:2])
     for cell in cells:
         preprocess0 = cost.factorised_reduce if cell.input_reduced else _relu_conv_bn
@@ -308,8 +317,8 @@ def _constant(skeleton: Skeleton, nodes: int) -> cost.Cost:
     if skeleton.auxiliary:
         cell = cells[2 * skeleton.cells // 3]
         size = cost.strided(cell.size, 2)
-        total += cost.auxiliary_head(nodes * cell.channels, size, skeleton.num_classes)
-    return total + cost.linear(nodes * cells[-1].channels, skeleton.num_classes)
+        total += cost.auxiliary_head(cell.outputs, size, skeleton.num_classes)
+    return total + cost.linear(cells[-1].outputs, skeleton.num_classes)
 
 
 def _relu_conv_bn(inputs: int, outputs: int, size: tuple[int, int]) -> cost.Cost:

@@ -3,6 +3,7 @@
 DARTS: `Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), reduce=[…], reduce_concat=range(2, 6))`,
 two (operation, source) edges for each node in turn; sources 0 and 1 are the two preceding cells, 2 is the first node.
 NAS-Bench-201: `|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|`.
+ENAS: integers with spaces between them.
 """
 
 from __future__ import annotations
@@ -227,3 +228,17 @@ def print_nasbench201(edges: Sequence[Edge]) -> str:
     """Six edges as the architecture string of NAS-Bench-201."""
     written = [f"{operation}~{source}" for operation, source in edges]
     return "+".join(f"|{'|'.join(written[start:stop])}|" for start, stop in ((0, 1), (1, 3), (3, 6)))
+
+
+def parse_numbers(text: str, count: int, meaning: str) -> list[int]:
+    """A string of `count` integers, as ENAS prints an architecture; `meaning` says what they are.
+
+    Raises: ValueError where the text is something else.
+    """
+    words = text.split()
+    wrong = next((word for word in words if not (word.isascii() and word.isdigit())), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r} is no number; write {count} integers, {meaning}")
+    if len(words) != count:
+        raise ValueError(f"there are {len(words)} integers; write {count}, {meaning}")
+    return [int(word) for word in words]

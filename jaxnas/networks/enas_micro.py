@@ -1,0 +1,23 @@
+"""The network of cells of ENAS's micro space (Pham et al. 2018, section 2.4, https://arxiv.org/abs/1802.03268).
+
+That of DARTS around cells whose loose ends alone are concatenated; the authors' final network has, beside, one more
+1×1 convolution of the second input in every cell.
+"""
+
+from __future__ import annotations
+
+from jaxnas.base import Arch, Network, SearchSpace, Skeleton
+from jaxnas.networks.darts import cell_network
+from jaxnas.spaces.enas_micro import enas_micro_space
+
+
+def enas_micro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None) -> Network:
+    """The network of one concrete architecture of `enas_micro_space()`, or of the given space of the same kind.
+
+    The paper's has `Skeleton(channels=36, cells=17, …, auxiliary=True)`: 15 normal and two reduction cells.
+
+    Raises: ValueError where the architecture is not one of the space, or an auxiliary head has no room.
+    """
+    space = enas_micro_space() if space is None else space
+    costs = space.costs(arch, skeleton)
+    return cell_network(space.to_genotype(arch), skeleton, costs)

@@ -1,0 +1,200 @@
+"""The micro search space of ENAS (Pham et al. 2018, section 2.4, https://arxiv.org/abs/1802.03268).
+
+Two cells, "normal" and "reduce", in the network of `jaxnas.spaces.darts` (which has it from here). A cell has two
+inputs, numbered 0 and 1, and `nodes` nodes, numbered from 2. Each node adds two operations on two earlier inputs or
+nodes, which may be the same; nodes that no other reads, the loose ends, are concatenated into the cell's output.
+
+An architecture has, for each cell, normal first, and each node in turn, four choices, in the order in which the
+controller makes them: the left and the right input, the left and the right operation. Every combination is valid.
+Exchanging left and right gives the same network; `canonical` leaves the two apart, as shared weights do.
+
+Mixture weights have a slot for each node, side and source, in that order, and "none" before the operations: with five
+nodes S = 40, O = 6. Costs are not a sum over slots, for what is concatenated changes the layers that read it.
+
+The authors' programs also concatenate an input that no node reads, and reduce the image before a reduction cell during
+the search; here, as in their final networks, its operations on the inputs have stride 2.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.ops import costs as cost
+from jaxnas.spaces import genotypes
+from jaxnas.spaces.darts import CELL_KINDS, CellEdges, darts_costs, graph_operations
+from jaxnas.spaces.product import entries, product
+
+ENAS_MICRO_OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "skip_connect")
+"""In the order of the authors' numbers."""
+
+
+def enas_micro_slots(nodes: int) -> list[tuple[int, int, int]]:
+    """The (node, side, source) of every slot, node from 0."""
+    return [(node, side, source) for node in range(nodes) for side in range(2) for source in range(node + 2)]
+
+
+def enas_micro_edges(arch: Arch) -> dict[str, CellEdges]:
+    """The edges of each cell, left and right of each node in turn; operations count from 1, 0 being "none"."""
+    nodes = arch.shape[0] // 8
+    first = np.array([[node * (node + 3), node * (node + 3) + node + 2] for node in range(nodes)], np.int32)
+    result = {}
+    for kind, choices in zip(CELL_KINDS, arch.reshape(2, nodes, 4), strict=True):
+        source = choices[:, :2]
+        slot = source + first
+        result[kind] = CellEdges(slot.reshape(-1), source.reshape(-1), choices[:, 2:].reshape(-1) + 1)
+    return result
+
+
+def enas_micro_loose(arch: Arch) -> dict[str, Array]:
+    """kind -> bool [N], whether no other node reads a node."""
+    nodes = arch.shape[0] // 8
+    read = {kind: jax.nn.one_hot(edges.source - 2, nodes) for kind, edges in enas_micro_edges(arch).items()}
+    return {kind: ~(value > 0).any(axis=0) for kind, value in read.items()}
+
+
+def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OPERATIONS) -> SearchSpace:
+    """The space of cells with some nodes and operations; D = 8 · nodes.
+
+    The notation is that of the authors' programs, "source operation source operation" in numbers for each node, first
+    those of the normal cell. `discretise` takes, for each side of each node, the heaviest operation of all its sources,
+    "none" left out, the first among equals. Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the
+    inputs, for each node its two operations and their sum, the output; `graph_operations(("none", *operations))` names
+    them.
+
+    Raises: ValueError where there is no node, or an operation is unknown, given twice or "none".
+    """
+    if nodes < 1:
+        raise ValueError(f"a cell needs at least one node, got {nodes}")
+    if unknown := [name for name in operations if name not in cost.PRIMITIVE_COSTS]:
+        raise ValueError(f"unknown operations {unknown}; there are {', '.join(cost.PRIMITIVE_COSTS)}")
+    if len(set(operations)) < len(operations) or "none" in operations or not operations:
+        raise ValueError(f"operations must be different, at least one and none of them 'none', got {operations}")
+
+    slots = enas_micro_slots(nodes)
+    all_operations = ("none", *operations)
+    listed = []
+    for kind, node in itertools.product(CELL_KINDS, range(2, nodes + 2)):
+        name, sources = f"{kind} {node}", range(node)
+        reads = tuple((f"{kind} {source}",) for source in sources)
+        for side in ("left", "right"):
+            listed.append(Choice(f"{kind} node {node} {side} input", tuple(map(str, sources)), name, reads))
+        for side in ("left", "right"):
+            listed.append(Choice(f"{kind} node {node} {side} operation", operations, name))
+    choices = tuple(listed)
+    moves = product(choices)
+
+    def template() -> Weights:
+        return {kind: jnp.zeros((len(slots), len(all_operations)), jnp.float32) for kind in CELL_KINDS}
+
+    def one_hot(arch: Arch) -> Weights:
+        result = {}
+        for kind, edges in enas_micro_edges(arch).items():
+            operation = jnp.zeros(len(slots), jnp.int32).at[edges.slot].set(edges.operation)
+            result[kind] = jax.nn.one_hot(operation, len(all_operations), dtype=jnp.float32)
+        return result
+
+    def discretise(weights: Weights) -> Arch:
+        arch = []
+        for kind, node in itertools.product(CELL_KINDS, range(nodes)):
+            start, count = node * (node + 3), node + 2
+            block = weights[kind][start : start + 2 * count, 1:].reshape(2, -1)
+            best = jnp.argmax(block, axis=1)
+            arch += [best // len(operations), best % len(operations)]
+        return jnp.concatenate(arch).astype(jnp.int32)
+
+    def cells(arch: Arch) -> dict[str, list[genotypes.Edge]]:
+        taken = np.array(entries(choices, arch)).reshape(2, nodes, 2, 2)
+        return {
+            kind: [(operations[o], int(source)) for node in cell for source, o in zip(*node, strict=True)]
+            for kind, cell in zip(CELL_KINDS, taken, strict=True)
+        }
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        found = cells(arch)
+        return darts_costs(found, skeleton, {kind: len(_loose(edges)) for kind, edges in found.items()})
+
+    def to_genotype(arch: Arch) -> dict[str, Any]:
+        genotype: dict[str, Any] = {"space": "enas_micro"}
+        for kind, edges in cells(arch).items():
+            genotype[kind] = [[operation, source] for operation, source in edges]
+            genotype[f"{kind}_concat"] = _loose(edges)
+        return genotype
+
+    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
+        if isinstance(genotype, str):
+            numbers = genotypes.parse_numbers(genotype, 8 * nodes, f"two cells of {nodes} nodes, four for each")
+            taken = np.array(numbers, np.int32).reshape(-1, 2, 2).transpose(0, 2, 1).reshape(-1)
+            return jnp.asarray(entries(choices, jnp.asarray(taken)), jnp.int32)
+        genotypes.check_space(genotype, "enas_micro")
+        arch = []
+        for kind in CELL_KINDS:
+            found = genotype.get(kind)
+            if not isinstance(found, (list, tuple)) or len(found) != 2 * nodes:
+                raise ValueError(f"{kind!r} must be a list of {2 * nodes} edges (operation, source), got {found!r}")
+            edges = [
+                genotypes.read_edge(f"{kind} edge {e}, into node {e // 2 + 2}", edge, operations, e // 2 + 2)
+                for e, edge in enumerate(found)
+            ]
+            joined = genotype.get(f"{kind}_concat")
+            if joined is None or sorted(joined, key=str) != sorted(_loose(edges), key=str):
+                raise ValueError(
+                    f"{kind}_concat is {joined}; the nodes that no other reads are concatenated, so it must be "
+                    f"{_loose(edges)}"
+                )
+            for left, right in zip(edges[::2], edges[1::2], strict=True):
+                arch += [left[1], right[1], operations.index(left[0]), operations.index(right[0])]
+        return jnp.asarray(arch, jnp.int32)
+
+    def notation(arch: Arch) -> str:
+        edges = [edge for cell in cells(arch).values() for edge in cell]
+        return " ".join(f"{source} {operations.index(operation)}" for operation, source in edges)
+
+    return SearchSpace(
+        name="enas_micro",
+        choices=choices,
+        sample=moves.sample,
+        mutate=moves.mutate,
+        crossover=moves.crossover,
+        neighbours=moves.neighbours,
+        canonical=lambda arch: arch,
+        template=template,
+        one_hot=one_hot,
+        discretise=discretise,
+        graph=lambda arch: _graph(arch, all_operations),
+        costs=costs,
+        to_genotype=to_genotype,
+        from_genotype=from_genotype,
+        notation=notation,
+    )
+
+
+def _loose(edges: list[genotypes.Edge]) -> list[int]:
+    """The nodes, from 2, that no edge of a cell starts from."""
+    return sorted({*range(2, len(edges) // 2 + 2)} - {source for _, source in edges})
+
+
+def _graph(arch: Arch, operations: tuple[str, ...]) -> Graph:
+    nodes = arch.shape[0] // 8
+    places = 2 + 3 * nodes + 1
+    vocabulary = graph_operations(operations)
+    # Where the value of source j stands: the inputs first, then the sum of each node.
+    place = np.array([0, 1] + [4 + 3 * node for node in range(nodes)], np.int32)
+    ends = np.array([2 + 3 * node + side for node in range(nodes) for side in (0, 1)], np.int32)
+    fixed = np.zeros((places, places), np.float32)
+    fixed[ends, np.repeat(place[2:], 2)] = 1
+    kinds = np.full(places, vocabulary.index("sum"), np.int32)
+    kinds[[0, 1, -1]] = [vocabulary.index(name) for name in ("input_0", "input_1", "output")]
+    loose = enas_micro_loose(arch)
+    adjacency, ops = [], []
+    for kind, edges in enas_micro_edges(arch).items():
+        one = jnp.asarray(fixed).at[jnp.asarray(place)[edges.source], ends].set(1)
+        adjacency.append(one.at[place[2:], -1].set(loose[kind].astype(jnp.float32)))
+        ops.append(jnp.asarray(kinds).at[ends].set(edges.operation))
+    return Graph(jnp.stack(adjacency), jnp.stack(ops), jnp.ones((2, places), bool))
