@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.networks import darts_network, nasbench201_network, switched_darts_network, tutorial_cnn
+from jaxnas.networks import (
+    darts_network,
+    nasbench201_network,
+    switched_darts_network,
+    switched_nasbench201_network,
+    tutorial_cnn,
+)
 from jaxnas.networks.blocks import draw, equal_runs, fresh_keys
 from jaxnas.networks.darts import _auxiliary
 from jaxnas.networks.nasbench201 import _halve
@@ -19,6 +25,7 @@ from jaxnas.spaces import NASBENCH201_OPERATIONS, PUBLISHED, darts_space, nasben
 SPACE = darts_space()
 NB201 = nasbench201_space()
 TINY = Skeleton(channels=4, cells=3, image_shape=(8, 8, 2), num_classes=3)
+TINY_201 = Skeleton(channels=4, cells=2, image_shape=(8, 8, 2), num_classes=3)
 
 
 def count(network):
@@ -100,34 +107,40 @@ def test_parameters_are_drawn_as_the_layers_draw_them():
 
 @pytest.fixture(scope="module")
 def forms():
-    """A function of (arch, params, x, context) that evaluates both forms, and the switched parameters."""
-    switched = switched_darts_network(TINY)
-    params, stats = jax.jit(switched.init)(jax.random.key(0))
+    """For each space: the switched network, its parameters and statistics, and a function of (arch, params, x, …)."""
 
-    @jax.jit
-    def switched_values(arch, params, x, key, probability):
-        def loss(params, x):
-            logits, aux = switched.apply(params, arch, x, Context("batch", key, probability))
-            return weighted_sum(logits), (logits, aux.stats)
+    def make(switched):
+        params, stats = jax.jit(switched.init)(jax.random.key(0))
 
-        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+        @jax.jit
+        def switched_values(arch, params, x, key, probability):
+            def loss(params, x):
+                logits, aux = switched.apply(params, arch, x, Context("batch", key, probability))
+                return weighted_sum(logits), (logits, aux.stats)
 
-    return switched, params, stats, switched_values
+            return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+
+        return switched, params, stats, switched_values
+
+    return {"darts": make(switched_darts_network(TINY)), "nasbench201": make(switched_nasbench201_network(TINY_201))}
 
 
 # Between them these use all seven operations, with stride 1 and 2, and edges from nodes in a reducing cell.
 ARCHS = {
-    "DARTS_V2": SPACE.from_genotype("DARTS_V2"),
-    "mixed": jnp.asarray([0, 6, 5, 1, 4, 2, 4, 0, 1, 6, 3, 5, 0, 4, 2, 2, 5, 6, 5, 3, 4, 8, 1, 0], jnp.int32),
+    "DARTS_V2": ("darts", SPACE.from_genotype("DARTS_V2")),
+    "mixed": ("darts", jnp.array([0, 6, 5, 1, 4, 2, 4, 0, 1, 6, 3, 5, 0, 4, 2, 2, 5, 6, 5, 3, 4, 8, 1, 0], jnp.int32)),
+    "all of 201": ("nasbench201", jnp.array([3, 1, 2, 4, 0, 3], jnp.int32)),
+    "empty node": ("nasbench201", jnp.array([0, 3, 2, 4, 2, 1], jnp.int32)),
 }
 
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_fixed_and_switched_networks_are_one(forms, name):
     """Values, statistics, and gradients to parameters and images agree, drop-path included."""
-    switched, params, stats, switched_values = forms
-    arch, x = ARCHS[name], images(TINY)
-    network = darts_network(arch, TINY)
+    space, arch = ARCHS[name]
+    switched, params, stats, switched_values = forms[space]
+    skeleton = TINY if space == "darts" else TINY_201
+    x, network = images(skeleton), (darts_network if space == "darts" else nasbench201_network)(arch, skeleton)
     own, own_stats = switched.extract(arch, params, stats)
     assert jax.tree.structure((own, own_stats)) == jax.tree.structure(network.init(jax.random.key(0)))
     jax.tree.map(
@@ -159,8 +172,8 @@ def test_fixed_and_switched_networks_are_one(forms, name):
 
 
 def test_switched_network_evaluates_by_given_statistics(forms):
-    switched, params, stats, _ = forms
-    arch, x = ARCHS["mixed"], images(TINY)
+    switched, params, stats, _ = forms["darts"]
+    arch, x = ARCHS["mixed"][1], images(TINY)
     stats = jax.tree.map(lambda leaf: leaf + 0.3, stats)
     apply = jax.jit(switched.apply)
     logits, aux = apply(params, arch, x, Context(stats))

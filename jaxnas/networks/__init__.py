@@ -4,5 +4,13 @@ from jaxnas.networks.cnn import tutorial_cnn
 from jaxnas.networks.darts import darts_network
 from jaxnas.networks.nasbench201 import nasbench201_network
 from jaxnas.networks.switched import SwitchedNetwork, switched_darts_network
+from jaxnas.networks.switched_nasbench201 import switched_nasbench201_network
 
-__all__ = ["SwitchedNetwork", "darts_network", "nasbench201_network", "switched_darts_network", "tutorial_cnn"]
+__all__ = [
+    "SwitchedNetwork",
+    "darts_network",
+    "nasbench201_network",
+    "switched_darts_network",
+    "switched_nasbench201_network",
+    "tutorial_cnn",
+]

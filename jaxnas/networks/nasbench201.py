@@ -35,8 +35,10 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
     costs = space.costs(arch, skeleton)
     stages = nasbench201_stages(skeleton)
     edges = [
-        (operation, source, node)
-        for (operation, source), (node, _) in zip(space.to_genotype(arch)["cell"], NASBENCH201_EDGES, strict=True)
+        (slot, operation, source, node)
+        for slot, ((operation, source), (node, _)) in enumerate(
+            zip(space.to_genotype(arch)["cell"], NASBENCH201_EDGES, strict=True)
+        )
         if operation != "none"
     ]
     blocks = [(before, after) for (before, _), (after, _) in itertools.pairwise(stages)]
@@ -48,7 +50,7 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
             "stages": [
                 [
-                    [PRIMITIVES[operation].init(next(keys), channels, 1, True) for operation, _, _ in edges]
+                    [PRIMITIVES[operation].init(next(keys), channels, 1, True) for _, operation, _, _ in edges]
                     for _ in range(skeleton.cells)
                 ]
                 for channels, _ in stages
@@ -63,7 +65,7 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
             "stem": layers.initial_stats(skeleton.channels),
             "stages": [
                 [
-                    [(layers.initial_stats(channels),) * PRIMITIVES[operation].norms(1) for operation, _, _ in edges]
+                    [(layers.initial_stats(channels),) * PRIMITIVES[operation].norms(1) for _, operation, _, _ in edges]
                     for _ in range(skeleton.cells)
                 ]
                 for channels, _ in stages
@@ -78,12 +80,12 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
         keys = None if key is None else jax.random.split(key, len(NASBENCH201_EDGES))
         nodes: list[Array | None] = [x] + [None] * (_NODES - 1)
         seen = []
-        for e, (operation, source, node) in enumerate(edges):
+        for e, (slot, operation, source, node) in enumerate(edges):
             start = nodes[source]
             start = jnp.zeros_like(x) if start is None else start
             y, edge_seen = PRIMITIVES[operation].apply(params[e], start, 1, part(stats, e), context.axis_name)
             if keys is not None and operation != "skip_connect":
-                y = layers.drop_path(keys[e], y, context.drop_path)
+                y = layers.drop_path(keys[slot], y, context.drop_path)
             total = nodes[node]
             nodes[node] = y if total is None else total + y
             seen.append(edge_seen)

@@ -130,7 +130,7 @@ def _cell(
             index = index + jnp.where(strided, 0, len(operations))
         else:
             sources = (buffer[source],)
-        y, seen = _switch(branches, index, params, sources, stats)
+        y, seen = switch(branches, index, params, sources, stats)
         if key is not None:
             kept = (operation - 1 == identity) & ~strided
             y = jnp.where(kept, y, layers.drop_path(key, y, context.drop_path))
@@ -164,7 +164,7 @@ def _branch(
     return y, (jnp.stack([mean for mean, _ in padded]), jnp.stack([variance for _, variance in padded]))
 
 
-def _switch(
+def switch(
     branches: Sequence[Branch], index: Array, params: PyTree, sources: tuple[Array, ...], stats: Stats | None
 ) -> tuple[Array, Stats]:
     """`lax.switch` with a backward rule that computes the taken branch again."""
