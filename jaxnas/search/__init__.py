@@ -2,5 +2,21 @@
 
 from jaxnas.search.bilevel import exact, finite_difference, first_order
 from jaxnas.search.darts import DartsInfo, DartsState, adam_l2, darts
+from jaxnas.search.enas import ChildInfo, ControllerInfo, EnasState, enas, path_accuracy
+from jaxnas.search.paths import path_only
 
-__all__ = ["DartsInfo", "DartsState", "adam_l2", "darts", "exact", "finite_difference", "first_order"]
+__all__ = [
+    "ChildInfo",
+    "ControllerInfo",
+    "DartsInfo",
+    "DartsState",
+    "EnasState",
+    "adam_l2",
+    "darts",
+    "enas",
+    "exact",
+    "finite_difference",
+    "first_order",
+    "path_accuracy",
+    "path_only",
+]

@@ -1,0 +1,155 @@
+"""ENAS: Efficient Neural Architecture Search via Parameter Sharing (Pham, Guan, Zoph, Le, Dean, ICML 2018,
+https://arxiv.org/abs/1802.03268), over any space with a supernet.
+
+Two phases in turn (section 2.2). In a step of the first the policy draws one architecture, and the shared weights that
+it uses descend the training loss along its path alone; all others stay as they are (`search.paths`). In a step of the
+second the weights are held, some architectures are drawn, each gets a reward on the validation batch, and the policy
+follows the policy gradient (`controllers`). At the end architectures are drawn and the one that scores best is kept.
+
+Every pass normalises by the statistics of its own batch and keeps none: the second phase leaves no trace in the child.
+Rewards of one step are of the same images, so that they differ by the architectures; the authors' programs draw other
+images for each. Theirs also have dropout, drop-path and an auxiliary head in the child, which this does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
+from jaxnas.controllers import PolicyGradient, PolicyState
+from jaxnas.ops.layers import pmean
+from jaxnas.search.paths import path_only
+
+
+class EnasState(NamedTuple):
+    """params: of the supernet. weight_state: of their optimiser. policy: the controller, its optimiser and baseline."""
+
+    params: PyTree
+    weight_state: optax.OptState
+    policy: PolicyState
+
+
+class ChildInfo(NamedTuple):
+    """Of one step of the child, float32 []: loss and accuracy of the drawn path before it, norm of the gradient."""
+
+    train_loss: Array
+    train_accuracy: Array
+    weight_gradient: Array
+
+
+class ControllerInfo(NamedTuple):
+    """Of one step of the controller, float32 []: means over the drawn architectures, as in `PolicyInfo`.
+
+    best_reward: the highest. entropy: of the policy, in nats.
+    """
+
+    mean_reward: Array
+    best_reward: Array
+    baseline: Array
+    entropy: Array
+    skip_divergence: Array
+    controller_gradient: Array
+
+
+class Reward(Protocol):
+    """(params of the supernet, architecture, validation batch) -> float32 [], to be maximised; traceable."""
+
+    def __call__(self, params: PyTree, arch: Arch, batch: Batch, /) -> Array: ...
+
+
+def path_accuracy(supernet: Supernet, batches: int = 1, axis_name: str | None = None) -> Reward:
+    """The accuracy of a path on a validation batch, which is cut into some `batches` that are normalised apart.
+
+    One is the paper's; several see more images at the same size of a pass.
+
+    Raises: ValueError where `batches` is less than 1 or, when traced, does not divide the batch.
+    """
+    if batches < 1:
+        raise ValueError(f"batches must be at least 1, got {batches}")
+
+    def reward(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
+        size = len(batch.label)
+        if size % batches:
+            raise ValueError(f"a validation batch of {size} images cannot be cut into {batches}; choose a multiple")
+
+        def accuracy(part: Batch) -> Array:
+            logits, _ = supernet.apply_path(params, arch, part.image, Context(axis_name=axis_name))
+            return jnp.mean(jnp.argmax(logits, -1) == part.label)
+
+        parts = jax.tree.map(lambda leaf: leaf.reshape(batches, -1, *leaf.shape[1:]), batch)
+        return pmean(jnp.mean(jax.lax.map(accuracy, parts)), axis_name)
+
+    return reward
+
+
+def enas(
+    supernet: Supernet,
+    policy: PolicyGradient,
+    weight_optimiser: optax.GradientTransformation,
+    reward: Reward | None = None,
+    *,
+    samples: int = 10,
+    candidates: int = 100,
+    axis_name: str | None = None,
+) -> SearchAlgorithm:
+    """ENAS with the policy gradient of a controller over the choices of the supernet's space.
+
+    weight_optimiser: any that `path_only` can hold to the path. reward: `path_accuracy(supernet)` by default, or a
+    function of one's own, of a table say. samples: architectures of one controller step (10 in the micro, 20 in the
+    macro search). candidates: how many `derive` draws; it keeps the one of the highest score, which it must be given.
+
+    The phase "child" reads "train", "controller" reads "valid". With `axis_name` a batch is spread over that axis and
+    all devices, having one key, draw the same architectures.
+
+    Raises: ValueError where a number is less than 1.
+    """
+    for name, number in (("samples", samples), ("candidates", candidates)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    reward = reward or path_accuracy(supernet, axis_name=axis_name)
+    optimiser = path_only(weight_optimiser)
+
+    def init(key: Key) -> EnasState:
+        params_key, policy_key = jax.random.split(key)
+        params = supernet.init(params_key)
+        return EnasState(params, optimiser.init(params), policy.init(policy_key))
+
+    def child(key: Key, state: EnasState, batch: Mapping[str, Batch]) -> tuple[EnasState, ChildInfo]:
+        image, label = batch["train"]
+        arch = policy.sample(key, state.policy, 1).arch[0]
+
+        def loss(params: PyTree) -> tuple[Array, Array]:
+            logits, _ = supernet.apply_path(params, arch, image, Context(axis_name=axis_name))
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+            return losses.mean(), (jnp.argmax(logits, -1) == label).mean()
+
+        told, gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (value, accuracy), gradient = pmean((told, gradient), axis_name)
+        updates, weight_state = optimiser.update(gradient, state.weight_state, state.params, used=supernet.used(arch))
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(params=params, weight_state=weight_state), ChildInfo(
+            value, accuracy, optax.tree.norm(gradient)
+        )
+
+    def controller(key: Key, state: EnasState, batch: Mapping[str, Batch]) -> tuple[EnasState, ControllerInfo]:
+        archs = policy.sample(key, state.policy, samples).arch
+        # One after another: side by side, every operation of every architecture would be computed.
+        rewards = jax.lax.map(lambda arch: reward(state.params, arch, batch["valid"]), archs)
+        learned, info = policy.update(state.policy, archs, rewards)
+        return state._replace(policy=learned), ControllerInfo(
+            info.reward, rewards.max(), info.baseline, info.entropy, info.skip_divergence, info.gradient
+        )
+
+    def derive(key: Key, state: EnasState, score: Callable[[Array], Array] | None = None) -> Arch:
+        if score is None:
+            raise ValueError("ENAS keeps the best of what its policy draws: give a score, archs [P, D] -> [P]")
+        archs = policy.sample(key, state.policy, candidates).arch
+        return archs[jnp.argmax(score(archs))]
+
+    phases = (Phase("child", child, ("train",)), Phase("controller", controller, ("valid",)))
+    return SearchAlgorithm(init, phases, derive)
