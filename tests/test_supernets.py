@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.spaces import DARTS_OPERATIONS, darts_space, nasbench201_space
-from jaxnas.supernets import darts_supernet, nasbench201_supernet
+from jaxnas.spaces import DARTS_OPERATIONS, darts_space, enas_micro_space, nasbench201_space
+from jaxnas.supernets import darts_supernet, enas_micro_supernet, nasbench201_supernet
 
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
+MICRO = ("skip_connect", "nor_conv_1x1")
 DARTS = Skeleton(channels=4, cells=3, image_shape=(6, 6, 2), num_classes=3)
 NB201 = Skeleton(channels=4, cells=2, image_shape=(6, 6, 2), num_classes=3)
 SPACES = {
     "darts": (darts_space(2, OPERATIONS), functools.partial(darts_supernet, DARTS, 2, OPERATIONS)),
+    "enas_micro": (
+        enas_micro_space(2, OPERATIONS[1:]),
+        functools.partial(enas_micro_supernet, DARTS, 2, OPERATIONS[1:]),
+    ),
     "nasbench201": (nasbench201_space(), functools.partial(nasbench201_supernet, NB201)),
 }
 X = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
@@ -38,14 +43,19 @@ def random_weights(space):
     }
 
 
+def quick(function):
+    """Compiled without much optimisation, which tests would wait for."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def loss(net, params, weights):
     return jnp.sum(jnp.square(net.apply(params, weights, X, Context())[0]))
 
 
 def test_a_one_hot_mixture_is_the_path(built):
     space, _, net, params, archs = built
-    mixture = jax.jit(lambda a: net.apply(params, space.one_hot(a), X, Context())[0])
-    path = jax.jit(lambda a: net.apply_path(params, a, X, Context())[0])
+    mixture = quick(lambda a: net.apply(params, space.one_hot(a), X, Context())[0])
+    path = quick(lambda a: net.apply_path(params, a, X, Context())[0])
     outputs = [path(a) for a in archs]
     for arch, output in zip(archs, outputs, strict=True):
         np.testing.assert_allclose(mixture(arch), output, rtol=1e-3, atol=1e-4)
@@ -55,9 +65,9 @@ def test_a_one_hot_mixture_is_the_path(built):
 def test_the_two_forms_agree_in_values_and_gradients(built):
     space, make, net, params, _ = built
     weights = random_weights(space)
-    value, gradients = jax.jit(jax.value_and_grad(functools.partial(loss, net), (0, 1)))(params, weights)
+    value, gradients = quick(jax.value_and_grad(functools.partial(loss, net), (0, 1)))(params, weights)
     other = make(form="batch")
-    expected, expected_gradients = jax.jit(jax.value_and_grad(functools.partial(loss, other), (0, 1)))(params, weights)
+    expected, expected_gradients = quick(jax.value_and_grad(functools.partial(loss, other), (0, 1)))(params, weights)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * (np.abs(b).max() + 1e-3)),
@@ -70,13 +80,13 @@ def test_recomputing_edges_changes_nothing():
     space = nasbench201_space()
     skeleton = Skeleton(channels=2, cells=1, image_shape=(4, 4, 2), num_classes=3)
     nets = [nasbench201_supernet(skeleton, form="batch", remat=remat) for remat in (False, True)]
-    params = jax.jit(nets[0].init)(jax.random.key(0))
+    params = quick(nets[0].init)(jax.random.key(0))
     x, weights = X[:, :4, :4], random_weights(space)["cell"]
 
     def loss(net, weights):
         return jnp.sum(jnp.square(net.apply(params, {"cell": weights}, x, Context())[0]))
 
-    one, other = (jax.jit(jax.grad(functools.partial(loss, net)))(weights) for net in nets)
+    one, other = (quick(jax.grad(functools.partial(loss, net)))(weights) for net in nets)
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
@@ -84,7 +94,7 @@ def test_used_is_where_the_path_has_a_gradient(built):
     """A parameter outside `used` does not move the output; every kind of parameter inside does."""
     space, _, net, params, archs = built
     del space
-    gradient = jax.jit(jax.grad(lambda p, a: jnp.sum(jnp.sin(net.apply_path(p, a, X, Context())[0])), 0))
+    gradient = quick(jax.grad(lambda p, a: jnp.sum(jnp.sin(net.apply_path(p, a, X, Context())[0])), 0))
     for arch in archs:
         masks = net.used(arch)
         for mask, g in zip(jax.tree.leaves(masks), jax.tree.leaves(gradient(params, arch)), strict=True):
@@ -97,8 +107,8 @@ def test_given_statistics_reproduce_the_batch(built):
     """Normalising by the statistics that a large batch showed gives nearly its output again, for any part of it."""
     _, _, net, params, archs = built
     x = jax.random.normal(jax.random.key(7), (128, 6, 6, 2))
-    logits, aux = jax.jit(lambda a: net.apply_path(params, a, x, Context()))(archs[0])
-    again, seen = jax.jit(lambda a, s, x: net.apply_path(params, a, x, Context(bn=s)))(archs[0], aux.stats, x[:8])
+    logits, aux = quick(lambda a: net.apply_path(params, a, x, Context()))(archs[0])
+    again, seen = quick(lambda a, s, x: net.apply_path(params, a, x, Context(bn=s)))(archs[0], aux.stats, x[:8])
     assert jax.tree.structure(seen.stats) == jax.tree.structure(aux.stats)
     # statistics are reported unbiased and the batch is normalised by biased ones: one part in 500 for each batch norm
     np.testing.assert_allclose(again, logits[:8], atol=0.05 * float(np.abs(logits).max()))

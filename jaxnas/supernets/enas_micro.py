@@ -1,0 +1,226 @@
+"""The supernet of ENAS's micro space (Pham et al. 2018, section 2.4, https://arxiv.org/abs/1802.03268).
+
+Every cell holds, for each node, side and source, the parameters of every operation. Batch norm after operations has no
+affine part; pools have none, as in the paper. The frame is that of the evaluation network, with room for the outputs
+of all nodes: those that are read by another node are zeros in the output, and reach nothing that reads it.
+
+A path looks up the parameters of its two edges a node and computes its own operations, edge after edge in one loop. In
+the mixture a node is in the output with the product of the weights of "none" on the edges that could read it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.networks.blocks import draw
+from jaxnas.networks.darts import CellApply, make_frame
+from jaxnas.networks.switched import switch
+from jaxnas.ops import layers
+from jaxnas.ops.primitives import Primitive
+from jaxnas.spaces.darts import CellEdges, CellShape
+from jaxnas.spaces.enas_micro import (
+    ENAS_MICRO_OPERATIONS,
+    enas_micro_edges,
+    enas_micro_loose,
+    enas_micro_slots,
+    enas_micro_space,
+)
+from jaxnas.supernets import edges as mixed
+
+
+def enas_micro_supernet(
+    skeleton: Skeleton,
+    nodes: int = 5,
+    operations: Sequence[str] = ENAS_MICRO_OPERATIONS,
+    *,
+    form: mixed.Form | None = None,
+    remat: bool = False,
+    dtype: Any = jnp.float32,
+) -> Supernet:
+    """The supernet over `enas_micro_space(nodes, operations)`.
+
+    The paper's has `Skeleton(channels=20, cells=8, image_shape=(32, 32, 3), num_classes=10)`: six normal and two
+    reduction cells. form and remat are of the mixture, as in `darts_supernet`. dtype: of the activations. A path has
+    statistics for two batch norms an edge, [2N, 2, C], of which some are of none.
+    """
+    operations = tuple(operations)
+    enas_micro_space(nodes, operations)  # Raises for operations that it cannot have.
+    form = mixed.checked_form(skeleton, form, remat)
+    primitives = mixed.primitives(("none", *operations), normed_pools=False)
+    skip = 1 + operations.index("skip_connect") if "skip_connect" in operations else None
+    slots = enas_micro_slots(nodes)
+    frame = make_frame(skeleton, nodes)
+    cells = [shape for shape, count in frame.runs for _ in range(count)]
+
+    def init_edges(key: Key, shape: CellShape, count: int) -> PyTree:
+        # Strided skips have parameters, those of stride 1 have none: a reducing cell has room for the former.
+        stride = 2 if shape.kind == "reduce" else 1
+        one = functools.partial(mixed.edge_init, primitives, channels=shape.channels, stride=stride)
+        return draw(key, one, (count, len(slots)))
+
+    def init(key: Key) -> PyTree:
+        return frame.init(key, init_edges)
+
+    @functools.cache  # one function for all cells, so that its rules are traced once
+    def edge_of(stride: int, axis_name: str | None) -> mixed.Edge:
+        edge = mixed.mixed_edge(primitives, 0, stride, axis_name)
+        return jax.checkpoint(edge) if remat else edge
+
+    def mixed_cell(weights: Weights) -> CellApply:
+        def cell(
+            shape: CellShape, params: PyTree, inputs: tuple[Array, Array], stats: Any, keys: Any, context: Context
+        ) -> tuple[Array, Stats]:
+            del stats, keys  # normalised by the batch; no path is dropped
+            selection, before = weights[shape.kind], jnp.stack(inputs)
+
+            def run(states: Array, strided: bool | None) -> Array:
+                taken = [s for s, (_, _, source) in enumerate(slots) if strided is None or (source < 2) == strided]
+                if not taken:
+                    return states
+                first = {None: (0, 2), True: (0, 0), False: (2, 0)}[strided]
+                ends = [(slots[s][2] - first[0], slots[s][0] + first[1]) for s in taken]
+                # An identity of stride 1 must not take the parameters of one of stride 2 for its own.
+                kept = params if strided else [{} if o == skip else p for o, p in enumerate(params)]
+                mine, chosen = jax.tree.map(lambda leaf: leaf[jnp.array(taken)], (kept, selection))
+                edge = edge_of(2 if strided else 1, context.axis_name)
+                return mixed.run_edges(form, edge, before if strided else None, states, ends, mine, chosen, ())[0]
+
+            size = [-(-n // (2 if shape.kind == "reduce" else 1)) for n in before.shape[2:4]]
+            empty = jnp.zeros((nodes, before.shape[1], *size, shape.channels), before.dtype)
+            if shape.kind == "reduce":
+                states = run(run(empty, True), False)
+            else:
+                states = run(jnp.concatenate([before, empty]), None)[2:]
+            later = [(s, source - 2) for s, (_, _, source) in enumerate(slots) if source > 1]
+            loose = jnp.ones(nodes)
+            for s, node in later:
+                loose = loose.at[node].multiply(selection[s, 0])
+            return _joined(states, loose), ()
+
+        return cell
+
+    def path_cell(arch: Arch) -> CellApply:
+        edges, loose = enas_micro_edges(arch), enas_micro_loose(arch)
+
+        def cell(
+            shape: CellShape, params: PyTree, inputs: tuple[Array, Array], stats: Any, keys: Any, context: Context
+        ) -> tuple[Array, Stats]:
+            del keys
+            taken = edges[shape.kind]
+            chosen = jax.tree.map(lambda leaf: leaf[taken.slot], params)
+            states, seen = _path_cell(primitives, nodes, taken, shape, chosen, inputs, stats, context)
+            return _joined(states, loose[shape.kind]), seen
+
+        return cell
+
+    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+        if not isinstance(context.bn, str):
+            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
+        return frame.apply(mixed_cell(weights), params, x.astype(dtype), context)
+
+    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
+        return frame.apply(path_cell(arch), params, x.astype(dtype), context)
+
+    def used(arch: Arch) -> PyTree:
+        edges, loose = enas_micro_edges(arch), enas_micro_loose(arch)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        result = jax.tree.map(lambda _: jnp.array(True), shapes)
+
+        def read(index: int, channels: int) -> Array:
+            """Which channels of the output of a cell, or of the stem before the first, hold anything."""
+            if index < 0:
+                return jnp.ones(channels, bool)
+            return jnp.repeat(loose[cells[index].kind], cells[index].channels)
+
+        start = 0
+        for r, (shape, count) in enumerate(frame.runs):
+            for side in range(2):
+                rows = jnp.stack([read(start + c - 2 + side, shape.inputs[side]) for c in range(count)])[:, :, None]
+                kernel = result["cells"][r]["preprocess"][side]
+                inner = "reduce" if "reduce" in kernel else "kernel"
+                kernel[inner] = jax.tree.map(lambda _, rows=rows: rows, kernel[inner])
+            chosen = jnp.zeros(len(slots), jnp.int32).at[edges[shape.kind].slot].set(edges[shape.kind].operation)
+            strided = jnp.array([shape.kind == "reduce" and source < 2 for _, _, source in slots])
+            for o in range(len(primitives)):
+                # Of identities only those of stride 2 have a use for their parameters.
+                mask = (chosen == o) & (strided | (o != skip))
+                result["cells"][r]["edges"][o] = jax.tree.map(
+                    lambda leaf, mask=mask: mask.reshape(1, -1, *[1] * (leaf.ndim - 2)), shapes["cells"][r]["edges"][o]
+                )
+            start += count
+        result["classifier"]["kernel"] = read(len(cells) - 1, 0)[:, None]
+        return result
+
+    return Supernet(init, apply, apply_path, used)
+
+
+def _joined(states: Array, loose: Array) -> Array:
+    """Nodes [N, B, H, W, C] side by side, each times its entry of loose [N]."""
+    return jnp.concatenate(list(states * loose.astype(states.dtype)[:, None, None, None, None]), axis=-1)
+
+
+def _path_cell(
+    primitives: tuple[Primitive, ...],
+    nodes: int,
+    edges: CellEdges,
+    shape: CellShape,
+    params: PyTree,
+    inputs: tuple[Array, Array],
+    stats: Stats | None,
+    context: Context,
+) -> tuple[Array, Stats]:
+    """The nodes [N, B, h, w, C] and statistics of one cell; params: of all operations at the edges in use, [2N, …]."""
+    reduces = shape.kind == "reduce"
+    before = jnp.stack(inputs)
+    size = [-(-n // (2 if reduces else 1)) for n in before.shape[2:4]]
+    empty = jnp.zeros((nodes, before.shape[1], *size, shape.channels), before.dtype)
+    # Nodes follow the inputs in one buffer where they have one size; a reducing cell has sources of two sizes.
+    buffer = empty if reduces else jnp.concatenate([before, empty])
+    first = 0 if reduces else 2
+    strides = (2, 1) if reduces else (1,)
+    branches = [
+        functools.partial(_branch, o, primitive, shape.channels, which, stride, context.axis_name)
+        for which, stride in enumerate(strides)
+        for o, primitive in enumerate(primitives)
+        if o > 0
+    ]
+
+    def edge(buffer: Array, item: Any) -> tuple[Array, Stats]:
+        number, source, operation, params, stats = item
+        index = operation - 1
+        if reduces:
+            sources: tuple[Array, ...] = (before[jnp.minimum(source, 1)], buffer[jnp.maximum(source - 2, 0)])
+            index = index + jnp.where(source < 2, 0, len(primitives) - 1)
+        else:
+            sources = (buffer[source],)
+        y, seen = switch(branches, index, params, sources, stats)
+        return buffer.at[first + number // 2].add(y), seen
+
+    items = (jnp.arange(2 * nodes), edges.source, edges.operation, params, stats)
+    buffer, seen = jax.lax.scan(edge, buffer, items)
+    return buffer[first:], seen
+
+
+def _branch(
+    operation: int,
+    primitive: Primitive,
+    channels: int,
+    which: int,
+    stride: int,
+    axis_name: str | None,
+    params: PyTree,
+    sources: tuple[Array, ...],
+    stats: Stats | None,
+) -> tuple[Array, Stats]:
+    """One operation on the source that has its stride; statistics as (mean [2, C], variance [2, C])."""
+    norms = primitive.norms(stride)
+    given = None if stats is None else tuple((stats[0][n], stats[1][n]) for n in range(norms))
+    y, seen = primitive.apply(params[operation], sources[which], stride, given, axis_name)
+    padded = [*seen, *[layers.initial_stats(channels)] * (2 - norms)]
+    return y, (jnp.stack([mean for mean, _ in padded]), jnp.stack([variance for _, variance in padded]))

@@ -1,0 +1,136 @@
+"""What is particular to the spaces of ENAS: cells by hand, published architectures, the authors' notation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import spaces
+from jaxnas.base import Context, Skeleton
+from jaxnas.networks import enas_micro_network
+from jaxnas.supernets import enas_micro_supernet
+
+# The cell of the paper's figure 8, as its programs write it.
+MICRO = (
+    "0 2 0 0 0 4 0 1 0 4 1 1 1 0 0 1 0 2 1 1 "
+    "1 0 1 0 0 3 0 2 1 1 3 1 1 0 0 4 0 3 1 1"
+)  # fmt: skip
+
+
+def test_the_published_micro_cells():
+    space = spaces.enas_micro_space()
+    arch = space.from_genotype(MICRO)
+    assert space.notation(arch) == MICRO
+    genotype = space.to_genotype(arch)
+    assert genotype["normal"][:2] == [["avg_pool_3x3", 0], ["sep_conv_3x3", 0]]
+    assert genotype["reduce"][4:6] == [["sep_conv_5x5", 1], ["sep_conv_5x5", 3]]
+    # The second node of the reduction cell is read by the third, all others are loose.
+    assert genotype["normal_concat"] == [2, 3, 4, 5, 6]
+    assert genotype["reduce_concat"] == [2, 4, 5, 6]
+
+
+def test_a_small_micro_network_by_hand():
+    """One cell, which reduces, of two nodes, 2 channels before it, on 5×4 grey images, three classes."""
+    space = spaces.enas_micro_space(2)
+    for second, joined in ((2, 1), (1, 2)):  # What the second node reads: the first, or an input.
+        arch = np.array([*[0, 1, 4, 4] * 2, 0, 0, 0, 4, second, 0, 2, 1])
+        # Preprocessing 6 → 4 at 5×4; then, at 3×2, sep 3×3 and a reducing identity; avg pool and sep 5×5.
+        weights = [(54, 20), (2 * 24, 20), (2 * (36 + 16), 6), (16, 6), (2 * (100 + 16), 6)]
+        norms = 2 * (6 + 2 * 4 + 2 * 4 + 4 + 2 * 4)
+        head = 3 * (4 * joined + 1)
+        found = space.costs(arch, Skeleton(2, 1, (5, 4, 1), 3))
+        assert found["params"] == sum(count for count, _ in weights) + norms + head
+        assert found["macs"] == sum(count * places for count, places in weights) + head
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 1 0 x", "'x' is no number; write 16 integers, two cells of 2 nodes, four for each"),
+        ("0 1 0 1", "there are 4 integers; write 16"),
+        ("0 1 0 1 3 1 0 1 0 1 0 1 0 1 0 1", "'normal node 3 left input' has options 0 to 2, got 3"),
+    ],
+)
+def test_a_micro_notation_that_does_not_fit_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        spaces.enas_micro_space(2).from_genotype(text)
+
+
+def test_a_micro_genotype_must_concatenate_its_loose_ends():
+    space = spaces.enas_micro_space()
+    genotype = space.to_genotype(space.from_genotype(MICRO))
+    with pytest.raises(ValueError, match=r"reduce_concat is \[2, 3\]; .* must be \[2, 4, 5, 6\]"):
+        space.from_genotype({**genotype, "reduce_concat": [2, 3]})
+    with pytest.raises(ValueError, match="into node 4: source 4 of sep_conv_3x3 is out of range"):
+        space.from_genotype(
+            {**genotype, "normal": [*genotype["normal"][:4], ["sep_conv_3x3", 4], *genotype["normal"][5:]]}
+        )
+    with pytest.raises(ValueError, match="none of them 'none'"):
+        spaces.enas_micro_space(2, ("none", "skip_connect"))
+
+
+def quick(function):
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def count(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def affine(norm, channels):
+    """A norm of the supernet as one of the derived network."""
+    return {"scale": jnp.ones(channels), "offset": jnp.zeros(channels)} if norm is None else norm
+
+
+def test_a_micro_network_with_the_parameters_of_the_supernet_is_its_path():
+    operations = ("sep_conv_3x3", "max_pool_3x3", "skip_connect")
+    space = spaces.enas_micro_space(2, operations)
+    skeleton = Skeleton(4, 4, (6, 6, 2), 3)
+    net = enas_micro_supernet(skeleton, 2, operations)
+    params = quick(net.init)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+    path = quick(lambda arch: net.apply_path(params, arch, x, Context())[0])
+    slots = spaces.enas_micro_slots(2)
+    # Both cells have a node that is read and one that is not; every operation, strided or not, is there.
+    for text in ("0 0 1 1 2 2 0 0 1 2 0 0 2 1 2 2", "1 2 1 0 0 1 0 2 0 1 1 0 0 2 2 0"):
+        arch = space.from_genotype(text)
+        genotype, network = space.to_genotype(arch), enas_micro_network(arch, skeleton, space)
+        cells, kinds = [], ["stem", "stem"]
+        for cell in [cell for run in params["cells"] for cell in unstacked(run)]:
+            kind = "reduce" if len(cells) in (1, 2) else "normal"
+            width = cell["preprocess"][1]["kernel"].shape[1]
+            preprocess = []
+            for one, source in zip(cell["preprocess"], kinds[-2:], strict=True):
+                # Of the input's channels, C of each node, those of loose ends alone are there.
+                joined = [0, 1] if source == "stem" else [n - 2 for n in genotype[f"{source}_concat"]]
+
+                def rows(kernel, source=source, joined=joined):
+                    size = len(kernel) // 2
+                    return kernel if source == "stem" else jnp.concatenate([kernel[n * size :][:size] for n in joined])
+
+                name = "reduce" if "reduce" in one else "kernel"
+                preprocess.append({**one, name: jax.tree.map(rows, one[name])})
+            edges = []
+            for e, (name, source) in enumerate(genotype[kind]):
+                slot = slots.index((e // 2, e % 2, source))
+                mine = jax.tree.map(lambda leaf, s=slot: leaf[s], cell["edges"][1 + operations.index(name)])
+                if name == "sep_conv_3x3":
+                    mine = [{**layer, "norm": affine(layer["norm"], width)} for layer in mine]
+                if name == "skip_connect":
+                    strided = kind == "reduce" and source < 2
+                    mine = {**mine, "norm": affine(mine["norm"], width)} if strided else {}
+                edges.append(mine)
+            cells.append({"preprocess": tuple(preprocess), "edges": edges})
+            kinds.append(kind)
+        stacked = [jax.tree.map(lambda leaf: leaf[None], cell) for cell in cells]
+        last = [n - 2 for n in genotype["normal_concat"]]
+        kernel = params["classifier"]["kernel"].reshape(2, -1, 3)[jnp.array(last)].reshape(-1, 3)
+        own = {**params, "cells": stacked, "classifier": {**params["classifier"], "kernel": kernel}}
+        assert count(own) == network.costs["params"] == space.costs(arch, skeleton)["params"]
+        expected = quick(lambda own, network=network: network.apply(own, x, Context())[0])(own)
+        np.testing.assert_allclose(path(arch), expected, rtol=1e-3, atol=1e-4)
+
+
+def unstacked(run):
+    """The cells of a run, each for itself."""
+    return [jax.tree.map(lambda leaf, c=c: leaf[c], run) for c in range(jax.tree.leaves(run)[0].shape[0])]
