@@ -62,12 +62,15 @@ class Choice(NamedTuple):
 class Graph(NamedTuple):
     """Architectures as graphs with operations on the nodes; an edge-labelled cell gives its line graph.
 
-    adjacency: [G, N, N] float32, entry (i, j) is 1 where node i feeds node j. ops: [G, N] int32. mask: [G, N] bool.
+    adjacency: [G, N, N] float32, entry (i, j) is 1 where node i feeds node j; a node feeds later ones only. ops: [G, N]
+    int32. mask: [G, N] bool. signals: [F] float32, what else is known of the architecture before it is trained, costs
+    or scores of one-shot networks; None where nothing is.
     """
 
     adjacency: Array
     ops: Array
     mask: Array
+    signals: Array | None = None
 
 
 class SearchSpace(NamedTuple):
@@ -211,3 +214,17 @@ class Sampler(NamedTuple):
     ask: Callable[[Key, Any], Candidates]
     tell: Callable[[Any, Candidates, Array, Array], Any]
     best: Callable[[Any], Array]
+
+
+class Predictor(NamedTuple):
+    """What an architecture will be worth, learned from some that were measured.
+
+    init: key -> state. fit: (key, state, graphs [P], targets [P], weight [P]) -> state, both float32; a weight of 0 is
+    padding, so that data may grow without a new trace. It begins from the state: that of `init`, or that of an earlier
+    fit to be continued. predict: (state, graphs [Q]) -> (mean [Q], std [Q]) in the targets' unit; std is that of a new
+    measurement as far as the predictor knows. Graphs are batched by `vmap` of `SearchSpace.graph`.
+    """
+
+    init: Callable[[Key], Any]
+    fit: Callable[[Key, Any, Graph, Array, Array], Any]
+    predict: Callable[[Any, Graph], tuple[Array, Array]]

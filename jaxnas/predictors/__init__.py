@@ -1,0 +1,42 @@
+"""Predictors: what an architecture will be worth, from its graph and some measurements."""
+
+from jaxnas.predictors.encodings import (
+    Encoding,
+    joined,
+    one_hot,
+    operation_counts,
+    path_counts,
+    path_statistics,
+    signals,
+)
+from jaxnas.predictors.ensemble import average, ensemble
+from jaxnas.predictors.functional import functional_form
+from jaxnas.predictors.gaussian_process import Block, gaussian_process
+from jaxnas.predictors.gnn import gnn
+from jaxnas.predictors.losses import Loss, normal_scores, pairwise_hinge, pairwise_logistic, squared
+from jaxnas.predictors.mlp import mlp
+from jaxnas.predictors.regression import Regressor, regression
+
+__all__ = [
+    "Block",
+    "Encoding",
+    "Loss",
+    "Regressor",
+    "average",
+    "ensemble",
+    "functional_form",
+    "gaussian_process",
+    "gnn",
+    "joined",
+    "mlp",
+    "normal_scores",
+    "one_hot",
+    "operation_counts",
+    "pairwise_hinge",
+    "pairwise_logistic",
+    "path_counts",
+    "path_statistics",
+    "regression",
+    "signals",
+    "squared",
+]

@@ -1,0 +1,143 @@
+"""A Gaussian process on fixed encodings (Rasmussen & Williams 2006, http://gaussianprocess.org/gpml, chapters 2 and 5).
+
+The covariance of two architectures is s² / (1 + d² / l), the rational quadratic kernel, where d² is a weighted mean
+over the encodings of squared distances, each divided by its mean over the training data. Of a grid of lengths l and
+noises n the pair of greatest evidence is taken; the scale s² has its closed form, yᵀ(K + n)⁻¹y / P. No step of a fit
+can diverge, and hundreds of fits run under `vmap`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Graph, Key, Predictor
+from jaxnas.predictors.encodings import Encoding
+from jaxnas.predictors.mlp import encoded_size
+from jaxnas.predictors.regression import Moments, moments
+
+
+class Block(NamedTuple):
+    """One encoding of the kernel. share: its weight in d². standardise: whether each of its columns has variance 1.
+
+    Counts of paths do better as they are: rare ones would be blown up.
+    """
+
+    encode: Encoding
+    share: float = 1.0
+    standardise: bool = True
+
+
+class GaussianProcessState(NamedTuple):
+    """inputs: for each block [P, F], scaled so that d² is plain. columns: moments [F] of each. targets: theirs.
+
+    cholesky [P, P] of K + n, solution [P] of (K + n) a = y, there [P]; length, noise, scale [].
+    """
+
+    inputs: tuple[Array, ...]
+    columns: tuple[Moments, ...]
+    targets: Moments
+    cholesky: Array
+    solution: Array
+    there: Array
+    length: Array
+    noise: Array
+    scale: Array
+
+
+def gaussian_process(
+    blocks: Sequence[Block],
+    example: Graph,
+    *,
+    lengths: Sequence[float] = (0.75, 1.5, 3.0),
+    noises: Sequence[float] = (0.02, 0.05, 0.15),
+) -> Predictor:
+    """example: any graph of the space, for its shape. The state of a fit has P rows, that of `init` one and no data;
+    a fit forgets earlier ones. noises: variances, in parts of the scale.
+
+    Raises: ValueError where there is no block, or a number is not positive.
+    """
+    if not blocks:
+        raise ValueError("a Gaussian process needs at least one block")
+    for name, values in (
+        ("shares", [block.share for block in blocks]), ("lengths", lengths), ("noises", noises)
+    ):  # fmt: skip
+        if not values or not all(value > 0 for value in values):
+            raise ValueError(f"{name} must be positive, at least one, got {list(values)}")
+    grid = jnp.asarray(list(itertools.product(lengths, noises)), jnp.float32)
+    total = sum(block.share for block in blocks)
+
+    def init(key: Key) -> GaussianProcessState:
+        graphs = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), example)
+        return fit(key, None, graphs, jnp.zeros(1), jnp.zeros(1))
+
+    def fit(
+        key: Key, state: GaussianProcessState | None, graphs: Graph, targets: Array, weight: Array
+    ) -> GaussianProcessState:
+        del key, state
+        there = weight > 0
+        count = jnp.maximum(there.sum(), 1)
+        encoded = [jax.vmap(block.encode)(graphs) for block in blocks]
+        columns = tuple(
+            _columns(block, values, weight, block.share / total) for block, values in zip(blocks, encoded, strict=True)
+        )
+        inputs = tuple((x - found.mean[None]) / found.std[None] for x, found in zip(encoded, columns, strict=True))
+        outputs = moments(targets, weight)
+        y = jnp.where(there, (targets - outputs.mean) / outputs.std, 0.0)
+        distance = _distances(inputs, inputs)
+        both = there[:, None] & there[None]
+
+        def posterior(setting: Array) -> tuple[Array, Array, Array, Array]:
+            """(log evidence, s², cholesky, solution); padding is independent and of variance 1, which changes none."""
+            length, noise = setting
+            kernel = jnp.where(both, 1 / (1 + distance / length), 0.0)
+            kernel += jnp.diag(jnp.where(there, noise / jnp.where(there, weight, 1.0), 1.0))
+            cholesky = jnp.linalg.cholesky(kernel)
+            solution = jax.scipy.linalg.cho_solve((cholesky, True), y)
+            scale = jnp.maximum(y @ solution / count, 1e-6)
+            evidence = -0.5 * count * jnp.log(scale) - jnp.log(jnp.diag(cholesky)).sum()
+            return evidence, scale, cholesky, solution
+
+        evidence = jax.lax.map(lambda setting: posterior(setting)[0], grid)
+        best = grid[jnp.argmax(evidence)]
+        _, scale, cholesky, solution = posterior(best)
+        return GaussianProcessState(inputs, columns, outputs, cholesky, solution, there, best[0], best[1], scale)
+
+    def predict(state: GaussianProcessState, graphs: Graph) -> tuple[Array, Array]:
+        inputs = [
+            (jax.vmap(block.encode)(graphs) - found.mean[None]) / found.std[None]
+            for block, found in zip(blocks, state.columns, strict=True)
+        ]
+        kernel = jnp.where(state.there[None], 1 / (1 + _distances(inputs, state.inputs) / state.length), 0.0)
+        whitened = jax.scipy.linalg.solve_triangular(state.cholesky, kernel.T, lower=True)
+        variance = jnp.maximum(1 - (whitened**2).sum(axis=0), 0.0) + state.noise
+        mean = kernel @ state.solution * state.targets.std + state.targets.mean
+        return mean, jnp.sqrt(state.scale * variance) * state.targets.std
+
+    for block in blocks:
+        encoded_size(block.encode, example)
+    return Predictor(init, fit, predict)
+
+
+def _columns(block: Block, values: Array, weight: Array, share: float) -> Moments:
+    """What makes squared distances of a block's values [P, F] have the mean `share` over all pairs of data."""
+    found = moments(values, weight)
+    variance = moments((values - found.mean[None]) ** 2, weight).mean
+    varies = variance > 1e-12
+    if block.standardise:
+        # A column that is constant here may differ elsewhere, and then counts as if it had variance 1.
+        std = found.std * jnp.sqrt(2.0 * jnp.maximum(varies.sum(), 1))
+    else:
+        std = jnp.full(len(variance), jnp.where(varies.any(), jnp.sqrt(2 * variance.sum()), 1.0))
+    return Moments(found.mean, std / share**0.5)
+
+
+def _distances(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """The sum over blocks of squared distances, [P, Q]."""
+    left, right = jnp.concatenate(a, axis=1), jnp.concatenate(b, axis=1)
+    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None] - 2 * left @ right.T
+    return jnp.maximum(squares, 0.0)

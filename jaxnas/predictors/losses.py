@@ -1,0 +1,57 @@
+"""Losses of predictors and a transform of what they learn.
+
+A loss maps (predictions [P], targets [P], weight [P]) to a number; entries of weight 0 do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array
+
+Loss = Callable[[Array, Array, Array], Array]
+
+
+def squared(predictions: Array, targets: Array, weight: Array) -> Array:
+    """The weighted mean of squared errors."""
+    return jnp.sum(weight * (predictions - targets) ** 2) / jnp.maximum(weight.sum(), 1e-12)
+
+
+def pairwise_logistic(predictions: Array, targets: Array, weight: Array) -> Array:
+    """log(1 + exp(-(f_i - f_j))) where y_i > y_j: RankNet (Burges et al. 2005, https://doi.org/10.1145/1102351.1102363).
+
+    The mean over all pairs of different targets, each with the product of its weights.
+    """
+    return _pairwise(jax.nn.softplus, predictions, targets, weight)
+
+
+def pairwise_hinge(margin: float = 0.1) -> Loss:
+    """max(0, margin - (f_i - f_j)) where y_i > y_j, as GATES has it (Ning et al. 2020, https://arxiv.org/abs/2004.01899).
+
+    Raises: ValueError where the margin is not positive: then a constant would be best.
+    """
+    if not margin > 0:
+        raise ValueError(f"the margin must be positive, got {margin}")
+    return lambda *given: _pairwise(lambda wrong: jax.nn.relu(margin + wrong), *given)
+
+
+def _pairwise(of_difference: Callable[[Array], Array], predictions: Array, targets: Array, weight: Array) -> Array:
+    pairs = weight[:, None] * weight[None] * (targets[:, None] > targets[None])
+    values = of_difference(predictions[None] - predictions[:, None])
+    return jnp.sum(pairs * values) / jnp.maximum(pairs.sum(), 1e-12)
+
+
+def normal_scores(targets: Array, weight: Array) -> Array:
+    """Targets by rank: the normal quantile of (rank - 1/2) / n among those of positive weight, ties at their mean rank.
+
+    Accuracies have a long lower tail, of which a predictor would learn more than of the differences at the top. [P];
+    0 where the weight is 0.
+    """
+    there = weight > 0
+    below = (there[None] & (targets[None] < targets[:, None])).sum(axis=1)
+    equal = (there[None] & (targets[None] == targets[:, None])).sum(axis=1)
+    quantile = (below + equal / 2) / jnp.maximum(there.sum(), 1)
+    return jnp.where(there, jax.scipy.special.ndtri(jnp.where(there, quantile, 0.5)), 0.0)

@@ -1,0 +1,99 @@
+"""Training of a small network as a predictor: full batches, one `lax.scan` over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.base import Array, Graph, Key, Predictor, PyTree
+from jaxnas.predictors.encodings import Encoding
+from jaxnas.predictors.losses import Loss, squared
+
+CHUNK = 512
+"""Architectures predicted at a time, so that what a network keeps of them fits the processor's cache."""
+
+
+class Regressor(NamedTuple):
+    """A network of one graph.
+
+    encode: what of the graph is not learned, graph -> [F], features = F; it is computed once and standardised.
+    init: key -> params. apply: (params, graph, encoded [F]) -> float32 [].
+    """
+
+    features: int
+    encode: Encoding
+    init: Callable[[Key], PyTree]
+    apply: Callable[[PyTree, Graph, Array], Array]
+
+
+class Moments(NamedTuple):
+    """Weighted mean and standard deviation, of columns; 1 in place of a deviation of 0."""
+
+    mean: Array
+    std: Array
+
+
+class RegressionState(NamedTuple):
+    """params: of the network. encoded: moments [F] over the training data. targets: theirs []."""
+
+    params: PyTree
+    encoded: Moments
+    targets: Moments
+
+
+def moments(values: Array, weight: Array) -> Moments:
+    """Of values [P] or [P, F] with weights [P]."""
+    share = (weight / jnp.maximum(weight.sum(), 1e-12)).reshape(-1, *[1] * (values.ndim - 1))
+    mean = jnp.sum(share * values, axis=0)
+    variance = jnp.sum(share * (values - mean[None]) ** 2, axis=0)
+    return Moments(mean, jnp.where(variance > 1e-12, jnp.sqrt(jnp.maximum(variance, 1e-12)), 1.0))
+
+
+def regression(
+    network: Regressor, optimizer: optax.GradientTransformation, *, epochs: int, loss: Loss = squared
+) -> Predictor:
+    """The network fitted to standardised targets by so many steps on all data. Its std is 0: see `ensemble`.
+
+    Fitting has no randomness but that of `init`.
+
+    Raises: ValueError where there is no epoch.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+
+    def init(key: Key) -> RegressionState:
+        encoded = Moments(jnp.zeros(network.features), jnp.ones(network.features))
+        return RegressionState(network.init(key), encoded, Moments(jnp.float32(0), jnp.float32(1)))
+
+    def fit(key: Key, state: RegressionState, graphs: Graph, targets: Array, weight: Array) -> RegressionState:
+        del key
+        encoded = jax.vmap(network.encode)(graphs)
+        inputs, outputs = moments(encoded, weight), moments(targets, weight)
+        encoded = (encoded - inputs.mean[None]) / inputs.std[None]
+        wanted = (targets - outputs.mean) / outputs.std
+
+        def value(params: PyTree) -> Array:
+            return loss(jax.vmap(network.apply, (None, 0, 0))(params, graphs, encoded), wanted, weight)
+
+        def step(carry: tuple[PyTree, Any], _: None) -> tuple[tuple[PyTree, Any], None]:
+            params, optimizer_state = carry
+            updates, optimizer_state = optimizer.update(jax.grad(value)(params), optimizer_state, params)
+            return (optax.apply_updates(params, updates), optimizer_state), None
+
+        start = (state.params, optimizer.init(state.params))
+        params = jax.lax.scan(step, start, None, length=epochs)[0][0]
+        return RegressionState(params, inputs, outputs)
+
+    def predict(state: RegressionState, graphs: Graph) -> tuple[Array, Array]:
+        def one(graph: Graph) -> Array:
+            encoded = (network.encode(graph) - state.encoded.mean) / state.encoded.std
+            return network.apply(state.params, graph, encoded)
+
+        mean = jax.lax.map(one, graphs, batch_size=CHUNK) * state.targets.std + state.targets.mean
+        return mean, jnp.zeros_like(mean)
+
+    return Predictor(init, fit, predict)
