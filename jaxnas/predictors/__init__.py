@@ -8,6 +8,7 @@ from jaxnas.predictors.encodings import (
     path_counts,
     path_statistics,
     signals,
+    unconnected,
 )
 from jaxnas.predictors.ensemble import average, ensemble
 from jaxnas.predictors.functional import functional_form
@@ -39,4 +40,5 @@ __all__ = [
     "regression",
     "signals",
     "squared",
+    "unconnected",
 ]

@@ -13,10 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Array, Graph
+from jaxnas.base import Arch, Array, Graph
 
 Encoding = Callable[[Graph], Array]
 """graph -> float32 [F]."""
+
+
+def unconnected(arch: Arch) -> Graph:
+    """An architecture of a plain product of choices as a graph without edges: node d has option arch[d]."""
+    count = len(arch)
+    return Graph(jnp.zeros((1, count, count)), arch[None], jnp.ones((1, count), bool))
 
 
 def one_hot(vocabulary: int) -> Encoding:

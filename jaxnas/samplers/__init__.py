@@ -6,11 +6,19 @@ from jaxnas.samplers.halving import Bracket, Rung, evaluations, halving, hyperba
 from jaxnas.samplers.local_search import local_search
 from jaxnas.samplers.moves import Moves
 from jaxnas.samplers.nondominated import nondominated
+from jaxnas.samplers.predictor_search import (
+    Acquisition,
+    expected_improvement,
+    predictor_search,
+    thompson,
+    upper_confidence,
+)
 from jaxnas.samplers.random_search import random_search
 from jaxnas.samplers.reinforce import reinforce
 from jaxnas.samplers.simulate import Search, Trace, over_seeds, simulate
 
 __all__ = [
+    "Acquisition",
     "Bracket",
     "Moves",
     "Rung",
@@ -19,14 +27,18 @@ __all__ = [
     "controller_search",
     "evaluations",
     "evolution",
+    "expected_improvement",
     "halving",
     "hyperband",
     "local_search",
     "nondominated",
     "over_seeds",
+    "predictor_search",
     "random_search",
     "reinforce",
     "rungs",
     "simulate",
     "successive_halving",
+    "thompson",
+    "upper_confidence",
 ]

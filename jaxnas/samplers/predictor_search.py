@@ -1,0 +1,154 @@
+"""Search guided by a predictor: fit, propose, evaluate, and again (BANANAS, White et al. 2021,
+https://arxiv.org/abs/1910.11858, algorithm 1, for any predictor and acquisition).
+
+The first architectures are random. Then the predictor is fitted to all that were measured, their values as normal
+scores, and asked about a pool of architectures not measured yet: half of it mutants of the best ones, of one change or
+two, the other half random. An acquisition gives each a score from its predicted mean and std, and the highest are
+evaluated next.
+
+What deviates: the pool is part random, so that no optimum is out of reach; and each fit begins anew, so that a step
+depends on nothing but what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Candidates, Graph, Key, Predictor, Sampler
+from jaxnas.predictors.losses import normal_scores
+from jaxnas.samplers.moves import Incumbent, Moves, better_of, length, no_incumbent, samples, single, whole
+
+Acquisition = Callable[[Key, Array, Array, Array], Array]
+"""(key, mean [Q], std [Q], the best target so far []) -> scores [Q]."""
+
+
+def expected_improvement(key: Key, mean: Array, std: Array, best: Array) -> Array:
+    """E max(y - best, 0) of a normal y (Jones et al. 1998, https://doi.org/10.1023/A:1008306431147, equation 15)."""
+    del key
+    std = jnp.maximum(std, 1e-6)
+    z = (mean - best) / std
+    return std * (z * jax.scipy.stats.norm.cdf(z) + jax.scipy.stats.norm.pdf(z))
+
+
+def thompson(key: Key, mean: Array, std: Array, best: Array) -> Array:
+    """One draw of each y, independent, as BANANAS has it."""
+    del best
+    return mean + std * jax.random.normal(key, mean.shape)
+
+
+def upper_confidence(factor: float) -> Acquisition:
+    """mean + factor · std; 0 follows the mean alone."""
+    return lambda key, mean, std, best: mean + factor * std
+
+
+class PredictorSearchState(NamedTuple):
+    """archs: int32 [C, D], all that were asked for, in turn. values: float32 [C], -inf where there is none.
+
+    used: int32 [], how many rows are.
+    """
+
+    archs: Array
+    values: Array
+    used: Array
+    incumbent: Incumbent
+
+
+def predictor_search(
+    moves: Moves,
+    predictor: Predictor,
+    graph: Callable[[Arch], Graph],
+    *,
+    capacity: int,
+    start: int = 20,
+    batch: int = 5,
+    pool: int = 200,
+    parents: int = 10,
+    acquisition: Acquisition = expected_improvement,
+) -> Sampler:
+    """Asks for `batch` architectures at a time and never for one twice, random ones at the start apart.
+
+    graph: arch -> what the predictor is given of it; traceable. capacity: of evaluations; nothing is wanted beyond.
+    start: of random ones, rounded up to whole batches.
+
+    Under `vmap` the predictor is fitted in the first steps too, and not asked.
+
+    Raises: ValueError where a number is less than 1, the pool is too small for the batch, or the capacity for the start.
+    """
+    for name, number in (("batch", batch), ("parents", parents), ("start", start)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    if pool < 2 * batch:
+        raise ValueError(f"the pool must be at least twice the batch of {batch}, got {pool}")
+    if capacity < start:
+        raise ValueError(f"the capacity must be at least the start of {start}, got {capacity}")
+    rows = -(-capacity // batch) * batch
+
+    def init(key: Key) -> PredictorSearchState:
+        del key
+        values = jnp.full(rows, -jnp.inf, jnp.float32)
+        return PredictorSearchState(
+            jnp.zeros((rows, length(moves)), jnp.int32), values, jnp.int32(0), no_incumbent(moves)
+        )
+
+    def propose(key: Key, state: PredictorSearchState) -> tuple[Array, Array]:
+        """(archs [batch, D], bool [batch]: whether there was so much that is new in the pool)."""
+        fit_key, init_key, pool_key, acquisition_key = jax.random.split(key, 4)
+        weight = (state.values > -jnp.inf).astype(jnp.float32)
+        targets = normal_scores(state.values, weight)
+        graphs = jax.vmap(graph)(state.archs)
+        fitted = predictor.fit(fit_key, predictor.init(init_key), graphs, targets, weight)
+        archs = _pool(pool_key, state)
+        mean, std = predictor.predict(fitted, jax.vmap(graph)(archs))
+        scores = acquisition(acquisition_key, mean, std, jnp.where(weight > 0, targets, -jnp.inf).max())
+        asked = (archs[:, None] == state.archs[None]).all(axis=2) & (jnp.arange(rows) < state.used)[None]
+        repeated = jnp.tril((archs[:, None] == archs[None]).all(axis=2), -1)
+        fresh = ~(asked.any(axis=1) | repeated.any(axis=1))
+        _, chosen = jax.lax.top_k(jnp.where(fresh, scores, -jnp.inf), batch)
+        return archs[chosen], fresh[chosen]
+
+    def _pool(key: Key, state: PredictorSearchState) -> Array:
+        """Architectures [pool, D], the mutants first."""
+        _, best = jax.lax.top_k(state.values, min(parents, rows))
+
+        def mutant(key: Key, place: Array) -> Array:
+            first_key, second_key, again_key = jax.random.split(key, 3)
+            parent = state.archs[best[place % jnp.clip(state.used, 1, len(best))]]
+            child = moves.mutate(first_key, parent)
+            return jnp.where(jax.random.bernoulli(again_key), moves.mutate(second_key, child), child)
+
+        mutant_key, random_key = jax.random.split(key)
+        half = pool // 2
+        mutants = jax.vmap(mutant)(jax.random.split(mutant_key, half), jnp.arange(half))
+        return jnp.concatenate([mutants, samples(moves, random_key, pool - half)])
+
+    def ask(key: Key, state: PredictorSearchState) -> Candidates:
+        random_key, propose_key = jax.random.split(key)
+        archs, wanted = jax.lax.cond(
+            state.used < start,
+            lambda: (samples(moves, random_key, batch), jnp.ones(batch, bool)),
+            lambda: propose(propose_key, state),
+        )
+        return whole(archs)._replace(wanted=wanted & (state.used + jnp.arange(batch) < capacity))
+
+    def tell(
+        state: PredictorSearchState, candidates: Candidates, objectives: Array, valid: Array
+    ) -> PredictorSearchState:
+        values, _ = single(candidates, objectives, valid)
+        at = jnp.minimum(state.used, rows - batch)
+        there = state.used < rows
+
+        def write(old: Array, new: Array) -> Array:
+            return jnp.where(there, jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0), old)
+
+        return PredictorSearchState(
+            write(state.archs, candidates.archs),
+            write(state.values, values),
+            jnp.minimum(state.used + batch, rows),
+            better_of(state.incumbent, candidates.archs, values),
+        )
+
+    return Sampler(init, ask, tell, best=lambda state: state.incumbent.arch[None])
