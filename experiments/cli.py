@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,18 +20,23 @@ def main(
     run: Callable[[Config], None],
     config: type[Config],
     arguments: Sequence[str] | None = None,
-    presets: Mapping[str, Config] | None = None,
+    presets: Mapping[str, Config] | Callable[[Callable[[str], str]], Config] | None = None,
 ) -> None:
     """Parses `arguments`, by default those of the process, into a frozen dataclass and runs the program with it.
 
-    presets: configs by the value of `--preset`, which then give the defaults. Wrong input, which the library reports as
+    presets: configs by the value of `--preset`, which then give the defaults, or a function that makes them from
+    flag -> value, "" where the flag is absent. Wrong input, which the library reports as
     ValueError or OSError, gives one line on stderr and exit code 2; a run that diverged gives one and exit code 3; a
     signal gives 75 (SIGTERM) or 130 (SIGINT). With JAXNAS_TRACEBACK=1 in the environment the traceback is shown.
     """
     module = sys.modules[run.__module__]
     name = module.__spec__.name if module.__spec__ else run.__module__
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    default = None if presets is None else presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
+    default: Config | None = None
+    if callable(presets):
+        default = presets(functools.partial(_value, arguments))
+    elif presets is not None:
+        default = presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
     parsed = tyro.cli(
         config,
         args=arguments,

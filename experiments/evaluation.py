@@ -18,7 +18,15 @@ import jax
 from jaxnas import data, draw, report
 from jaxnas.base import Arch, Key, Network, SearchSpace, Skeleton
 from jaxnas.data import Augmentation, Dataset
-from jaxnas.networks import SwitchedNetwork, darts_network, switched_darts_network, tutorial_cnn
+from jaxnas.networks import (
+    SwitchedNetwork,
+    darts_network,
+    enas_micro_network,
+    nasbench201_network,
+    switched_darts_network,
+    switched_nasbench201_network,
+    tutorial_cnn,
+)
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
@@ -29,6 +37,18 @@ from jaxnas.train.loop import run as run_loop
 from jaxnas.train.stop import stop_on_signal
 
 Stop = Callable[[], int | None]
+
+NETWORKS: dict[str, Callable[[Arch, Skeleton, SearchSpace], Network]] = {
+    "darts": darts_network,
+    "nasbench201": lambda arch, skeleton, space: nasbench201_network(arch, skeleton),
+    "enas_micro": enas_micro_network,
+}
+"""Name of a space -> the network of one of its architectures."""
+SWITCHED: dict[str, Callable[[Skeleton, SearchSpace], SwitchedNetwork]] = {
+    "darts": switched_darts_network,
+    "nasbench201": lambda skeleton, space: switched_nasbench201_network(skeleton),
+}
+"""Name of a space -> the networks of all its architectures in one program, where there is such a one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +72,7 @@ class Training:
     hold_out: float = 0.1
     """The part of the training split kept back to choose the best epoch; 0 trains on all of it and takes the last."""
     share_step: bool = True
-    """Found and random networks share one compiled step, the architecture being data."""
+    """Found and random networks share one compiled step, the architecture being data, where the space has such."""
 
 
 def enable_cache(folder: str | None) -> None:
@@ -76,7 +96,7 @@ def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int, r
         )
     if training.epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {training.epochs}")
-    darts_network(space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
+    NETWORKS[space.name](space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
 
 
 def skeleton_of(training: Training, dataset: Dataset) -> Skeleton:
@@ -102,11 +122,11 @@ def train_all(
     The test split is read once for each network, after its training. The network named "found" is kept in the folder.
     """
     skeleton = skeleton_of(training, dataset)
-    switched = switched_darts_network(skeleton, space) if training.share_step and len(archs) > 1 else None
-    shared = None if switched is None else _Trainer(switched, training, dataset, seed)
+    share = training.share_step and len(archs) > 1 and space.name in SWITCHED
+    shared = _Trainer(SWITCHED[space.name](skeleton, space), training, dataset, seed) if share else None
     figures = {}
     for number, (name, arch) in enumerate(archs.items()):
-        network = darts_network(arch, skeleton, space)
+        network = NETWORKS[space.name](arch, skeleton, space)
         trainer = shared or _Trainer(network, training, dataset, seed)
         figures[name] = trainer.train(run, name, network, arch, jax.random.fold_in(key, number), stop, space)
     if hand_designed:
@@ -237,7 +257,7 @@ def finish(
         run.path,
         result,
         [
-            ("The found cells", "cells.png", "Normal and reduction cell; operations on the edges."),
+            ("The found architecture", "cells.png", "What was found, operations on the edges."),
             ("Found and baselines", "comparison.png", "Test accuracy with its 95 % interval, same training for all."),
             *pictures,
             ("Curves", "curves.png", "Losses and accuracies of every stage."),

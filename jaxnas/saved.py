@@ -11,13 +11,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Array, Context, Network, PyTree, Skeleton, Stats
+from jaxnas.base import Arch, Array, Context, Network, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Dataset
-from jaxnas.networks import darts_network
+from jaxnas.networks import darts_network, enas_micro_network, nasbench201_network
 from jaxnas.runfolder import read_json, write_json
-from jaxnas.spaces import darts_space
+from jaxnas.spaces import darts_space, enas_micro_space, nasbench201_space
+
+_SPACES: dict[str, tuple[Callable[[], SearchSpace], Callable[[Arch, Skeleton], Network]]] = {
+    "darts": (darts_space, darts_network),
+    "nasbench201": (nasbench201_space, nasbench201_network),
+    "enas_micro": (enas_micro_space, enas_micro_network),
+}
+"""The "space" of a genotype -> what makes the space and the network of an architecture."""
 
 
 class Found(NamedTuple):
@@ -61,7 +68,8 @@ def load(run: str | os.PathLike[str]) -> Found:
     description = describe(run)
     shape = description["skeleton"]
     skeleton = Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
-    network: Network = darts_network(darts_space().from_genotype(description["genotype"]), skeleton)
+    space, network_of = _SPACES[description["genotype"].get("space", "darts")]
+    network = network_of(space().from_genotype(description["genotype"]), skeleton)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(Path(run) / "network") as checkpoints:
         restored = checkpoints.restore({"params": target[0], "stats": target[1]})

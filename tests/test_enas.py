@@ -16,7 +16,7 @@ from jaxnas.search import enas, path_accuracy
 from jaxnas.spaces import nasbench201_space
 from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train.path_score import make_path_score
-from jaxnas.train.schedules import sgd
+from jaxnas.train.schedules import sgd, warm_restarts
 
 SPACE = nasbench201_space()
 NET = nasbench201_supernet(Skeleton(channels=2, cells=1, image_shape=(4, 4, 1), num_classes=3))
@@ -158,3 +158,15 @@ def test_numbers_that_make_no_sense_are_refused():
         path_accuracy(NET, 0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         make_path_score(NET.apply_path, PLAIN, 0)
+
+
+def test_restarts_are_half_cosines_of_growing_length():
+    rate = warm_restarts(0.05, 0.0005, 10, 2)
+    expected = []
+    for length in (10, 20, 40):
+        expected += [0.0005 + 0.02475 * (1 + np.cos(np.pi * t / length)) for t in range(length)]
+    np.testing.assert_allclose([rate(t) for t in range(70)], expected, rtol=1e-4)
+    equal = warm_restarts(1.0, 0.0, 4, 1)
+    np.testing.assert_allclose([equal(t) for t in (0, 2, 4, 6)], [1, 0.5, 1, 0.5], atol=1e-6)
+    with pytest.raises(ValueError, match="period must be at least 1, got 0"):
+        warm_restarts(1.0, 0.0, 0)

@@ -6,6 +6,8 @@ counts steps: the published recipes change the rate once an epoch, `per_epoch(co
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 import optax
 from optax.contrib import reduce_on_plateau
@@ -25,6 +27,29 @@ def cosine(first: float, last: float, total: int) -> optax.Schedule:
     def rate(count: Count) -> Array:
         progress = jnp.minimum(count, total) / total
         return last + 0.5 * (first - last) * (1.0 + jnp.cos(jnp.pi * progress))
+
+    return rate
+
+
+def warm_restarts(first: float, last: float, period: int, growth: int = 2) -> optax.Schedule:
+    """Half a cosine from `first` to `last` again and again, each `growth` times as long as the one before.
+
+    The first lasts `period`; SGDR (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
+
+    Raises: ValueError where period or growth is under 1.
+    """
+    _at_least_one("period", period)
+    _at_least_one("growth", growth)
+
+    def rate(count: Count) -> Array:
+        periods = jnp.asarray(count) / period
+        if growth == 1:
+            progress = periods % 1
+        else:
+            # Restarts come after (growth^n - 1) / (growth - 1) periods; the small number is against rounding.
+            n = jnp.floor(jnp.log1p(periods * (growth - 1)) / math.log(growth) + 1e-6)
+            progress = (periods - (growth**n - 1) / (growth - 1)) / growth**n
+        return last + 0.5 * (first - last) * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
 
     return rate
 

@@ -1,0 +1,65 @@
+"""The pictures of `experiments.enas` beside those that every search has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from jaxnas.draw import DPI
+
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
+
+
+def draw_controller(
+    lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any], folder: Path
+) -> list[tuple[str, str, str]]:
+    """What the controller learned and how candidates scored: (title, file, caption) of each picture."""
+    steps = [line for line in lines if line["stage"] == "search" and line["phase"] == "controller"]
+    figure = Figure(figsize=(9.0, 3.0), dpi=DPI, facecolor="white", layout="constrained")
+    left, right = figure.subplots(1, 2)
+    number = [line["step"] for line in steps]
+    left.plot(number, [line["best_reward"] for line in steps], ".", ms=3, color=_GREY, label="best of a step")
+    left.plot(number, [line["mean_reward"] for line in steps], ".", ms=3, color=_BLUE, label="mean of a step")
+    left.plot(number, [line["baseline"] for line in steps], color=_ORANGE, lw=1.5, label="baseline")
+    left.set_title("reward", size=10, loc="left")
+    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+    left.legend(fontsize=8, frameon=False)
+    right.plot(number, [line["entropy"] for line in steps], color=_BLUE, lw=1.2)
+    right.set_title("entropy of the policy, nats", size=10, loc="left")
+    for axes in (left, right):
+        axes.set_xlabel("step", size=8)
+    _save(figure, folder / "controller.png")
+
+    figure = Figure(figsize=(6.0, 2.6), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    both = np.concatenate([found["scores"], found["random_scores"]])
+    bins = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 25).tolist()
+    for name, colour, label in (("random_scores", _GREY, "random"), ("scores", _BLUE, "drawn from the policy")):
+        axes.hist(found[name], bins, color=colour, alpha=0.6, label=f"{label}: best {max(found[name]):.1%}")
+    axes.set_xlabel("accuracy of the path with shared weights", size=8)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, folder / "candidates.png")
+    scored = f"{found['count']} each, on {found['scored_on']}; batch norm by the {found['batch_norm']}."
+    return [
+        (
+            "The controller",
+            "controller.png",
+            "Reward on validation batches with shared weights, and what is undecided.",
+        ),
+        ("Candidates", "candidates.png", scored),
+    ]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    for axes in figure.axes:
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure).print_png(str(path))

@@ -1,0 +1,86 @@
+"""`experiments.enas` from end to end, as small as it goes: search, candidates, training, report, the network again."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnas
+from experiments import cli, enas
+
+SMALL = [
+    *("--space", "nasbench201", "--search.epochs", "4", "--search.batch-size", "300", "--search.channels", "2"),
+    *("--search.candidates", "3", "--controller.steps", "3", "--controller.samples", "2"),
+    *("--controller.batch-size", "200", "--train.epochs", "1", "--train.channels", "2", "--train.batch-size", "500"),
+]
+
+
+@pytest.fixture
+def quick():
+    """Compiled without much optimisation, which tests would wait for."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def values_without_time(path):
+    return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in path.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [*SMALL, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
+    cli.main(enas.main, enas.Config, arguments, enas.defaults)
+    result = json.loads((run / "result.json").read_text())
+    assert result["genotype"]["space"] == "nasbench201"
+    assert {"best-of-random", "hand-designed"} == set(result["baselines"])
+    candidates = result["candidates"]
+    assert (candidates["count"], len(candidates["scores"]), len(candidates["random_scores"])) == (3, 3, 3)
+    assert candidates["best_score"] == max(candidates["scores"])
+    assert candidates["batch_norm"] == "statistics of each batch of 200"
+    for name in ("index.html", "controller.png", "candidates.png", "cells.png"):
+        assert (run / "report" / name).stat().st_size > 1000
+    lines = values_without_time(run / "metrics.jsonl")
+    assert {line["phase"] for line in lines if line["stage"] == "search"} >= {"child", "controller"}
+    apply, params = jaxnas.load(run)
+    assert np.isfinite(apply(params, np.zeros((2, 8, 8, 1), np.uint8))).all()
+
+    # The search again, from its last checkpoint: the same candidates and scores.
+    for path in (run / "result.json", run / "stages" / "search" / "done.json"):
+        path.unlink()
+    cli.main(enas.main, enas.Config, arguments, enas.defaults)
+    again = json.loads((run / "result.json").read_text())
+    assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in result.items() if k != "timing"}
+    assert values_without_time(run / "metrics.jsonl") == lines
+    assert "error" not in capsys.readouterr().err
+
+
+WRONG = {
+    "batch of the search": (["--search.batch-size", "5000"], "search.batch_size 5000 is larger than its part"),
+    "batch of the controller": (["--controller.batch-size", "5000"], "controller.batch_size 5000"),
+    "batches": (["--controller.batches", "7"], "no multiple of controller.batches 7"),
+    "part": (["--search.valid-part", "1.5"], "search.valid_part must be between 0 and 1"),
+    "temperature": (["--controller.temperature", "0"], "temperature must be positive"),
+    "auxiliary": (["--space", "nasbench201", "--train.auxiliary"], "no auxiliary head"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
+    arguments, expected = WRONG[case]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(enas.main, enas.Config, [*arguments, "--workdir", str(tmp_path / "run")], enas.defaults)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.count("\n") == 1
+    assert expected in error
+
+
+@pytest.mark.parametrize("space", sorted(enas.SPACES))
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+def test_presets_belong_to_their_space(space, preset):
+    config = enas.defaults({"--space": space, "--preset": preset}.get)
+    assert (config.space, config.preset) == (space, preset)
+    assert (config.dataset == "digits") == (preset == "tiny")
