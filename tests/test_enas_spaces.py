@@ -7,8 +7,8 @@ import pytest
 
 from jaxnas import spaces
 from jaxnas.base import Context, Skeleton
-from jaxnas.networks import enas_micro_network
-from jaxnas.supernets import enas_micro_supernet
+from jaxnas.networks import enas_macro_network, enas_micro_network
+from jaxnas.supernets import enas_macro_supernet, enas_micro_supernet
 
 # The cell of the paper's figure 8, as its programs write it.
 MICRO = (
@@ -134,3 +134,97 @@ def test_a_micro_network_with_the_parameters_of_the_supernet_is_its_path():
 def unstacked(run):
     """The cells of a run, each for itself."""
     return [jax.tree.map(lambda leaf, c=c: leaf[c], run) for c in range(jax.tree.leaves(run)[0].shape[0])]
+
+
+# The macro space.
+
+# The first twelve layers of the published network.
+MACRO = (
+    "0 3 0 0 1 0 2 0 0 1 2 0 0 0 0 3 1 1 0 1 0 2 0 0 0 0 0 1 2 0 1 1 0 1 1 1 "
+    "1 0 1 1 1 0 1 0 1 0 0 0 0 0 0 0 0 0 0 2 0 0 0 0 0 1 0 0 0 0 0 1 0 0 1 1 0 0 0 0 1 1"
+)  # fmt: skip
+
+
+def test_the_published_macro_layers():
+    space = spaces.enas_macro_space()
+    assert len(space.choices) == 78
+    arch = space.from_genotype(MACRO)
+    assert space.notation(arch) == MACRO
+    layers = space.to_genotype(arch)["layers"]
+    assert layers[:4] == [["conv_3x3", []], ["sep_conv_5x5", []], ["conv_3x3", [0]], ["conv_5x5", [2]]]
+    assert layers[11] == ["conv_3x3", [0, 3, 4, 9, 10]]
+    graph = space.graph(arch)
+    feeds = {(k, k + 1) for k in range(12)} | {(s, k + 1) for k, (_, states) in enumerate(layers) for s in states}
+    assert {tuple(edge) for edge in np.argwhere(graph.adjacency[0]).tolist()} == feeds
+    assert [spaces.ENAS_MACRO_GRAPH_OPERATIONS[o] for o in graph.ops[0].tolist()] == ["stem", *(o for o, _ in layers)]
+
+
+def test_a_small_macro_network_by_hand():
+    """Three layers of 2, 4 and 8 channels on 5×4 grey images, three classes; every layer is followed by a reduction."""
+    space = spaces.enas_macro_space(3)
+    # 5×5 convolution; average pool; separable 3×3 that adds states 0 and 1, or one of them.
+    # State 1 or 2, made last, is always reduced; state 0 twice where it is read.
+    for skips, reductions in (((1, 1), (2, 3)), ((0, 1), (1, 2)), ((1, 0), (2, 2))):
+        arch = np.array([2, 4, 0, 1, *skips])
+        weights = [(9 * 2, 20), (4 + 25 * 4, 20), (16, 6), (64 + 9 * 8 + 64, 2)]
+        weights += [(2 * 4 * reductions[0], 6), (4 * 8 * reductions[1], 2)]
+        norms = 2 * (2 + (2 + 2 + 2) + (4 + 4) + (8 + 8 + 8) + 4 * reductions[0] + 8 * reductions[1])
+        found = space.costs(arch, Skeleton(2, 3, (5, 4, 1), 3))
+        assert found["params"] == sum(count for count, _ in weights) + norms + 27
+        assert found["macs"] == sum(count * places for count, places in weights) + 27
+
+
+def test_a_macro_network_with_the_parameters_of_the_supernet_is_its_path():
+    space, skeleton = spaces.enas_macro_space(4), Skeleton(4, 4, (6, 6, 2), 3)
+    net = enas_macro_supernet(skeleton)
+    params = quick(net.init)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+    path = quick(lambda arch: net.apply_path(params, arch, x, Context())[0])
+    stages = spaces.enas_macro_stages(skeleton)
+    # All operations; states that are read after a reduction and such as are not.
+    for text in ("0 1 1 4 0 1 3 1 0 0", "2 5 0 1 1 1 4 0 0 1"):
+        arch = space.from_genotype(text)
+        network = enas_macro_network(arch, skeleton, space)
+        layers, reductions = [], []
+        taken = space.to_genotype(arch)["layers"]
+        for s, stage in enumerate(stages):
+            for number, k in enumerate(stage.layers):
+                choice = spaces.ENAS_MACRO_OPERATIONS.index(taken[k][0])
+                own = jax.tree.map(lambda leaf, n=number: leaf[n], params["stages"][s][choice])
+                own = {name: {**one, "norm": affine(one["norm"], stage.channels)} for name, one in own.items()}
+                layers.append({"operation": own, "norm": affine(None, stage.channels)})
+            if s < 2:
+                last = stage.layers.stop
+                read = sorted({j for _, states in taken[last:] for j in states if j <= last} | {last})
+                own = [jax.tree.map(lambda leaf, j=j: leaf[j], params["reductions"][s]) for j in read]
+                reductions.append([{"reduce": one, "norm": affine(None, 2 * stage.channels)} for one in own])
+        own = {**params, "layers": layers, "reductions": reductions}
+        del own["stages"]
+        assert count(own) == network.costs["params"]
+        expected = quick(lambda own, network=network: network.apply(own, x, Context())[0])(own)
+        np.testing.assert_allclose(path(arch), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": [["conv_3x3", []]]}, "must be a list of 3 pairs"),
+        ({"layers": [["conv_7x7", []]] * 3}, "layer 0: unknown operation 'conv_7x7'"),
+        ({"layers": [["conv_3x3", []], ["conv_3x3", [1]], ["conv_3x3", []]]}, "layer 1: state 1 cannot be added"),
+        ({"layers": [["conv_3x3"]] * 3}, r"layer 0 is \(operation, states added\)"),
+        ({"space": "darts", "layers": []}, "of the space 'darts'"),
+    ],
+)
+def test_a_macro_genotype_that_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        spaces.enas_macro_space(3).from_genotype({"space": "enas_macro", **change})
+
+
+def test_a_macro_network_has_the_layers_of_its_space():
+    space = spaces.enas_macro_space(4)
+    with pytest.raises(ValueError, match="has 4 layers, but the skeleton has cells=12"):
+        space.costs(np.zeros(10, int), Skeleton(4, 12, (8, 8, 1), 3))
+    with pytest.raises(ValueError, match="no auxiliary head"):
+        space.costs(np.zeros(10, int), Skeleton(4, 4, (8, 8, 1), 3, auxiliary=True))
+    with pytest.raises(ValueError, match="at least 3 layers, got 2"):
+        spaces.enas_macro_space(2)

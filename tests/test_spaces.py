@@ -20,6 +20,7 @@ SPACES = {
     "darts_none_last": lambda: spaces.darts_space(3, ("sep_conv_3x3", "max_pool_3x3", "none")),
     "nasbench201": spaces.nasbench201_space,
     "enas_micro": spaces.enas_micro_space,
+    "enas_macro": spaces.enas_macro_space,
     "enas_micro_tiny": lambda: spaces.enas_micro_space(2, ("skip_connect", "sep_conv_3x3")),
 }
 TABLES = {

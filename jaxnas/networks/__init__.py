@@ -2,6 +2,7 @@
 
 from jaxnas.networks.cnn import tutorial_cnn
 from jaxnas.networks.darts import darts_network
+from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.networks.enas_micro import enas_micro_network
 from jaxnas.networks.nasbench201 import nasbench201_network
 from jaxnas.networks.switched import SwitchedNetwork, switched_darts_network
@@ -10,6 +11,7 @@ from jaxnas.networks.switched_nasbench201 import switched_nasbench201_network
 __all__ = [
     "SwitchedNetwork",
     "darts_network",
+    "enas_macro_network",
     "enas_micro_network",
     "nasbench201_network",
     "switched_darts_network",

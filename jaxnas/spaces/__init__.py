@@ -15,6 +15,15 @@ from jaxnas.spaces.darts import (
     edge_table,
     graph_operations,
 )
+from jaxnas.spaces.enas_macro import (
+    ENAS_MACRO_GRAPH_OPERATIONS,
+    ENAS_MACRO_OPERATIONS,
+    MacroStage,
+    enas_macro_needed,
+    enas_macro_skips,
+    enas_macro_space,
+    enas_macro_stages,
+)
 from jaxnas.spaces.enas_micro import (
     ENAS_MICRO_OPERATIONS,
     enas_micro_edges,
@@ -35,6 +44,8 @@ from jaxnas.spaces.nasbench201 import (
 __all__ = [
     "CELL_KINDS",
     "DARTS_OPERATIONS",
+    "ENAS_MACRO_GRAPH_OPERATIONS",
+    "ENAS_MACRO_OPERATIONS",
     "ENAS_MICRO_OPERATIONS",
     "NASBENCH201_EDGES",
     "NASBENCH201_GRAPH_OPERATIONS",
@@ -42,6 +53,7 @@ __all__ = [
     "PUBLISHED",
     "CellEdges",
     "CellShape",
+    "MacroStage",
     "darts_cells",
     "darts_cost_table",
     "darts_costs",
@@ -50,6 +62,10 @@ __all__ = [
     "discretise_argmax",
     "discretise_paper",
     "edge_table",
+    "enas_macro_needed",
+    "enas_macro_skips",
+    "enas_macro_space",
+    "enas_macro_stages",
     "enas_micro_edges",
     "enas_micro_loose",
     "enas_micro_slots",

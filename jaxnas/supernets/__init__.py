@@ -1,7 +1,8 @@
 """Supernets: networks that hold the parameters of every architecture of a space."""
 
 from jaxnas.supernets.darts import darts_supernet
+from jaxnas.supernets.enas_macro import enas_macro_supernet
 from jaxnas.supernets.enas_micro import enas_micro_supernet
 from jaxnas.supernets.nasbench201 import nasbench201_supernet
 
-__all__ = ["darts_supernet", "enas_micro_supernet", "nasbench201_supernet"]
+__all__ = ["darts_supernet", "enas_macro_supernet", "enas_micro_supernet", "nasbench201_supernet"]

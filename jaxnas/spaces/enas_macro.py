@@ -1,0 +1,199 @@
+"""The macro search space of ENAS (Pham et al. 2018, section 2.3, https://arxiv.org/abs/1802.03268): a whole network.
+
+A 3×3 stem gives state 0. Layer k, from 0, applies one of six operations (`jaxnas.ops.macro`) to state k, adds those of
+the states 0 … k - 1 that it is to skip to, and batch norm makes state k + 1 of the sum. After the layers L // 3 - 1 and
+2 (L // 3) - 1 all states are halved in size and doubled in channels by a factorised reduction each. Global pooling and
+a classifier read the last state.
+
+An architecture has, for each layer in turn, its operation and then a choice "no" or "yes" for each state that it may
+add: L + L (L - 1) / 2 choices, 78 for 12 layers. All combinations are valid and different. Costs are no sum over
+choices: the reduction of a state is there only if a later layer reads it.
+
+Mixture weights: "operation" [L, 6] and "skip" [L (L - 1) / 2, 2], layer by layer.
+
+In the authors' programs the first layer has no batch norm of the sum, and channels are doubled only in the final
+network, which concatenates states and mixes them by a 1×1 convolution.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.ops import costs as cost
+from jaxnas.ops.macro import MACRO_COSTS
+from jaxnas.spaces import genotypes
+from jaxnas.spaces.product import entries, product
+
+ENAS_MACRO_OPERATIONS = tuple(MACRO_COSTS)
+ENAS_MACRO_GRAPH_OPERATIONS = (*ENAS_MACRO_OPERATIONS, "stem")
+"""What the operation ids of `graph` mean."""
+
+
+class MacroStage(NamedTuple):
+    """Layers of one size. layers: their numbers. channels, size: of their states."""
+
+    layers: range
+    channels: int
+    size: tuple[int, int]
+
+
+def enas_macro_stages(skeleton: Skeleton) -> list[MacroStage]:
+    """The three stages of a network of `skeleton.cells` layers.
+
+    Raises: ValueError where there are fewer than three layers or an auxiliary head is asked for.
+    """
+    count = skeleton.cells
+    if count < 3:
+        raise ValueError(f"the macro network reduces the image twice: it needs at least 3 layers, got {count}")
+    if skeleton.auxiliary:
+        raise ValueError("ENAS's macro networks have no auxiliary head; use auxiliary=False")
+    ends = (0, count // 3, 2 * (count // 3), count)
+    return [
+        MacroStage(range(ends[s], ends[s + 1]), skeleton.channels << s, cost.strided(skeleton.image_shape[:2], 1 << s))
+        for s in range(3)
+    ]
+
+
+def enas_macro_skips(arch: Arch, layers: int) -> tuple[Array, Array]:
+    """(operation of each layer int32 [L], whether it adds each state bool [L, L]); traceable."""
+    places = _places(layers)
+    rows = [jnp.concatenate([arch[place + 1 : place + 1 + k], jnp.zeros(layers - k, arch.dtype)]) > 0
+            for k, place in enumerate(places)]  # fmt: skip
+    return arch[jnp.array(places)], jnp.stack(rows)
+
+
+def enas_macro_needed(skips: Array, after: int) -> Array:
+    """Which states 0 … after are read once layer `after` - 1 has made the last of them, bool [after + 1].
+
+    skips: bool [L, L], as of `enas_macro_skips`.
+    """
+    return skips[after:, : after + 1].any(axis=0) | (np.arange(after + 1) == after)
+
+
+def enas_macro_space(layers: int = 12) -> SearchSpace:
+    """The space of networks with some layers; the skeleton of a network must have as many cells.
+
+    The notation is that of the authors' programs, the numbers of an architecture in its order. Its graph has a place
+    for every state; a layer's is fed by the state before and by those that it adds.
+
+    Raises: ValueError where there are fewer than three layers.
+    """
+    if layers < 3:
+        raise ValueError(f"the macro network reduces the image twice: it needs at least 3 layers, got {layers}")
+    listed = []
+    for k in range(layers):
+        node = f"state {k + 1}"
+        listed.append(Choice(f"layer {k} operation", ENAS_MACRO_OPERATIONS, node))
+        listed += [
+            Choice(f"layer {k} adds state {state}", ("no", "yes"), node, ((), (f"state {state}",)))
+            for state in range(k)
+        ]
+    choices = tuple(listed)
+    moves = product(choices)
+    operation_places = np.array(_places(layers))
+    skip_places = np.setdiff1d(np.arange(len(choices)), operation_places)
+
+    def template() -> Weights:
+        return {
+            "operation": jnp.zeros((layers, len(ENAS_MACRO_OPERATIONS)), jnp.float32),
+            "skip": jnp.zeros((len(skip_places), 2), jnp.float32),
+        }
+
+    def one_hot(arch: Arch) -> Weights:
+        return {
+            "operation": jax.nn.one_hot(arch[operation_places], len(ENAS_MACRO_OPERATIONS), dtype=jnp.float32),
+            "skip": jax.nn.one_hot(arch[skip_places], 2, dtype=jnp.float32),
+        }
+
+    def discretise(weights: Weights) -> Arch:
+        arch = jnp.zeros(len(choices), jnp.int32)
+        arch = arch.at[operation_places].set(jnp.argmax(weights["operation"], axis=1).astype(jnp.int32))
+        return arch.at[skip_places].set(jnp.argmax(weights["skip"], axis=1).astype(jnp.int32))
+
+    def found(arch: Arch) -> list[tuple[str, list[int]]]:
+        """(operation, states added) of each layer."""
+        taken = entries(choices, arch)
+        return [
+            (ENAS_MACRO_OPERATIONS[taken[p]], [state for state in range(k) if taken[p + 1 + state]])
+            for k, p in enumerate(_places(layers))
+        ]
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        taken = found(arch)
+        if skeleton.cells != layers:
+            raise ValueError(
+                f"a network of this space has {layers} layers, but the skeleton has cells={skeleton.cells}"
+            )
+        stages = enas_macro_stages(skeleton)
+        total = cost.conv_bn(skeleton.image_shape[2], skeleton.channels, 3, skeleton.image_shape[:2])
+        for stage in stages:
+            for k in stage.layers:
+                total += MACRO_COSTS[taken[k][0]](stage.channels, stage.size) + cost.batch_norm(stage.channels)
+        for before, after in itertools.pairwise(stages):
+            last = before.layers.stop
+            read = {state for _, states in taken[last:] for state in states if state <= last} | {last}
+            for _ in read:
+                total += cost.factorised_reduce(before.channels, after.channels, after.size)
+        total += cost.linear(stages[-1].channels, skeleton.num_classes)
+        return {"params": total.params, "macs": total.macs}
+
+    def to_genotype(arch: Arch) -> dict[str, Any]:
+        return {"space": "enas_macro", "layers": [[operation, states] for operation, states in found(arch)]}
+
+    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
+        if isinstance(genotype, str):
+            meaning = f"for each of {layers} layers its operation and a 0 or 1 for each state before"
+            return jnp.asarray(entries(choices, jnp.asarray(genotypes.parse_numbers(genotype, len(choices), meaning))))
+        genotypes.check_space(genotype, "enas_macro")
+        listed = genotype.get("layers")
+        if not isinstance(listed, (list, tuple)) or len(listed) != layers:
+            raise ValueError(f"'layers' must be a list of {layers} pairs (operation, states added), got {listed!r}")
+        arch: list[int] = []
+        for k, entry in enumerate(listed):
+            if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], (list, tuple)):
+                raise ValueError(f"layer {k} is (operation, states added), got {entry!r}")
+            operation, states = entry
+            if operation not in ENAS_MACRO_OPERATIONS:
+                raise ValueError(
+                    f"layer {k}: unknown operation {operation!r}; this space has {', '.join(ENAS_MACRO_OPERATIONS)}"
+                )
+            if wrong := [state for state in states if state not in range(k)]:
+                raise ValueError(f"layer {k}: state {wrong[0]!r} cannot be added; it must be before state {k}")
+            arch += [ENAS_MACRO_OPERATIONS.index(operation), *(int(state in states) for state in range(k))]
+        return jnp.asarray(arch, jnp.int32)
+
+    def graph(arch: Arch) -> Graph:
+        operations, skips = enas_macro_skips(arch, layers)
+        adjacency = jnp.eye(layers + 1, k=1) + jnp.pad(skips.T.astype(jnp.float32), ((0, 1), (1, 0)))
+        stem = jnp.full(1, ENAS_MACRO_GRAPH_OPERATIONS.index("stem"), jnp.int32)
+        return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], jnp.ones((1, layers + 1), bool))
+
+    return SearchSpace(
+        name="enas_macro",
+        choices=choices,
+        sample=moves.sample,
+        mutate=moves.mutate,
+        crossover=moves.crossover,
+        neighbours=moves.neighbours,
+        canonical=lambda arch: arch,
+        template=template,
+        one_hot=one_hot,
+        discretise=discretise,
+        graph=graph,
+        costs=costs,
+        to_genotype=to_genotype,
+        from_genotype=from_genotype,
+        notation=lambda arch: " ".join(map(str, entries(choices, arch))),
+    )
+
+
+def _places(layers: int) -> list[int]:
+    """Where the operation of each layer stands in an architecture."""
+    return [k * (k + 1) // 2 for k in range(layers)]
