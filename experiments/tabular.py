@@ -29,6 +29,7 @@ from scipy import stats
 
 from experiments import cli, tabular_pictures
 from experiments.evaluation import clock, enable_cache
+from experiments.table_predictors import PREDICTORS, known
 from jaxnas import report
 from jaxnas.base import Sampler
 from jaxnas.benchmarks import Table, load_table, make_table, nasbench201_table, nasbench201_time
@@ -43,6 +44,7 @@ from jaxnas.samplers import (
     hyperband,
     local_search,
     over_seeds,
+    predictor_search,
     random_search,
     reinforce,
     rungs,
@@ -52,6 +54,8 @@ from jaxnas.samplers import (
 from jaxnas.spaces import nasbench201_space
 
 MOST_STEPS = 100_000
+MOST_PREDICTED = 500
+"""Search by a predictor ends after so many evaluations, as each fit sees all earlier ones."""
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
 
@@ -118,6 +122,13 @@ def _enas(table: Table, config: Config, limit: int, fidelities: int) -> Plan:
     return Plan(controller_search(table.choices, policy), limit)
 
 
+def _predictor(table: Table, config: Config, limit: int, fidelities: int) -> Plan:
+    """A Gaussian process, ten random architectures, then batches of five by expected improvement."""
+    of, capacity = known(table), min(limit, MOST_PREDICTED)
+    sampler = predictor_search(table.moves, PREDICTORS["gp"](of), of.graph, capacity=capacity, start=10, batch=5)
+    return Plan(sampler, math.ceil(capacity / 5))
+
+
 def _halving(table: Table, config: Config, limit: int, fidelities: int) -> Plan:
     """One bracket, again and again, that ends with one architecture."""
     first = math.ceil(config.eta ** (fidelities - 1) - 1e-9)
@@ -139,6 +150,7 @@ METHODS: dict[str, Callable[[Table, Config, int, int], Plan]] = {
     "local": _local,
     "reinforce": _reinforce,
     "enas": _enas,
+    "predictor": _predictor,
     "halving": _halving,
     "hyperband": _hyperband,
 }
@@ -235,8 +247,8 @@ def prepare(config: Config) -> Setting:
         if method not in METHODS:
             raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
     fidelities = 1 if "@" in search else len(table.fidelities.get(search.removeprefix("-"), ("",)))
-    column = _column(table, reported)
-    searched = _column(table, search)
+    column = metric_column(table, reported)
+    searched = metric_column(table, search)
     if np.isnan(searched).all():
         raise ValueError(f"no architecture of {table.name} has a value of {search!r}")
     lacking = int((~np.isnan(searched) & np.isnan(column)).sum())
@@ -246,9 +258,9 @@ def prepare(config: Config) -> Setting:
     if config.time_budget is not None:
         if time is None:
             raise ValueError(f"a time budget needs --time-metric; {table.name} has {known}")
-        _column(table, time)
+        metric_column(table, time)
         name, _, label = time.partition("@")
-        costs = np.asarray(table.metrics[name]) if not label else _column(table, time)
+        costs = np.asarray(table.metrics[name]) if not label else metric_column(table, time)
         cheapest = float(np.nanmin(costs))
         if not cheapest > 0:
             raise ValueError(f"times must be positive; the least of {time!r} is {cheapest}")
@@ -259,7 +271,7 @@ def prepare(config: Config) -> Setting:
     return Setting(table, search, column, reported, time, fidelities, limit)
 
 
-def _column(table: Table, metric: str) -> np.ndarray:
+def metric_column(table: Table, metric: str) -> np.ndarray:
     """A metric of every row, its sign turned where it is written with "-"; raises ValueError where it is unknown."""
     values = jax.jit(jax.vmap(lambda arch: table.query(arch, metric.removeprefix("-"))))(table.archs)
     return np.asarray(values, np.float64) * (-1 if metric.startswith("-") else 1)

@@ -76,7 +76,7 @@ def predictor_search(
 
     Under `vmap` the predictor is fitted in the first steps too, and not asked.
 
-    Raises: ValueError where a number is less than 1, the pool is too small for the batch, or the capacity for the start.
+    Raises: ValueError where a number is less than 1, the pool too small for the batch, or the capacity for the start.
     """
     for name, number in (("batch", batch), ("parents", parents), ("start", start)):
         if number < 1:

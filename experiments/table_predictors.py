@@ -1,0 +1,143 @@
+"""The predictors that can be learned from a table, by name; their settings are those of docs/results.md.
+
+Cells of NAS-Bench-201's space are known as graphs. Of other tables nothing is known but which option each choice has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnas import predictors
+from jaxnas.base import Arch, Array, Graph, Predictor
+from jaxnas.benchmarks import Table, functional_classes
+from jaxnas.predictors import Block, Encoding, Regressor
+from jaxnas.spaces import NASBENCH201_GRAPH_OPERATIONS, nasbench201_space
+
+
+class Known(NamedTuple):
+    """What predictors may know of a table's architectures before any is measured.
+
+    graph: arch -> Graph in functional form, traceable. one_hot: of its nodes and edges. paths and shape: of the graph,
+    the square roots of path counts, and statistics of paths with counts of operations; None where there are no paths.
+    vocabulary: how many operations a graph may have. classes: int [A], rows of one class are the same function.
+    example: one graph, for its shape.
+    """
+
+    graph: Callable[[Arch], Graph]
+    one_hot: Encoding
+    paths: Encoding | None
+    shape: Encoding | None
+    vocabulary: int
+    classes: np.ndarray
+    example: Graph
+
+
+def known(table: Table, signals: Array | None = None) -> Known:
+    """signals: float32 [A, F], what graphs are given beside; None for nothing."""
+    with_signals = _with_signals(table, signals)
+    arch = jax.ShapeDtypeStruct((len(table.choices),), jnp.int32)
+    space = nasbench201_space()
+    if [choice.options for choice in table.choices] != [choice.options for choice in space.choices]:
+        size = max(len(choice.options) for choice in table.choices)
+        graph = with_signals(predictors.unconnected)
+        example = jax.eval_shape(graph, arch)
+        return Known(graph, predictors.one_hot(size), None, None, size, np.arange(len(table.archs)), example)
+    names = NASBENCH201_GRAPH_OPERATIONS
+    form = predictors.functional_form(names, ("skip_connect",))
+    point, wide, pool = (names.index(name) for name in ("nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"))
+    counts = predictors.path_counts((point, wide, pool), 3)
+    graph = with_signals(lambda arch: form(space.graph(arch)))
+    return Known(
+        graph=graph,
+        one_hot=predictors.one_hot(len(names)),
+        paths=lambda graph: jnp.sqrt(counts(graph)),
+        shape=predictors.joined(
+            predictors.path_statistics([(point, wide), (wide,), (pool,)]),
+            predictors.operation_counts((point, wide, pool)),
+        ),
+        vocabulary=len(names),
+        classes=functional_classes(table.archs),
+        example=jax.eval_shape(graph, arch),
+    )
+
+
+def _with_signals(table: Table, signals: Array | None) -> Callable[[Callable[[Arch], Graph]], Callable[[Arch], Graph]]:
+    if signals is None:
+        return lambda graph: graph
+    return lambda graph: lambda arch: graph(arch)._replace(signals=signals[table.index(arch)])
+
+
+def _has_signals(of: Known) -> bool:
+    return of.example.signals is not None
+
+
+def _there(encoding: Encoding | None) -> Encoding:
+    if encoding is None:
+        raise ValueError("what is known of this table's architectures has no paths; methods for it are gp, mlp")
+    return encoding
+
+
+def _network(network: Regressor, epochs: int, learning_rate: float) -> Predictor:
+    """AdamW with a cosine schedule over whole batches."""
+    schedule = optax.cosine_decay_schedule(learning_rate, epochs)
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
+    return predictors.regression(network, optimizer, epochs=epochs)
+
+
+def _gp(of: Known) -> Predictor:
+    """On the paths and their statistics, or on the options where there are none."""
+    blocks = [Block(of.one_hot)]
+    if of.paths is not None and of.shape is not None:
+        blocks = [Block(of.paths, 0.2, standardise=False), Block(of.shape, 0.8)]
+    if _has_signals(of):
+        blocks.append(Block(predictors.signals, 0.25))
+    return predictors.gaussian_process(blocks, of.example)
+
+
+def _gp_paths(of: Known) -> Predictor:
+    """On path counts alone."""
+    return predictors.gaussian_process([Block(_there(of.paths), standardise=False)], of.example)
+
+
+def _mlp(of: Known) -> Predictor:
+    return predictors.ensemble(_network(predictors.mlp(of.one_hot, of.example), 200, 5e-3), 5)
+
+
+def _mlp_paths(of: Known) -> Predictor:
+    return predictors.ensemble(_network(predictors.mlp(_there(of.paths), of.example), 200, 5e-3), 5)
+
+
+def _gnn(of: Known) -> Predictor:
+    encode = _there(of.shape)
+    if _has_signals(of):
+        encode = predictors.joined(encode, predictors.signals)
+    network = predictors.gnn(of.vocabulary, of.example, encode=encode)
+    return predictors.ensemble(_network(network, 100, 5e-3), 5)
+
+
+def _gnn_alone(of: Known) -> Predictor:
+    """Without the statistics of paths: what message passing finds for itself."""
+    _there(of.shape)
+    return predictors.ensemble(_network(predictors.gnn(of.vocabulary, of.example), 100, 5e-3), 5)
+
+
+def _gnn_gp(of: Known) -> Predictor:
+    return predictors.average(_gnn(of), _gp(of))
+
+
+PREDICTORS: dict[str, Callable[[Known], Predictor]] = {
+    "gnn_gp": _gnn_gp,
+    "gnn": _gnn,
+    "gnn_alone": _gnn_alone,
+    "gp": _gp,
+    "gp_paths": _gp_paths,
+    "mlp_paths": _mlp_paths,
+    "mlp": _mlp,
+}
+"""Name -> what makes it from what is known; ensembles are of five."""

@@ -1,0 +1,105 @@
+"""The experiment on predictors: what it writes and shows, and wrong input; search by a predictor as a method."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli, predictor, table_predictors, tabular
+from jaxnas.benchmarks import functional_classes, make_table, save_table
+from jaxnas.runfolder import read_json
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """300 cells of the made-up table and a table whose choices are known by number alone."""
+    folder = tmp_path_factory.mktemp("predictor")
+    table = tabular.synthetic_table()
+    rows = np.random.default_rng(0).choice(len(table.archs), 300, replace=False)
+    metrics = {name: np.asarray(value)[rows] for name, value in table.metrics.items()}
+    cells = make_table("few cells", table.choices, np.asarray(table.archs)[rows], metrics, {}, table.fidelities)
+    save_table(cells, folder / "cells.npz")
+    archs = np.stack(np.meshgrid(range(4), range(3), range(5), indexing="ij"), -1).reshape(-1, 3)
+    lines = [f"{a},{b},{c},{2 * a - b + 0.1 * c}" for a, b, c in archs]
+    (folder / "plain.csv").write_text("\n".join(["a,b,c,good", *lines]) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_a_run_writes_curves_and_is_taken_up_again(folder, capsys):
+    arguments = [
+        *("--benchmark", str(folder / "cells.npz"), "--methods", "gp,mlp,gp_paths", "--sizes", "20,60"),
+        *("--draws", "2", "--signals", "seconds@12,test"),
+        *("--workdir", str(folder / "run"), "--cache-dir", str(folder / "cache")),
+    ]
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        cli.main(predictor.main, predictor.Config, arguments)
+        first = capsys.readouterr().out
+        cli.main(predictor.main, predictor.Config, arguments)
+        assert capsys.readouterr().out == first
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    with open(folder / "run" / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["method"], row["size"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 6
+    for (method, size), row in rows.items():
+        stage = read_json(folder / "run" / "stages" / f"{method}-{size}" / "done.json")
+        assert float(row["tau"]) == pytest.approx(np.mean(stage["tau"]))
+        assert min(stage["regret"]) >= 0
+    # The signal "test" is what is to be predicted: a method that sees it has it, one that does not has not.
+    assert float(rows["gp", "60"]["tau"]) > 0.6 > float(rows["gp_paths", "60"]["tau"])
+    page = (folder / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "curves.png" in page
+    assert (folder / "run" / "report" / "curves.png").stat().st_size > 5000
+
+
+def test_twins_of_what_was_shown_are_left_out(folder):
+    """A predictor that only knows what it was shown has nothing on cells of other functions."""
+    table, _ = tabular.load_benchmark(str(folder / "cells.npz"))
+    of = table_predictors.known(table)
+    classes = functional_classes(table.archs)
+    assert len(set(classes.tolist())) < len(classes)
+    np.testing.assert_array_equal(of.classes, classes)
+
+
+def test_a_table_of_plain_choices_has_predictors_too(folder):
+    table, _ = tabular.load_benchmark(str(folder / "plain.csv"), "a,b,c")
+    of = table_predictors.known(table)
+    graphs = jax.vmap(of.graph)(table.archs)
+    values = np.asarray(table.metrics["good"], np.float64)
+    config = predictor.Config(draws=2)
+    found = predictor.measure(table_predictors.PREDICTORS["gp"](of), of, graphs, values, 20, config)
+    assert min(found["tau"]) > 0.7
+    with pytest.raises(ValueError, match="methods for it are gp, mlp"):
+        table_predictors.PREDICTORS["gnn"](of)
+
+
+def test_search_by_a_predictor_is_a_method():
+    config = tabular.Config(methods="random,predictor", seeds=4, evaluations=40, search_metric="test")
+    setting = tabular.prepare(config)
+    found = {name: tabular.run_method(name, setting, config) for name in ("random", "predictor")}
+    assert found["predictor"]["evaluations"] == 40
+    assert np.mean(found["predictor"]["final"]) > np.mean(found["random"]["final"])
+
+
+WRONG = {
+    "no such method": (["--methods", "gp,svm"], "'svm'"),
+    "no such metric": (["--metric", "tset"], "'tset'"),
+    "no such signal": (["--signals", "tset"], "'tset'"),
+    "sizes that are none": (["--sizes", "1 %"], "'1 %'"),
+    "more than half": (["--sizes", "10,8000"], "half of the 15625"),
+    "no draws": (["--draws", "0"], "draws must be positive, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, monkeypatch):
+    given, expected = WRONG[case]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(predictor.main, predictor.Config, [*given, "--workdir", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.count("\n") == 1
+    assert expected in error
