@@ -39,19 +39,21 @@ from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, S
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
 from jaxnas.runfolder import RunFolder, write_json
 from jaxnas.search import enas, path_accuracy
-from jaxnas.spaces import darts_space, enas_micro_space, nasbench201_space
-from jaxnas.supernets import darts_supernet, enas_micro_supernet, nasbench201_supernet
+from jaxnas.spaces import darts_space, enas_macro_space, enas_micro_space, nasbench201_space
+from jaxnas.supernets import darts_supernet, enas_macro_supernet, enas_micro_supernet, nasbench201_supernet
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg
 from jaxnas.train.loop import run as run_loop
 from jaxnas.train.path_score import make_path_score
 
-SPACES: dict[str, tuple[Callable[[], SearchSpace], Callable[[Skeleton], Supernet]]] = {
-    "darts": (darts_space, darts_supernet),
-    "nasbench201": (nasbench201_space, nasbench201_supernet),
-    "enas_micro": (enas_micro_space, enas_micro_supernet),
+SPACES: dict[str, tuple[Callable[[Skeleton], SearchSpace], Callable[[Skeleton], Supernet]]] = {
+    "darts": (lambda skeleton: darts_space(), darts_supernet),
+    "nasbench201": (lambda skeleton: nasbench201_space(), nasbench201_supernet),
+    "enas_micro": (lambda skeleton: enas_micro_space(), enas_micro_supernet),
+    "enas_macro": (lambda skeleton: enas_macro_space(skeleton.cells), enas_macro_supernet),
 }
+"""Name -> what makes the space and the supernet for a network; in the macro space its cells are the layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Search:
 class Config:
     """The preset and the space set every default that follows."""
 
-    space: Literal["nasbench201", "darts", "enas_micro"] = "enas_micro"
+    space: Literal["nasbench201", "darts", "enas_micro", "enas_macro"] = "enas_micro"
     preset: Literal["tiny", "small", "paper"] = "tiny"
     dataset: str = "digits"
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
@@ -149,14 +151,23 @@ _MICRO = (
         auxiliary=True, hold_out=0.0, share_step=False,
     ),
 )  # fmt: skip
-PAPER = {"darts": _MICRO, "enas_micro": _MICRO, "nasbench201": _NASBENCH201}
+# The paper's final macro network has 24 layers, the found ones twice; here the found network itself is trained.
+_MACRO = (
+    Search(epochs=310, batch_size=128, channels=36, cells=12, weight_decay=5e-4),
+    Controller(steps=50, samples=20, batch_size=128, learning_rate=0.001, tanh_constant=1.5, op_tanh_reduce=1.0),
+    Training(
+        epochs=310, batch_size=100, channels=96, cells=12, learning_rate=0.05, weight_decay=4e-4, drop_path=0.0,
+        hold_out=0.0, share_step=False,
+    ),
+)  # fmt: skip
+PAPER = {"darts": _MICRO, "enas_micro": _MICRO, "nasbench201": _NASBENCH201, "enas_macro": _MACRO}
 
 
 def defaults(flag: Callable[[str], str]) -> Config:
     """The defaults of a space and a preset; "tiny" and "small" are cut down for two CPU cores."""
     space, preset = flag("--space") or Config.space, flag("--preset") or Config.preset
     search, controller, train = PAPER.get(space, _MICRO)
-    cells = {"nasbench201": 1}.get(space, 3)
+    cells = {"nasbench201": 1, "enas_macro": 6}.get(space, 3)
     if preset == "paper":
         return Config(space, preset, "cifar10", random_baselines=0, search=search, controller=controller, train=train)  # type: ignore[arg-type]
     controller = dataclasses.replace(controller, steps=4, samples=5, batch_size=120, prior=0.0)
@@ -201,10 +212,10 @@ def main(config: Config) -> None:
     timer = clock()
     dataset = data.load(config.dataset, config.data_dir)
     make_space, make_supernet = SPACES[config.space]
-    space = make_space()
+    skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
+    space = make_space(skeleton)
     parts = search_parts(dataset, config)
     check(config.train, dataset, space, config.seed, config.random_baselines)
-    skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     supernet = make_supernet(skeleton)
     algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size)
     with held_run("enas", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, stop):

@@ -21,6 +21,7 @@ from jaxnas.data import Augmentation, Dataset
 from jaxnas.networks import (
     SwitchedNetwork,
     darts_network,
+    enas_macro_network,
     enas_micro_network,
     nasbench201_network,
     switched_darts_network,
@@ -42,6 +43,7 @@ NETWORKS: dict[str, Callable[[Arch, Skeleton, SearchSpace], Network]] = {
     "darts": darts_network,
     "nasbench201": lambda arch, skeleton, space: nasbench201_network(arch, skeleton),
     "enas_micro": enas_micro_network,
+    "enas_macro": enas_macro_network,
 }
 """Name of a space -> the network of one of its architectures."""
 SWITCHED: dict[str, Callable[[Skeleton, SearchSpace], SwitchedNetwork]] = {

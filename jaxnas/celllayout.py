@@ -64,9 +64,9 @@ class _Item(NamedTuple):
 
 
 def cells(genotype: Mapping[str, Any]) -> list[Cell]:
-    """The cells of a genotype in its JSON form.
+    """The cells of a genotype in its JSON form; layers with skip connections are one cell.
 
-    Raises: ValueError where it has neither the cells of DARTS nor that of NAS-Bench-201.
+    Raises: ValueError where it has neither the cells of DARTS, nor that of NAS-Bench-201, nor layers.
     """
     try:
         if "cell" in genotype:
@@ -75,6 +75,11 @@ def cells(genotype: Mapping[str, Any]) -> list[Cell]:
                 (operation, source, node) for (operation, source), (node, _) in zip(genotype["cell"], ends, strict=True)
             ]
             found = [Cell("Cell", ("0", "1", "2", "3"), tuple(edges), ())]
+        elif "layers" in genotype:
+            edges = [(operation, k, k + 1) for k, (operation, _) in enumerate(genotype["layers"])]
+            edges += [("skip_connect", s, k + 1) for k, (_, states) in enumerate(genotype["layers"]) for s in states]
+            names = ("stem", *(f"layer {k}" for k in range(len(genotype["layers"]))))
+            found = [Cell("Layers", names, tuple(edges), ())]
         else:
             found = []
             for kind, title in (("normal", "Normal cell"), ("reduce", "Reduction cell")):
@@ -84,7 +89,8 @@ def cells(genotype: Mapping[str, Any]) -> list[Cell]:
                 found.append(Cell(title, names, tuple(edges), tuple(genotype[f"{kind}_concat"])))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"cannot draw this genotype ({error!r}); it needs 'normal', 'reduce' and their '_concat', or 'cell'"
+            f"cannot draw this genotype ({error!r}); it needs 'normal', 'reduce' and their '_concat', or 'cell', "
+            "or 'layers'"
         ) from error
     for cell in found:
         for source, target in [edge[1:] for edge in cell.edges] + [(node, len(cell.nodes) - 1) for node in cell.joined]:

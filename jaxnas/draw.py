@@ -19,12 +19,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from jaxnas.celllayout import Box, cells, place
+from jaxnas.celllayout import Box, Cell, cells, place
 
 DPI = 150
 """Pixels an inch of every PNG."""
@@ -60,18 +60,21 @@ def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None
 
     Each operation is a box on the line from its source to its node; a line without a box is the concatenation into the
     output. Operations "none" are dashed. costs: {"params", "macs"} of the network, written above. Of the texts of the
-    figure, those of operations have the gid "operation", those of nodes "node"; lines have the gid "line".
+    figure, those of operations have the gid "operation", those of nodes "node"; lines have the gid "line". Layers with
+    skip connections stand one below the other, their skips as arcs beside them.
 
-    Raises: ValueError where the genotype has neither the cells of DARTS nor that of NAS-Bench-201.
+    Raises: ValueError where the genotype has neither the cells of DARTS, nor that of NAS-Bench-201, nor layers.
     """
     drawn = cells(genotype)
+    caption = "" if costs is None else f"{figures(costs['params'])} parameters, {figures(costs['macs'])} MACs"
+    if "layers" in genotype:
+        return _layers_figure(drawn[0], caption)
     colours = operation_colours(operation for cell in drawn for operation, _, _ in cell.edges)
     width = {name: _text_width(_words(name), _LABEL) + 0.2 for name in colours}
     width |= {name: max(0.36, _text_width(name, _NODE) + 0.18) for cell in drawn for name in cell.nodes}
     layouts = [place(cell, width, _LABEL_HEIGHT) for cell in drawn]
     margin, title = 0.2, 0.4
     heights = [title + layout.height for layout in layouts]
-    caption = "" if costs is None else f"{figures(costs['params'])} parameters, {figures(costs['macs'])} MACs"
     caption_width = _text_width(caption, _NODE)
     figure = _figure(
         max(caption_width, *(layout.width for layout in layouts)) + 2 * margin,
@@ -93,6 +96,49 @@ def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None
         for box in layout.boxes:
             _box(axes, box, origin, colours)
         top += height + margin
+    return figure
+
+
+def _layers_figure(chain: Cell, caption: str) -> Figure:
+    """A chain of layers from top to bottom; what a later one adds comes in by an arc, the longer the further out."""
+    operations = {target: name for name, source, target in chain.edges[: len(chain.nodes) - 1]}
+    skips = [(source, target) for _, source, target in chain.edges[len(chain.nodes) - 1 :]]
+    colours = operation_colours(operations.values())
+    step, size, left = 0.52, 0.3, 0.9
+    width = max(_text_width(_words(name), _LABEL) for name in [*colours, chain.nodes[0]]) + 0.3
+    reach = 0.25 + 0.22 * max((target - source for source, target in skips), default=0)
+    top = 0.75 if caption else 0.35
+    figure = _figure(max(left + width + reach + 0.2, _text_width(caption, _NODE) + 0.4), top + step * len(chain.nodes))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    across, down = figure.get_size_inches()
+    axes.set(xlim=(0, across), ylim=(down, 0))
+    if caption:
+        axes.text(0.2, 0.25, caption, size=_NODE, va="center", gid="title")
+    middle, right = left + width / 2, left + width
+    for node, name in enumerate(chain.nodes):
+        y = top + step * node
+        box = Box(operations.get(node, name), node > 0, middle, y, width, size)
+        _box(axes, box, np.zeros(2), colours)
+        if node:
+            axes.text(left - 0.12, y, name, size=8, ha="right", va="center", color=_GREY, gid="title")
+            start, end = (middle, y - step + size / 2), (middle, y - size / 2)
+            axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=8, color=_GREY, gid="line"))
+    ends = {node: sorted(pair for pair in skips if node in pair) for node in range(len(chain.nodes))}
+    for source, target in skips:
+        # Arcs that meet at one box are spread over its side.
+        heights = [
+            top + step * node + size * ((ends[node].index((source, target)) + 1) / (len(ends[node]) + 1) - 0.5)
+            for node in (source, target)
+        ]
+        out = right + 0.3 * (target - source)
+        path = Curve(
+            [(right, heights[0]), (out, heights[0]), (out, heights[1]), (right, heights[1])],
+            [Curve.MOVETO, *[Curve.CURVE4] * 3],
+        )
+        axes.add_patch(
+            FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=7, color="#0072B2", lw=0.9, gid="line")
+        )
     return figure
 
 

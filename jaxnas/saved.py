@@ -15,14 +15,15 @@ from jaxnas.base import Arch, Array, Context, Network, PyTree, SearchSpace, Skel
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Dataset
-from jaxnas.networks import darts_network, enas_micro_network, nasbench201_network
+from jaxnas.networks import darts_network, enas_macro_network, enas_micro_network, nasbench201_network
 from jaxnas.runfolder import read_json, write_json
-from jaxnas.spaces import darts_space, enas_micro_space, nasbench201_space
+from jaxnas.spaces import darts_space, enas_macro_space, enas_micro_space, nasbench201_space
 
-_SPACES: dict[str, tuple[Callable[[], SearchSpace], Callable[[Arch, Skeleton], Network]]] = {
-    "darts": (darts_space, darts_network),
-    "nasbench201": (nasbench201_space, nasbench201_network),
-    "enas_micro": (enas_micro_space, enas_micro_network),
+_SPACES: dict[str, tuple[Callable[[Skeleton], SearchSpace], Callable[[Arch, Skeleton], Network]]] = {
+    "darts": (lambda skeleton: darts_space(), darts_network),
+    "nasbench201": (lambda skeleton: nasbench201_space(), nasbench201_network),
+    "enas_micro": (lambda skeleton: enas_micro_space(), enas_micro_network),
+    "enas_macro": (lambda skeleton: enas_macro_space(skeleton.cells), enas_macro_network),
 }
 """The "space" of a genotype -> what makes the space and the network of an architecture."""
 
@@ -69,7 +70,7 @@ def load(run: str | os.PathLike[str]) -> Found:
     shape = description["skeleton"]
     skeleton = Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
     space, network_of = _SPACES[description["genotype"].get("space", "darts")]
-    network = network_of(space().from_genotype(description["genotype"]), skeleton)
+    network = network_of(space(skeleton).from_genotype(description["genotype"]), skeleton)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(Path(run) / "network") as checkpoints:
         restored = checkpoints.restore({"params": target[0], "stats": target[1]})

@@ -10,7 +10,14 @@ import pytest
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
 from jaxnas import draw
-from jaxnas.spaces import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, PUBLISHED, darts_space, nasbench201_space
+from jaxnas.spaces import (
+    DARTS_OPERATIONS,
+    NASBENCH201_OPERATIONS,
+    PUBLISHED,
+    darts_space,
+    enas_macro_space,
+    nasbench201_space,
+)
 
 CONCAT = {"normal_concat": [2, 3, 4, 5], "reduce_concat": [2, 3, 4, 5]}
 CHAIN = [["dil_conv_5x5", 0], ["dil_conv_5x5", 1], ["sep_conv_5x5", 0], ["skip_connect", 2]] + [
@@ -262,3 +269,25 @@ def test_a_comparison_ranks_the_networks_and_shows_interval_and_size():
 )
 def test_counts_have_three_figures(count, text):
     assert draw.figures(count) == text
+
+
+def test_layers_stand_in_a_column_with_an_arc_for_each_skip(tmp_path):
+    space = enas_macro_space(6)
+    for arch in jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 3)):
+        genotype = space.to_genotype(arch)
+        figure = draw.genotype_figure(genotype, {"params": 3349342, "macs": 12})
+        texts = np.concatenate([boxes(figure, gid) for gid in ("operation", "node", "title")])
+        width, height = figure.canvas.get_width_height()
+        assert (texts >= 2).all()
+        assert (texts <= (width - 2, height - 2) * 2).all()
+        assert not any(overlaps(a, b) for a, b in itertools.combinations(texts, 2))
+        assert [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_gid() == "operation"] == [
+            operation.replace("_", " ").replace("x", "×").replace("ma×", "max") for operation, _ in genotype["layers"]
+        ]
+        arrows = [patch for patch in figure.findobj(mpl.patches.FancyArrowPatch) if patch.get_gid() == "line"]
+        assert len(arrows) == 6 + sum(len(states) for _, states in genotype["layers"])
+        for arrow in arrows:
+            left, bottom, right, top = arrow.get_window_extent().extents
+            assert 0 <= left <= right <= width
+            assert 0 <= bottom <= top <= height
+        assert draw.to_dot(genotype).count("->") == len(arrows)
