@@ -20,6 +20,7 @@ ALLOWED = {
     "search": {"base", "ops", "spaces", "relax", "controllers"},
     "benchmarks": {"base", "ops", "spaces"},
     "predictors": {"base"},
+    "hardware": {"base", "ops", "spaces"},
     "samplers": {"base", "spaces", "benchmarks", "controllers", "predictors"},
     "train": {"base", "ops", "networks", "checkpoint", "runfolder", "data"},
     "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},

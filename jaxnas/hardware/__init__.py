@@ -1,0 +1,56 @@
+"""Budgets: scores that add up, integer programs over them, and latency as measured on this device."""
+
+from jaxnas.hardware.additive import AdditiveFit, Additivity, Scores, additivity, fit_additive, sums
+from jaxnas.hardware.integer_program import (
+    Constraint,
+    InfeasibleError,
+    Solution,
+    Structure,
+    budget,
+    cost_budget,
+    count_between,
+    forbidden,
+    one_option_each,
+    pareto,
+    reachable,
+    solve,
+    two_edges_a_node,
+)
+from jaxnas.hardware.latency import (
+    LatencyTable,
+    darts_latency,
+    load_latency,
+    median_milliseconds,
+    nasbench201_latency,
+    operation_timer,
+    save_latency,
+)
+
+__all__ = [
+    "AdditiveFit",
+    "Additivity",
+    "Constraint",
+    "InfeasibleError",
+    "LatencyTable",
+    "Scores",
+    "Solution",
+    "Structure",
+    "additivity",
+    "budget",
+    "cost_budget",
+    "count_between",
+    "darts_latency",
+    "fit_additive",
+    "forbidden",
+    "load_latency",
+    "median_milliseconds",
+    "nasbench201_latency",
+    "one_option_each",
+    "operation_timer",
+    "pareto",
+    "reachable",
+    "save_latency",
+    "solve",
+    "sums",
+    "two_edges_a_node",
+]

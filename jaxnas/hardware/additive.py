@@ -1,0 +1,73 @@
+"""Scores that add up over the options taken: fitted to measured architectures, and how well they do.
+
+An integer program maximises a sum. Whether a space's accuracies or latencies are a sum is a question to be measured;
+`additivity` answers it on architectures that the fit has not seen.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from jaxnas.base import SearchSpace
+
+Scores = dict[str, np.ndarray]
+"""Cell kind -> float [S, O], what the option in the slot adds, as the weights of the space are laid out."""
+
+
+class AdditiveFit(NamedTuple):
+    """value(arch) ≈ constant + the sum of `scores` over the options taken."""
+
+    constant: float
+    scores: Scores
+
+
+class Additivity(NamedTuple):
+    """Of sums against measured values: R² of the sums as they are, and Kendall's tau (b) of the two orders."""
+
+    r2: float
+    tau: float
+
+
+def one_hots(space: SearchSpace, archs: ArrayLike) -> Scores:
+    """The options taken by archs [A, D]: cell kind -> float64 [A, S, O]."""
+    weights = jax.jit(jax.vmap(space.one_hot))(np.asarray(archs, np.int32))
+    return {kind: np.asarray(value, np.float64) for kind, value in weights.items()}
+
+
+def sums(space: SearchSpace, fit: AdditiveFit, archs: ArrayLike) -> np.ndarray:
+    """The sum for each of archs [A, D], float64 [A]."""
+    taken = one_hots(space, archs)
+    return fit.constant + sum(np.einsum("aso,so->a", taken[kind], fit.scores[kind]) for kind in taken)
+
+
+def fit_additive(space: SearchSpace, archs: ArrayLike, values: ArrayLike) -> AdditiveFit:
+    """Least squares over archs [A, D] with values [A]; of all that fit alike the one of least norm.
+
+    Raises: ValueError where shapes do not fit or a value is missing.
+    """
+    targets = np.asarray(values, np.float64)
+    taken = one_hots(space, archs)
+    count = len(next(iter(taken.values())))
+    if targets.shape != (count,) or count < 2:
+        raise ValueError(f"values must be [{count}], one for each of two architectures or more, got {targets.shape}")
+    if not np.isfinite(targets).all():
+        raise ValueError(f"{int((~np.isfinite(targets)).sum())} values are missing; leave their architectures out")
+    design = np.concatenate([value.reshape(count, -1) for value in taken.values()], axis=1)
+    mean = design.mean(axis=0)
+    solution = np.linalg.lstsq(design - mean, targets - targets.mean(), rcond=None)[0]
+    ends = np.cumsum([value[0].size for value in taken.values()])[:-1]
+    parts = np.split(solution, ends)
+    scores = {kind: part.reshape(taken[kind].shape[1:]) for kind, part in zip(taken, parts, strict=True)}
+    return AdditiveFit(float(targets.mean() - mean @ solution), scores)
+
+
+def additivity(space: SearchSpace, fit: AdditiveFit, archs: ArrayLike, values: ArrayLike) -> Additivity:
+    """How well the sums do on archs [A, D] of values [A]."""
+    predicted, targets = sums(space, fit, archs), np.asarray(values, np.float64)
+    residual = ((targets - predicted) ** 2).sum() / ((targets - targets.mean()) ** 2).sum()
+    return Additivity(float(1 - residual), float(stats.kendalltau(predicted, targets).statistic))

@@ -1,0 +1,299 @@
+"""The best architecture under budgets as an integer linear program, solved by HiGHS (`scipy.optimize.milp`).
+
+A binary x[kind, slot, option] says what is taken. With scores c that add up,
+
+    maximise Σ c x   subject to   the structure of the space,   lower ≤ Σ a x ≤ upper for each constraint,
+
+as in MathNAS (Qin et al. 2023) and LANA (Molchanov et al. 2022, https://arxiv.org/abs/2107.10624). A budget of
+parameters, multiply-adds or latency is a constraint, and so is "at most two skips". Solutions are checked in double
+precision against the constraints as they were given: what HiGHS lets pass by its tolerance is cut away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from jaxnas.base import Arch, SearchSpace
+from jaxnas.hardware.additive import Scores
+from jaxnas.ops.costs import CostTable
+from jaxnas.spaces import DARTS_OPERATIONS, edge_table
+
+_EXACT = 1e-9  # Relative; sums of double precision are no better.
+_STEP = 1e-5  # Of the largest coefficient: ten times the tolerance of HiGHS, within which it may err either way.
+
+
+class Constraint(NamedTuple):
+    """lower ≤ Σ coefficients · x ≤ upper; infinite where there is no bound."""
+
+    name: str
+    coefficients: Scores
+    lower: float = -np.inf
+    upper: float = np.inf
+
+
+class Structure(NamedTuple):
+    """Which x are architectures of a space. shapes: cell kind -> (S, O). rules: constraints that are never given up.
+
+    to_arch: cell kind -> 0 or 1 [S, O] -> architecture.
+    """
+
+    shapes: dict[str, tuple[int, int]]
+    rules: tuple[Constraint, ...]
+    to_arch: Callable[[Scores], Arch]
+
+
+class Solution(NamedTuple):
+    """taken: cell kind -> 0 or 1 [S, O]. value: the sum of scores. uses: name of a constraint -> its sum."""
+
+    arch: Arch
+    taken: Scores
+    value: float
+    uses: dict[str, float]
+
+
+class InfeasibleError(ValueError):
+    """No architecture meets all constraints. conflicts: those of a smallest set that cannot be met together."""
+
+    def __init__(self, message: str, conflicts: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.conflicts = conflicts
+
+
+def one_option_each(space: SearchSpace) -> Structure:
+    """Each slot takes exactly one option, as on the edges of NAS-Bench-201."""
+    shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
+    rules = []
+    for kind, (slots, _) in shapes.items():
+        for slot in range(slots):
+            row = _zeros(shapes)
+            row[kind][slot] = 1
+            rules.append(Constraint(f"{kind} slot {slot}: one option", row, 1, 1))
+    return Structure(shapes, tuple(rules), _to_arch(space))
+
+
+def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Structure:
+    """Of the edges into each node two are taken, each with one operation but "none": the cells of `darts_space`."""
+    shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
+    none = operations.index("none")
+    rules = []
+    for kind in shapes:
+        absent = _zeros(shapes)
+        absent[kind][:, none] = 1
+        rules.append(Constraint(f"{kind}: none is no option", absent, 0, 0))
+        for node in range(nodes):
+            row = _zeros(shapes)
+            for slot, (target, _) in enumerate(edge_table(nodes)):
+                if target == node:
+                    row[kind][slot] = 1
+                    edge = _zeros(shapes)
+                    edge[kind][slot] = 1
+                    rules.append(Constraint(f"{kind} slot {slot}: at most one operation", edge, upper=1))
+            rules.append(Constraint(f"{kind} node {node}: two edges", row, 2, 2))
+    return Structure(shapes, tuple(rules), _to_arch(space))
+
+
+def _to_arch(space: SearchSpace) -> Callable[[Scores], Arch]:
+    discretise = jax.jit(space.discretise)
+    return lambda taken: discretise({kind: jnp.asarray(value, jnp.float32) for kind, value in taken.items()})
+
+
+def budget(name: str, costs: Scores, limit: float, constant: float = 0.0) -> Constraint:
+    """constant + Σ costs · x ≤ limit."""
+    return Constraint(name, costs, upper=limit - constant)
+
+
+def cost_budget(table: CostTable, name: str, limit: float) -> Constraint:
+    """At most `limit` of "params" or "macs" in the whole network."""
+    return budget(name, {"params": table.params, "macs": table.macs}[name], limit, table.constant[name])
+
+
+def count_between(
+    structure: Structure, kind: str, options: Sequence[int], lower: float = 0, upper: float = np.inf
+) -> Constraint:
+    """How many slots of a cell kind may take one of these options: at most two skips, at least one convolution."""
+    row = _zeros(structure.shapes)
+    row[kind][:, list(options)] = 1
+    return Constraint(f"{kind}: options {list(options)} between {lower:g} and {upper:g} times", row, lower, upper)
+
+
+def forbidden(structure: Structure, *taken: tuple[str, int, int]) -> Constraint:
+    """These (kind, slot, option) are not all taken together."""
+    row = _zeros(structure.shapes)
+    for kind, slot, option in taken:
+        row[kind][slot, option] = 1
+    return Constraint(f"not together: {', '.join(map(str, taken))}", row, upper=len(taken) - 1)
+
+
+def solve(
+    structure: Structure, scores: Mapping[str, np.ndarray], constraints: Sequence[Constraint] = (), count: int = 1
+) -> list[Solution]:
+    """The architectures of the `count` greatest sums, the best first; fewer where there are no more.
+
+    Raises: InfeasibleError, a ValueError, where not even one meets the constraints, naming a smallest set of
+    constraints that cannot be met together and what each of them could reach beside the others. ValueError where shapes
+    do not fit.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    _check(structure, "scores", scores)
+    for constraint in constraints:
+        _check(structure, constraint.name, constraint.coefficients)
+    found: list[Solution] = []
+    for taken in _descending(structure, scores, constraints):
+        uses = {each.name: _total(each.coefficients, taken) for each in constraints}
+        found.append(Solution(structure.to_arch(taken), taken, _total(scores, taken), uses))
+        if len(found) == count:
+            return found
+    if not found:
+        raise _explained(structure, constraints)
+    return found
+
+
+def pareto(
+    structure: Structure,
+    scores: Mapping[str, np.ndarray],
+    costs: Mapping[str, np.ndarray],
+    constraints: Sequence[Constraint] = (),
+    points: int = 1000,
+) -> list[Solution]:
+    """All trade-offs of score and cost that no other one dominates, the dearest first; at most `points`.
+
+    Each is the greatest score within the cost, and of those the least cost; then the budget falls below that, by a
+    hundred-thousandth of the dearest option: what differs by less counts as equal. uses["cost"] is the cost.
+    """
+    front: list[Solution] = []
+    limit = np.inf
+    step = _STEP * max(float(np.abs(value).max()) for value in costs.values())
+    cheap = {kind: -np.asarray(value) for kind, value in costs.items()}
+    while len(front) < points:
+        within = (*constraints, Constraint("cost", dict(costs), upper=limit))
+        try:
+            best = solve(structure, scores, within)[0]
+        except InfeasibleError:
+            if not front:
+                raise
+            break
+        floor = best.value - _EXACT * max(abs(best.value), 1)
+        least = solve(structure, cheap, (*within, Constraint("score", dict(scores), lower=floor)))[0]
+        cost = _total(costs, least.taken)
+        front.append(least._replace(value=_total(scores, least.taken), uses={**least.uses, "cost": cost}))
+        limit = cost - step
+    return front
+
+
+def reachable(
+    structure: Structure, constraint: Constraint, constraints: Sequence[Constraint] = ()
+) -> tuple[float, float] | None:
+    """The least and the greatest sum of a constraint where the others are met; None where they cannot be."""
+    ends = []
+    for sign in (-1.0, 1.0):
+        toward = {kind: sign * np.asarray(value) for kind, value in constraint.coefficients.items()}
+        taken = next(_descending(structure, toward, constraints), None)
+        if taken is None:
+            return None
+        ends.append(_total(constraint.coefficients, taken))
+    return ends[0], ends[1]
+
+
+def _explained(structure: Structure, constraints: Sequence[Constraint]) -> InfeasibleError:
+    """By deletion: what can go without making the rest feasible goes; what stays is a smallest set of conflicts."""
+    conflict = list(constraints)
+    for constraint in constraints:
+        others = [each for each in conflict if each is not constraint]
+        if next(_descending(structure, _zeros(structure.shapes), others), None) is None:
+            conflict = others
+    if not conflict:
+        return InfeasibleError("the structure itself allows no architecture", ())
+    lines = []
+    for constraint in conflict:
+        others = [each for each in conflict if each is not constraint]
+        ends = reachable(structure, constraint, others)
+        beside = " beside the other" + ("s" if len(others) > 1 else "") if others else ""
+        if ends is None:  # cannot be: without it the rest is feasible
+            continue
+        low, high = ends
+        asked = f"at most {constraint.upper:.10g}" if low > constraint.upper else f"at least {constraint.lower:.10g}"
+        end = (
+            f"the smallest feasible is {low:.10g}"
+            if low > constraint.upper
+            else f"the greatest feasible is {high:.10g}"
+        )
+        lines.append(f"{constraint.name}: {asked} was asked for, {end}{beside}")
+    names = tuple(constraint.name for constraint in conflict)
+    together = " together" if len(names) > 1 else ""
+    return InfeasibleError(f"no architecture meets these{together}: {'; '.join(lines)}", names)
+
+
+def _descending(
+    structure: Structure, scores: Mapping[str, np.ndarray], constraints: Sequence[Constraint]
+) -> Iterator[Scores]:
+    """Every architecture that meets the constraints, in falling order of its sum."""
+    shapes = structure.shapes
+    objective = _flat(shapes, scores)
+    rows, lower, upper = [], [], []
+    for each in (*structure.rules, *constraints):
+        row = _flat(shapes, each.coefficients)
+        scale = max(np.abs(row).max(initial=0), 1e-300)  # the tolerance of HiGHS, 1e-6, is absolute
+        rows.append(row / scale)
+        lower.append(each.lower / scale)
+        upper.append(each.upper / scale)
+    scale = max(np.abs(objective).max(initial=0), 1e-300)
+    while True:
+        result = milp(
+            -objective / scale,
+            integrality=np.ones(len(objective)),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(sparse.csr_array(np.array(rows)), np.array(lower), np.array(upper)),
+            options={"mip_rel_gap": 0.0},
+        )
+        if result.status == 2:  # infeasible
+            return
+        if result.x is None:
+            raise ValueError(f"HiGHS could not solve the program: {result.message}")
+        x = np.round(result.x)
+        taken = _split(shapes, x)
+        if all(_meets(each, taken) for each in constraints):
+            yield taken
+        # Not this one again: Σ over ones (1 - x) + Σ over zeros x ≥ 1.
+        rows.append(1 - 2 * x)
+        lower.append(1 - x.sum())
+        upper.append(np.inf)
+
+
+def _meets(constraint: Constraint, taken: Scores) -> bool:
+    total = _total(constraint.coefficients, taken)
+    slack = _EXACT * max(abs(total), 1)
+    return bool(constraint.lower - slack <= total <= constraint.upper + slack)
+
+
+def _total(scores: Mapping[str, np.ndarray], taken: Scores) -> float:
+    return float(sum((np.asarray(scores[kind], np.float64) * taken[kind]).sum() for kind in taken))
+
+
+def _zeros(shapes: Mapping[str, tuple[int, int]]) -> Scores:
+    return {kind: np.zeros(shape) for kind, shape in shapes.items()}
+
+
+def _flat(shapes: Mapping[str, tuple[int, int]], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.asarray(scores[kind], np.float64).reshape(-1) for kind in shapes])
+
+
+def _split(shapes: Mapping[str, tuple[int, int]], x: np.ndarray) -> Scores:
+    ends = np.cumsum([slots * options for slots, options in shapes.values()])[:-1]
+    return {kind: part.reshape(shapes[kind]) for kind, part in zip(shapes, np.split(x, ends), strict=True)}
+
+
+def _check(structure: Structure, name: str, scores: Mapping[str, np.ndarray]) -> None:
+    shapes = {kind: tuple(np.shape(value)) for kind, value in scores.items()}
+    if shapes != structure.shapes:
+        raise ValueError(f"{name}: expected numbers of shape {structure.shapes}, got {shapes}")
+    for kind, value in scores.items():
+        if not np.isfinite(np.asarray(value, np.float64)).all():
+            raise ValueError(f"{name}, {kind}: a value is not finite; forbid an option by a constraint instead")

@@ -1,0 +1,157 @@
+"""Latency of every option as measured on this device, to be added up under a budget.
+
+Each operation is compiled by itself at the shapes that it has in the network, called until warm, and timed; its time is
+the median. Whole networks take less than the sum of their parts where the compiler fuses them and devices overlap
+them: how well sums do is to be measured on whole networks, by `jaxnas.hardware.additivity`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Skeleton
+from jaxnas.hardware.additive import Scores
+from jaxnas.ops.costs import strided
+from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.spaces import (
+    CELL_KINDS,
+    DARTS_OPERATIONS,
+    NASBENCH201_EDGES,
+    NASBENCH201_OPERATIONS,
+    darts_cells,
+    edge_table,
+    nasbench201_stages,
+)
+
+Timer = Callable[[str, int, int, tuple[int, int]], float]
+"""(operation, channels, stride, size (height, width) of its input) -> milliseconds."""
+
+
+class LatencyTable(NamedTuple):
+    """Milliseconds for a batch of images, of all cells of a kind together. device: the name of where it was measured.
+
+    milliseconds: cell kind -> float64 [S, O], as in `CostTable`; options: the O names.
+    """
+
+    device: str
+    batch: int
+    options: tuple[str, ...]
+    milliseconds: Scores
+
+
+def device_name() -> str:
+    """Platform and kind of the first device."""
+    device = jax.devices()[0]
+    return f"{device.platform} {device.device_kind}"
+
+
+def median_milliseconds(function: Callable[..., Any], *arguments: Any, repeats: int = 20, warm: int = 3) -> float:
+    """The median time of a call, of `repeats` after `warm` others; each is waited for.
+
+    Raises: ValueError where there is no repeat.
+    """
+    if repeats < 1 or warm < 1:
+        raise ValueError(f"a time needs at least one repeat, and one call before, got {repeats} and {warm}")
+    for _ in range(warm):
+        jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def operation_timer(batch: int, *, repeats: int = 20) -> Timer:
+    """Times the operations of `PRIMITIVES` in evaluation, with affine batch norm on fixed statistics, each shape once.
+
+    "none" takes no time: a network without it does not compute it.
+
+    Raises: ValueError where the batch is empty.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    known: dict[tuple[str, int, int, tuple[int, int]], float] = {}
+
+    def timer(operation: str, channels: int, stride: int, size: tuple[int, int]) -> float:
+        case = (operation, channels, stride, size)
+        if operation == "none" or (operation == "skip_connect" and stride == 1):
+            return 0.0
+        if case not in known:
+            primitive = PRIMITIVES[operation]
+            params = primitive.init(jax.random.key(0), channels, stride, True)
+            x = jnp.ones((batch, *size, channels))
+            stats = jax.eval_shape(lambda: primitive.apply(params, x, stride))[1]
+            stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), stats)
+            call = jax.jit(lambda params, x, stats: primitive.apply(params, x, stride, stats)[0])
+            known[case] = median_milliseconds(call, params, x, stats, repeats=repeats)
+        return known[case]
+
+    return timer
+
+
+def nasbench201_latency(skeleton: Skeleton, batch: int, timer: Timer | None = None) -> LatencyTable:
+    """Of each operation on an edge of NAS-Bench-201, over all cells; the same on every edge.
+
+    timer: by default `operation_timer(batch)`.
+    """
+    timer = timer or operation_timer(batch)
+    each = [
+        sum(skeleton.cells * timer(operation, channels, 1, size) for channels, size in nasbench201_stages(skeleton))
+        for operation in NASBENCH201_OPERATIONS
+    ]
+    table = np.tile(np.array(each), (len(NASBENCH201_EDGES), 1))
+    return LatencyTable(device_name(), batch, NASBENCH201_OPERATIONS, {"cell": table})
+
+
+def darts_latency(
+    skeleton: Skeleton,
+    batch: int,
+    timer: Timer | None = None,
+    nodes: int = 4,
+    operations: tuple[str, ...] = DARTS_OPERATIONS,
+) -> LatencyTable:
+    """Of each operation on each edge of DARTS cells, over all cells of a kind; preprocessing is not in it.
+
+    timer: by default `operation_timer(batch)`.
+    """
+    timer = timer or operation_timer(batch)
+    table = {kind: np.zeros((len(edge_table(nodes)), len(operations))) for kind in CELL_KINDS}
+    for cell in darts_cells(skeleton, nodes):
+        for slot, (_, source) in enumerate(edge_table(nodes)):
+            # Edges from the inputs of a reducing cell have stride 2, all later ones see its result.
+            reduces = cell.kind == "reduce"
+            stride = 2 if reduces and source < 2 else 1
+            size = strided(cell.size, 2) if reduces and source >= 2 else cell.size
+            for o, operation in enumerate(operations):
+                table[cell.kind][slot, o] += timer(operation, cell.channels, stride, size)
+    return LatencyTable(device_name(), batch, operations, table)
+
+
+def save_latency(table: LatencyTable, path: str | os.PathLike[str]) -> None:
+    """Writes a table as JSON that `load_latency` gives back."""
+    content = table._asdict() | {"milliseconds": {kind: value.tolist() for kind, value in table.milliseconds.items()}}
+    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_latency(path: str | os.PathLike[str]) -> LatencyTable:
+    """Raises: OSError; ValueError, naming the file, where it is no table of latencies."""
+    try:
+        content: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        options = tuple(str(option) for option in content["options"])
+        times = {str(kind): np.array(value, np.float64) for kind, value in content["milliseconds"].items()}
+        if not times or any(value.ndim != 2 or value.shape[1] != len(options) for value in times.values()):
+            raise ValueError(f"times must be [S, {len(options)}]")
+        return LatencyTable(str(content["device"]), int(content["batch"]), options, times)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no table of latencies ({error}); write it with save_latency") from None
