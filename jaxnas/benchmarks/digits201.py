@@ -1,0 +1,98 @@
+"""The benchmark that comes with the package: every NAS-Bench-201 cell trained from scratch on noisy digits.
+
+4,930 networks, one for each functional class of the 15,625 cells (`functional_classes`), on the handwritten digits of
+`jaxnas.data.load_digits` made harder: each image is moved by up to two pixels and gets Gaussian noise, so that networks
+differ and no ranking is saturated. `python -m experiments.make_digits201` made the file and is its exact description.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from jaxnas.base import Skeleton
+from jaxnas.benchmarks.nasbench201 import functional_classes
+from jaxnas.benchmarks.table import Table, make_table
+from jaxnas.spaces.nasbench201 import NASBENCH201_OPERATIONS, nasbench201_cost_table, nasbench201_space
+
+DIGITS201_DESCRIPTIONS = {
+    "valid": "validation accuracy in %, after so many epochs of one run",
+    "valid_loss": "validation cross-entropy in nats, after so many epochs of one run; smaller is better",
+    "test": "TEST accuracy in %, after the last epoch of the same run",
+    "valid_second": "validation accuracy in % of a second run, with another seed; some cells only",
+    "valid_loss_second": "validation cross-entropy in nats of the second run; smaller is better",
+    "test_second": "TEST accuracy in % of the second run",
+    "params": "parameters of the network of this very cell",
+    "macs": "multiply-adds of the network of this very cell, for one image",
+    "seconds": "simulated seconds of training for so many epochs, a model of the multiply-adds",
+}
+"""The metrics of `digits201_table`."""
+
+
+def digits201_cells() -> tuple[np.ndarray, np.ndarray]:
+    """All cells, int32 [15625, 6], in the order of their numbers to base 5, and the functional class of each."""
+    digits = 5 ** np.arange(5, -1, -1)
+    cells = (np.arange(5**6)[:, None] // digits % len(NASBENCH201_OPERATIONS)).astype(np.int32)
+    return cells, functional_classes(cells)
+
+
+def digits201_costs(skeleton: Skeleton, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(params [A], MACs [A]) of the networks of cells [A, 6]."""
+    table = nasbench201_cost_table(skeleton)
+    edges = np.arange(cells.shape[1])
+    params, macs = (
+        table.constant[name] + part["cell"][edges, cells].sum(axis=1)
+        for name, part in (("params", table.params), ("macs", table.macs))
+    )
+    return params, macs
+
+
+def digits201_table(path: str | Path | None = None) -> Table:
+    """The benchmark as a table over all 15,625 cells; `path` is a file that the experiment wrote, by default ours.
+
+    A file of the first classes only gives a table of their cells.
+
+    "valid" and "valid_loss" have several fidelities, checkpoints of one run; "seconds" has the same. What was measured
+    is equal in a functional class; "params", "macs" and "seconds" are those of each cell.
+
+    Raises: OSError, or ValueError where the file is not one of this benchmark.
+    """
+    source = resources.files("jaxnas.benchmarks").joinpath("digits201.npz") if path is None else Path(path)
+    with source.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+                about = json.loads(str(arrays.pop("about")))
+        except (ValueError, KeyError, EOFError) as error:
+            raise ValueError(f"{source} is not a file of digits201: {error}") from error
+    cells, classes = digits201_cells()
+    count, images = len(arrays["test_correct"]), about["images"]
+    cells, classes = cells[classes < count], classes[classes < count]
+    second = np.full((count, 3), np.nan)
+    second[arrays["second_classes"]] = np.stack(
+        [
+            arrays["second_valid_correct"][:, -1] / images * 100,
+            arrays["second_valid_loss"][:, -1],
+            arrays["second_test_correct"] / images * 100,
+        ],
+        axis=1,
+    )
+    params, macs = digits201_costs(Skeleton(**about["skeleton"]), cells)
+    constant, slope = about["seconds_an_epoch"]
+    labels = [str(epoch) for epoch in about["fidelities"]]
+    metrics = {
+        "valid": arrays["valid_correct"][classes] / images * 100,
+        "valid_loss": arrays["valid_loss"][classes],
+        "test": arrays["test_correct"][classes] / images * 100,
+        "valid_second": second[classes, 0],
+        "valid_loss_second": second[classes, 1],
+        "test_second": second[classes, 2],
+        "params": params,
+        "macs": macs,
+        "seconds": (constant + slope * macs)[:, None] * np.array(about["fidelities"]),
+    }
+    fidelities = dict.fromkeys(("valid", "valid_loss", "seconds"), labels)
+    return make_table("digits201", nasbench201_space().choices, cells, metrics, DIGITS201_DESCRIPTIONS, fidelities)
