@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxnas import spaces
 from jaxnas.base import Choice
 from jaxnas.controllers import PolicyState, lstm_controller, policy_gradient, ppo, reinforce
 
@@ -185,6 +186,34 @@ def test_it_is_the_macro_sampler_of_the_paper():
     found = quick(jax.vmap(controller.score, (None, 0)))(params, archs).log_prob
     for arch, value in zip(archs, found, strict=True):
         assert value == pytest.approx(float(macro_log_prob(params, arch, layers)), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["darts", "nasbench201", "enas_micro", "enas_macro"])
+def test_every_space_of_the_library_has_a_controller(name):
+    """Its samples are architectures of the space, and pointing needs no set of options of its own for each node."""
+    space = {
+        "darts": spaces.darts_space, "nasbench201": spaces.nasbench201_space, "enas_micro": spaces.enas_micro_space,
+        "enas_macro": lambda: spaces.enas_macro_space(6),
+    }[name]()  # fmt: skip
+    controller = lstm_controller(space.choices, hidden=4)
+
+    @quick
+    def some(key):
+        keys = jax.random.split(key)
+        params = controller.init(keys[0])
+        drawn = jax.vmap(controller.sample, (0, None))(jax.random.split(keys[1], 400), params)
+        return params, drawn, jax.vmap(controller.score, (None, 0))(params, drawn.arch[:5])
+
+    params, drawn, scored = some(jax.random.key(0))
+    sizes = np.array([len(choice.options) for choice in space.choices])
+    assert drawn.arch.dtype == jnp.int32
+    np.testing.assert_array_equal(drawn.arch.max(axis=0), sizes - 1)
+    assert (np.asarray(drawn.arch) >= 0).all()
+    np.testing.assert_allclose(scored.log_prob, drawn.log_prob[:5], rtol=1e-4)
+    assert len(params["kernel"]) == 1
+    # At first it is nearly uniform.
+    uniform = np.log(sizes).sum()
+    assert abs(float(drawn.entropy.mean()) - uniform) < 0.05 * uniform
 
 
 def flat(tree):

@@ -168,7 +168,8 @@ def test_a_choice_with_one_option_is_never_mutated_and_a_space_of_one_is_refused
 def test_darts_choices():
     space = spaces.darts_space()
     assert len(space.choices) == 24
-    assert space.choices[3] == Choice("normal node 3 inputs", ("0,1", "0,2", "1,2"))
+    reads = (("normal 0", "normal 1"), ("normal 0", "normal 2"), ("normal 1", "normal 2"))
+    assert space.choices[3] == Choice("normal node 3 inputs", ("0,1", "0,2", "1,2"), "normal 3", reads)
     assert space.choices[4].options[0] == "max_pool_3x3"
     assert {kind: weights.shape for kind, weights in space.template().items()} == {"normal": (14, 8), "reduce": (14, 8)}
     # The paper counts (Π (k+1)k/2 · 7²)² cells, node 2 to 5: about 10^18.

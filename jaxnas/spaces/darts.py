@@ -188,9 +188,11 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
     kept_names = tuple(name for name in operations if name != "none")
     choices = []
     for kind, node in itertools.product(CELL_KINDS, range(nodes)):
-        name = f"{kind} node {node + 2}"
-        choices.append(Choice(f"{name} inputs", tuple(f"{low},{high}" for low, high in _pairs(node))))
-        choices += [Choice(f"{name} {end} operation", kept_names) for end in ("lower", "higher")]
+        name, made = f"{kind} node {node + 2}", f"{kind} {node + 2}"
+        pairs = _pairs(node)
+        reads = tuple((f"{kind} {low}", f"{kind} {high}") for low, high in pairs)
+        choices.append(Choice(f"{name} inputs", tuple(f"{low},{high}" for low, high in pairs), made, reads))
+        choices += [Choice(f"{name} {end} operation", kept_names, made) for end in ("lower", "higher")]
     moves = product(tuple(choices))
     slots = len(edge_table(nodes))
 
