@@ -47,7 +47,7 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -
     """Dense convolution: kernel [k, k, C_in, C_out]; padding k // 2 on each side unless given."""
     kernel = kernel.astype(x.dtype)
     pad = kernel.shape[0] // 2 if padding is None else padding
-    small = x.shape[1] * x.shape[2] <= 16 or x.shape[-1] < 8
+    small = x.shape[1] * x.shape[2] <= (64 if x.shape[-1] < 8 else 16)
     if stride != 1 or small:
         return _conv_by_taps(x, kernel, stride, pad)
     return _same_conv(x, kernel) if padding is None else _convolve(x, kernel, stride, pad)
