@@ -5,7 +5,8 @@
 All 15,625 cells compute 4,930 functions; one cell of each is trained from scratch, the architecture being data of one
 compiled program. Checkpoints of a run are the fidelities. A second seed of some hundred classes tells the noise, and
 single runs are timed for a model of the training time. Devices share the architectures. Finished parts are kept: the
-same command goes on where it was stopped. On two cores of a CPU it takes about an hour and a half.
+same command goes on where it was stopped, and with --start from what an earlier file has. On two cores of a CPU it
+takes some three hours.
 """
 
 from __future__ import annotations
@@ -75,11 +76,15 @@ class Config:
     """Architectures of a device computed at once under vmap: by default 1 on a CPU, all of a part elsewhere."""
     workers: int | None = None
     """Processes on a CPU: by default one for each core, 1 elsewhere."""
+    start: str | None = None
+    """A file of this experiment, of the same settings: what it has is not trained again."""
+    collect: bool = False
+    """Train nothing more, and write a file of what is there."""
     workdir: str = "runs/digits201"
     cache_dir: str | None = None
 
 
-RUNTIME = ("workdir", "cache_dir", "together", "workers")
+RUNTIME = ("start", "collect", "workdir", "cache_dir", "together", "workers")
 """What the numbers do not depend on."""
 
 
@@ -221,8 +226,11 @@ def main(config: Config) -> None:
             ]
             for seed, (name, numbers) in enumerate(wanted.items())
         }
-        _train([job for seed_jobs in jobs.values() for job in seed_jobs if not job.file.exists()], config)
-        outcome = {name: _joined([job.file for job in seed_jobs]) for name, seed_jobs in jobs.items()}
+        if config.start is not None:
+            _take_over(Path(config.start), jobs, config)
+        if not config.collect:
+            _train([job for seed_jobs in jobs.values() for job in seed_jobs if not job.file.exists()], config)
+        outcome = {name: _joined(seed_jobs, len(config.fidelities)) for name, seed_jobs in jobs.items()}
         timing = _time(run.stage("time"), make_trainer(config), archs, shuffled[: config.timed])
         _finish(run, config, outcome, wanted["second"], timing, macs)
 
@@ -286,12 +294,36 @@ def _work(config: Config, jobs: list[Job], core: int | None, parent: int | None)
             print(f"part {done + 1} of {len(jobs)}, {duration(left)} left", flush=True)
 
 
-def _joined(files: list[Path]) -> Measured:
+def _joined(jobs: list[Job], fidelities: int) -> Measured:
+    """What the jobs gave; the loss of what was not trained is NaN."""
     parts = []
-    for file in files:
-        with np.load(file) as stored:
-            parts.append(Measured(*(stored[name] for name in Measured._fields)))
+    for job in jobs:
+        if job.file.exists():
+            with np.load(job.file) as stored:
+                parts.append(Measured(*(stored[name] for name in Measured._fields)))
+        else:
+            count = len(job.numbers)
+            nothing = np.zeros((count, fidelities), np.int32)
+            parts.append(Measured(nothing, np.full(nothing.shape, np.nan, np.float32), nothing[:, 0]))
     return Measured(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+
+
+def _take_over(path: Path, jobs: dict[str, list[Job]], config: Config) -> None:
+    """Writes the parts that a file has whole. Raises ValueError where it was made with other settings."""
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    there, here = json.loads(str(arrays["about"]))["config"], json.loads(json.dumps(identity(config)))
+    if there != here:
+        differing = ", ".join(f"{k}: {there.get(k)!r} there, {v!r} now" for k, v in here.items() if there.get(k) != v)
+        raise ValueError(f"{path} was made with other settings ({differing}); leave out --start or give those")
+    for name, prefix in (("first", ""), ("second", "second_")):
+        rows = arrays["second_classes"].tolist() if prefix else range(len(arrays["test_correct"]))
+        place = {number: row for row, number in enumerate(rows)}
+        for job in jobs[name]:
+            at = [place[number] for number in job.numbers.tolist()]
+            taken = {field: arrays[f"{prefix}{field}"][at] for field in Measured._fields}
+            if not np.isnan(taken["valid_loss"]).any():
+                _save(job.file, taken)
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:
@@ -358,26 +390,31 @@ def _finish(
     _save(file, {**arrays, "about": np.array(json.dumps(about))})
     table = digits201_table(file)
 
-    first = Measured(*(leaf[second] for leaf in outcome["first"]))
-    noise = {}
+    both = ~np.isnan(outcome["first"].valid_loss[second, -1] + outcome["second"].valid_loss[:, -1])
+    first = Measured(*(leaf[second[both]] for leaf in outcome["first"]))
+    again = Measured(*(leaf[both] for leaf in outcome["second"]))
+    noise: dict[str, Any] = {}
     for name, a, b in (
-        ("valid", first.valid_correct[:, -1], outcome["second"].valid_correct[:, -1]),
-        ("valid_loss", first.valid_loss[:, -1], outcome["second"].valid_loss[:, -1]),
-        ("test", first.test_correct, outcome["second"].test_correct),
+        ("valid", first.valid_correct[:, -1], again.valid_correct[:, -1]),
+        ("valid_loss", first.valid_loss[:, -1], again.valid_loss[:, -1]),
+        ("test", first.test_correct, again.test_correct),
     ):
+        if both.sum() < 3:
+            continue
         noise[name] = {
             "spearman": float(stats.spearmanr(a, b).statistic),
             "kendall": float(stats.kendalltau(a, b).statistic),
         }
     spread = {
-        f"{name}@{q}": float(np.quantile(np.asarray(table.metrics[name]).reshape(len(table.archs), -1)[:, -1], q))
+        f"{name}@{q}": float(np.nanquantile(np.asarray(table.metrics[name]).reshape(len(table.archs), -1)[:, -1], q))
         for name in ("valid", "test")
         for q in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
     }
     residual = np.std(predicted - np.array(timing["seconds"])) / np.mean(timing["seconds"])
     result = {
         "classes": len(macs),
-        "second_classes": len(second),
+        "trained": int((~np.isnan(outcome["first"].valid_loss[:, -1])).sum()),
+        "trained_twice": int(both.sum()),
         "seed_to_seed": noise,
         "quantiles": spread,
         "bytes": file.stat().st_size,

@@ -71,22 +71,17 @@ def digits201_table(path: str | Path | None = None) -> Table:
     cells, classes = digits201_cells()
     count, images = len(arrays["test_correct"]), about["images"]
     cells, classes = cells[classes < count], classes[classes < count]
+    valid, loss, test = _percent(arrays, "", images)
     second = np.full((count, 3), np.nan)
-    second[arrays["second_classes"]] = np.stack(
-        [
-            arrays["second_valid_correct"][:, -1] / images * 100,
-            arrays["second_valid_loss"][:, -1],
-            arrays["second_test_correct"] / images * 100,
-        ],
-        axis=1,
-    )
+    valid_again, loss_again, test_again = _percent(arrays, "second_", images)
+    second[arrays["second_classes"]] = np.stack([valid_again[:, -1], loss_again[:, -1], test_again], axis=1)
     params, macs = digits201_costs(Skeleton(**about["skeleton"]), cells)
     constant, slope = about["seconds_an_epoch"]
     labels = [str(epoch) for epoch in about["fidelities"]]
     metrics = {
-        "valid": arrays["valid_correct"][classes] / images * 100,
-        "valid_loss": arrays["valid_loss"][classes],
-        "test": arrays["test_correct"][classes] / images * 100,
+        "valid": valid[classes],
+        "valid_loss": loss[classes],
+        "test": test[classes],
         "valid_second": second[classes, 0],
         "valid_loss_second": second[classes, 1],
         "test_second": second[classes, 2],
@@ -96,3 +91,11 @@ def digits201_table(path: str | Path | None = None) -> Table:
     }
     fidelities = dict.fromkeys(("valid", "valid_loss", "seconds"), labels)
     return make_table("digits201", nasbench201_space().choices, cells, metrics, DIGITS201_DESCRIPTIONS, fidelities)
+
+
+def _percent(arrays: dict[str, np.ndarray], prefix: str, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(validation accuracy in %, loss, test accuracy in %) of each class; NaN where it was not trained."""
+    loss = arrays[f"{prefix}valid_loss"].astype(np.float32)
+    untrained = np.isnan(loss)
+    valid = np.where(untrained, np.nan, arrays[f"{prefix}valid_correct"] / images * 100)
+    return valid, loss, np.where(untrained[:, -1], np.nan, arrays[f"{prefix}test_correct"] / images * 100)
