@@ -4,6 +4,13 @@ from jaxnas.search.bilevel import exact, finite_difference, first_order
 from jaxnas.search.darts import DartsInfo, DartsState, adam_l2, darts
 from jaxnas.search.enas import ChildInfo, ControllerInfo, EnasState, enas, path_accuracy
 from jaxnas.search.paths import path_only
+from jaxnas.search.single_path import (
+    SinglePathInfo,
+    SinglePathState,
+    fair_paths,
+    single_path,
+    uniform_paths,
+)
 
 __all__ = [
     "ChildInfo",
@@ -11,12 +18,17 @@ __all__ = [
     "DartsInfo",
     "DartsState",
     "EnasState",
+    "SinglePathInfo",
+    "SinglePathState",
     "adam_l2",
     "darts",
     "enas",
     "exact",
+    "fair_paths",
     "finite_difference",
     "first_order",
     "path_accuracy",
     "path_only",
+    "single_path",
+    "uniform_paths",
 ]

@@ -1,0 +1,139 @@
+"""Single-path one-shot training of a supernet, over any space that has one.
+
+Uniform sampling (Guo et al., "Single Path One-Shot Neural Architecture Search", ECCV 2020,
+https://arxiv.org/abs/1904.00420): each step draws one architecture uniformly, and the weights that it uses
+descend the training loss along its path. Strict fairness (Chu et al., "FairNAS", ICCV 2021,
+https://arxiv.org/abs/1907.01845, algorithm 1): a step takes K paths through one batch in which each choice shows every
+one of its K options exactly once, sums their gradients, and applies the sum once,
+
+    W ← W - optimiser(Σ_k ∂L(path_k, batch) / ∂W).
+
+What no path of a step used stays as it was (`search.paths`). Nothing about the architecture is learned here: which one
+is best is asked of a score afterwards. Passes normalise by the statistics of their own batch and keep none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.base import Arch, Array, Batch, Choice, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
+from jaxnas.ops.layers import pmean
+from jaxnas.search.paths import path_only
+
+Paths = Callable[[Key], Array]
+"""key -> int32 [K, D], the architectures whose gradients make one update; traceable."""
+
+
+class SinglePathState(NamedTuple):
+    """params: of the supernet. opt_state: of their optimiser."""
+
+    params: PyTree
+    opt_state: optax.OptState
+
+
+class SinglePathInfo(NamedTuple):
+    """Of one step, float32 []: means over its paths of loss and accuracy before it, norm of the summed gradient."""
+
+    train_loss: Array
+    train_accuracy: Array
+    weight_gradient: Array
+
+
+def uniform_paths(sample: Callable[[Key], Arch], count: int = 1) -> Paths:
+    """`count` independent draws of `sample`, that of a space or one of one's own, within a budget say.
+
+    One path an update is that of the paper. Raises: ValueError where count is less than 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return lambda key: jax.vmap(sample)(jax.random.split(key, count))
+
+
+def fair_paths(choices: Sequence[Choice]) -> Paths:
+    """K paths, K being the most options of any choice, in which each choice takes its options equally often.
+
+    A choice of K options takes each exactly once, in an order independent of the other choices: the paper's case. One
+    of m < K options takes each ⌊K / m⌋ times and K mod m of them, drawn at random, once more: within an update counts
+    differ by one at most, over updates they are equal in the mean. More paths would make them equal in each update, but
+    as many as the least common multiple of the sizes. Fair are the choices: where parameters belong to two choices at
+    once, a source and an operation, not each pair of them is trained in every update.
+
+    Raises: ValueError where there is no choice.
+    """
+    if not choices:
+        raise ValueError("fair paths need at least one choice, got none")
+    sizes = jnp.array([[len(choice.options)] for choice in choices], jnp.int32)
+    count = max(len(choice.options) for choice in choices)
+    place = jnp.arange(count)[None]
+
+    def paths(key: Key) -> Array:
+        label_key, order_key = jax.random.split(key)
+        drawn = jax.random.uniform(label_key, (len(choices), count))
+        options = jnp.argsort(jnp.where(place < sizes, drawn, jnp.inf), axis=1)  # those that exist come first
+        columns = jnp.take_along_axis(options, place % sizes, axis=1)
+        order = jnp.argsort(jax.random.uniform(order_key, columns.shape), axis=1)
+        return jnp.take_along_axis(columns, order, axis=1).T.astype(jnp.int32)
+
+    return paths
+
+
+def single_path(
+    supernet: Supernet,
+    paths: Paths,
+    weight_optimiser: optax.GradientTransformation,
+    sample: Callable[[Key], Arch],
+    *,
+    candidates: int = 1000,
+    axis_name: str | None = None,
+) -> SearchAlgorithm:
+    """The one phase "supernet" reads "train"; the paths of a step are computed one after another.
+
+    paths: `uniform_paths(space.sample)` or `fair_paths(space.choices)`. weight_optimiser: any that `path_only` can hold
+    to a path; the gradient of K paths is their sum, so that its rate and its clip are of the sum. sample, candidates:
+    `derive` draws so many and keeps the one of the highest score, which it must be given: random search with weight
+    sharing. Samplers search further with the same score. With `axis_name` a batch is spread over that axis and all
+    devices, having one key, take the same paths.
+
+    Raises: ValueError where candidates is less than 1.
+    """
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, got {candidates}")
+    optimiser = path_only(weight_optimiser)
+
+    def init(key: Key) -> SinglePathState:
+        params = supernet.init(key)
+        return SinglePathState(params, optimiser.init(params))
+
+    def step(key: Key, state: SinglePathState, batch: Mapping[str, Batch]) -> tuple[SinglePathState, SinglePathInfo]:
+        image, label = batch["train"]
+        archs = paths(key)
+
+        def loss(params: PyTree, arch: Arch) -> tuple[Array, tuple[Array, Array]]:
+            logits, _ = supernet.apply_path(params, arch, image, Context(axis_name=axis_name))
+            value = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+            return value, (value, (jnp.argmax(logits, -1) == label).mean())
+
+        def accumulate(total: PyTree, arch: Arch) -> tuple[PyTree, tuple[Array, Array]]:
+            gradient, told = jax.grad(loss, has_aux=True)(state.params, arch)
+            return jax.tree.map(jnp.add, total, gradient), told
+
+        gradient, told = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, state.params), archs)
+        gradient, (value, accuracy) = pmean((gradient, jax.tree.map(jnp.mean, told)), axis_name)
+        used = jax.tree.map(lambda masks: masks.any(axis=0), jax.vmap(supernet.used)(archs))
+        updates, opt_state = optimiser.update(gradient, state.opt_state, state.params, used=used)
+        params = optax.apply_updates(state.params, updates)
+        return SinglePathState(params, opt_state), SinglePathInfo(value, accuracy, optax.tree.norm(gradient))
+
+    def derive(key: Key, state: SinglePathState, score: Callable[[Array], Array] | None = None) -> Arch:
+        del state
+        if score is None:
+            raise ValueError("a supernet alone prefers no architecture: give a score, archs [P, D] -> [P]")
+        archs = jax.vmap(sample)(jax.random.split(key, candidates))
+        return archs[jnp.argmax(score(archs))]
+
+    return SearchAlgorithm(init, (Phase("supernet", step, ("train",)),), derive)
