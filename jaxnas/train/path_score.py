@@ -1,27 +1,39 @@
-"""Scores of single paths of a supernet on a whole split, all on the same batches."""
+"""Scores of single paths of a supernet on a whole split, all on the same batches.
+
+What a path is normalised by is the caller's choice, and belongs in every report of its score: the statistics of each
+validation batch (the default); statistics estimated anew for this very path from training batches (`recalibrated`, Guo
+et al. 2020, https://arxiv.org/abs/1904.00420); or averages over other paths (`running`), which are what a supernet that
+is trained like a network would have, and mean nothing to any one path: known to be bad, and here to be compared with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Aux, Context, PyTree
+from jaxnas.base import Arch, Array, Aux, Context, PyTree, Stats
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Augmentation, Examples
 
+ApplyPath = Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+"""That of a `Supernet`."""
+Statistics = Callable[[PyTree, Arch], Stats]
+"""(params, arch) -> what the batch norms of this path are to normalise by."""
+
 
 def make_path_score(
-    apply_path: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]], augmentation: Augmentation, batch_size: int
+    apply_path: ApplyPath, augmentation: Augmentation, batch_size: int, statistics: Statistics | None = None
 ) -> Callable[[PyTree, Array, Examples], np.ndarray]:
     """Makes (params, archs [P, D], data) -> accuracy of each on all examples, float64 [P]; compiled once.
 
-    Batch norm is by the statistics of each batch, the policy "batch": averages over other paths would mean nothing. All
-    batches have `batch_size` images, or all there are; the last is filled up with examples that count nothing, taken
-    from the first, so that it has statistics like the others.
+    statistics: by which a path is normalised; None is those of each batch. All batches have `batch_size` images, or all
+    there are; the last is filled up with examples that count nothing, taken from the first, so that it has statistics
+    like the others.
 
     Raises: ValueError where batch_size is under 1.
     """
@@ -29,8 +41,9 @@ def make_path_score(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
     @jax.jit
-    def correct(params: PyTree, arch: Arch, images: Array, labels: Array, counts: Array) -> Array:
-        logits, _ = apply_path(params, arch, normalise(images, augmentation.mean, augmentation.std), Context())
+    def correct(params: PyTree, arch: Arch, bn: Stats | None, images: Array, labels: Array, counts: Array) -> Array:
+        context = Context() if bn is None else Context(bn)
+        logits, _ = apply_path(params, arch, normalise(images, augmentation.mean, augmentation.std), context)
         return jnp.sum((jnp.argmax(logits, axis=1) == labels) & counts)
 
     def score(params: PyTree, archs: Any, data: Examples) -> np.ndarray:
@@ -39,7 +52,140 @@ def make_path_score(
         position = np.arange(-(-total // size) * size).reshape(-1, size)
         images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
         batches = [(images[p % total], labels[p % total], jnp.asarray(p < total)) for p in position]
-        counted = jax.device_get([[correct(params, arch, *batch) for batch in batches] for arch in jnp.asarray(archs)])
-        return np.array([sum(int(c) for c in row) for row in counted]) / total
+        counted = []
+        for arch in jnp.asarray(archs):
+            bn = None if statistics is None else statistics(params, arch)
+            counted.append([correct(params, arch, bn, *batch) for batch in batches])
+        return np.array([sum(int(c) for c in row) for row in jax.device_get(counted)]) / total
 
     return score
+
+
+def recalibrated(
+    apply_path: ApplyPath, augmentation: Augmentation, data: Examples, batches: int, batch_size: int, seed: int = 0
+) -> Statistics:
+    """Statistics of a path: the mean over some training batches of what its batch norms see there, forward only.
+
+    Every norm sees what the norms before it make of the same batch, as in training. The batches are a random choice of
+    `data`, the same for all paths, without augmentation; each is one dispatch of one program.
+
+    Raises: ValueError where a number is less than 1 or the batches are more than the data.
+    """
+    images = _batches(data, batches, batch_size, seed)
+    see = _make_see(apply_path, augmentation)
+
+    def statistics(params: PyTree, arch: Arch) -> Stats:
+        mean: Stats = None
+        for number, batch in enumerate(images, start=1):
+            seen = see(params, arch, batch)
+            # The cumulative average, so that nothing but the mean is kept.
+            mean = seen if mean is None else _toward(mean, seen, 1.0 / number)
+        return mean
+
+    return statistics
+
+
+def running(
+    apply_path: ApplyPath,
+    augmentation: Augmentation,
+    data: Examples,
+    paths: Array,
+    batch_size: int,
+    seed: int = 0,
+    momentum: float = 0.1,
+) -> Callable[[PyTree], Stats]:
+    """Makes params -> the running averages of a supernet, one set for all paths.
+
+    paths: int32 [N, D], each sees the next training batch, again from the first after the last, and what ran of it
+    moves by `momentum`, from (0, 1). They are as of the end of a training that took those paths, with the last
+    parameters: without the lag of averages that were collected on the way.
+
+    Raises: ValueError where the data is less than a batch, or momentum not in (0, 1].
+    """
+    if not 0.0 < momentum <= 1.0:
+        raise ValueError(f"momentum must be in (0, 1], got {momentum}")
+    images = _batches(data, max(1, min(len(paths), len(data.labels) // max(1, batch_size))), batch_size, seed)
+    see = _make_see(apply_path, augmentation)
+
+    def statistics(params: PyTree) -> Stats:
+        average: Stats = None
+        for arch, batch in zip(paths, itertools.cycle(images)):  # endless
+            seen = see(params, arch, batch)
+            average = _initial(seen) if average is None else average
+            average = _toward_what_ran(average, seen, momentum)
+        return average
+
+    return statistics
+
+
+def _batches(data: Examples, batches: int, batch_size: int, seed: int) -> list[Array]:
+    """Disjoint random batches of images, uint8 [B, H, W, C]."""
+    for name, value in (("batches", batches), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if batches * batch_size > len(data.labels):
+        raise ValueError(
+            f"{batches} batches of {batch_size} images are more than the {len(data.labels)} there are; choose fewer"
+        )
+    chosen = np.random.RandomState(seed).permutation(len(data.labels))[: batches * batch_size]
+    return [jnp.asarray(data.images[rows]) for rows in chosen.reshape(batches, batch_size)]
+
+
+def _make_see(apply_path: ApplyPath, augmentation: Augmentation) -> Callable[[PyTree, Arch, Array], Stats]:
+    @jax.jit
+    def see(params: PyTree, arch: Arch, images: Array) -> Stats:
+        return apply_path(params, arch, normalise(images, augmentation.mean, augmentation.std), Context())[1].stats
+
+    return see
+
+
+@jax.jit
+def _toward(old: Stats, new: Stats, share: float | Array) -> Stats:
+    return jax.tree.map(lambda a, b: a + share * (b - a), old, new)
+
+
+def _pairs(stats: Stats) -> Iterator[tuple[Array, Array]]:
+    leaves = jax.tree.leaves(stats)
+    return zip(leaves[::2], leaves[1::2], strict=True)
+
+
+def _initial(stats: Stats) -> Stats:
+    """Mean 0 and variance 1 in the form of some statistics."""
+    leaves = [leaf for mean, variance in _pairs(stats) for leaf in (jnp.zeros_like(mean), jnp.ones_like(variance))]
+    return jax.tree.unflatten(jax.tree.structure(stats), leaves)
+
+
+@jax.jit
+def _toward_what_ran(old: Stats, new: Stats, share: float | Array) -> Stats:
+    """Supernets give mean 0 and variance 1 for a norm that did not run."""
+    leaves = []
+    for before, seen in zip(_pairs(old), _pairs(new), strict=True):
+        ran = (seen[0] != 0.0) | (seen[1] != 1.0)
+        leaves += [jnp.where(ran, a + share * (b - a), a) for a, b in zip(before, seen, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(old), leaves)
+
+
+class CachedScore:
+    """A score that asks for nothing twice: archs [P, D] -> float64 [P], each kept by its canonical form.
+
+    values: canonical architecture -> score, in the order in which they came; what is put there is not asked for. Of an
+    architecture's spellings the canonical one is scored.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[Array], np.ndarray],
+        canonical: Callable[[Arch], Arch],
+        values: dict[tuple[int, ...], float] | None = None,
+    ) -> None:
+        self.values = {} if values is None else dict(values)
+        self._score = score
+        self._canonical = jax.jit(jax.vmap(canonical))
+
+    def __call__(self, archs: Any) -> np.ndarray:
+        keys = [tuple(row) for row in np.asarray(self._canonical(jnp.asarray(archs))).tolist()]
+        new = [key for key in dict.fromkeys(keys) if key not in self.values]
+        if new:
+            found = self._score(jnp.asarray(new, jnp.int32))
+            self.values.update(zip(new, found.tolist(), strict=True))
+        return np.array([self.values[key] for key in keys], np.float64)
