@@ -17,6 +17,7 @@ ALLOWED = {
     "networks": {"base", "ops", "spaces"},
     "supernets": {"base", "ops", "spaces", "networks"},
     "controllers": {"base"},
+    "proxies": {"base"},
     "search": {"base", "ops", "spaces", "relax", "controllers"},
     "benchmarks": {"base", "ops", "spaces"},
     "predictors": {"base"},

@@ -1,0 +1,126 @@
+"""Zero-cost proxies: what a network that was never trained tells about its architecture from one batch.
+
+Each factory makes (params, arch, batch) -> float32 [], higher is better, from the `apply_path` of a supernet or of
+anything alike; `over_architectures` maps one over a population. What a path does not read has a gradient of zero and
+counts nothing. Collected by Abdelfattah et al. ("Zero-Cost Proxies for Lightweight NAS", ICLR 2021,
+https://arxiv.org/abs/2101.08134), whose programs these follow but where it is said.
+
+Shapes: B images, U units, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.base import Arch, Array, Aux, Batch, Context, PyTree
+
+ApplyPath = Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+
+
+class Proxy(Protocol):
+    """(params, arch, batch) -> float32 []; traceable."""
+
+    def __call__(self, params: PyTree, arch: Arch, batch: Batch, /) -> Array: ...
+
+
+def over_architectures(proxy: Proxy) -> Callable[[PyTree, Array, Batch], Array]:
+    """(params, archs [P, D], batch) -> [P], all with the same parameters and images, one architecture after another.
+
+    Under `vmap` every operation of every architecture would be computed.
+    """
+    return lambda params, archs, batch: jax.lax.map(lambda arch: proxy(params, arch, batch), archs)
+
+
+def grad_norm(apply_path: ApplyPath) -> Proxy:
+    """The Euclidean norm of the gradient of the cross-entropy.
+
+    Of the whole gradient; the paper's program adds up the norms of layers, but a supernet stacks equal layers in one
+    array.
+    """
+
+    def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
+        return optax.tree.norm(_gradient(apply_path, params, arch, batch))
+
+    return proxy
+
+
+def snip(apply_path: ApplyPath) -> Proxy:
+    """Σ |θ · ∂L/∂θ|, what the loss would change by without each weight (Lee et al. 2019,
+    https://arxiv.org/abs/1810.02340, its sensitivity before it is normalised)."""
+
+    def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
+        gradient = _gradient(apply_path, params, arch, batch)
+        return optax.tree.sum(jax.tree.map(lambda p, g: jnp.sum(jnp.abs(p * g)), params, gradient))
+
+    return proxy
+
+
+def synflow(apply_path: ApplyPath) -> Proxy:
+    """Σ θ · ∂R/∂θ at the absolute values of all θ, R the sum of the logits of an image of ones (Tanaka et al. 2020,
+    https://arxiv.org/abs/2006.05467).
+
+    Reads of the batch its shape alone. Batch norms pass on what they are given, up to the small number that is added to
+    the variance: mean 0, variance 1. Grows with depth and width beyond float32 in networks of some 50 layers: compare
+    it in narrow ones.
+    """
+
+    def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
+        ones = jnp.ones((1, *batch.image.shape[1:]), batch.image.dtype)
+        seen = jax.eval_shape(lambda: apply_path(params, arch, ones, Context())[1].stats)
+        leaves, form = jax.tree.flatten(seen)  # pairs of mean and variance
+        fixed = [jnp.full(leaf.shape, number % 2, leaf.dtype) for number, leaf in enumerate(leaves)]
+        context = Context(jax.tree.unflatten(form, fixed))
+        positive = jax.tree.map(jnp.abs, params)
+        gradient = jax.grad(lambda p: jnp.sum(apply_path(p, arch, ones, context)[0]))(positive)
+        return optax.tree.sum(jax.tree.map(lambda p, g: jnp.sum(p * g), positive, gradient))
+
+    return proxy
+
+
+def jacobian_covariance(apply_path: ApplyPath) -> Proxy:
+    """-Σ (log(λ + k) + 1 / (λ + k)) over the eigenvalues λ of the correlations between the gradients of the summed
+    logits by the images; k = 1e-5 (Mellor et al., first version, https://arxiv.org/abs/2006.04647v1).
+
+    High where the network sees every image its own way. A gradient that is zero or constant correlates with nothing.
+    """
+    k = 1e-5
+
+    def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
+        by_image = jax.grad(lambda x: jnp.sum(apply_path(params, arch, x, Context())[0]))(batch.image)
+        rows = by_image.reshape(len(by_image), -1)
+        centred = rows - rows.mean(axis=1, keepdims=True)
+        length = jnp.linalg.norm(centred, axis=1, keepdims=True)
+        unit = centred / jnp.where(length > 0, length, 1.0)
+        values = jnp.maximum(jnp.linalg.eigvalsh(unit @ unit.T), 0.0)
+        return -jnp.sum(jnp.log(values + k) + 1.0 / (values + k))
+
+    return proxy
+
+
+def naswot(codes: Callable[[PyTree, Arch, Array], Array]) -> Proxy:
+    """log |det K|, K[i, j] the number of units that images i and j switch alike (Mellor et al., "Neural Architecture
+    Search without Training", ICML 2021, https://arxiv.org/abs/2006.04647).
+
+    codes: (params, arch, x [B, H, W, C]) -> bool [B, U], which rectified units are on. An `apply_path` does not tell
+    them, so the network must. -inf where two images have one code.
+    """
+
+    def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
+        on = codes(params, arch, batch.image).astype(jnp.float32)
+        alike = on @ on.T + (1.0 - on) @ (1.0 - on).T
+        return jnp.linalg.slogdet(alike)[1]
+
+    return proxy
+
+
+def _gradient(apply_path: ApplyPath, params: PyTree, arch: Arch, batch: Batch) -> PyTree:
+    def loss(params: PyTree) -> Array:
+        logits, _ = apply_path(params, arch, batch.image, Context())
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label).mean()
+
+    return jax.grad(loss)(params)
