@@ -27,7 +27,7 @@ from jaxnas.samplers import evolution, over_seeds, simulate
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    table: str = "synthetic"
+    table: str = "digits201"
     """A file, or the name of a benchmark of `experiments.tabular`."""
     runs: int = 1000
     evaluations: int = 300

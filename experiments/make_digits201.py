@@ -67,7 +67,7 @@ class Config:
     """Only the first so many of the functional classes."""
     second: int = 500
     """Classes that are trained a second time with another seed."""
-    timed: int = 40
+    timed: int = 30
     """Single runs whose time is taken."""
     seed: int = 0
     part: int = 64

@@ -56,7 +56,7 @@ def draw_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("dot: mean; tick: median; thick: half of the runs; thin: 90 % of the runs", size=8)
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str, path: Path) -> None:
@@ -78,10 +78,11 @@ def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str,
     axes.set_xlabel(label, size=9)
     axes.set_ylabel("regret", size=9)
     axes.legend(fontsize=9, frameon=False)
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
-def _save(figure: Figure, axes: Any, path: Path) -> None:
+def save(figure: Figure, axes: Any, path: Path) -> None:
+    """Writes the figure as PNG, with the grid that all of them have."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from experiments import cli, predictor, table_predictors, tabular
-from jaxnas.benchmarks import functional_classes, make_table, save_table
+from jaxnas.benchmarks import digits201_table, functional_classes, make_table, save_table
 from jaxnas.runfolder import read_json
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """300 cells of the made-up table and a table whose choices are known by number alone."""
+    """300 cells of the shipped benchmark and a table whose choices are known by number alone."""
     folder = tmp_path_factory.mktemp("predictor")
-    table = tabular.synthetic_table()
+    table = digits201_table()
     rows = np.random.default_rng(0).choice(len(table.archs), 300, replace=False)
     metrics = {name: np.asarray(value)[rows] for name, value in table.metrics.items()}
     cells = make_table("few cells", table.choices, np.asarray(table.archs)[rows], metrics, {}, table.fidelities)
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 def test_a_run_writes_curves_and_is_taken_up_again(folder, capsys):
     arguments = [
         *("--benchmark", str(folder / "cells.npz"), "--methods", "gp,mlp,gp_paths", "--sizes", "20,60"),
-        *("--draws", "2", "--signals", "seconds@12,test"),
+        *("--draws", "2", "--signals", "seconds@4,test"),
         *("--workdir", str(folder / "run"), "--cache-dir", str(folder / "cache")),
     ]
     before = jax.config.jax_compilation_cache_dir

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from benchmarks import tabular_search
-from experiments import cli, tabular
-from jaxnas.benchmarks import save_table
+from experiments import cli, tabular, tabular_front
+from jaxnas.benchmarks import digits201_table, save_table
 from jaxnas.runfolder import read_json
 from jaxnas.samplers import evolution, over_seeds, simulate
 
@@ -19,7 +19,7 @@ METHODS = ("random", "evolution", "hyperband")
 
 @pytest.fixture(scope="module")
 def table():
-    return tabular.synthetic_table()
+    return digits201_table()
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def arguments(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tabular")
     return [
         *("--methods", ",".join(METHODS), "--seeds", "60", "--evaluations", "80", "--time-budget", "2000"),
+        *("--front-metrics", "valid,-macs"),
         *("--workdir", str(folder / "run"), "--cache-dir", str(folder / "cache")),
     ]
 
@@ -65,7 +66,9 @@ def test_a_run_writes_table_curves_and_report_and_is_taken_up_again(arguments, t
             # The grid ends where the budget does, and with it the last value is that of the table.
             assert mean[-1] == pytest.approx(test.max() - final.mean(), abs=1e-6)
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
-    for picture in ("table.png", "regret_evaluations.png", "regret_seconds.png"):
+    shares = {name: found["mean"] for name, found in result["front"]["methods"].items()}
+    assert 0.5 < shares["random"] < shares["nondominated"] <= 1
+    for picture in ("table.png", "regret_evaluations.png", "regret_seconds.png", "front.png"):
         assert picture in page
         assert (folder / "report" / picture).stat().st_size > 5000
     for name in METHODS:
@@ -109,7 +112,8 @@ WRONG = {
     "no such time": (["--time-metric", "hours", "--time-budget", "5"], "'hours'"),
     "no seeds": (["--seeds", "0"], "seeds must be positive, got 0"),
     "no time for anything": (["--methods", "random", "--seeds", "2", "--time-budget", "0.5"], "allow more"),
-    "one fidelity": (["--methods", "halving", "--search-metric", "valid@12"], "several fidelities"),
+    "a front of one": (["--front-metrics", "valid"], "two metrics"),
+    "one fidelity": (["--methods", "halving", "--search-metric", "valid@4"], "several fidelities"),
     "a table without usual metrics": (["--benchmark", "OTHER", "--encoding", "a,b"], "--search-metric: good"),
     "a table that does not say what it holds": (["--benchmark", "OTHER"], "--encoding"),
 }
@@ -135,3 +139,16 @@ def test_a_file_is_a_benchmark_too(table, tmp_path):
     found, usual = tabular.load_benchmark(str(tmp_path / "mine.npz"))
     assert usual == {"search": "valid", "report": "test", "time": "seconds"}
     np.testing.assert_array_equal(found.metrics["valid"], table.metrics["valid"])
+
+
+def test_front_and_hypervolume_by_brute_force():
+    points = np.random.default_rng(3).integers(0, 12, (40, 2)).astype(float)
+    points[7] = np.nan
+    there = np.delete(points, 7, axis=0)
+    best = {tuple(p) for p in there if not ((there >= p).all(axis=1) & (there > p).any(axis=1)).any()}
+    found = points[tabular_front.front(points)]
+    assert [tuple(p) for p in found] == sorted(best, reverse=True)
+    # Unit squares of the grid above the reference that some point covers.
+    squares = sum((there > [x, y]).all(axis=1).any() for x in range(1, 12) for y in range(1, 12))
+    assert tabular_front.hypervolume(found, np.array([1.0, 1.0])) == squares
+    assert tabular_front.hypervolume(there, np.array([1.0, 1.0])) == squares

@@ -1,5 +1,6 @@
 """Tabular benchmarks as arrays: measured architectures, asked by pure functions under `jit` and `vmap`."""
 
+from jaxnas.benchmarks.digits201 import DIGITS201_DESCRIPTIONS, digits201_table
 from jaxnas.benchmarks.loading import load_table, save_table
 from jaxnas.benchmarks.nasbench201 import (
     HARDWARE_METRICS,
@@ -16,6 +17,7 @@ from jaxnas.benchmarks.natsbench import Record, Trial, nats_records, nats_table
 from jaxnas.benchmarks.table import LOOKUP_LIMIT, Table, make_table, missing
 
 __all__ = [
+    "DIGITS201_DESCRIPTIONS",
     "HARDWARE_METRICS",
     "LOOKUP_LIMIT",
     "NASBENCH201_DESCRIPTIONS",
@@ -24,6 +26,7 @@ __all__ = [
     "Record",
     "Table",
     "Trial",
+    "digits201_table",
     "functional_classes",
     "hw_nasbench201_table",
     "load_table",
