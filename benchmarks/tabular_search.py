@@ -5,8 +5,8 @@
 Prints a JSON line: seconds of all runs with tracing and compilation (`ours_s`), again when compiled (`ours_warm_s`), of
 plain Python (`peer_s`), and `ratio` = peer_s / ours_s. `ours_regret` and `peer_regret` are means of the final regret of
 the report metric; `difference` is theirs in standard errors, which shows that both do the same. Loading the table is
-in none of the times. On two cores that other programs shared: 2.9 s, of which 2.6 s are tracing and compilation;
-0.28 s; and 1.8 s.
+in none of the times. On two cores that other programs shared: 2.8 s, of which 2.6 s are tracing and compilation;
+0.21 s; and 2.8 s.
 """
 
 from __future__ import annotations

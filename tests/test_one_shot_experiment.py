@@ -1,0 +1,103 @@
+"""`experiments.one_shot` from end to end, as small as it goes, and what it refuses before anything is trained."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnas
+from experiments import cli, one_shot
+from experiments.one_shot_config import Config, defaults
+from jaxnas.benchmarks import make_table, save_table
+from jaxnas.benchmarks.digits201 import digits201_cells
+from jaxnas.spaces import nasbench201_space
+
+SMALL = [
+    *("--one-shot.epochs", "3", "--one-shot.batch-size", "300", "--one-shot.channels", "2"),
+    *("--scoring.evaluations", "16", "--scoring.population", "5", "--scoring.batch-size", "360"),
+    *("--scoring.batches", "1", "--comparison.architectures", "4", "--comparison.running-paths", "3"),
+    *("--train.epochs", "1", "--train.channels", "2", "--train.batch-size", "500", "--max-macs", "14000"),
+]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A table of some cells, whose values are made up."""
+    cells = np.random.default_rng(0).permutation(digits201_cells()[0])[:40]
+    path = tmp_path_factory.mktemp("table") / "cells.npz"
+    save_table(make_table("cells", nasbench201_space().choices, cells, {"valid": cells.sum(axis=1)}), path)
+    return str(path)
+
+
+@pytest.fixture
+def quick():
+    """Compiled without much optimisation, which tests would wait for."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(tmp_path, capsys, table):
+    run = tmp_path / "run"
+    arguments = [*SMALL, "--table", table, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
+    cli.main(one_shot.main, Config, arguments, defaults)
+    result = json.loads((run / "result.json").read_text())
+    assert {"best-of-random", "hand-designed"} == set(result["baselines"])
+    assert max(result["macs"], result["baselines"]["best-of-random"]["macs"]) <= 14000
+    selection = result["selection"]
+    assert (selection["search"], selection["batch_norm"], selection["evaluations"]) == ("evolution", "recalibrated", 16)
+    assert selection["front"][-1]["score"] == max(selection["best_score"], selection["best_random_score"])
+    assert all(point["macs"] <= 14000 for point in selection["front"])
+    assert set(selection["agreement"]) == {"batch", "recalibrated", "running"}
+    assert all("regret_top_1" in figures for figures in selection["agreement"].values())
+    for name in ("index.html", "front.png", "agreement.png", "cells.png"):
+        assert (run / "report" / name).stat().st_size > 1000
+    apply, params = jaxnas.load(run)
+    assert np.isfinite(apply(params, np.zeros((2, 8, 8, 1), np.uint8))).all()
+
+    # Killed in the middle of a line of scores: those before it are read, the others made again, to the same end.
+    kept = run / "stages" / "search" / "scores-recalibrated.jsonl"
+    lines = kept.read_text()
+    kept.write_text(lines[: len(lines) // 2])
+    for path in (run / "result.json", run / "stages" / "search" / "done.json"):
+        path.unlink()
+    cli.main(one_shot.main, Config, arguments, defaults)
+    again = json.loads((run / "result.json").read_text())
+    assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in result.items() if k != "timing"}
+    assert sorted(kept.read_text().splitlines()) == sorted(lines.splitlines())
+    assert "error" not in capsys.readouterr().err
+
+
+WRONG = {
+    "budget": (["--max-macs", "10"], "max_macs 10, where the smallest possible is"),
+    "program": (["--space", "enas_macro", "--search", "ilp"], "there is no integer program"),
+    "table": (["--space", "darts", "--table", "TABLE"], "is not over the choices of darts"),
+    "metric": (["--table", "TABLE", "--comparison.metric", "speed"], "there is no metric 'speed'"),
+    "batch of the search": (["--one-shot.batch-size", "5000"], "one_shot.batch_size 5000 is larger than its part"),
+    "recalibration": (["--scoring.batches", "50"], "scoring.batches 50 of 120 images are more than"),
+    "evaluations": (["--scoring.evaluations", "3"], "evaluations must be at least 16"),
+    "part": (["--one-shot.valid-part", "1.5"], "one_shot.valid_part must be between 0 and 1"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, table):
+    arguments, expected = WRONG[case]
+    arguments = [table if word == "TABLE" else word for word in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(one_shot.main, Config, [*arguments, "--workdir", str(tmp_path / "run")], defaults)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.count("\n") == 1
+    assert expected in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("space", ["darts", "enas_macro", "enas_micro", "nasbench201"])
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+def test_presets_belong_to_their_space(space, preset):
+    config = defaults({"--space": space, "--preset": preset}.get)
+    assert (config.space, config.preset) == (space, preset)
+    assert (config.dataset == "digits") == (preset == "tiny")

@@ -1,0 +1,120 @@
+"""Budgets and choices of `experiments.one_shot`, against enumeration, without any network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.one_shot_budget import check_feasible, excess, feasible_samples, make_budget
+from experiments.one_shot_select import SAMPLERS, agreement, by_integer_program, front, sampled
+from jaxnas.base import Skeleton
+from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
+from jaxnas.hardware import reachable, two_edges_a_node
+from jaxnas.spaces import darts_cost_table, darts_space, enas_macro_space, nasbench201_space
+
+SPACE = nasbench201_space()
+SKELETON = Skeleton(channels=4, cells=1, image_shape=(8, 8, 1), num_classes=10)
+CELLS, _ = digits201_cells()
+PARAMS, MACS = digits201_costs(SKELETON, CELLS)
+WORTH = np.random.default_rng(0).normal(size=(6, 5))
+
+
+def worth(archs):
+    return WORTH[np.arange(6), np.asarray(archs)].sum(axis=1)
+
+
+def test_costs_are_those_of_the_space():
+    for space, skeleton in ((SPACE, SKELETON), (darts_space(), Skeleton(4, 4, (8, 8, 1), 10))):
+        budget = make_budget(space, skeleton, {})
+        archs = np.asarray(jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 4)))
+        costs = budget.costs(archs)
+        for row, arch in enumerate(archs):
+            assert {name: int(value[row]) for name, value in costs.items()} == space.costs(jnp.asarray(arch), skeleton)
+        assert not excess(budget, archs).any()
+
+
+def test_the_excess_is_relative_and_summed():
+    budget = make_budget(SPACE, SKELETON, {"params": int(PARAMS.max()) // 2, "macs": int(MACS.min())})
+    rows = CELLS[[0, 9000]]
+    expected = [max(PARAMS[row] / (PARAMS.max() // 2) - 1, 0) + max(MACS[row] / MACS.min() - 1, 0) for row in (0, 9000)]
+    np.testing.assert_allclose(excess(budget, rows), expected, rtol=1e-12)
+
+
+def test_samples_within_a_tight_budget_are_within_and_say_how_they_were_found():
+    space, skeleton = darts_space(), Skeleton(4, 3, (8, 8, 1), 10)
+    (constraint,) = make_budget(space, skeleton, {"macs": 1}).constraints
+    table = darts_cost_table(skeleton)
+    least = table.constant["macs"] + reachable(two_edges_a_node(space), constraint)[0]
+    tight = make_budget(space, skeleton, {"params": None, "macs": int(least)})  # pools alone, or nearly
+    archs, walked = feasible_samples(space, tight, jax.random.key(0), 8)
+    assert 1 <= len(archs) == walked <= 8
+    assert not excess(tight, archs).any()
+    loose = make_budget(SPACE, SKELETON, {"macs": int(np.median(MACS))})
+    archs, walked = feasible_samples(SPACE, loose, jax.random.key(1), 16)
+    assert (len(archs), walked) == (16, 0)
+    assert not excess(loose, archs).any()
+
+
+def test_what_cannot_be_is_explained():
+    least = int(MACS.min())
+    with pytest.raises(ValueError, match=f"max_macs {least - 1:,}, where the smallest possible is {least:,}:"):
+        check_feasible(SPACE, make_budget(SPACE, SKELETON, {"macs": least - 1}), jax.random.key(0))
+    check_feasible(SPACE, make_budget(SPACE, SKELETON, {"macs": least}), jax.random.key(0))
+    macro = enas_macro_space(3)
+    with pytest.raises(ValueError, match=r"no architecture within 1 params was found; the nearest has .* params"):
+        check_feasible(macro, make_budget(macro, Skeleton(2, 3, (8, 8, 1), 10), {"params": 1}), jax.random.key(0))
+    with pytest.raises(ValueError, match="max_macs must be at least 1, got 0"):
+        make_budget(SPACE, SKELETON, {"macs": 0})
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_sampler_has_only_scored_what_is_within_and_finds_something_good(name):
+    asked = []
+
+    def score(archs):
+        asked.extend(np.asarray(archs).tolist())
+        return worth(archs)
+
+    limit = int(np.quantile(MACS, 0.2))
+    budget = make_budget(SPACE, SKELETON, {"macs": limit})
+    found = sampled(SAMPLERS[name](SPACE, 40, 10), score, SPACE, budget, jax.random.key(0), 40)
+    assert sorted(found) == sorted(map(tuple, asked))
+    assert len(set(found)) == len(asked) == 40
+    assert not excess(budget, np.array(asked)).any()
+    assert max(found.values()) > np.quantile(worth(CELLS[~excess(budget, CELLS).astype(bool)]), 0.9)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0])
+def test_the_integer_program_finds_the_best_where_scores_add_up(share):
+    """Without a limit, and under the least one, which leaves the cells without a convolution."""
+    budget = make_budget(SPACE, SKELETON, {"macs": int(np.quantile(MACS, share))})
+    kept = CELLS[excess(budget, CELLS) == 0]
+    found, told = by_integer_program(worth, SPACE, budget, jax.random.key(3), 120)
+    assert not excess(budget, np.array(list(found))).any()
+    assert told["tau"] > 0.99
+    assert max(found.values()) == pytest.approx(worth(kept).max())
+
+
+def test_agreement_is_as_counted_by_hand():
+    told = agreement(np.array([0.9, 0.9, 0.5, 0.1]), np.array([3.0, 7.0, 5.0, 1.0]), tops=(1, 2, 10))
+    # Of six pairs one is tied in the scores, four are in order, one is not.
+    assert told["kendall"] == pytest.approx((4 - 1) / np.sqrt(5 * 6))
+    assert told["spearman"] == pytest.approx(np.corrcoef([3.5, 3.5, 2, 1], [2, 4, 3, 1])[0, 1])
+    assert (told["regret_top_1"], told["regret_top_2"]) == (4.0, 0.0)
+    assert "regret_top_10" not in told
+    assert "kendall" not in agreement(np.full(3, 0.1), np.arange(3.0))
+
+
+def test_the_front_is_what_nothing_dominates():
+    random = np.random.default_rng(1)
+    scores, costs = random.integers(0, 6, 40).astype(float), random.integers(0, 6, 40).astype(float)
+    found = front(scores, costs)
+    points = {(scores[row], costs[row]) for row in found}
+    expected = {
+        (s, c)
+        for s, c in zip(scores, costs, strict=True)
+        if not any((t >= s and d <= c) and (t > s or d < c) for t, d in zip(scores, costs, strict=True))
+    }
+    assert points == expected
+    assert len(points) == len(found)
+    assert (np.diff(costs[found]) > 0).all()
