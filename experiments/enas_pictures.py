@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from jaxnas.draw import DPI
+from jaxnas.draw import new_figure, save_plot
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 
@@ -21,7 +19,7 @@ def draw_controller(
 ) -> list[tuple[str, str, str]]:
     """What the controller learned and how candidates scored: (title, file, caption) of each picture."""
     steps = [line for line in lines if line["stage"] == "search" and line["phase"] == "controller"]
-    figure = Figure(figsize=(9.0, 3.0), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(9.0, 3.0, "constrained")
     left, right = figure.subplots(1, 2)
     number = [line["step"] for line in steps]
     left.plot(number, [line["best_reward"] for line in steps], ".", ms=3, color=_GREY, label="best of a step")
@@ -34,9 +32,9 @@ def draw_controller(
     right.set_title("entropy of the policy, nats", size=10, loc="left")
     for axes in (left, right):
         axes.set_xlabel("step", size=8)
-    _save(figure, folder / "controller.png")
+    save_plot(figure, folder / "controller.png")
 
-    figure = Figure(figsize=(6.0, 2.6), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(6.0, 2.6, "constrained")
     axes = figure.subplots()
     both = np.concatenate([found["scores"], found["random_scores"]])
     bins = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 25).tolist()
@@ -45,7 +43,7 @@ def draw_controller(
     axes.set_xlabel("accuracy of the path with shared weights", size=8)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(fontsize=8, frameon=False)
-    _save(figure, folder / "candidates.png")
+    save_plot(figure, folder / "candidates.png")
     scored = f"{found['count']} each, on {found['scored_on']}; batch norm by the {found['batch_norm']}."
     return [
         (
@@ -55,11 +53,3 @@ def draw_controller(
         ),
         ("Candidates", "candidates.png", scored),
     ]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    for axes in figure.axes:
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure).print_png(str(path))

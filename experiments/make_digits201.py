@@ -12,6 +12,7 @@ takes about an hour and a half.
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
 import multiprocessing
@@ -36,7 +37,7 @@ from jaxnas.data.dataset import split
 from jaxnas.data.digits import load_digits
 from jaxnas.data.pipeline import make_batches
 from jaxnas.networks import switched_nasbench201_network
-from jaxnas.runfolder import RunFolder, Stage, open_run, versions
+from jaxnas.runfolder import RunFolder, Stage, open_run, versions, write_atomic
 from jaxnas.train.classifier import classifier
 from jaxnas.train.losses import cross_entropies
 from jaxnas.train.progress import duration
@@ -328,12 +329,9 @@ def _take_over(path: Path, jobs: dict[str, list[Job]], config: Config) -> None:
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     """Writes an npz in one step: a reader, or a resumed run, sees all of it or nothing."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        np.savez_compressed(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def _time(stage: Stage, train: Callable[..., Measured], archs: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:

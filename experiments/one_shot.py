@@ -40,8 +40,9 @@ from experiments.evaluation import (
 )
 from experiments.one_shot_budget import Budget, check_feasible, feasible_samples, make_budget
 from experiments.one_shot_config import Config, defaults, search_parts
-from experiments.one_shot_select import SAMPLERS, agreement, by_integer_program, front, program_of, sampled
+from experiments.one_shot_select import SAMPLERS, agreement, by_integer_program, program_of, sampled
 from experiments.tabular import load_benchmark, metric_column
+from experiments.tabular_front import front
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.runfolder import RunFolder, Stage, write_atomic, write_json
@@ -250,7 +251,7 @@ def _selected(config: Config, setting: Setting, score: CachedScore, key: Key, ra
     random_values = score(drawn)
     everything, all_values = np.concatenate([archs, drawn]), np.concatenate([values, random_values])
     costs = budget.costs(everything)
-    edge = front(all_values, costs["macs"])
+    edge = front(np.stack([-costs["macs"], all_values], axis=1))
 
     def told(row: int) -> dict[str, Any]:
         arch = jnp.asarray(everything[row])

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from jaxnas.draw import DPI
+from jaxnas.draw import new_figure, save_plot
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 
 
 def draw_selection(found: Mapping[str, Any], limits: Mapping[str, int], folder: Path) -> list[tuple[str, str, str]]:
     """What was scored against its cost, and scores against a benchmark: (title, file, caption) of each picture."""
-    figure = Figure(figsize=(6.5, 3.6), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(6.5, 3.6, "constrained")
     axes = figure.subplots()
     for name, colour, label in (("random", _GREY, "random"), ("search", _BLUE, found["search"])):
         points = found["points"][name]
@@ -33,7 +31,7 @@ def draw_selection(found: Mapping[str, Any], limits: Mapping[str, int], folder: 
     axes.set_ylabel("one-shot score", size=8)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(fontsize=8, frameon=False)
-    _save(figure, folder / "front.png")
+    save_plot(figure, folder / "front.png")
     budget = ", ".join(f"at most {limit:,} {name}" for name, limit in limits.items()) or "no budget"
     told = (
         f"{found['evaluations']} scored by {found['search']} and {found['random_evaluations']} at random, {budget}, on "
@@ -51,19 +49,12 @@ def draw_selection(found: Mapping[str, Any], limits: Mapping[str, int], folder: 
 
 def _draw_agreement(found: Mapping[str, Any], path: Path) -> None:
     scores = found["measured_scores"]
-    figure = Figure(figsize=(3.2 * len(scores), 3.0), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(3.2 * len(scores), 3.0, "constrained")
     for axes, (policy, values) in zip(figure.subplots(1, len(scores)), scores.items(), strict=True):
         axes.plot(values, found["measured"], "o", ms=3, alpha=0.6, color=_BLUE)
         tau = found["agreement"][policy].get("kendall")
         axes.set_title(policy if tau is None else f"{policy}: τ = {tau:.2f}", size=9, loc="left")
         axes.set_xlabel("one-shot score", size=8)
+        axes.set_ylabel("the benchmark's value", size=8)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    for axes in figure.axes:
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure).print_png(str(path))
+    save_plot(figure, path)

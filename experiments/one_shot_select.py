@@ -130,10 +130,3 @@ def agreement(scores: np.ndarray, truth: np.ndarray, tops: tuple[int, ...] = (1,
         return regrets
     tau, rho = stats.kendalltau(scores, truth).statistic, stats.spearmanr(scores, truth).statistic
     return {"kendall": float(tau), "spearman": float(rho), **regrets}
-
-
-def front(scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """The rows of scores [P] and costs [P] that no other dominates, in rising order of cost; of equals the first."""
-    order = np.lexsort((-scores, costs))
-    best = np.concatenate([[-np.inf], np.maximum.accumulate(scores[order])[:-1]])
-    return order[scores[order] > best]

@@ -12,9 +12,7 @@ before any is trained, costs above all. On NAS-Bench-201, 156 architectures are 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import shlex
 import sys
 from collections.abc import Mapping
@@ -23,21 +21,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments import cli
 from experiments.evaluation import clock, enable_cache
 from experiments.table_predictors import PREDICTORS, Known, known
-from experiments.tabular import load_benchmark, metric_column
+from experiments.tabular import load_benchmark, metric_column, write_table
 from experiments.tabular_pictures import COLOURS
 from jaxnas import report
 from jaxnas.base import Array, Graph, Predictor
 from jaxnas.benchmarks import Table
-from jaxnas.draw import DPI
+from jaxnas.draw import new_figure, save_plot
 from jaxnas.predictors import normal_scores
-from jaxnas.runfolder import RunFolder, open_run, versions, write_atomic
+from jaxnas.runfolder import RunFolder, open_run, versions
 
 TOP = 10
 """The regret is that of the best of so many."""
@@ -178,13 +174,8 @@ def _finish(
     timing: dict[str, float],
 ) -> None:
     rows = summary(outcomes)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(run.path / "table.csv", text.getvalue())
+    write_table(run.path / "table.csv", rows)
     folder = run.path / "report"
-    folder.mkdir(exist_ok=True)
     draw_curves(rows, len(table.archs), folder / "curves.png")
     lines = [f"{row['method']} {row['size']}: {row['tau']:.3f} ± {row['tau_std']:.3f}" for row in rows]
     caption = f"Kendall's tau with {metric} of architectures not shown, mean and std of {config.draws} draws"
@@ -214,7 +205,7 @@ def _finish(
 
 def draw_curves(rows: list[dict[str, Any]], count: int, path: Any) -> None:
     """Writes a PNG of Kendall's tau against the number of architectures shown, of `count`, with a band of one std."""
-    figure = Figure(figsize=(8.0, 4.6), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(8.0, 4.6, "constrained")
     axes = figure.subplots()
     for place, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
         own = [row for row in rows if row["method"] == name]
@@ -228,15 +219,8 @@ def draw_curves(rows: list[dict[str, Any]], count: int, path: Any) -> None:
     axes.minorticks_off()
     axes.set_xlabel("architectures shown", size=9)
     axes.set_ylabel("Kendall's tau on the others", size=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
     axes.legend(fontsize=9, frameon=False)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    path.write_bytes(buffer.getvalue())
+    save_plot(figure, path)
 
 
 if __name__ == "__main__":

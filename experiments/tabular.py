@@ -67,7 +67,7 @@ class Config:
     encoding: str | None = None
     """Of a CSV without architecture strings: its columns of option numbers, with commas."""
     methods: str = "random,evolution,local,reinforce"
-    """Of random, evolution, local, reinforce, enas, and where metrics have fidelities halving, hyperband."""
+    """Of random, evolution, local, reinforce, enas, predictor, and where metrics have fidelities halving, hyperband."""
     seeds: int = 1000
     evaluations: int | None = None
     """By default 300, or as many as the time budget allows."""
@@ -195,6 +195,13 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
+class Front(NamedTuple):
+    """Two metrics and what every row has of them: float [A, 2], to be maximised."""
+
+    metrics: list[str]
+    points: np.ndarray
+
+
 class Setting(NamedTuple):
     """The table and what of it is used. report: float [A], to be maximised; limit: of evaluations."""
 
@@ -205,6 +212,7 @@ class Setting(NamedTuple):
     time: str | None
     fidelities: int
     limit: int
+    front: Front | None
 
 
 def prepare(config: Config) -> Setting:
@@ -233,8 +241,7 @@ def prepare(config: Config) -> Setting:
     lacking = int((~np.isnan(searched) & np.isnan(column)).sum())
     if lacking:
         raise ValueError(f"{lacking} architectures that can be found by {search!r} have no {reported!r} to be reported")
-    if config.front_metrics is not None:
-        front_points(table, config.front_metrics)
+    front = None if config.front_metrics is None else _front(table, config.front_metrics)
     limit = config.evaluations or 300
     if config.time_budget is not None:
         if time is None:
@@ -249,7 +256,7 @@ def prepare(config: Config) -> Setting:
         limit = min(affordable, config.evaluations or affordable)
     if limit > MOST_STEPS:
         raise ValueError(f"{limit} evaluations are more than {MOST_STEPS}; give a smaller --evaluations")
-    return Setting(table, search, column, reported, time, fidelities, limit)
+    return Setting(table, search, column, reported, time, fidelities, limit, front)
 
 
 def metric_column(table: Table, metric: str) -> np.ndarray:
@@ -357,25 +364,37 @@ def main(config: Config) -> None:
                 stage.finish(done)
             outcomes[name], timing[name] = done, done["wall_seconds"]
         fronts = None
-        if config.front_metrics is not None:
+        if setting.front is not None:
             stage = run.stage("front")
-            names, points = front_points(setting.table, config.front_metrics)
-            fronts = stage.result or tabular_front.search_fronts(
-                setting.table, points, names, setting.limit, config.seeds, config.seed
-            )
-            stage.finish(fronts)
+            if stage.result is None:
+                metrics, points = setting.front
+                stage.finish(
+                    tabular_front.search_fronts(
+                        setting.table, points, metrics, setting.limit, config.seeds, config.seed
+                    )
+                )
+            fronts = stage.result
         _finish(run, config, setting, outcomes, fronts, {"total": timer(), **timing})
 
 
-def front_points(table: Table, metrics: str) -> tuple[list[str], np.ndarray]:
-    """The two metrics of every row, [A, 2], to be maximised; at the highest fidelity where none is named."""
+def _front(table: Table, metrics: str) -> Front:
+    """The metrics at the highest fidelity where none is named. Raises ValueError where there are not two."""
     names = metrics.split(",")
     if len(names) != 2:
         raise ValueError(f"a front is of two metrics, got {metrics!r}; give as in --front-metrics valid,-macs")
     points = np.stack([metric_column(table, name) for name in names], axis=1)
     if np.isnan(points).any(axis=1).all():
         raise ValueError(f"no architecture of {table.name} has both of {metrics!r}")
-    return names, points
+    return Front(names, points)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows of the same columns as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
 
 
 def _finish(
@@ -388,13 +407,8 @@ def _finish(
 ) -> None:
     optimum = float(np.nanmax(setting.report))
     rows = summary(outcomes, optimum)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     folder = run.path / "report"
-    folder.mkdir(exist_ok=True)
-    write_atomic(run.path / "table.csv", text.getvalue())
+    write_table(run.path / "table.csv", rows)
     lines = [
         f"{row['method']}: {row['mean']:.4g} ± {row['std']:.2g}, median {row['median']:.4g}, "
         f"5 to 95 % of runs {row['q05']:.4g} to {row['q95']:.4g}"
@@ -408,9 +422,8 @@ def _finish(
             tabular_pictures.draw_regret(curves, label, folder / f"regret_{axis}.png")
             caption = f"Mean over {config.seeds} runs with its 95 % interval; found by {setting.search}."
             pictures.append((f"Regret of {setting.report_name} against {label}", f"regret_{axis}.png", caption))
-    if fronts is not None:
-        _, points = front_points(setting.table, ",".join(fronts["metrics"]))
-        tabular_front.draw_fronts(fronts, points, folder / "front.png")
+    if fronts is not None and setting.front is not None:
+        tabular_front.draw_fronts(fronts, setting.front.points, folder / "front.png")
         shares = "; ".join(f"{name} {m['mean']:.3f} ± {m['std']:.3f}" for name, m in fronts["methods"].items())
         caption = (
             f"Share of the true front's hypervolume after {setting.limit} evaluations: {shares}. Median runs shown."

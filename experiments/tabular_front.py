@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
-from experiments.tabular_pictures import COLOURS, save
+from experiments.tabular_pictures import COLOURS
 from jaxnas.benchmarks import Table
-from jaxnas.draw import DPI
+from jaxnas.draw import new_figure, save_plot
 from jaxnas.samplers import nondominated, over_seeds, random_search, simulate
 
 POPULATION = 20
@@ -70,7 +69,7 @@ def search_fronts(table: Table, points: np.ndarray, metrics: list[str], limit: i
 
 def draw_fronts(outcome: dict[str, Any], points: np.ndarray, path: Path) -> None:
     """Writes a PNG: every architecture, the true front, and of each method the front of its median run."""
-    figure = Figure(figsize=(9.0, 4.6), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(9.0, 4.6, "constrained")
     axes = figure.subplots()
     signs = np.array([-1.0 if name.startswith("-") else 1.0 for name in outcome["metrics"]])
     everything = points * signs
@@ -79,8 +78,17 @@ def draw_fronts(outcome: dict[str, Any], points: np.ndarray, path: Path) -> None
     for place, (name, line) in enumerate(lines.items()):
         values = np.array(line) * signs
         colour = COLOURS[place] if place else "#000000"
-        axes.plot(values[:, 1], values[:, 0], marker="o" if place else "", ms=4, lw=1.2, color=colour, label=name)
+        axes.plot(
+            values[:, 1],
+            values[:, 0],
+            marker="o" if place else "",
+            ms=4,
+            lw=1.2,
+            color=colour,
+            label=name,
+            drawstyle="steps-pre",
+        )  # the first objective falls along the line
     axes.set_xlabel(outcome["metrics"][1].lstrip("-"), size=9)
     axes.set_ylabel(outcome["metrics"][0].lstrip("-"), size=9)
     axes.legend(fontsize=9, frameon=False)
-    save(figure, axes, path)
+    save_plot(figure, path)

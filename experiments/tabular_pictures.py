@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from jaxnas.draw import DPI
+from jaxnas.draw import new_figure, save_plot
 
 COLOURS = ("#777777", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 """Of Okabe & Ito (2008); the first method, mostly random search, is grey."""
@@ -43,7 +39,7 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def draw_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes a PNG of final values, a line for each method: 5 to 95 % thin, the middle half thick, mean a dot."""
-    figure = Figure(figsize=(9.0, 0.45 * len(rows) + 0.9), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(9.0, 0.45 * len(rows) + 0.9, "constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
         colour = COLOURS[place % len(COLOURS)]
@@ -56,7 +52,7 @@ def draw_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("dot: mean; tick: median; thick: half of the runs; thin: 90 % of the runs", size=8)
-    save(figure, axes, path)
+    save_plot(figure, path)
 
 
 def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str, path: Path) -> None:
@@ -64,7 +60,7 @@ def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str,
 
     curves: method -> {"x", "mean", "low", "high"}, each [G].
     """
-    figure = Figure(figsize=(9.0, 4.2), dpi=DPI, facecolor="white", layout="constrained")
+    figure = new_figure(9.0, 4.2, "constrained")
     axes = figure.subplots()
     means = [value for curve in curves.values() for value in curve["mean"] if value > 0]
     floor = min(means, default=1e-3) / 2
@@ -78,16 +74,4 @@ def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str,
     axes.set_xlabel(label, size=9)
     axes.set_ylabel("regret", size=9)
     axes.legend(fontsize=9, frameon=False)
-    save(figure, axes, path)
-
-
-def save(figure: Figure, axes: Any, path: Path) -> None:
-    """Writes the figure as PNG, with the grid that all of them have."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    path.write_bytes(buffer.getvalue())
+    save_plot(figure, path)

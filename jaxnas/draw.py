@@ -25,6 +25,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from jaxnas.celllayout import Box, Cell, cells, place
+from jaxnas.runfolder import write_atomic
 
 DPI = 150
 """Pixels an inch of every PNG."""
@@ -52,7 +53,7 @@ def draw_genotype(
     genotype: Mapping[str, Any], path: str | os.PathLike[str], costs: Mapping[str, int] | None = None
 ) -> None:
     """Writes a PNG of the cells of a genotype, as `genotype_figure` draws them."""
-    _save(genotype_figure(genotype, costs), path)
+    save_figure(genotype_figure(genotype, costs), path)
 
 
 def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None = None) -> Figure:
@@ -76,7 +77,7 @@ def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None
     margin, title = 0.2, 0.4
     heights = [title + layout.height for layout in layouts]
     caption_width = _text_width(caption, _NODE)
-    figure = _figure(
+    figure = new_figure(
         max(caption_width, *(layout.width for layout in layouts)) + 2 * margin,
         sum(heights) + margin * (len(drawn) + 1) + (title if caption else 0),
     )
@@ -108,7 +109,9 @@ def _layers_figure(chain: Cell, caption: str) -> Figure:
     width = max(_text_width(_words(name), _LABEL) for name in [*colours, chain.nodes[0]]) + 0.3
     reach = 0.25 + 0.22 * max((target - source for source, target in skips), default=0)
     top = 0.75 if caption else 0.35
-    figure = _figure(max(left + width + reach + 0.2, _text_width(caption, _NODE) + 0.4), top + step * len(chain.nodes))
+    figure = new_figure(
+        max(left + width + reach + 0.2, _text_width(caption, _NODE) + 0.4), top + step * len(chain.nodes)
+    )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     across, down = figure.get_size_inches()
@@ -163,7 +166,7 @@ def draw_alpha(
     history: Mapping[str, Any], operations: Sequence[str], steps: Sequence[int], path: str | os.PathLike[str]
 ) -> None:
     """Writes a PNG of mixture weights over time, as `alpha_figure` draws them."""
-    _save(alpha_figure(history, operations, steps), path)
+    save_figure(alpha_figure(history, operations, steps), path)
 
 
 def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: Sequence[int]) -> Figure:
@@ -191,7 +194,7 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
     panel, heading, left = (1.75, 1.15), 0.5, 0.75
     legend_rows = math.ceil(len(operations) / 4)
     head = 0.15 + 0.22 * legend_rows
-    figure = _figure(
+    figure = new_figure(
         max(left + panel[0] * columns + 0.2, 6.6), head + sum(heading + panel[1] * n for n in rows.values()) + 0.2
     )
     width, height = figure.get_size_inches()
@@ -220,7 +223,7 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(3))
             axes.tick_params(labelsize=7, length=2, labelbottom=row == rows[kind] - 1, labelleft=column == 0)
-            _plain_axes(axes)
+            plain_axes(axes)
         top += panel[1] * rows[kind]
     figure.text(left / width, 0.2 / height, "step", size=8, va="center")
     figure.legend(
@@ -231,7 +234,7 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
 
 def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """Writes a PNG of the curves of a run, as `curves_figure` draws them."""
-    _save(curves_figure(lines), path)
+    save_figure(curves_figure(lines), path)
 
 
 def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
@@ -253,14 +256,14 @@ def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
                 found.setdefault(label, []).append((line["step"], float(value)))
     if not stages:
         raise ValueError("there is no loss and no accuracy to draw; the metrics of a run that has begun have some")
-    figure = _figure(9.0, 2.5 * len(stages) + 0.2, layout="constrained")
+    figure = new_figure(9.0, 2.5 * len(stages) + 0.2, layout="constrained")
     grid = figure.subplots(len(stages), 2, squeeze=False)
     for row, (stage, quantities) in zip(grid, stages.items(), strict=True):
         for axes, (quantity, series) in zip(row, quantities.items(), strict=True):
             axes.set_title(f"{stage}: {quantity}", size=10, loc="left")
             axes.set_xlabel("step", size=8)
             axes.tick_params(labelsize=8)
-            _plain_axes(axes)
+            plain_axes(axes)
             if not series:
                 axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=_GREY)
                 axes.set(xticks=[], yticks=[])
@@ -286,7 +289,7 @@ def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
 
 def draw_comparison(networks: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """Writes a PNG of networks beside each other, as `comparison_figure` draws them."""
-    _save(comparison_figure(networks), path)
+    save_figure(comparison_figure(networks), path)
 
 
 def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -301,7 +304,7 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
         raise ValueError("there is no network to compare; give at least the found one")
     ranked = sorted(networks.items(), key=lambda item: item[1]["test_accuracy"], reverse=True)
     size, left, right = 0.36, max(_text_width(name, 10) for name in networks) + 0.35, 2.1
-    figure = _figure(left + 4.6 + right, size * len(ranked) + 0.8)
+    figure = new_figure(left + 4.6 + right, size * len(ranked) + 0.8)
     width, height = figure.get_size_inches()
     axes = figure.add_axes((left / width, 0.6 / height, 4.6 / width, size * len(ranked) / height))
     for row, (name, network) in enumerate(ranked):
@@ -320,7 +323,7 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.set_xlabel("test accuracy, with its confidence interval", size=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    _plain_axes(axes)
+    plain_axes(axes)
     axes.grid(axis="y", color="#eeeeee")
     return figure
 
@@ -363,7 +366,7 @@ def _text_width(text: str, size: float) -> float:
     return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text else 0.0
 
 
-def _figure(width: float, height: float, layout: Any = None) -> Figure:
+def new_figure(width: float, height: float, layout: Any = None) -> Figure:
     """A white figure of at least that size in inches and of whole pixels."""
     size = (math.ceil(width * DPI - 1e-6) / DPI, math.ceil(height * DPI - 1e-6) / DPI)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout=layout)
@@ -371,20 +374,23 @@ def _figure(width: float, height: float, layout: Any = None) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes a PNG in one step, and the folder where it is missing. Raises ValueError for another ending, OSError."""
     target = Path(path)
     if target.suffix != ".png":
         raise ValueError(f"pictures are PNG files, got {str(path)!r}; end its name in .png")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_bytes(buffer.getvalue())
-        os.replace(part, target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f"cannot write {target}: {error.strerror or error}") from error
+    write_atomic(target, buffer.getvalue())
+
+
+def save_plot(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """`save_figure` with all axes plain and small numbers on them."""
+    for axes in figure.axes:
+        plain_axes(axes)
+        axes.tick_params(labelsize=8)
+    save_figure(figure, path)
 
 
 def _line(axes: Axes, points: np.ndarray, colour: str, operation: str | None) -> None:
@@ -450,7 +456,8 @@ def _curve(axes: Axes, points: np.ndarray, label: str, colour: str, dots: bool) 
     axes.plot(points[:, 0], points[:, 1], color=colour, lw=1.4, marker=marker, ms=3, label=label)
 
 
-def _plain_axes(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Takes off the upper and right frame and lays a light grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)

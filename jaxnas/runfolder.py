@@ -28,13 +28,16 @@ from typing import IO, Any
 _PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replaces the content of `path` in one step. Raises OSError, and leaves the old content, where it cannot."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replaces the content of `path` in one step, text as UTF-8.
+
+    Raises: OSError where it cannot, and leaves the old content.
+    """
     # One process holds the folder: a fixed name is enough, and what a killed process left is written over.
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(part, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.one_shot_budget import check_feasible, excess, feasible_samples, make_budget
-from experiments.one_shot_select import SAMPLERS, agreement, by_integer_program, front, sampled
+from experiments.one_shot_select import SAMPLERS, agreement, by_integer_program, sampled
+from experiments.tabular_front import front
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
 from jaxnas.hardware import reachable, two_edges_a_node
@@ -108,7 +109,7 @@ def test_agreement_is_as_counted_by_hand():
 def test_the_front_is_what_nothing_dominates():
     random = np.random.default_rng(1)
     scores, costs = random.integers(0, 6, 40).astype(float), random.integers(0, 6, 40).astype(float)
-    found = front(scores, costs)
+    found = front(np.stack([-costs, scores], axis=1))
     points = {(scores[row], costs[row]) for row in found}
     expected = {
         (s, c)

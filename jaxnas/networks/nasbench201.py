@@ -7,6 +7,7 @@ before the second and the third, batch norm, ReLU, global pooling and a classifi
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,13 +42,12 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
         )
         if operation != "none"
     ]
-    blocks = [(before, after) for (before, _), (after, _) in itertools.pairwise(stages)]
-    last = stages[-1][0]
 
     def layout(key: Key) -> PyTree:
-        keys = fresh_keys(key)
+        frame_key, cells_key = jax.random.split(key)
+        keys = fresh_keys(cells_key)
         return {
-            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            **init_frame(frame_key, skeleton),
             "stages": [
                 [
                     [PRIMITIVES[operation].init(next(keys), channels, 1, True) for _, operation, _, _ in edges]
@@ -55,14 +55,11 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
                 ]
                 for channels, _ in stages
             ],
-            "blocks": [residual_block_init(next(keys), before, after) for before, after in blocks],
-            "norm": layers.affine_init(last),
-            "classifier": layers.dense_init(next(keys), last, skeleton.num_classes),
         }
 
     def initial_stats() -> Stats:
         return {
-            "stem": layers.initial_stats(skeleton.channels),
+            **frame_stats(skeleton),
             "stages": [
                 [
                     [(layers.initial_stats(channels),) * PRIMITIVES[operation].norms(1) for _, operation, _, _ in edges]
@@ -70,8 +67,6 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
                 ]
                 for channels, _ in stages
             ],
-            "blocks": [(layers.initial_stats(after), layers.initial_stats(after)) for _, after in blocks],
-            "norm": layers.initial_stats(last),
         }
 
     def cell(
@@ -97,22 +92,57 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         stats = given_stats(context)
         keys = path_keys(context, len(stages) * skeleton.cells)
-        x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
-        seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "blocks": []}
-        for s in range(len(stages)):
-            if s > 0:
-                x, block_seen = residual_block(x, params["blocks"][s - 1], context, part(stats, "blocks", s - 1))
-                seen["blocks"].append(block_seen)
-            stage_seen = []
+
+        def stage(s: int, x: Array) -> tuple[Array, list[Stats]]:
+            seen = []
             for c in range(skeleton.cells):
                 key = None if keys is None else keys[s * skeleton.cells + c]
                 x, cell_seen = cell(x, params["stages"][s][c], part(stats, "stages", s, c), key, context)
-                stage_seen.append(cell_seen)
-            seen["stages"].append(stage_seen)
-        x, seen["norm"] = layers.batch_norm(x, params["norm"], part(stats, "norm"), context.axis_name)
-        return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
+                seen.append(cell_seen)
+            return x, seen
+
+        return apply_frame(stage, len(stages), params, x, context)
 
     return Network(init, apply, costs)
+
+
+def init_frame(key: Key, skeleton: Skeleton) -> PyTree:
+    """Parameters of what is around the stages of cells: stem, residual blocks, last batch norm and classifier."""
+    keys = fresh_keys(key)
+    widths = [channels for channels, _ in nasbench201_stages(skeleton)]
+    return {
+        "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+        "blocks": [residual_block_init(next(keys), before, after) for before, after in itertools.pairwise(widths)],
+        "norm": layers.affine_init(widths[-1]),
+        "classifier": layers.dense_init(next(keys), widths[-1], skeleton.num_classes),
+    }
+
+
+def frame_stats(skeleton: Skeleton) -> dict[str, Any]:
+    """Its statistics before the first step."""
+    widths = [channels for channels, _ in nasbench201_stages(skeleton)]
+    return {
+        "stem": layers.initial_stats(skeleton.channels),
+        "blocks": [(layers.initial_stats(after),) * 2 for after in widths[1:]],
+        "norm": layers.initial_stats(widths[-1]),
+    }
+
+
+def apply_frame(
+    stage: Callable[[int, Array], tuple[Array, Stats]], count: int, params: PyTree, x: Array, context: Context
+) -> tuple[Array, Aux]:
+    """The network around its stages; stage: (number, x) -> (x, statistics), for numbers below `count`."""
+    stats = given_stats(context)
+    x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
+    seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "blocks": []}
+    for s in range(count):
+        if s > 0:
+            x, block_seen = residual_block(x, params["blocks"][s - 1], context, part(stats, "blocks", s - 1))
+            seen["blocks"].append(block_seen)
+        x, stage_seen = stage(s, x)
+        seen["stages"].append(stage_seen)
+    x, seen["norm"] = layers.batch_norm(x, params["norm"], part(stats, "norm"), context.axis_name)
+    return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
 
 
 def residual_block_init(key: Key, before: int, after: int) -> layers.Params:

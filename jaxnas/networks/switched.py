@@ -23,7 +23,7 @@ from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, SearchSpace, Ske
 from jaxnas.networks.blocks import draw, fresh_keys
 from jaxnas.networks.darts import cell_nodes, make_frame
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.ops.primitives import PRIMITIVES, Primitive
 from jaxnas.spaces.darts import CellEdges, CellShape, darts_edges, darts_space
 
 
@@ -116,7 +116,7 @@ def _cell(
     # (which of the sources, stride): an edge of a reducing cell has a source of either size.
     steps = ((0, 2), (1, 1)) if reduces else ((0, 1),)
     branches = [
-        functools.partial(_branch, name, shape.channels, which, stride, context.axis_name)
+        functools.partial(_branch, name, which, stride, context.axis_name)
         for which, stride in steps
         for name in operations
     ]
@@ -147,7 +147,6 @@ Branch = Callable[[PyTree, tuple[Array, ...], Stats | None], tuple[Array, Stats]
 
 def _branch(
     name: str,
-    channels: int,
     which: int,
     stride: int,
     axis_name: str | None,
@@ -155,12 +154,21 @@ def _branch(
     sources: tuple[Array, ...],
     stats: Stats | None,
 ) -> tuple[Array, Stats]:
-    """One operation on the source that has its stride; statistics as (mean [2, C], variance [2, C])."""
-    operation = PRIMITIVES[name]
+    """One operation on the source that has its stride."""
+    return apply_padded(PRIMITIVES[name], params[name], sources[which], stride, stats, axis_name)
+
+
+def apply_padded(
+    operation: Primitive, params: PyTree, x: Array, stride: int, stats: Stats | None, axis_name: str | None
+) -> tuple[Array, Stats]:
+    """The operation with statistics of one form for all, (mean [2, C], variance [2, C]), as `switch` needs them.
+
+    Places without a batch norm have mean 0 and variance 1.
+    """
     norms = operation.norms(stride)
     given = None if stats is None else tuple((stats[0][n], stats[1][n]) for n in range(norms))
-    y, seen = operation.apply(params[name], sources[which], stride, given, axis_name)
-    padded = [*seen, *[layers.initial_stats(channels)] * (2 - norms)]
+    y, seen = operation.apply(params, x, stride, given, axis_name)
+    padded = [*seen, *[layers.initial_stats(x.shape[-1])] * (2 - norms)]
     return y, (jnp.stack([mean for mean, _ in padded]), jnp.stack([variance for _, variance in padded]))
 
 

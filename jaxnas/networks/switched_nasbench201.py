@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats
-from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, global_pool, part, path_keys
-from jaxnas.networks.nasbench201 import residual_block, residual_block_init
+from jaxnas.networks.blocks import draw, fresh_keys, given_stats, part, path_keys
+from jaxnas.networks.nasbench201 import apply_frame, frame_stats, init_frame
 from jaxnas.networks.switched import SwitchedNetwork, switch
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES
@@ -39,15 +39,6 @@ def switched_nasbench201_network(skeleton: Skeleton) -> SwitchedNetwork:
     sources = jnp.array([source for _, source in NASBENCH201_EDGES], jnp.int32)
     nodes = jnp.array([node for node, _ in NASBENCH201_EDGES], jnp.int32)
 
-    def frame(key: Key) -> PyTree:
-        keys = fresh_keys(key)
-        return {
-            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
-            "blocks": [residual_block_init(next(keys), width, 2 * width) for width in channels[:-1]],
-            "norm": layers.affine_init(channels[-1]),
-            "classifier": layers.dense_init(next(keys), channels[-1], skeleton.num_classes),
-        }
-
     def init(key: Key) -> tuple[PyTree, Stats]:
         outside, *rest = jax.random.split(key, 1 + len(stages))
 
@@ -59,16 +50,12 @@ def switched_nasbench201_network(skeleton: Skeleton) -> SwitchedNetwork:
             draw(key, functools.partial(edge, width=width), (skeleton.cells, _EDGES))
             for key, width in zip(rest, channels, strict=True)
         ]
-        stats = {
-            "stem": layers.initial_stats(skeleton.channels),
-            "stages": [
-                jax.tree.map(lambda leaf: jnp.tile(leaf, (skeleton.cells, _EDGES, 1)), layers.initial_stats(width))
-                for width in channels
-            ],
-            "blocks": [(layers.initial_stats(width),) * 2 for width in channels[1:]],
-            "norm": layers.initial_stats(channels[-1]),
-        }
-        return {**draw(outside, frame), "stages": cells}, stats
+        stats = [
+            jax.tree.map(lambda leaf: jnp.tile(leaf, (skeleton.cells, _EDGES, 1)), layers.initial_stats(width))
+            for width in channels
+        ]
+        around = draw(outside, functools.partial(init_frame, skeleton=skeleton))
+        return {**around, "stages": cells}, {**frame_stats(skeleton), "stages": stats}
 
     def cell(arch: Arch, context: Context, x: Array, item: Any) -> tuple[Array, Stats]:
         params, stats, key = item
@@ -91,18 +78,13 @@ def switched_nasbench201_network(skeleton: Skeleton) -> SwitchedNetwork:
     def apply(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         stats = given_stats(context)
         keys = path_keys(context, len(stages) * skeleton.cells)
-        x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
-        seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "blocks": []}
-        for s in range(len(stages)):
-            if s > 0:
-                x, block_seen = residual_block(x, params["blocks"][s - 1], context, part(stats, "blocks", s - 1))
-                seen["blocks"].append(block_seen)
+
+        def stage(s: int, x: Array) -> tuple[Array, Stats]:
             own = None if keys is None else keys.reshape(len(stages), skeleton.cells)[s]
             items = (params["stages"][s], part(stats, "stages", s), own)
-            x, stage_seen = jax.lax.scan(functools.partial(cell, arch, context), x, items)
-            seen["stages"].append(stage_seen)
-        x, seen["norm"] = layers.batch_norm(x, params["norm"], part(stats, "norm"), context.axis_name)
-        return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
+            return jax.lax.scan(functools.partial(cell, arch, context), x, items)
+
+        return apply_frame(stage, len(stages), params, x, context)
 
     def extract(arch: Arch, params: PyTree, stats: Stats) -> tuple[PyTree, Stats]:
         taken = [(e, name) for e, (name, _) in enumerate(space.to_genotype(arch)["cell"]) if name != "none"]

@@ -209,6 +209,9 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
         return darts_costs(_cells(entries(tuple(choices), arch), nodes, kept_names), skeleton, nodes)
 
+    def graph(arch: Arch) -> Graph:
+        return cell_graph(darts_edges(arch, operations), dict.fromkeys(CELL_KINDS, jnp.ones(nodes)), operations)
+
     def to_genotype(arch: Arch) -> dict[str, Any]:
         genotype: dict[str, Any] = {"space": "darts"}
         for kind, edges in _cells(entries(tuple(choices), arch), nodes, kept_names).items():
@@ -236,7 +239,9 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
         template=template,
         one_hot=one_hot,
         discretise=lambda weights: discretise_paper(weights, operations),
-        graph=lambda arch: _graph(arch, operations),
+        graph=lambda arch: cell_graph(
+            darts_edges(arch, operations), dict.fromkeys(CELL_KINDS, jnp.ones(nodes)), operations
+        ),
         costs=costs,
         to_genotype=to_genotype,
         from_genotype=from_genotype,
@@ -280,8 +285,12 @@ def _cells(arch: tuple[int, ...], nodes: int, kept_names: tuple[str, ...]) -> di
     return result
 
 
-def _graph(arch: Arch, operations: tuple[str, ...]) -> Graph:
-    nodes = arch.shape[0] // 6
+def cell_graph(cells: Mapping[str, CellEdges], read: Mapping[str, Array], operations: tuple[str, ...]) -> Graph:
+    """Cells of two edges a node, which stand between their source and the sum of the node.
+
+    read: kind -> [N], 1 for the nodes that make the output and 0 for others.
+    """
+    nodes = next(iter(read.values())).shape[0]
     places = 2 + 3 * nodes + 1
     vocabulary = graph_operations(operations)
     # Where the value of source j stands: the inputs first, then the sum of each node.
@@ -289,13 +298,13 @@ def _graph(arch: Arch, operations: tuple[str, ...]) -> Graph:
     ends = np.array([2 + 3 * node + end for node in range(nodes) for end in (0, 1)], np.int32)
     fixed = np.zeros((places, places), np.float32)
     fixed[ends, np.repeat(place[2:], 2)] = 1
-    fixed[place[2:], -1] = 1
     kinds = np.full(places, vocabulary.index("sum"), np.int32)
     kinds[[0, 1, -1]] = [vocabulary.index(name) for name in ("input_0", "input_1", "output")]
     adjacency, ops = [], []
-    for used in darts_edges(arch, operations).values():
-        adjacency.append(jnp.asarray(fixed).at[jnp.asarray(place)[used.source], ends].set(1))
-        ops.append(jnp.asarray(kinds).at[ends].set(used.operation))
+    for kind, edges in cells.items():
+        one = jnp.asarray(fixed).at[jnp.asarray(place)[edges.source], ends].set(1)
+        adjacency.append(one.at[place[2:], -1].set(read[kind].astype(jnp.float32)))
+        ops.append(jnp.asarray(kinds).at[ends].set(edges.operation))
     return Graph(jnp.stack(adjacency), jnp.stack(ops), jnp.ones((2, places), bool))
 
 

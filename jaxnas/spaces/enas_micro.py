@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, Array, Choice, SearchSpace, Skeleton, Weights
 from jaxnas.ops import costs as cost
 from jaxnas.spaces import genotypes
-from jaxnas.spaces.darts import CELL_KINDS, CellEdges, darts_costs, graph_operations
+from jaxnas.spaces.darts import CELL_KINDS, CellEdges, cell_graph, darts_costs
 from jaxnas.spaces.product import entries, product
 
 ENAS_MICRO_OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "skip_connect")
@@ -167,7 +167,7 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
         template=template,
         one_hot=one_hot,
         discretise=discretise,
-        graph=lambda arch: _graph(arch, all_operations),
+        graph=lambda arch: cell_graph(enas_micro_edges(arch), enas_micro_loose(arch), all_operations),
         costs=costs,
         to_genotype=to_genotype,
         from_genotype=from_genotype,
@@ -178,23 +178,3 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
 def _loose(edges: list[genotypes.Edge]) -> list[int]:
     """The nodes, from 2, that no edge of a cell starts from."""
     return sorted({*range(2, len(edges) // 2 + 2)} - {source for _, source in edges})
-
-
-def _graph(arch: Arch, operations: tuple[str, ...]) -> Graph:
-    nodes = arch.shape[0] // 8
-    places = 2 + 3 * nodes + 1
-    vocabulary = graph_operations(operations)
-    # Where the value of source j stands: the inputs first, then the sum of each node.
-    place = np.array([0, 1] + [4 + 3 * node for node in range(nodes)], np.int32)
-    ends = np.array([2 + 3 * node + side for node in range(nodes) for side in (0, 1)], np.int32)
-    fixed = np.zeros((places, places), np.float32)
-    fixed[ends, np.repeat(place[2:], 2)] = 1
-    kinds = np.full(places, vocabulary.index("sum"), np.int32)
-    kinds[[0, 1, -1]] = [vocabulary.index(name) for name in ("input_0", "input_1", "output")]
-    loose = enas_micro_loose(arch)
-    adjacency, ops = [], []
-    for kind, edges in enas_micro_edges(arch).items():
-        one = jnp.asarray(fixed).at[jnp.asarray(place)[edges.source], ends].set(1)
-        adjacency.append(one.at[place[2:], -1].set(loose[kind].astype(jnp.float32)))
-        ops.append(jnp.asarray(kinds).at[ends].set(edges.operation))
-    return Graph(jnp.stack(adjacency), jnp.stack(ops), jnp.ones((2, places), bool))

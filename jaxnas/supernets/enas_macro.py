@@ -17,7 +17,7 @@ from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet, Weights
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, part
-from jaxnas.networks.switched import switch
+from jaxnas.networks.switched import apply_padded, switch
 from jaxnas.ops import layers
 from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.ops.primitives import Primitive
@@ -158,12 +158,7 @@ def _branch(
     sources: tuple[Array, ...],
     stats: Stats | None,
 ) -> tuple[Array, Stats]:
-    """One operation; statistics as (mean [2, C], variance [2, C])."""
-    norms = primitive.norms(1)
-    given = None if stats is None else tuple((stats[0][n], stats[1][n]) for n in range(norms))
-    y, seen = primitive.apply(params[operation], sources[0], 1, given, axis_name)
-    padded = [*seen, *[layers.initial_stats(y.shape[-1])] * (2 - norms)]
-    return y, (jnp.stack([mean for mean, _ in padded]), jnp.stack([variance for _, variance in padded]))
+    return apply_padded(primitive, params[operation], sources[0], 1, stats, axis_name)
 
 
 def _reduced(

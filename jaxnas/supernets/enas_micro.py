@@ -20,8 +20,7 @@ import jax.numpy as jnp
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet, Weights
 from jaxnas.networks.blocks import draw
 from jaxnas.networks.darts import CellApply, make_frame
-from jaxnas.networks.switched import switch
-from jaxnas.ops import layers
+from jaxnas.networks.switched import apply_padded, switch
 from jaxnas.ops.primitives import Primitive
 from jaxnas.spaces.darts import CellEdges, CellShape
 from jaxnas.spaces.enas_micro import (
@@ -185,7 +184,7 @@ def _path_cell(
     first = 0 if reduces else 2
     strides = (2, 1) if reduces else (1,)
     branches = [
-        functools.partial(_branch, o, primitive, shape.channels, which, stride, context.axis_name)
+        functools.partial(_branch, o, primitive, which, stride, context.axis_name)
         for which, stride in enumerate(strides)
         for o, primitive in enumerate(primitives)
         if o > 0
@@ -210,7 +209,6 @@ def _path_cell(
 def _branch(
     operation: int,
     primitive: Primitive,
-    channels: int,
     which: int,
     stride: int,
     axis_name: str | None,
@@ -218,9 +216,5 @@ def _branch(
     sources: tuple[Array, ...],
     stats: Stats | None,
 ) -> tuple[Array, Stats]:
-    """One operation on the source that has its stride; statistics as (mean [2, C], variance [2, C])."""
-    norms = primitive.norms(stride)
-    given = None if stats is None else tuple((stats[0][n], stats[1][n]) for n in range(norms))
-    y, seen = primitive.apply(params[operation], sources[which], stride, given, axis_name)
-    padded = [*seen, *[layers.initial_stats(channels)] * (2 - norms)]
-    return y, (jnp.stack([mean for mean, _ in padded]), jnp.stack([variance for _, variance in padded]))
+    """One operation on the source that has its stride."""
+    return apply_padded(primitive, params[operation], sources[which], stride, stats, axis_name)
