@@ -26,6 +26,9 @@ from jaxnas.ops.depthwise import depthwise
 from jaxnas.spaces import DARTS_OPERATIONS, edge_table
 from jaxnas.supernets import edges as mixed
 
+LOOP = 8
+"""Times that what is timed in a loop is done in one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -63,10 +66,10 @@ def main(config: Config) -> None:
             start = time.perf_counter()
             jax.block_until_ready(compiled(*arguments))
             times.append(time.perf_counter() - start)
-        return round(1e3 * statistics.median(times), 2)
+        return 1e3 * statistics.median(times)
 
     def line(name: str, plain: float | None, ours: float) -> None:
-        print(json.dumps({"name": name, "plain_ms": plain, "ours_ms": ours}), flush=True)
+        print(json.dumps({"name": name, "plain_ms": plain and round(plain, 2), "ours_ms": round(ours, 2)}), flush=True)
 
     for k in (3, 5):
         kernel = jax.random.normal(keys[2], (k, k, config.channels))
@@ -84,6 +87,29 @@ def main(config: Config) -> None:
     square = jax.random.normal(keys[2], (config.channels, config.channels))
     times = [milliseconds(gradients(f, (0, 1)), (x, square), g) for f in (jnp.dot, layers.pointwise)]
     line("gradients of a 1x1 convolution", *times)
+
+    def xla(x: Array, kernel: Array, stride: int) -> Array:
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def repeated(form: Callable[..., Array], stride: int) -> Callable[..., Any]:
+        """The gradients again and again in one loop, each from the arguments that the last one moved."""
+
+        def body(_: int, arguments: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, kernel = arguments
+            y, pull = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
+            dx, dkernel = pull(y)
+            return x - 1e-6 * dx, kernel - 1e-6 * dkernel
+
+        return lambda x, kernel: lax.fori_loop(0, LOOP, body, (x, kernel))
+
+    half, width = config.size // 2, config.channels
+    for size, channels, stride in ((config.size, width, 2), (half, 2 * width, 2), (2, 2 * width, 1)):
+        small = jax.random.normal(keys[0], (config.batch, size, size, channels))
+        kernel = 0.1 * jax.random.normal(keys[2], (3, 3, channels, stride * channels))
+        times = [milliseconds(repeated(form, stride), small, kernel) / LOOP for form in (xla, layers.conv)]
+        line(f"3x3 convolution of stride {stride}, forward and gradients in a loop, {list(small.shape)}", *times)
 
     primitives = mixed.primitives(DARTS_OPERATIONS, normed_pools=True)
     edge = mixed.mixed_edge(primitives, 0, 1, None)
