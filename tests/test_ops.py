@@ -131,6 +131,32 @@ def test_dense_convolution_by_loops(size, stride):
     np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "channels", "stride"), [(9, 8, 1), (4, 8, 1), (8, 3, 1), (9, 8, 2), (6, 8, 2)])
+def test_dense_convolution_has_the_derivatives_of_xlas(size, channels, stride):
+    """In every form that the size and stride choose, and those of its gradient, which second order takes."""
+    x, kernel = (
+        image(6, size, size, batch=2, channels=channels),
+        jax.random.normal(jax.random.key(1), (3, 3, channels, 5)),
+    )
+
+    def whole(x, kernel):
+        pads = ((1, 1), (1, 1))
+        return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def ours(x, kernel):
+        return layers.conv(x, kernel, stride)
+
+    assert_same_function(ours, whole, x, kernel)
+    tangents = image(7, size, size, batch=2, channels=channels), jax.random.normal(jax.random.key(2), kernel.shape)
+
+    def along(form):
+        gradient = jax.grad(lambda x, kernel: jnp.sin(form(x, kernel)).sum(), (0, 1))
+        return jax.jit(lambda x, kernel: jax.jvp(gradient, (x, kernel), tangents)[1])(x, kernel)
+
+    for mine, reference in zip(along(ours), along(whole), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-3, atol=1e-2)
+
+
 def test_batch_norm_gradient_is_the_automatic_one():
     def plain(x):
         centred = x - x.mean((0, 1, 2), keepdims=True)

@@ -36,7 +36,7 @@ def search(**settings):
     example = jax.eval_shape(predictors.unconnected, jax.ShapeDtypeStruct((len(SIZES),), jnp.int32))
     process = predictors.gaussian_process([predictors.Block(predictors.one_hot(4))], example)
     return samplers.predictor_search(
-        MOVES, process, predictors.unconnected, **{"capacity": 60, "start": 12, "batch": 4, "pool": 40, **settings}
+        MOVES, process, predictors.unconnected, **{"capacity": 60, "start": 12, "batch": 4, "pool": 80, **settings}
     )
 
 

@@ -71,16 +71,20 @@ def _sum_of_taps(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return sum(products).reshape(x.shape[0], rows, columns, -1)  # type: ignore[union-attr]
 
 
+def _taps_or_whole(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    taps = functools.partial(_sum_of_taps, stride=stride, padding=padding)
+    whole = functools.partial(_convolve, stride=stride, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=taps, default=whole)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv_by_taps(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     """A convolution that is a sum of matrix products on a CPU, one for each entry of the window.
 
     XLA:CPU has no fast kernel for the gradients of a strided convolution: inside a loop, as a chunk of training steps
-    is one, those of 16 to 32 channels on 64 images of 32×32 take 450 ms instead of 16. Small images gain as well.
+    is one, they take tens of times as long (`benchmarks.operations`). Small images gain as well.
     """
-    taps = functools.partial(_sum_of_taps, stride=stride, padding=padding)
-    whole = functools.partial(_convolve, stride=stride, padding=padding)
-    return lax.platform_dependent(x, kernel, cpu=taps, default=whole)
+    return _taps_or_whole(x, kernel, stride, padding)
 
 
 def _conv_by_taps_backward(stride: int, padding: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -91,7 +95,7 @@ def _conv_by_taps_backward(stride: int, padding: int, residuals: tuple[Array, Ar
 
 
 _conv_by_taps.defvjp(
-    lambda x, kernel, stride, padding: (_conv_by_taps(x, kernel, stride, padding), (x, kernel)),
+    lambda x, kernel, stride, padding: (_taps_or_whole(x, kernel, stride, padding), (x, kernel)),
     _conv_by_taps_backward,
 )
 
