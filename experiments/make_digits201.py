@@ -31,7 +31,7 @@ from scipy import stats
 from experiments import cli
 from experiments.evaluation import enable_cache
 from jaxnas.base import Arch, Array, Batch, Key, Skeleton
-from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs, digits201_table
+from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs, digits201_table, read_digits201
 from jaxnas.data.augment import augment
 from jaxnas.data.dataset import split
 from jaxnas.data.digits import load_digits
@@ -218,6 +218,7 @@ def main(config: Config) -> None:
     # The classes of the second seed and of the timed runs are random ones.
     shuffled = np.random.RandomState(config.seed).permutation(len(archs))
     wanted = {"first": np.arange(len(archs)), "second": np.sort(shuffled[: config.second])}
+    earlier = {} if config.start is None else _read_start(config.start, config)
     runtime = {name: getattr(config, name) for name in RUNTIME}
     with open_run(config.workdir, {"experiment": "make_digits201", **identity(config)}, runtime) as run:
         jobs = {
@@ -227,8 +228,7 @@ def main(config: Config) -> None:
             ]
             for seed, (name, numbers) in enumerate(wanted.items())
         }
-        if config.start is not None:
-            _take_over(Path(config.start), jobs, config)
+        _take_over(earlier, jobs)
         if not config.collect:
             _train([job for seed_jobs in jobs.values() for job in seed_jobs if not job.file.exists()], config)
         outcome = {name: _joined(seed_jobs, len(config.fidelities)) for name, seed_jobs in jobs.items()}
@@ -309,14 +309,20 @@ def _joined(jobs: list[Job], fidelities: int) -> Measured:
     return Measured(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
 
-def _take_over(path: Path, jobs: dict[str, list[Job]], config: Config) -> None:
-    """Writes the parts that a file has whole. Raises ValueError where it was made with other settings."""
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    there, here = json.loads(str(arrays["about"]))["config"], json.loads(json.dumps(identity(config)))
+def _read_start(path: str, config: Config) -> dict[str, np.ndarray]:
+    """The arrays of an earlier file. Raises ValueError where it was made with other settings."""
+    arrays, about = read_digits201(path)
+    there, here = about["config"], json.loads(json.dumps(identity(config)))
     if there != here:
         differing = ", ".join(f"{k}: {there.get(k)!r} there, {v!r} now" for k, v in here.items() if there.get(k) != v)
         raise ValueError(f"{path} was made with other settings ({differing}); leave out --start or give those")
+    return arrays
+
+
+def _take_over(arrays: dict[str, np.ndarray], jobs: dict[str, list[Job]]) -> None:
+    """Writes the parts that the arrays of an earlier file have whole."""
+    if not arrays:
+        return
     for name, prefix in (("first", ""), ("second", "second_")):
         rows = arrays["second_classes"].tolist() if prefix else range(len(arrays["test_correct"]))
         place = {number: row for row, number in enumerate(rows)}
@@ -367,11 +373,7 @@ def _finish(
         "fidelities": config.fidelities,
         "images": config.copies * len(load_digits().test_labels),
         "seconds_an_epoch": [constant / config.epochs, slope / config.epochs],
-        "config": {
-            k: v
-            for k, v in dataclasses.asdict(config).items()
-            if k not in ("workdir", "cache_dir", "together", "workers")
-        },
+        "config": identity(config),
         "versions": versions(),
     }
     arrays: dict[str, np.ndarray] = {}

@@ -88,6 +88,19 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
     assert made.fidelities["valid"] == ("1", "2")
     assert len(np.unique(functional_classes(made.archs))) == 5
     assert "part 1 of 1" in capsys.readouterr().out
+    # Another folder takes over what the file has and trains nothing more; its losses have the file's precision.
+    over = [*SMALL, "--workdir", str(tmp_path / "over"), "--start", str(tmp_path / "run" / "digits201.npz")]
+    (tmp_path / "over" / "stages" / "time").mkdir(parents=True)
+    (tmp_path / "over" / "config.json").write_text((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "over" / "stages" / "time" / "done.json").write_text(
+        (tmp_path / "run" / "stages" / "time" / "done.json").read_text()
+    )
+    cli.main(make_digits201.main, make_digits201.Config, [*over, "--cache-dir", str(tmp_path / "cache")])
+    jax.config.update("jax_compilation_cache_dir", before)
+    assert "part 1 of" not in capsys.readouterr().out
+    again = digits201_table(tmp_path / "over" / "digits201.npz")
+    for name in made.metrics:
+        np.testing.assert_array_equal(again.metrics[name], made.metrics[name])
 
 
 def test_a_class_is_the_network_of_its_cell():
@@ -109,11 +122,15 @@ WRONG = {
     "--timed 2": "at least 3 timed",
     "--noise -1": "must not be negative",
     "--part 0": "part must be at least 1",
+    "--start README.md": "not a file of digits201",
+    "--start jaxnas/benchmarks/digits201.npz --noise 0.5": "noise: 0.6 there, 0.5 now",
 }
 
 
 @pytest.mark.parametrize("case", sorted(WRONG))
-def test_wrong_input_is_one_line(case, tmp_path, capsys):
+def test_wrong_input_is_one_line(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(resources.files("jaxnas").joinpath(".."))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(SystemExit) as stopped:
         cli.main(make_digits201.main, make_digits201.Config, [*case.split(), "--workdir", str(tmp_path / "run")])
     assert stopped.value.code == 2

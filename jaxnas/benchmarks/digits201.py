@@ -8,8 +8,10 @@ differ and no ranking is saturated. `python -m experiments.make_digits201` made 
 from __future__ import annotations
 
 import json
+import zipfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +52,22 @@ def digits201_costs(skeleton: Skeleton, cells: np.ndarray) -> tuple[np.ndarray, 
     return params, macs
 
 
+def read_digits201(path: str | Path | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What is in a file of the benchmark, by default ours: arrays of each class, and how they were made.
+
+    Raises: OSError, or ValueError where the file is not one of this benchmark.
+    """
+    source = resources.files("jaxnas.benchmarks").joinpath("digits201.npz") if path is None else Path(path)
+    with source.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+                about = json.loads(str(arrays.pop("about")))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{source} is not a file of digits201: {error}") from error
+    return arrays, about
+
+
 def digits201_table(path: str | Path | None = None) -> Table:
     """The benchmark as a table over all 15,625 cells; `path` is a file that the experiment wrote, by default ours.
 
@@ -60,14 +78,7 @@ def digits201_table(path: str | Path | None = None) -> Table:
 
     Raises: OSError, or ValueError where the file is not one of this benchmark.
     """
-    source = resources.files("jaxnas.benchmarks").joinpath("digits201.npz") if path is None else Path(path)
-    with source.open("rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-                about = json.loads(str(arrays.pop("about")))
-        except (ValueError, KeyError, EOFError) as error:
-            raise ValueError(f"{source} is not a file of digits201: {error}") from error
+    arrays, about = read_digits201(path)
     cells, classes = digits201_cells()
     count, images = len(arrays["test_correct"]), about["images"]
     cells, classes = cells[classes < count], classes[classes < count]
