@@ -4,19 +4,17 @@
 
 All 15,625 cells compute 4,930 functions; one cell of each is trained from scratch, the architecture being data of one
 compiled program. Checkpoints of a run are the fidelities. A second seed of some hundred classes tells the noise, and
-single runs are timed for a model of the training time. Devices share the architectures. Finished parts are kept: the
-same command goes on where it was stopped, and with --start from what an earlier file has. On two cores of a CPU it
-takes about an hour and a half.
+single runs are timed for a model of the training time. Devices share the architectures: on a CPU it is faster with
+XLA_FLAGS=--xla_force_host_platform_device_count=CORES, and gives the same bits. Finished parts are kept: the same
+command goes on where it was stopped, and with --start from what an earlier file has. On two cores it takes about an
+hour and a half.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,8 +73,6 @@ class Config:
     """Architectures trained between two saves."""
     together: int | None = None
     """Architectures of a device computed at once under vmap: by default 1 on a CPU, all of a part elsewhere."""
-    workers: int | None = None
-    """Processes on a CPU: by default one for each core, 1 elsewhere."""
     start: str | None = None
     """A file of this experiment, of the same settings: what it has is not trained again."""
     collect: bool = False
@@ -85,7 +81,7 @@ class Config:
     cache_dir: str | None = None
 
 
-RUNTIME = ("start", "collect", "workdir", "cache_dir", "together", "workers")
+RUNTIME = ("start", "collect", "workdir", "cache_dir", "together")
 """What the numbers do not depend on."""
 
 
@@ -189,7 +185,7 @@ def _skeleton(config: Config) -> Skeleton:
 
 def check(config: Config) -> None:
     """Raises ValueError for what cannot work."""
-    for name in ("epochs", "batch_size", "copies", "part", "classes", "second", "timed", "together", "workers"):
+    for name in ("epochs", "batch_size", "copies", "part", "classes", "second", "timed", "together"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -230,50 +226,14 @@ def main(config: Config) -> None:
         }
         _take_over(earlier, jobs)
         if not config.collect:
-            _train([job for seed_jobs in jobs.values() for job in seed_jobs if not job.file.exists()], config)
+            _train([job for seed_jobs in jobs.values() for job in seed_jobs if not job.file.exists()], archs, config)
         outcome = {name: _joined(seed_jobs, len(config.fidelities)) for name, seed_jobs in jobs.items()}
         timing = _time(run.stage("time"), make_trainer(config), archs, shuffled[: config.timed])
         _finish(run, config, outcome, wanted["second"], timing, macs)
 
 
-def _train(jobs: list[Job], config: Config) -> None:
-    """Does the jobs: on an accelerator all devices share each; on a CPU each core has a process and jobs of its own.
-
-    Networks are so small that one core does most of a step: two processes, each on its core, take three quarters of the
-    time of two devices of one process.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    count = config.workers or (len(cores) if jax.default_backend() == "cpu" and cores else 1)
-    count = min(count, len(jobs))
-    begun, report = time.monotonic(), 0
-    if count <= 1:
-        _work(config, jobs, None, None)
-        return
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_work, args=(config, jobs[i::count], core, os.getpid()), daemon=True)
-        for i, core in zip(range(count), itertools.cycle(cores or [None]), strict=False)
-    ]
-    for worker in workers:
-        worker.start()
-    while any(worker.is_alive() for worker in workers):
-        time.sleep(0.5)
-        done = sum(job.file.exists() for job in jobs)
-        if done > report:
-            left = (time.monotonic() - begun) / done * (len(jobs) - done)
-            print(f"part {done} of {len(jobs)}, {duration(left)} left", flush=True)
-            report = done
-        if any(worker.exitcode for worker in workers):
-            raise OSError("a worker process has ended; the same command goes on from what is finished")
-
-
-def _work(config: Config, jobs: list[Job], core: int | None, parent: int | None) -> None:
-    """Does jobs one after another; as a process of its own on one core of the CPU, as long as the parent lives."""
-    if parent is not None:
-        enable_cache(config.cache_dir)
-    if core is not None:
-        os.sched_setaffinity(0, {core})  # before JAX starts its threads
-    archs, _ = representatives(config)
+def _train(jobs: list[Job], archs: np.ndarray, config: Config) -> None:
+    """Does jobs one after another; all devices share the architectures of each."""
     devices = jax.devices()
     mesh = jax.make_mesh((len(devices),), ("device",), axis_types=(AxisType.Auto,))
     split = PartitionSpec("device")
@@ -284,15 +244,12 @@ def _work(config: Config, jobs: list[Job], core: int | None, parent: int | None)
     )
     width = -(-config.part // len(devices)) * len(devices)
     begun = time.monotonic()
-    for done, job in enumerate(jobs):
-        if parent not in (None, os.getppid()):
-            return
+    for done, job in enumerate(jobs, start=1):
         padded = np.resize(job.numbers, width)
         result = jax.device_get(train(jax.random.key(job.seed), padded, archs[padded]))
         _save(job.file, {name: leaf[: len(job.numbers)] for name, leaf in result._asdict().items()})
-        if parent is None:
-            left = (time.monotonic() - begun) / (done + 1) * (len(jobs) - done - 1)
-            print(f"part {done + 1} of {len(jobs)}, {duration(left)} left", flush=True)
+        left = (time.monotonic() - begun) / done * (len(jobs) - done)
+        print(f"part {done} of {len(jobs)}, {duration(left)} left", flush=True)
 
 
 def _joined(jobs: list[Job], fidelities: int) -> Measured:

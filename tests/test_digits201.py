@@ -66,7 +66,7 @@ def test_it_is_small_and_neither_saturated_nor_noise(table):
 
 SMALL = (
     *("--classes", "5", "--second", "3", "--timed", "3", "--epochs", "2", "--fidelities", "1", "2", "--channels", "4"),
-    *("--cells", "1", "--copies", "1", "--part", "4", "--batch-size", "359", "--workers", "1"),
+    *("--cells", "1", "--copies", "1", "--part", "4", "--batch-size", "359"),
 )
 
 
