@@ -27,6 +27,11 @@ def test_the_published_micro_cells():
     # The second node of the reduction cell is read by the third, all others are loose.
     assert genotype["normal_concat"] == [2, 3, 4, 5, 6]
     assert genotype["reduce_concat"] == [2, 4, 5, 6]
+    # In the graph the output is fed by the sums of just these nodes, which stand at 4, 7, 10, 13 and 16.
+    graph = space.graph(arch)
+    for kind, adjacency in zip(("normal", "reduce"), graph.adjacency, strict=True):
+        sums = [3 * node - 2 for node in genotype[f"{kind}_concat"]]
+        assert np.flatnonzero(adjacency[:, -1]).tolist() == sums
 
 
 def test_a_small_micro_network_by_hand():
