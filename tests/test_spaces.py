@@ -14,6 +14,12 @@ from jaxnas.base import Choice, Skeleton
 from jaxnas.spaces.product import product
 
 TINY = ("none", "skip_connect", "sep_conv_3x3")
+
+
+def pruned(space, changed):
+    return spaces.prune(space, [changed.get(d, row) for d, row in enumerate(spaces.everything(space))]).space
+
+
 SPACES = {
     "darts": spaces.darts_space,
     "darts_tiny": lambda: spaces.darts_space(2, TINY),
@@ -22,6 +28,9 @@ SPACES = {
     "enas_micro": spaces.enas_micro_space,
     "enas_macro": spaces.enas_macro_space,
     "enas_micro_tiny": lambda: spaces.enas_micro_space(2, ("skip_connect", "sep_conv_3x3")),
+    "darts_pruned": lambda: pruned(spaces.darts_space(3, TINY), {1: (0,), 3: (2, 0), 6: (1, 4, 5), 8: (1,)}),
+    "nasbench201_pruned": lambda: pruned(spaces.nasbench201_space(), {0: (3,), 2: (4, 1, 2), 5: (0, 3)}),
+    "enas_macro_pruned": lambda: pruned(spaces.enas_macro_space(4), {0: (5, 1), 2: (1,), 4: (0,)}),
 }
 TABLES = {
     "darts": spaces.darts_cost_table,

@@ -4,6 +4,7 @@ from jaxnas.search.bilevel import exact, finite_difference, first_order
 from jaxnas.search.darts import DartsInfo, DartsState, adam_l2, darts
 from jaxnas.search.enas import ChildInfo, ControllerInfo, EnasState, enas, path_accuracy
 from jaxnas.search.paths import path_only
+from jaxnas.search.shrinking import carried, weakest_by_alpha, weakest_by_marginal
 from jaxnas.search.single_path import (
     SinglePathInfo,
     SinglePathState,
@@ -21,6 +22,7 @@ __all__ = [
     "SinglePathInfo",
     "SinglePathState",
     "adam_l2",
+    "carried",
     "darts",
     "enas",
     "exact",
@@ -31,4 +33,6 @@ __all__ = [
     "path_only",
     "single_path",
     "uniform_paths",
+    "weakest_by_alpha",
+    "weakest_by_marginal",
 ]

@@ -40,6 +40,7 @@ from jaxnas.spaces.nasbench201 import (
     nasbench201_space,
     nasbench201_stages,
 )
+from jaxnas.spaces.pruned import Pruned, everything, prune
 
 __all__ = [
     "CELL_KINDS",
@@ -54,6 +55,7 @@ __all__ = [
     "CellEdges",
     "CellShape",
     "MacroStage",
+    "Pruned",
     "darts_cells",
     "darts_cost_table",
     "darts_costs",
@@ -70,8 +72,10 @@ __all__ = [
     "enas_micro_loose",
     "enas_micro_slots",
     "enas_micro_space",
+    "everything",
     "graph_operations",
     "nasbench201_cost_table",
     "nasbench201_space",
     "nasbench201_stages",
+    "prune",
 ]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
@@ -20,6 +21,7 @@ from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
 from jaxnas.ops import layers
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.kept import between, checked_keep, kept_edges, narrowed, widened
 
 Pass = Literal["mixture", "path", "path, statistics given"]
 
@@ -29,6 +31,7 @@ def darts_supernet(
     nodes: int = 4,
     operations: Sequence[str] = DARTS_OPERATIONS,
     *,
+    keep: Mapping[str, Any] | None = None,
     form: mixed.Form | None = None,
     remat: bool = False,
     dtype: Any = jnp.float32,
@@ -40,6 +43,10 @@ def darts_supernet(
     the backward pass instead of keeping its activations; the scan form always does. dtype: of the activations;
     parameters and statistics stay float32. Equal cells that follow each other are
     one loop; parameters of an edge are stacked over those cells and over the edges of a cell, [L, E, ...].
+
+    keep: cell kind -> bool [S, O], the operations that each edge still has (`jaxnas.search.weakest_by_alpha`); all by
+    default. The others have no parameters, and are not computed in the mixture, whose weights of them are not read. A
+    path that takes one of them adds zeros.
     """
     operations = tuple(operations)
     if nodes < 1:
@@ -50,15 +57,10 @@ def darts_supernet(
     space = darts_space(nodes, operations)
     cells = darts_cells(skeleton, nodes)
     table = [(source, target) for target, source in edge_table(nodes)]
-    groups = {
-        "normal": {"plain": list(range(len(table)))},
-        "reduce": {
-            "strided": [slot for slot, (source, _) in enumerate(table) if source < 2],
-            "plain": [slot for slot, (source, _) in enumerate(table) if source >= 2],
-        },
-    }
+    groups = _groups(nodes)
     strides = {"plain": 1, "strided": 2}
-    runs = [list(run) for _, run in itertools.groupby(cells, key=lambda cell: (cell.kind, cell.channels, cell.size))]
+    runs = _runs(cells)
+    kept = checked_keep(keep, dict.fromkeys(groups, (len(table), len(operations))), none)
 
     def init_run(key: Key, run: list[CellShape]) -> PyTree:
         outside, *rest = jax.random.split(key, 1 + len(groups[run[0].kind]))
@@ -86,7 +88,7 @@ def darts_supernet(
         }
         return {**draw(outside, preprocess), "edges": stacked}
 
-    def init(key: Key) -> PyTree:
+    def init_whole(key: Key) -> PyTree:
         outside, *rest = jax.random.split(key, 1 + len(runs))
 
         def frame(key: Key) -> PyTree:
@@ -100,6 +102,15 @@ def darts_supernet(
             **draw(outside, frame),
             "runs": [init_run(k, run) for k, run in zip(rest, runs, strict=True)],
         }
+
+    @functools.cache
+    def shapes() -> PyTree:
+        return jax.eval_shape(init_whole, jax.random.key(0))
+
+    rows = None if kept is None else _rows(shapes(), runs, groups, kept)
+
+    def init(key: Key) -> PyTree:
+        return init_whole(key) if rows is None else narrowed(init_whole(key), rows)
 
     def initial_edge_stats(run: list[CellShape]) -> PyTree:
         return {
@@ -118,6 +129,17 @@ def darts_supernet(
             return jax.checkpoint(edge) if remat else edge
         return mixed.path_edge(primitives, stride, axis_name, given=pass_ == "path, statistics given")
 
+    def ends_of(kind: str, name: str) -> list[tuple[int, int]]:
+        """Of a group of edges; nodes follow the inputs in one buffer where the cell does not reduce."""
+        if kind == "normal":
+            return [(source, target + 2) for source, target in table]
+        return [(table[s][0] - (0 if name == "strided" else 2), table[s][1]) for s in groups[kind][name]]
+
+    @functools.cache
+    def kept_of(kind: str, name: str, axis_name: str | None) -> Callable[..., Array]:
+        there = (kept or {})[kind][np.array(groups[kind][name])]
+        return kept_edges(form, primitives, none, there, ends_of(kind, name), strides[name], axis_name, remat)
+
     def cell_edges(
         kind: str,
         pass_: Pass,
@@ -129,32 +151,25 @@ def darts_supernet(
         s1: Array,
     ) -> tuple[Array, Any]:
         """The edges of one cell from its two preprocessed inputs: (output [B, h, w, nodes * C], statistics)."""
-        run_edges = functools.partial(mixed.run_edges, form)
+
+        def run(name: str, inputs: Array | None, states: Array) -> tuple[Array, Any]:
+            chosen = selection[jnp.array(groups[kind][name])]
+            if kept is not None and pass_ == "mixture":
+                return kept_of(kind, name, axis_name)(inputs, states, params[name], chosen), ()
+            edge = edge_of(strides[name], pass_, axis_name)
+            return mixed.run_edges(form, edge, inputs, states, ends_of(kind, name), params[name], chosen, stats[name])
+
         inputs = jnp.stack([s0, s1])
         if kind == "normal":
             states = jnp.concatenate([inputs, jnp.zeros((nodes, *s0.shape), s0.dtype)])
-            ends = [(source, target + 2) for source, target in table]
-            states, seen = run_edges(
-                edge_of(1, pass_, axis_name), None, states, ends, params["plain"], selection, stats["plain"]
-            )
+            states, seen = run("plain", None, states)
             return jnp.concatenate(list(states[2:]), -1), {"plain": seen}
         size = (-(-s0.shape[1] // 2), -(-s0.shape[2] // 2))
         states = jnp.zeros((nodes, s0.shape[0], *size, s0.shape[3]), s0.dtype)
         seen = {}
         for name, slots in groups["reduce"].items():
-            if not slots:
-                continue
-            strided = name == "strided"
-            ends = [(table[s][0] - (0 if strided else 2), table[s][1]) for s in slots]
-            states, seen[name] = run_edges(
-                edge_of(strides[name], pass_, axis_name),
-                inputs if strided else None,
-                states,
-                ends,
-                params[name],
-                selection[jnp.array(slots)],
-                stats[name],
-            )
+            if slots:
+                states, seen[name] = run(name, inputs if name == "strided" else None, states)
         return jnp.concatenate(list(states), -1), seen
 
     def run_forward(
@@ -223,6 +238,7 @@ def darts_supernet(
         pass_: Pass,
     ) -> tuple[Array, Aux]:
         given = None if isinstance(context.bn, str) else context.bn
+        params = params if rows is None else widened(params, rows, shapes())
         x = layers.conv(x.astype(dtype), params["stem"]["kernel"])
         x, stem = layers.batch_norm(x, params["stem"]["norm"], given and given["stem"], context.axis_name)
         s0 = s1 = x
@@ -255,9 +271,8 @@ def darts_supernet(
 
     def used(arch: Arch) -> PyTree:
         chosen = operation_of_slot(arch)
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        everywhere = jax.tree.map(lambda _: jnp.array(True), shapes)
-        for run, params, result in zip(runs, shapes["runs"], everywhere["runs"], strict=True):
+        everywhere = jax.tree.map(lambda _: jnp.array(True), shapes())
+        for run, params, result in zip(runs, shapes()["runs"], everywhere["runs"], strict=True):
             for name, slots in groups[run[0].kind].items():
                 if not slots:
                     continue
@@ -266,9 +281,68 @@ def darts_supernet(
                     jax.tree.map(lambda leaf, o=o, op=operation: (op == o).reshape(1, -1, *[1] * (leaf.ndim - 2)), p)
                     for o, p in enumerate(params["edges"][name])
                 ]
-        return everywhere
+        return everywhere if rows is None else narrowed(everywhere, rows)
 
     return Supernet(init, apply, apply_path, used)
+
+
+def darts_narrowing(
+    skeleton: Skeleton,
+    after: Mapping[str, Any],
+    before: Mapping[str, Any] | None = None,
+    nodes: int = 4,
+    operations: Sequence[str] = DARTS_OPERATIONS,
+) -> Callable[[PyTree], PyTree]:
+    """Makes parameters of the supernet that keeps `before` -> those of the one that keeps `after`, a part of it.
+
+    Anything of the form of the parameters is taken over alike, such as momentum. None is all.
+
+    Raises: ValueError where `after` keeps what is gone before.
+    """
+    none = operations.index("none") if "none" in operations else None
+    groups, shape = _groups(nodes), (len(edge_table(nodes)), len(operations))
+    every = dict.fromkeys(groups, np.ones(shape, bool))
+    new, old = (checked_keep(keep, dict.fromkeys(groups, shape), none) or every for keep in (after, before))
+    for kind in groups:
+        if (new[kind] & ~old[kind]).any():
+            raise ValueError(f"{kind}: operations are to be kept on edges that have not got them any more")
+    shapes = jax.eval_shape(darts_supernet(skeleton, nodes, operations).init, jax.random.key(0))
+    runs = _runs(darts_cells(skeleton, nodes))
+    rows = between(*(_rows(shapes, runs, groups, keep) for keep in (old, new)))
+    return lambda tree: narrowed(tree, rows)
+
+
+def _groups(nodes: int) -> dict[str, dict[str, list[int]]]:
+    """The slots of each cell kind that have one stride."""
+    sources = [source for _, source in edge_table(nodes)]
+    return {
+        "normal": {"plain": list(range(len(sources)))},
+        "reduce": {
+            "strided": [slot for slot, source in enumerate(sources) if source < 2],
+            "plain": [slot for slot, source in enumerate(sources) if source >= 2],
+        },
+    }
+
+
+def _runs(cells: list[CellShape]) -> list[list[CellShape]]:
+    """Equal cells that follow each other."""
+    return [list(run) for _, run in itertools.groupby(cells, key=lambda cell: (cell.kind, cell.channels, cell.size))]
+
+
+def _rows(
+    shapes: PyTree, runs: list[list[CellShape]], groups: Mapping[str, Mapping[str, list[int]]], keep: Mapping[str, Any]
+) -> PyTree:
+    """What of the parameters of all edges is held, as of `narrowed`."""
+    rows = jax.tree.map(lambda _: "all", shapes)
+    for run, params, result in zip(runs, shapes["runs"], rows["runs"], strict=True):
+        kind = run[0].kind
+        for name, stacks in params["edges"].items():
+            there = keep[kind][np.array(groups[kind][name])]
+            result["edges"][name] = [
+                jax.tree.map(lambda _, o=o, there=there: np.flatnonzero(there[:, o]), stack)
+                for o, stack in enumerate(stacks)
+            ]
+    return rows
 
 
 def _stacked(leading: tuple[int, ...], leaf: Array) -> Array:

@@ -1,0 +1,140 @@
+"""Mixtures of which some operations are gone from some edges: fewer are held, and fewer are computed.
+
+An operation's parameters are stacked over the edges that still have it. In the form `scan` they are spread over all
+edges by zeros, and each operation of each edge stands behind a `lax.cond`; in the form `batch` the edges that leave a
+node are joined for each operation by itself. Both compute no operation that is gone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnas.base import Arch, Array, Context, PyTree, Supernet
+from jaxnas.ops.primitives import Primitive
+from jaxnas.supernets import edges as mixed
+
+Rows = Literal["all"] | np.ndarray
+"""Which entries along the second axis of a leaf are held, int [R]; "all" for a leaf that has no axis of edges."""
+
+
+def embedded(supernet: Supernet, embed: Callable[[Arch], Arch]) -> Supernet:
+    """The supernet of a space as one of what is left of it (`jaxnas.spaces.prune`), for single paths.
+
+    The parameters stay those of the whole space, so that nothing has to be carried over; what no path reaches any more
+    is neither computed nor, under `jaxnas.search.path_only`, moved. The mixture is that of the whole space.
+    """
+
+    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> Any:
+        return supernet.apply_path(params, embed(arch), x, context)
+
+    return supernet._replace(apply_path=apply_path, used=lambda arch: supernet.used(embed(arch)))
+
+
+def checked_keep(
+    keep: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, int]], none: int | None
+) -> dict[str, np.ndarray] | None:
+    """keep as bool [S, O] of each cell kind; raises ValueError where it does not fit or leaves a slot nothing."""
+    if keep is None:
+        return None
+    result = {kind: np.asarray(value, bool) for kind, value in keep.items()}
+    if {kind: value.shape for kind, value in result.items()} != dict(shapes):
+        raise ValueError(
+            f"keep must be true or false in the shapes {dict(shapes)}, "
+            f"got { ({kind: value.shape for kind, value in result.items()}) }"
+        )
+    for kind, value in result.items():
+        for slot in np.flatnonzero(~np.delete(value, [] if none is None else [none], axis=1).any(axis=1)):
+            raise ValueError(f"{kind} slot {slot} keeps no operation; keep at least one beside 'none'")
+    return result
+
+
+def narrowed(tree: PyTree, rows: PyTree) -> PyTree:
+    """What is held of parameters of all edges; an operation that no edge has is gone with its leaves.
+
+    rows: of the tree's form, its leaves are Rows. An empty stack becomes {}: nothing can be saved of no size.
+    """
+
+    def cut(row: Rows, leaf: Any) -> Any:
+        if isinstance(row, str):
+            return leaf
+        return leaf[:, row] if len(row) else {}
+
+    return jax.tree.map(cut, rows, tree)
+
+
+def widened(tree: PyTree, rows: PyTree, shapes: PyTree) -> PyTree:
+    """The way back, with zeros for what is not held. shapes: of the whole tree, as of `jax.eval_shape`."""
+
+    def spread(row: Rows, whole: Any, leaf: Any) -> Any:
+        if isinstance(row, str):
+            return leaf
+        zeros = jnp.zeros(whole.shape, whole.dtype)
+        return zeros.at[:, row].set(leaf) if len(row) else zeros
+
+    return jax.tree.map(spread, rows, shapes, tree)
+
+
+def between(before: PyTree, after: PyTree) -> PyTree:
+    """Rows that make of what is held by the rows `before` what is held by those `after`, a part of them."""
+
+    def place(old: Rows, new: Rows) -> Rows:
+        return new if isinstance(old, str) else np.searchsorted(old, new)
+
+    return jax.tree.map(place, before, after)
+
+
+def kept_edges(
+    form: mixed.Form,
+    operations: Sequence[Primitive],
+    none: int | None,
+    keep: np.ndarray,
+    ends: Sequence[tuple[int, int]],
+    stride: int,
+    axis_name: str | None,
+    remat: bool,
+) -> Callable[[Array | None, Array, list[Any], Array], Array]:
+    """Makes (inputs, nodes, params, weights [E, O]) -> nodes, as of `edges.run_edges`, of what is kept: bool [E, O].
+
+    params: of all operations with a leading axis of all edges; what is not kept is not read.
+    """
+    present = [o for o in range(len(operations)) if o != none and keep[:, o].any()]
+    each = [mixed.mixed_edge([operations[o]], None, stride, axis_name) for o in present]
+
+    def edge(params: Any, weights: Array, x: Array, there: Any) -> tuple[Array, Any]:
+        """The sum of the operations that are there, bool [P]."""
+
+        def gone(p: Any, w: Array, x: Array) -> Array:
+            return jnp.zeros((x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3]), x.dtype)
+
+        total = gone(None, weights, x)
+        for o, one in enumerate(each):
+            here = functools.partial(lambda one, p, w, x: one([p], w[None], x, ())[0], one)
+            total = total + lax.cond(there[o], here, gone, params[o], weights[o], x)
+        return total, ()
+
+    def scan(inputs: Array | None, nodes: Array, params: list[Any], weights: Array) -> Array:
+        taken, there = [params[o] for o in present], jnp.asarray(keep[:, present])
+        return mixed.run_edges(form, edge, inputs, nodes, ends, taken, weights[:, jnp.array(present)], there)[0]
+
+    def batch(inputs: Array | None, nodes: Array, params: list[Any], weights: Array) -> Array:
+        values = list(nodes)
+        for source in sorted({source for source, _ in ends}):
+            x = values[source] if inputs is None else inputs[source]
+            for o, one in zip(present, each, strict=True):
+                slots = np.array([s for s, (start, _) in enumerate(ends) if start == source and keep[s, o]], np.int32)
+                if len(slots):
+                    own = jax.tree.map(lambda leaf, slots=slots: leaf[slots], [params[o]])
+                    run = jax.vmap(jax.checkpoint(one) if remat else one, (0, 0, None, None))
+                    outputs, _ = run(own, weights[slots, o][:, None], x, ())
+                    for output, slot in zip(outputs, slots.tolist(), strict=True):
+                        values[ends[slot][1]] = values[ends[slot][1]] + output
+        return jnp.stack(values)
+
+    return scan if form == "scan" else batch
