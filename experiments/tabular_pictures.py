@@ -10,20 +10,42 @@ from jaxnas.draw import new_figure, save_plot
 
 COLOURS = ("#777777", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 """Of Okabe & Ito (2008); the first method, mostly random search, is grey."""
-_HEAD = ("method", "mean ± std", "median", "5 %", "25 %", "75 %", "95 %", "regret", "evaluations", "seconds", "p")
+_HEAD = (
+    "method",
+    "mean ± std",
+    "median",
+    "5 %",
+    "25 %",
+    "75 %",
+    "95 %",
+    "regret",
+    "evaluations",
+    "to best",
+    "seconds",
+    "p",
+)
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """One method's line of the final table; p is against random search."""
+    """One method's line of the final table; p is against random search, "to best" the median of the evaluations."""
     p, seconds = row["p_against_random"], row["seconds"]
     return (
         row["method"],
         f"{row['mean']:.3f} ± {row['std']:.3f}",
         *(f"{row[name]:.3f}" for name in ("median", "q05", "q25", "q75", "q95", "mean_regret")),
         f"{row['evaluations']:.1f}",
+        _to_best(row),
         "–" if seconds is None else f"{seconds:,.0f}",
         "–" if p is None else f"{p:.1e}",
     )
+
+
+def _to_best(row: Mapping[str, Any]) -> str:
+    """The median and, in brackets, the middle half; a share of the runs where the half of them ends before."""
+    median, low, high = (row[f"to_best_{name}"] for name in ("median", "q25", "q75"))
+    if median is None:
+        return f"{100 * row['met_best']:.0f} % met it"
+    return f"{median:.0f} [{low:.0f}, {'–' if high is None else f'{high:.0f}'}]"
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:

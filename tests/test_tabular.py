@@ -12,7 +12,7 @@ from benchmarks import tabular_search
 from experiments import cli, tabular, tabular_front
 from jaxnas.benchmarks import digits201_table, save_table
 from jaxnas.runfolder import read_json
-from jaxnas.samplers import evolution, over_seeds, simulate
+from jaxnas.samplers import Trace, evolution, over_seeds, simulate
 
 METHODS = ("random", "evolution", "hyperband")
 
@@ -59,6 +59,9 @@ def test_a_run_writes_table_curves_and_report_and_is_taken_up_again(arguments, t
         assert float(row["mean_regret"]) == pytest.approx(test.max() - final.mean())
         assert float(row["seconds"]) <= 2000
         assert float(row["evaluations"]) <= 80
+        met = [number for number in stage["evaluations_to_best"] if number is not None]
+        assert float(row["met_best"]) == len(met) / 60
+        assert all(1 <= number <= 80 for number in met)
         for curve in stage["curves"].values():
             low, mean, high = (np.array(curve[part]) for part in ("low", "mean", "high"))
             assert (low <= mean).all()
@@ -73,6 +76,22 @@ def test_a_run_writes_table_curves_and_report_and_is_taken_up_again(arguments, t
         assert (folder / "report" / picture).stat().st_size > 5000
     for name in METHODS:
         assert f"{name}: {float(rows[name]['mean']):.4g} ± " in page
+
+
+def test_the_evaluation_that_met_the_best_is_counted_as_by_hand():
+    searched = np.array([1.0, 5.0, np.nan, 5.0, 2.0])
+    rows = np.array([[[0, -1], [4, 1], [3, 0]], [[-1, -1], [1, 0], [4, -1]], [[2, 4], [0, 0], [-1, 4]]])
+    objectives = np.where(rows < 0, np.nan, searched[rows])[..., None]
+    objectives[1, 1, 0] = 4.0  # the best row, of a lower fidelity
+    trace = Trace(rows, objectives, None, None, None)
+    np.testing.assert_array_equal(tabular.evaluations_to_best(trace, searched), [3, np.inf, np.inf])
+    objectives[1, 1, 0] = 5.0
+    np.testing.assert_array_equal(tabular.evaluations_to_best(trace, searched), [3, 1, np.inf])
+
+
+def test_quantiles_beyond_what_was_met_are_none():
+    told = tabular._to_best([3, None, 9, None, 5])
+    assert (told["met_best"], told["to_best_q25"], told["to_best_median"], told["to_best_q75"]) == (0.6, 5, 9, None)
 
 
 def test_a_curve_is_the_last_value_that_was_paid_for():
