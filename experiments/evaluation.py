@@ -20,6 +20,7 @@ from jaxnas.base import Arch, Key, Network, SearchSpace, Skeleton
 from jaxnas.data import Augmentation, Dataset
 from jaxnas.networks import (
     SwitchedNetwork,
+    chain_network,
     darts_network,
     enas_macro_network,
     enas_micro_network,
@@ -44,6 +45,7 @@ NETWORKS: dict[str, Callable[[Arch, Skeleton, SearchSpace], Network]] = {
     "nasbench201": lambda arch, skeleton, space: nasbench201_network(arch, skeleton),
     "enas_micro": enas_micro_network,
     "enas_macro": enas_macro_network,
+    "chain": chain_network,
 }
 """Name of a space -> the network of one of its architectures."""
 SWITCHED: dict[str, Callable[[Skeleton, SearchSpace], SwitchedNetwork]] = {

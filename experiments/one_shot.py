@@ -4,7 +4,8 @@ and the chosen one and its baselines trained and tested.
     python -m experiments.one_shot                                            digits, a few minutes on 2 CPU cores
     python -m experiments.one_shot --max-macs 400000 --search ilp             within a budget, by an integer program
     python -m experiments.one_shot --table digits201                          also: scores beside a benchmark's values
-    python -m experiments.one_shot --space darts                              also enas_micro, enas_macro
+    python -m experiments.one_shot --space darts                              also enas_micro, enas_macro, chain
+    python -m experiments.one_shot --space chain --one-shot.sampling sandwich the largest and the smallest every step
     python -m experiments.one_shot --preset small --data-dir DIR              CIFAR-10, cut down for a CPU
     python -m experiments.one_shot --preset paper --data-dir DIR              for a GPU
 
@@ -46,7 +47,9 @@ from experiments.tabular_front import front
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.runfolder import RunFolder, Stage, write_atomic, write_json
-from jaxnas.search import fair_paths, single_path, uniform_paths
+from jaxnas.search import fair_paths, sandwich_paths, single_path, uniform_paths
+from jaxnas.search.single_path import Paths
+from jaxnas.spaces import chain_extremes
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg
@@ -72,7 +75,7 @@ def main(config: Config) -> None:
         program_of(space, budget)
     measured = None if config.table is None else load_measured(config, space)
     supernet = make_supernet(skeleton)
-    algorithm = build(config, space, supernet, len(parts.train.labels) // config.one_shot.batch_size)
+    algorithm = build(config, space, supernet, skeleton, len(parts.train.labels) // config.one_shot.batch_size)
     with held_run("one_shot", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return
@@ -133,15 +136,29 @@ def load_measured(config: Config, space: SearchSpace) -> Measured:
     return Measured(metric, np.asarray(table.archs)[rows], values[rows])
 
 
-def build(config: Config, space: SearchSpace, supernet: Supernet, steps: int) -> SearchAlgorithm:
-    """The algorithm of a config. steps: of an epoch."""
+def paths_of(sampling: str, space: SearchSpace, skeleton: Skeleton) -> Paths:
+    """The paths of a step; raises ValueError where the space has no largest and smallest for a sandwich."""
+    if sampling == "uniform":
+        return uniform_paths(space.sample)
+    if sampling == "fair":
+        return fair_paths(space.choices)
+    if space.name != "chain":
+        raise ValueError(
+            f"a sandwich needs a largest and a smallest architecture, which {space.name} has not got: "
+            "--space chain, or another --one-shot.sampling"
+        )
+    return sandwich_paths(*chain_extremes(space, skeleton), space.sample)
+
+
+def build(config: Config, space: SearchSpace, supernet: Supernet, skeleton: Skeleton, steps: int) -> SearchAlgorithm:
+    """The algorithm of a config. skeleton: of the supernet. steps: of an epoch."""
     settings = config.one_shot
     rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
     optimiser = schedules.sgd(
         schedules.per_epoch(rate, steps),
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
     )  # fmt: skip
-    paths = fair_paths(space.choices) if settings.sampling == "fair" else uniform_paths(space.sample)
+    paths = paths_of(settings.sampling, space, skeleton)
     return single_path(supernet, paths, optimiser, space.sample, candidates=config.scoring.evaluations)
 
 

@@ -21,11 +21,12 @@ from jaxnas.hardware import (
     two_edges_a_node,
 )
 from jaxnas.ops.costs import CostTable
-from jaxnas.spaces import darts_cost_table, nasbench201_cost_table
+from jaxnas.spaces import chain_cost_table, darts_cost_table, nasbench201_cost_table
 
 PROGRAMS: dict[str, tuple[Callable[[SearchSpace], Structure], Callable[[Skeleton], CostTable]]] = {
     "darts": (two_edges_a_node, darts_cost_table),
     "nasbench201": (one_option_each, nasbench201_cost_table),
+    "chain": (one_option_each, chain_cost_table),
 }
 """Name of a space -> what integer programs need of it; the other spaces have costs that do not add up."""
 _ROUNDS = 20

@@ -16,9 +16,9 @@ from jaxnas import data
 class OneShot:
     """How the supernet is trained."""
 
-    sampling: Literal["uniform", "fair"] = "uniform"
-    """One random path a step, or as many as the largest choice has options, each option once and one update of the sum:
-    so many times as long a step."""
+    sampling: Literal["uniform", "fair", "sandwich"] = "uniform"
+    """One random path a step; or as many as the largest choice has options, each option once, and one update of the
+    sum: so many times as long a step; or, on the chain, the largest, the smallest and two random architectures."""
     epochs: int = 250
     batch_size: int = 128
     channels: int = 16
@@ -65,7 +65,7 @@ class Comparison:
 class Config:
     """The preset and the space set every default that follows."""
 
-    space: Literal["nasbench201", "darts", "enas_micro", "enas_macro"] = "nasbench201"
+    space: Literal["nasbench201", "darts", "enas_micro", "enas_macro", "chain"] = "nasbench201"
     preset: Literal["tiny", "small", "paper"] = "tiny"
     search: Literal["evolution", "predictor", "ilp"] = "evolution"
     """By evolution, guided by a Gaussian process, or by an integer program over scores that add up."""
@@ -102,7 +102,7 @@ def defaults(flag: Callable[[str], str]) -> Config:
     one_shot = OneShot(channels=sizes.channels, cells=sizes.cells)
     if preset == "paper":
         return Config(space, preset, dataset="cifar10", random_baselines=0, one_shot=one_shot, train=train)  # type: ignore[arg-type]
-    cells = {"nasbench201": 1, "enas_macro": 6}.get(space, 3)
+    cells = {"nasbench201": 1, "enas_macro": 6, "chain": 6}.get(space, 3)
     scoring = Scoring(batch_size=120, batches=4, evaluations=60, population=20)
     train = dataclasses.replace(train, channels=12, cells=cells, learning_rate=0.05, auxiliary=False, hold_out=0.1)
     if preset == "small":

@@ -64,9 +64,9 @@ class _Item(NamedTuple):
 
 
 def cells(genotype: Mapping[str, Any]) -> list[Cell]:
-    """The cells of a genotype in its JSON form; layers with skip connections are one cell.
+    """The cells of a genotype in its JSON form; layers with skip connections are one cell, stages of a chain each one.
 
-    Raises: ValueError where it has neither the cells of DARTS, nor that of NAS-Bench-201, nor layers.
+    Raises: ValueError where it has neither the cells of DARTS, nor that of NAS-Bench-201, nor layers, nor stages.
     """
     try:
         if "cell" in genotype:
@@ -80,6 +80,15 @@ def cells(genotype: Mapping[str, Any]) -> list[Cell]:
             edges += [("skip_connect", s, k + 1) for k, (_, states) in enumerate(genotype["layers"]) for s in states]
             names = ("stem", *(f"layer {k}" for k in range(len(genotype["layers"]))))
             found = [Cell("Layers", names, tuple(edges), ())]
+        elif "stages" in genotype:
+            # A stage begins with what the last layer of the one before made.
+            names = ("stem", *(str(k) for k in range(sum(len(stage) for stage in genotype["stages"]))))
+            found, start = [], 0
+            for s, stage in enumerate(genotype["stages"]):
+                title = f"Stage {s}" + (", half the size and twice the channels" if s else "")
+                edges = [(block, k, k + 1) for k, block in enumerate(stage)]
+                found.append(Cell(title, names[start : start + len(stage) + 1], tuple(edges), ()))
+                start += len(stage)
         else:
             found = []
             for kind, title in (("normal", "Normal cell"), ("reduce", "Reduction cell")):
@@ -90,7 +99,7 @@ def cells(genotype: Mapping[str, Any]) -> list[Cell]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"cannot draw this genotype ({error!r}); it needs 'normal', 'reduce' and their '_concat', or 'cell', "
-            "or 'layers'"
+            "or 'layers', or 'stages'"
         ) from error
     for cell in found:
         for source, target in [edge[1:] for edge in cell.edges] + [(node, len(cell.nodes) - 1) for node in cell.joined]:

@@ -41,6 +41,17 @@ _COLOURS = {
     "dil_conv_5x5": "#D55E00",
     "nor_conv_1x1": "#56B4E9",
     "nor_conv_3x3": "#0072B2",
+    "mbconv3_3x3": "#88CCEE",
+    "mbconv3_5x5": "#56B4E9",
+    "mbconv3_7x7": "#0072B2",
+    "mbconv6_3x3": "#F0E442",
+    "mbconv6_5x5": "#E69F00",
+    "mbconv6_7x7": "#D55E00",
+    "shuffle_3x3": "#44AA99",
+    "shuffle_5x5": "#009E73",
+    "shuffle_7x7": "#117733",
+    "shuffle_xception": "#CC79A7",
+    "identity": "#DDDDDD",
 }
 _SPARE_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#661100")
 _GREY = "#777777"
@@ -62,9 +73,10 @@ def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None
     Each operation is a box on the line from its source to its node; a line without a box is the concatenation into the
     output. Operations "none" are dashed. costs: {"params", "macs"} of the network, written above. Of the texts of the
     figure, those of operations have the gid "operation", those of nodes "node"; lines have the gid "line". Layers with
-    skip connections stand one below the other, their skips as arcs beside them.
+    skip connections stand one below the other, their skips as arcs beside them; each stage of a chain is a row.
 
-    Raises: ValueError where the genotype has neither the cells of DARTS, nor that of NAS-Bench-201, nor layers.
+    Raises: ValueError where the genotype has neither the cells of DARTS, nor that of NAS-Bench-201, nor layers, nor
+    stages.
     """
     drawn = cells(genotype)
     caption = "" if costs is None else f"{figures(costs['params'])} parameters, {figures(costs['macs'])} MACs"

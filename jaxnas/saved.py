@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +15,30 @@ from jaxnas.base import Arch, Array, Context, Network, PyTree, SearchSpace, Skel
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Dataset
-from jaxnas.networks import darts_network, enas_macro_network, enas_micro_network, nasbench201_network
+from jaxnas.networks import (
+    chain_network,
+    darts_network,
+    enas_macro_network,
+    enas_micro_network,
+    nasbench201_network,
+)
 from jaxnas.runfolder import read_json, write_json
-from jaxnas.spaces import darts_space, enas_macro_space, enas_micro_space, nasbench201_space
+from jaxnas.spaces import chain_space, darts_space, enas_macro_space, enas_micro_space, nasbench201_space
 
-_SPACES: dict[str, tuple[Callable[[Skeleton], SearchSpace], Callable[[Arch, Skeleton], Network]]] = {
-    "darts": (lambda skeleton: darts_space(), darts_network),
-    "nasbench201": (lambda skeleton: nasbench201_space(), nasbench201_network),
-    "enas_micro": (lambda skeleton: enas_micro_space(), enas_micro_network),
-    "enas_macro": (lambda skeleton: enas_macro_space(skeleton.cells), enas_macro_network),
+_SPACES: dict[
+    str,
+    tuple[Callable[[Mapping[str, Any], Skeleton], SearchSpace], Callable[[Arch, Skeleton, SearchSpace], Network]],
+] = {
+    "darts": (lambda genotype, skeleton: darts_space(), darts_network),
+    "nasbench201": (
+        lambda genotype, skeleton: nasbench201_space(),
+        lambda arch, skeleton, space: nasbench201_network(arch, skeleton),
+    ),
+    "enas_micro": (lambda genotype, skeleton: enas_micro_space(), enas_micro_network),
+    "enas_macro": (lambda genotype, skeleton: enas_macro_space(skeleton.cells), enas_macro_network),
+    "chain": (lambda genotype, skeleton: chain_space([len(stage) for stage in genotype["stages"]]), chain_network),
 }
-"""The "space" of a genotype -> what makes the space and the network of an architecture."""
+"""The "space" of a genotype -> what makes the space of one, and the network of an architecture."""
 
 
 class Found(NamedTuple):
@@ -69,8 +82,10 @@ def load(run: str | os.PathLike[str]) -> Found:
     description = describe(run)
     shape = description["skeleton"]
     skeleton = Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
-    space, network_of = _SPACES[description["genotype"].get("space", "darts")]
-    network = network_of(space(skeleton).from_genotype(description["genotype"]), skeleton)
+    genotype = description["genotype"]
+    make_space, network_of = _SPACES[genotype.get("space", "darts")]
+    space = make_space(genotype, skeleton)
+    network = network_of(space.from_genotype(genotype), skeleton, space)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(Path(run) / "network") as checkpoints:
         restored = checkpoints.restore({"params": target[0], "stats": target[1]})

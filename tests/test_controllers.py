@@ -188,12 +188,12 @@ def test_it_is_the_macro_sampler_of_the_paper():
         assert value == pytest.approx(float(macro_log_prob(params, arch, layers)), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["darts", "nasbench201", "enas_micro", "enas_macro"])
+@pytest.mark.parametrize("name", ["darts", "nasbench201", "enas_micro", "enas_macro", "chain"])
 def test_every_space_of_the_library_has_a_controller(name):
     """Its samples are architectures of the space, and pointing needs no set of options of its own for each node."""
     space = {
         "darts": spaces.darts_space, "nasbench201": spaces.nasbench201_space, "enas_micro": spaces.enas_micro_space,
-        "enas_macro": lambda: spaces.enas_macro_space(6),
+        "enas_macro": lambda: spaces.enas_macro_space(6), "chain": lambda: spaces.chain_space((2, 3)),
     }[name]()  # fmt: skip
     controller = lstm_controller(space.choices, hidden=4)
 
@@ -210,7 +210,7 @@ def test_every_space_of_the_library_has_a_controller(name):
     np.testing.assert_array_equal(drawn.arch.max(axis=0), sizes - 1)
     assert (np.asarray(drawn.arch) >= 0).all()
     np.testing.assert_allclose(scored.log_prob, drawn.log_prob[:5], rtol=1e-4)
-    assert len(params["kernel"]) == 1
+    assert len(params["kernel"]) == (2 if name == "chain" else 1)  # with the identity and without
     # At first it is nearly uniform.
     uniform = np.log(sizes).sum()
     assert abs(float(drawn.entropy.mean()) - uniform) < 0.05 * uniform

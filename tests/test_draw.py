@@ -11,9 +11,11 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 
 from jaxnas import draw
 from jaxnas.spaces import (
+    CHAIN_BLOCKS,
     DARTS_OPERATIONS,
     NASBENCH201_OPERATIONS,
     PUBLISHED,
+    chain_space,
     darts_space,
     enas_macro_space,
     nasbench201_space,
@@ -29,11 +31,12 @@ STRANGE = [["a_very_long_name_of_an_operation_9x9", 0], ["b", 2], ["b", 2], ["no
 
 
 def some_genotypes():
-    space, table = darts_space(), nasbench201_space()
+    space, table, chain = darts_space(), nasbench201_space(), chain_space((4, 2, 3))
     return [
         *PUBLISHED.values(),
         *(space.to_genotype(arch) for arch in jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 30))),
         *(table.to_genotype(arch) for arch in jax.vmap(table.sample)(jax.random.split(jax.random.key(1), 5))),
+        *(chain.to_genotype(arch) for arch in jax.vmap(chain.sample)(jax.random.split(jax.random.key(2), 5))),
         {"normal": CHAIN, "reduce": FLAT, **CONCAT},
         {"normal": [["b", 0], ["b", 1]], "reduce": [["b", 1], ["b", 0], *STRANGE[:2]],
          "normal_concat": [2], "reduce_concat": [3]},
@@ -87,6 +90,7 @@ def test_texts_and_boxes_of_any_cell_are_apart_and_inside_and_no_line_runs_throu
             label = [patch for patch in crossed if any(overlaps(text, patch) for text in operations)]
             assert len(label) == len(crossed)
         edges = sum(len(genotype[kind]) for kind in ("normal", "reduce", "cell") if kind in genotype)
+        edges += sum(map(len, genotype.get("stages", [])))
         joined = sum(len(genotype.get(f"{kind}_concat", [])) for kind in ("normal", "reduce"))
         assert len(operations) == edges
         assert len(lines) == edges + joined
@@ -119,7 +123,7 @@ WIDTHS = dict.fromkeys(["dil_conv_5x5", "sep_conv_3x3", "$c_{k-2}$", "$c_{k-1}$"
 
 
 def test_each_operation_has_a_colour_of_its_own():
-    for operations in (DARTS_OPERATIONS, NASBENCH201_OPERATIONS, ("new_a", "new_b", "none")):
+    for operations in (DARTS_OPERATIONS, NASBENCH201_OPERATIONS, CHAIN_BLOCKS, ("new_a", "new_b", "none")):
         assert len(set(draw.operation_colours(operations).values())) == len(operations)
 
 

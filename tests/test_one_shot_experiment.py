@@ -1,5 +1,6 @@
 """`experiments.one_shot` from end to end, as small as it goes, and what it refuses before anything is trained."""
 
+import functools
 import json
 
 import jax
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 
 import jaxnas
-from experiments import cli, one_shot
+from experiments import cli, one_shot, one_shot_budget
 from experiments.one_shot_config import Config, defaults
+from jaxnas.base import Skeleton
 from jaxnas.benchmarks import make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
-from jaxnas.spaces import nasbench201_space
+from jaxnas.hardware import one_option_each
+from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
+from jaxnas.supernets import chain_supernet
 
 SMALL = [
     *("--one-shot.epochs", "3", "--one-shot.batch-size", "300", "--one-shot.channels", "2"),
@@ -70,6 +74,34 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     assert "error" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_path, monkeypatch):
+    """Of depths alone: all blocks would take minutes to compile."""
+    blocks = ("shuffle_3x3", "identity")
+    space = chain_space((1, 1, 2), blocks)
+    monkeypatch.setitem(
+        one_shot.SPACES, "chain", (lambda _: space, lambda skeleton: chain_supernet(skeleton, blocks=blocks))
+    )
+    table = functools.partial(chain_cost_table, blocks=blocks)
+    monkeypatch.setitem(one_shot_budget.PROGRAMS, "chain", (one_option_each, table))
+    run = tmp_path / "run"
+    arguments = [
+        *("--space", "chain", "--one-shot.sampling", "sandwich", "--search", "ilp", "--scoring.batch-norm", "batch"),
+        *("--one-shot.cells", "4", "--train.cells", "4"),
+        *(*SMALL, "--max-macs", "4700", "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")),
+    ]
+    cli.main(one_shot.main, Config, arguments, defaults)
+    result = json.loads((run / "result.json").read_text())
+    skeleton = Skeleton(2, 4, (8, 8, 1), 10)
+    everything = [space.costs(np.array(arch), skeleton)["macs"] for arch in np.ndindex(2, 1, 1, 2)]
+    assert min(everything) <= result["macs"] <= 4700 < max(everything)
+    assert result["selection"]["search"] == "ilp"
+    assert result["selection"]["evaluations"] <= sum(macs <= 4700 for macs in everything)
+    assert (run / "report" / "cells.png").stat().st_size > 1000
+    apply, params = jaxnas.load(run)
+    assert np.isfinite(apply(params, np.zeros((2, 8, 8, 1), np.uint8))).all()
+
+
 WRONG = {
     "budget": (["--max-macs", "10"], "max_macs 10, where the smallest possible is"),
     "program": (["--space", "enas_macro", "--search", "ilp"], "there is no integer program"),
@@ -77,6 +109,10 @@ WRONG = {
     "metric": (["--table", "TABLE", "--comparison.metric", "speed"], "there is no metric 'speed'"),
     "batch of the search": (["--one-shot.batch-size", "5000"], "one_shot.batch_size 5000 is larger than its part"),
     "recalibration": (["--scoring.batches", "50"], "scoring.batches 50 of 120 images are more than"),
+    "sandwich": (
+        ["--one-shot.sampling", "sandwich"],
+        "a largest and a smallest architecture, which nasbench201 has not",
+    ),
     "evaluations": (["--scoring.evaluations", "3"], "evaluations must be at least 16"),
     "part": (["--one-shot.valid-part", "1.5"], "one_shot.valid_part must be between 0 and 1"),
 }
@@ -95,7 +131,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, table
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("space", ["darts", "enas_macro", "enas_micro", "nasbench201"])
+@pytest.mark.parametrize("space", ["chain", "darts", "enas_macro", "enas_micro", "nasbench201"])
 @pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
 def test_presets_belong_to_their_space(space, preset):
     config = defaults({"--space": space, "--preset": preset}.get)

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas.base import Aux, Batch, Choice, Context, Supernet
-from jaxnas.search import fair_paths, single_path, uniform_paths
-from jaxnas.spaces import nasbench201_space
+from jaxnas.base import Aux, Batch, Choice, Context, Skeleton, Supernet
+from jaxnas.search import fair_paths, sandwich_paths, single_path, uniform_paths
+from jaxnas.spaces import chain_extremes, chain_space, nasbench201_space
 
 SPACE = nasbench201_space()
 CHOICES = (Choice("first", ("a", "b", "c")), Choice("second", ("a", "b", "c")))
@@ -78,6 +78,21 @@ def test_uniform_paths_are_draws_of_the_space():
     assert archs.shape == (2000, 6)
     for count in counts(archs, SPACE.choices):
         assert np.abs(count - 400).max() < 5 * np.sqrt(2000 * 0.2 * 0.8)
+
+
+def test_a_sandwich_is_the_largest_the_smallest_and_random_ones():
+    space = chain_space((2, 2))
+    largest, smallest = chain_extremes(space, Skeleton(4, 4, (8, 8, 1), 3))
+    paths = sandwich_paths(largest, smallest, space.sample, 3)
+    updates = np.asarray(quick(jax.vmap(paths))(jax.random.split(jax.random.key(4), 400)))
+    assert updates.shape == (400, 5, 4)
+    assert (updates[:, 0] == np.asarray(largest)).all()
+    assert (updates[:, 1] == np.asarray(smallest)).all()
+    for archs in (updates[:, 2:].reshape(-1, 4), updates[:, 2]):
+        for count in counts(archs, space.choices):
+            mean = len(archs) / len(count)
+            assert np.abs(count - mean).max() < 5 * np.sqrt(mean)
+    assert (updates[:, 2] != updates[:, 3]).any(axis=1).mean() > 0.99  # drawn apart
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +169,10 @@ def test_derive_keeps_the_best_by_a_score_that_it_must_be_given():
 def test_numbers_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         uniform_paths(sample, 0)
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        sandwich_paths(jnp.array([1, 1]), jnp.array([0, 0]), sample, 0)
+    with pytest.raises(ValueError, match=r"two architectures of one space, got \[1, 1\] and \[1, 1\]"):
+        sandwich_paths(jnp.array([1, 1]), jnp.array([1, 1]), sample)
     with pytest.raises(ValueError, match="at least one choice"):
         fair_paths(())
     with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):

@@ -14,6 +14,7 @@ from jaxnas.base import Choice, Skeleton
 from jaxnas.spaces.product import product
 
 TINY = ("none", "skip_connect", "sep_conv_3x3")
+CHAIN = ("shuffle_3x3", "identity", "mbconv3_3x3")
 
 
 def pruned(space, changed):
@@ -28,17 +29,26 @@ SPACES = {
     "enas_micro": spaces.enas_micro_space,
     "enas_macro": spaces.enas_macro_space,
     "enas_micro_tiny": lambda: spaces.enas_micro_space(2, ("skip_connect", "sep_conv_3x3")),
+    "chain": lambda: spaces.chain_space((2, 2, 3)),
+    "chain_tiny": lambda: spaces.chain_space((1, 2), CHAIN),
     "darts_pruned": lambda: pruned(spaces.darts_space(3, TINY), {1: (0,), 3: (2, 0), 6: (1, 4, 5), 8: (1,)}),
     "nasbench201_pruned": lambda: pruned(spaces.nasbench201_space(), {0: (3,), 2: (4, 1, 2), 5: (0, 3)}),
     "enas_macro_pruned": lambda: pruned(spaces.enas_macro_space(4), {0: (5, 1), 2: (1,), 4: (0,)}),
-}
-TABLES = {
-    "darts": spaces.darts_cost_table,
-    "darts_tiny": lambda skeleton: spaces.darts_cost_table(skeleton, 2, TINY),
-    "darts_none_last": lambda skeleton: spaces.darts_cost_table(skeleton, 3, ("sep_conv_3x3", "max_pool_3x3", "none")),
-    "nasbench201": spaces.nasbench201_cost_table,
+    "chain_pruned": lambda: pruned(spaces.chain_space((1, 2), CHAIN), {0: (2, 1), 1: (1,)}),
 }
 SKELETONS = (Skeleton(7, 5, (15, 12, 1), 3), Skeleton(4, 1, (8, 8, 3), 2))
+# The spaces whose costs are a sum over slots: table of a skeleton, and skeletons.
+TABLES = {
+    "darts": (spaces.darts_cost_table, SKELETONS),
+    "darts_tiny": (lambda skeleton: spaces.darts_cost_table(skeleton, 2, TINY), SKELETONS),
+    "darts_none_last": (
+        lambda skeleton: spaces.darts_cost_table(skeleton, 3, ("sep_conv_3x3", "max_pool_3x3", "none")),
+        SKELETONS,
+    ),
+    "nasbench201": (spaces.nasbench201_cost_table, SKELETONS),
+    "chain": (spaces.chain_cost_table, (Skeleton(6, 7, (15, 12, 1), 3),)),
+    "chain_tiny": (lambda skeleton: spaces.chain_cost_table(skeleton, (1, 2), CHAIN), (Skeleton(4, 3, (8, 8, 3), 2),)),
+}
 
 
 @pytest.fixture(params=SPACES, scope="module")
@@ -137,11 +147,11 @@ def test_graphs_are_acyclic_and_connected_only_where_unmasked(space, archs):
     assert not (adjacency * ~(mask[..., None] & mask[..., None, :])).any()
 
 
+@pytest.mark.parametrize("name", TABLES, indirect=True)
 def test_the_cost_table_adds_up_to_the_costs(name, space, archs):
-    if name not in TABLES:
-        pytest.skip("the costs of this space are no sum over slots")
-    for skeleton in SKELETONS:
-        table = TABLES[name](skeleton)
+    make, skeletons = TABLES[name]
+    for skeleton in skeletons:
+        table = make(skeleton)
         for arch in archs[:5]:
             weights = space.one_hot(arch)
             costs = space.costs(arch, skeleton)

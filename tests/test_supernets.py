@@ -8,11 +8,25 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.spaces import DARTS_OPERATIONS, darts_space, enas_macro_space, enas_micro_space, nasbench201_space
-from jaxnas.supernets import darts_supernet, enas_macro_supernet, enas_micro_supernet, nasbench201_supernet
+from jaxnas.spaces import (
+    DARTS_OPERATIONS,
+    chain_space,
+    darts_space,
+    enas_macro_space,
+    enas_micro_space,
+    nasbench201_space,
+)
+from jaxnas.supernets import (
+    chain_supernet,
+    darts_supernet,
+    enas_macro_supernet,
+    enas_micro_supernet,
+    nasbench201_supernet,
+)
 
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
 MICRO = ("skip_connect", "nor_conv_1x1")
+BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
 MACRO = Skeleton(channels=4, cells=4, image_shape=(6, 6, 2), num_classes=3)
 DARTS = Skeleton(channels=4, cells=3, image_shape=(6, 6, 2), num_classes=3)
 NB201 = Skeleton(channels=4, cells=2, image_shape=(6, 6, 2), num_classes=3)
@@ -24,7 +38,9 @@ SPACES = {
     ),
     "enas_macro": (enas_macro_space(4), lambda form: enas_macro_supernet(MACRO)),  # of one form
     "nasbench201": (nasbench201_space(), functools.partial(nasbench201_supernet, NB201)),
+    "chain": (chain_space((2, 2), BLOCKS), lambda form: chain_supernet(MACRO, (2, 2), BLOCKS)),  # of one form
 }
+TWO_FORMS = ("darts", "enas_micro", "nasbench201")
 X = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
 
 
@@ -64,10 +80,9 @@ def test_a_one_hot_mixture_is_the_path(built):
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("built", TWO_FORMS, indirect=True)
 def test_the_two_forms_agree_in_values_and_gradients(built):
     space, make, net, params, _ = built
-    if space.name == "enas_macro":
-        pytest.skip("its layers follow each other, so there is one form")
     weights = random_weights(space)
     value, gradients = quick(jax.value_and_grad(functools.partial(loss, net), (0, 1)))(params, weights)
     other = make(form="batch")

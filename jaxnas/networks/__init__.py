@@ -1,5 +1,6 @@
 """Networks to be trained from scratch: those of found architectures and a hand-designed baseline."""
 
+from jaxnas.networks.chain import chain_network
 from jaxnas.networks.cnn import tutorial_cnn
 from jaxnas.networks.darts import darts_network
 from jaxnas.networks.enas_macro import enas_macro_network
@@ -10,6 +11,7 @@ from jaxnas.networks.switched_nasbench201 import switched_nasbench201_network
 
 __all__ = [
     "SwitchedNetwork",
+    "chain_network",
     "darts_network",
     "enas_macro_network",
     "enas_micro_network",

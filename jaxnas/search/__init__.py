@@ -9,6 +9,7 @@ from jaxnas.search.single_path import (
     SinglePathInfo,
     SinglePathState,
     fair_paths,
+    sandwich_paths,
     single_path,
     uniform_paths,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "first_order",
     "path_accuracy",
     "path_only",
+    "sandwich_paths",
     "single_path",
     "uniform_paths",
     "weakest_by_alpha",

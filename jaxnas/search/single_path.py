@@ -8,6 +8,11 @@ one of its K options exactly once, sums their gradients, and applies the sum onc
 
     W ← W - optimiser(Σ_k ∂L(path_k, batch) / ∂W).
 
+The sandwich rule (Yu & Huang, "Universally Slimmable Networks", ICCV 2019, https://arxiv.org/abs/1903.05134; over whole
+spaces Yu et al., "BigNAS", ECCV 2020, https://arxiv.org/abs/2003.11142): the paths of a step are the largest
+architecture, the smallest and some random ones, so that every step moves both ends of what the weights are to serve,
+again by one update of the sum. The papers teach all but the largest by its outputs; here every path sees the labels.
+
 What no path of a step used stays as it was (`search.paths`). Nothing about the architecture is learned here: which one
 is best is asked of a score afterwards. Passes normalise by the statistics of their own batch and keep none.
 """
@@ -19,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnas.base import Arch, Array, Batch, Choice, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
@@ -82,6 +88,24 @@ def fair_paths(choices: Sequence[Choice]) -> Paths:
     return paths
 
 
+def sandwich_paths(largest: Arch, smallest: Arch, sample: Callable[[Key], Arch], count: int = 2) -> Paths:
+    """The largest architecture, the smallest one and `count` draws of `sample`: count + 2 paths an update.
+
+    Two draws are those of both papers. `jaxnas.spaces.chain_extremes` gives the two ends of a chain space.
+
+    Raises: ValueError where count is less than 1, or the ends are not two different architectures of one space.
+    """
+    random = uniform_paths(sample, count)
+    ends = [np.asarray(end) for end in (largest, smallest)]
+    if ends[0].ndim != 1 or ends[0].shape != ends[1].shape or (ends[0] == ends[1]).all():
+        raise ValueError(
+            f"the largest and the smallest must be two architectures of one space, got {ends[0].tolist()} and "
+            f"{ends[1].tolist()}"
+        )
+    both = jnp.asarray(np.stack(ends), jnp.int32)
+    return lambda key: jnp.concatenate([both, random(key)])
+
+
 def single_path(
     supernet: Supernet,
     paths: Paths,
@@ -93,11 +117,11 @@ def single_path(
 ) -> SearchAlgorithm:
     """The one phase "supernet" reads "train"; the paths of a step are computed one after another.
 
-    paths: `uniform_paths(space.sample)` or `fair_paths(space.choices)`. weight_optimiser: any that `path_only` can hold
-    to a path; the gradient of K paths is their sum, so that its rate and its clip are of the sum. sample, candidates:
-    `derive` draws so many and keeps the one of the highest score, which it must be given: random search with weight
-    sharing. Samplers search further with the same score. With `axis_name` a batch is spread over that axis and all
-    devices, having one key, take the same paths.
+    paths: `uniform_paths(space.sample)`, `fair_paths(space.choices)` or `sandwich_paths(largest, smallest,
+    space.sample)`. weight_optimiser: any that `path_only` can hold to a path; the gradient of K paths is their sum, so
+    that its rate and its clip are of the sum. sample, candidates: `derive` draws so many and keeps the one of the
+    highest score, which it must be given: random search with weight sharing. Samplers search further with the same
+    score. With `axis_name` a batch is spread over that axis and all devices, having one key, take the same paths.
 
     Raises: ValueError where candidates is less than 1.
     """

@@ -1,5 +1,16 @@
 """Search spaces: finite products of choices, and the cells that they stand for."""
 
+from jaxnas.spaces.chain import (
+    CHAIN_BLOCKS,
+    CHAIN_HEAD,
+    ChainStage,
+    chain_cost_table,
+    chain_depths,
+    chain_extremes,
+    chain_graph_operations,
+    chain_space,
+    chain_stages,
+)
 from jaxnas.spaces.darts import (
     CELL_KINDS,
     DARTS_OPERATIONS,
@@ -44,6 +55,8 @@ from jaxnas.spaces.pruned import Pruned, everything, prune
 
 __all__ = [
     "CELL_KINDS",
+    "CHAIN_BLOCKS",
+    "CHAIN_HEAD",
     "DARTS_OPERATIONS",
     "ENAS_MACRO_GRAPH_OPERATIONS",
     "ENAS_MACRO_OPERATIONS",
@@ -54,8 +67,15 @@ __all__ = [
     "PUBLISHED",
     "CellEdges",
     "CellShape",
+    "ChainStage",
     "MacroStage",
     "Pruned",
+    "chain_cost_table",
+    "chain_depths",
+    "chain_extremes",
+    "chain_graph_operations",
+    "chain_space",
+    "chain_stages",
     "darts_cells",
     "darts_cost_table",
     "darts_costs",

@@ -1,5 +1,6 @@
 """Supernets: networks that hold the parameters of every architecture of a space."""
 
+from jaxnas.supernets.chain import ChainRun, chain_runs, chain_supernet
 from jaxnas.supernets.darts import darts_narrowing, darts_supernet
 from jaxnas.supernets.enas_macro import enas_macro_supernet
 from jaxnas.supernets.enas_micro import enas_micro_supernet
@@ -7,6 +8,9 @@ from jaxnas.supernets.kept import embedded
 from jaxnas.supernets.nasbench201 import nasbench201_supernet
 
 __all__ = [
+    "ChainRun",
+    "chain_runs",
+    "chain_supernet",
     "darts_narrowing",
     "darts_supernet",
     "embedded",

@@ -1,0 +1,86 @@
+"""The network of an architecture of the chain space (`jaxnas.spaces.chain` says what it computes).
+
+Every batch norm is affine; identities are left out. Drop-path drops what a bottleneck adds to its input, an image at a
+time; units of ShuffleNetV2 have no such sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, global_pool, part, path_keys
+from jaxnas.ops import layers
+from jaxnas.ops.chain import BLOCKS
+from jaxnas.spaces.chain import CHAIN_HEAD, chain_depths, chain_space, chain_stages
+
+
+def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None) -> Network:
+    """The network of one concrete architecture of `chain_space(chain_depths(skeleton.cells))`, or of the given one.
+
+    Raises: ValueError where the architecture is not one of the space, or the skeleton does not fit it.
+    """
+    space = chain_space(chain_depths(skeleton.cells)) if space is None else space
+    costs = space.costs(arch, skeleton)
+    taken = space.to_genotype(arch)["stages"]
+    stages = chain_stages(skeleton, [len(stage) for stage in taken])
+    # (block, channels of its input, stride) of each layer of each stage.
+    plan = []
+    before = skeleton.channels
+    for stage, names in zip(stages, taken, strict=True):
+        row = []
+        for number, name in enumerate(names):
+            stride = 2 if stage.reduces and number == 0 else 1
+            row.append((BLOCKS[name], before, stride))
+            before = stage.channels
+        plan.append(row)
+    features = CHAIN_HEAD * before
+
+    def layout(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "stages": [
+                [block.init(next(keys), channels, stride, True) for block, channels, stride in row] for row in plan
+            ],
+            "head": conv_bn_init(next(keys), 1, before, features),
+            "classifier": layers.dense_init(next(keys), features, skeleton.num_classes),
+        }
+
+    def initial_stats() -> Stats:
+        return {
+            "stem": layers.initial_stats(skeleton.channels),
+            "stages": [
+                [tuple(map(layers.initial_stats, block.norms(channels, stride))) for block, channels, stride in row]
+                for row in plan
+            ],
+            "head": layers.initial_stats(features),
+        }
+
+    def init(key: Key) -> tuple[PyTree, Stats]:
+        return draw(key, layout), initial_stats()
+
+    def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
+        stats = given_stats(context)
+        keys = path_keys(context, skeleton.cells)
+        x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
+        x = jax.nn.relu(x)
+        seen: dict[str, Any] = {"stem": stem_seen, "stages": []}
+        for s, (stage, row) in enumerate(zip(stages, plan, strict=True)):
+            stage_seen = []
+            for number, (block, _, stride) in enumerate(row):
+
+                def drop(y: Array, layer: int = stage.layers.start + number) -> Array:
+                    return y if keys is None else layers.drop_path(keys[layer], y, context.drop_path)
+
+                own, given = params["stages"][s][number], part(stats, "stages", s, number)
+                x, one = block.apply(own, x, stride, given, context.axis_name, drop)
+                stage_seen.append(one)
+            seen["stages"].append(stage_seen)
+        x, seen["head"] = conv_bn(x, params["head"], context, part(stats, "head"))
+        return layers.dense(global_pool(jax.nn.relu(jnp.asarray(x))), params["classifier"]), Aux(seen)
+
+    return Network(init, apply, costs)

@@ -1,0 +1,246 @@
+"""A chain of layers, each a choice among blocks: the spaces of mobile networks and of single-path one-shot search.
+
+A 3×3 stem gives C channels. Stages follow, each of some layers; the first layer of every stage but the first halves the
+image and doubles the channels, all others keep both. Each layer is one of the blocks of `jaxnas.ops.chain`: inverted
+bottlenecks of two expansions and three kernel sizes (ProxylessNAS, Cai et al. 2019, https://arxiv.org/abs/1812.00332),
+units of ShuffleNetV2 (single path one-shot, Guo et al. 2020, https://arxiv.org/abs/1904.00420) or, where the layer
+keeps size and channels, the identity, which makes the depth of a stage elastic. A 1×1 convolution to four times the
+channels, global pooling and a classifier read the last.
+
+An architecture has one entry for each layer, D = L. All are valid. The parameters of a layer belong to its place, so
+that a block before an identity and the same block after it are two paths of a supernet, with other parameters each:
+`canonical` leaves them apart, although networks trained from scratch would be the same. The graph makes them one.
+
+Mixture weights: "normal" [N, O] of the layers that keep the size, and "reduce" [R, O - 1], without the identity, of
+those that halve it; both in the order of the layers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.ops import costs as cost
+from jaxnas.ops.chain import BLOCKS
+from jaxnas.spaces import genotypes
+from jaxnas.spaces.product import entries, product
+
+CHAIN_BLOCKS = tuple(BLOCKS)
+CHAIN_HEAD = 4
+"""Channels of the last 1×1 convolution over those of the last stage, as of MobileNetV2's."""
+
+
+class ChainStage(NamedTuple):
+    """Layers of one size. layers: their numbers. channels, size: of what they make. reduces: the first halves it."""
+
+    layers: range
+    channels: int
+    size: cost.Size
+    reduces: bool
+
+
+def chain_depths(layers: int) -> tuple[int, int, int]:
+    """Three stages of so many layers together, as equal as can be; the later ones have one more.
+
+    Raises: ValueError where there are fewer than three.
+    """
+    if layers < 3:
+        raise ValueError(f"a chain has three stages here: it needs at least 3 layers, got {layers}")
+    return layers // 3, (layers + 1) // 3, (layers + 2) // 3
+
+
+def chain_stages(skeleton: Skeleton, depths: Sequence[int]) -> list[ChainStage]:
+    """The stages of a network.
+
+    Raises: ValueError where the skeleton has another number of cells than there are layers, an odd number of channels,
+    or an auxiliary head.
+    """
+    if skeleton.cells != sum(depths):
+        raise ValueError(
+            f"a network of this space has {sum(depths)} layers, but the skeleton has cells={skeleton.cells}"
+        )
+    if skeleton.channels % 2:
+        raise ValueError(f"units of ShuffleNetV2 halve the channels: they must be even, got {skeleton.channels}")
+    if skeleton.auxiliary:
+        raise ValueError("chain networks have no auxiliary head; use auxiliary=False")
+    ends = [0, *itertools.accumulate(depths)]
+    return [
+        ChainStage(
+            range(start, stop), skeleton.channels << s, cost.strided(skeleton.image_shape[:2], 1 << s), reduces=s > 0
+        )
+        for s, (start, stop) in enumerate(itertools.pairwise(ends))
+    ]
+
+
+def chain_layer_blocks(depths: Sequence[int], blocks: Sequence[str]) -> list[tuple[str, ...]]:
+    """What each layer chooses among: layers that halve the image have no identity."""
+    firsts = set(itertools.accumulate(depths[:-1]))
+    changing = tuple(name for name in blocks if name != "identity")
+    return [changing if layer in firsts else tuple(blocks) for layer in range(sum(depths))]
+
+
+def chain_cost_table(
+    skeleton: Skeleton, depths: Sequence[int] | None = None, blocks: Sequence[str] = CHAIN_BLOCKS
+) -> cost.CostTable:
+    """What each block in each layer adds. depths: by default `chain_depths(skeleton.cells)`.
+
+    Raises: ValueError as `chain_stages`.
+    """
+    depths = chain_depths(skeleton.cells) if depths is None else depths
+    constant = _constant(skeleton, depths)
+    slots = _slots(depths)
+    options = chain_layer_blocks(depths, blocks)
+    each = [[_layer_cost(skeleton, depths, k, name) for name in options[k]] for k in range(len(options))]
+    params, macs = (
+        {kind: np.array([row[k] for k in places], np.int64) for kind, places in slots.items()}
+        for row in ([[c.params for c in layer] for layer in each], [[c.macs for c in layer] for layer in each])
+    )
+    return cost.CostTable({"params": constant.params, "macs": constant.macs}, params, macs)
+
+
+def chain_extremes(space: SearchSpace, skeleton: Skeleton) -> tuple[Arch, Arch]:
+    """The largest and the smallest architecture of a chain space: in each layer the block of most and of fewest MACs.
+
+    Raises: ValueError where the skeleton does not fit the space.
+    """
+    stages = space.to_genotype(jnp.zeros(len(space.choices), jnp.int32))["stages"]
+    depths = [len(stage) for stage in stages]
+    macs = [
+        [_layer_cost(skeleton, depths, k, name).macs for name in choice.options]
+        for k, choice in enumerate(space.choices)
+    ]
+    largest, smallest = ([row.index(end(row)) for row in macs] for end in (max, min))
+    return jnp.array(largest, jnp.int32), jnp.array(smallest, jnp.int32)
+
+
+def chain_graph_operations(blocks: Sequence[str] = CHAIN_BLOCKS) -> tuple[str, ...]:
+    """What the operation ids of `graph` mean: the blocks, the same where they halve the image, and the stem."""
+    return (*blocks, *(f"reduce {name}" for name in blocks), "stem")
+
+
+def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN_BLOCKS) -> SearchSpace:
+    """The space of networks with stages of some depths; the skeleton of a network has as many cells as layers.
+
+    Its notation is the names of the blocks, with "|" between stages. Its graph has a place for the stem and for every
+    layer; identities are masked out, and what is before them feeds what is after.
+
+    Raises: ValueError for a stage without layers, blocks that do not exist or are there twice, and a space without a
+    choice.
+    """
+    depths, blocks = tuple(depths), tuple(blocks)
+    if not depths or min(depths) < 1:
+        raise ValueError(f"every stage of a chain has at least one layer, got depths {depths}")
+    if unknown := [name for name in blocks if name not in BLOCKS]:
+        raise ValueError(f"unknown block {unknown[0]!r}; there are {', '.join(BLOCKS)}")
+    if len(set(blocks)) < len(blocks) or not set(blocks) - {"identity"}:
+        raise ValueError(f"blocks must be different, and one of them no identity, got {', '.join(blocks) or 'none'}")
+    count = sum(depths)
+    options = chain_layer_blocks(depths, blocks)
+    starts = [0, *itertools.accumulate(depths)]
+    choices = tuple(
+        Choice(f"stage {s} layer {k}", options[k])
+        for s, (start, stop) in enumerate(itertools.pairwise(starts))
+        for k in range(start, stop)
+    )
+    moves = product(choices)
+    slots = {kind: np.array(places) for kind, places in _slots(depths).items()}
+    widths = {kind: len(options[places[0]]) for kind, places in slots.items()}
+    # Option of a layer -> operation of the graph.
+    reduces = np.isin(np.arange(count), slots.get("reduce", ()))
+    vocabulary = chain_graph_operations(blocks)
+    meaning = np.zeros((count, len(blocks)), np.int32)
+    for k, layer_options in enumerate(options):
+        for o, name in enumerate(layer_options):
+            meaning[k, o] = vocabulary.index(f"reduce {name}" if reduces[k] else name)
+
+    def discretise(weights: Weights) -> Arch:
+        arch = jnp.zeros(count, jnp.int32)
+        for kind, places in slots.items():
+            arch = arch.at[places].set(jnp.argmax(weights[kind], axis=1).astype(jnp.int32))
+        return arch
+
+    def names(arch: Arch) -> list[list[str]]:
+        taken = [options[k][entry] for k, entry in enumerate(entries(choices, arch))]
+        return [taken[start:stop] for start, stop in itertools.pairwise(starts)]
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        taken = itertools.chain.from_iterable(names(arch))
+        total = _constant(skeleton, depths)
+        for k, name in enumerate(taken):
+            total += _layer_cost(skeleton, depths, k, name)
+        return {"params": total.params, "macs": total.macs}
+
+    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
+        if isinstance(genotype, str):
+            found: Any = [stage.split() for stage in genotype.split("|")]
+        else:
+            genotypes.check_space(genotype, "chain")
+            found = genotype.get("stages")
+        if not isinstance(found, (list, tuple)) or not all(isinstance(stage, (list, tuple)) for stage in found):
+            raise ValueError(f"'stages' must be a list of lists of blocks, got {found!r}")
+        if (lengths := tuple(len(stage) for stage in found)) != depths:
+            raise ValueError(f"the stages of this space have {depths} layers, those of the genotype {lengths}")
+        arch = []
+        for k, name in enumerate(name for stage in found for name in stage):
+            if name not in options[k]:
+                raise ValueError(f"{choices[k].name}: no block {name!r}; there are {', '.join(options[k])}")
+            arch.append(options[k].index(name))
+        return jnp.array(arch, jnp.int32)
+
+    def graph(arch: Arch) -> Graph:
+        operations = jnp.take_along_axis(jnp.asarray(meaning), arch[:, None], axis=1)[:, 0]
+        stem = jnp.full(1, vocabulary.index("stem"), jnp.int32)
+        there = operations != (vocabulary.index("identity") if "identity" in blocks else -1)
+        mask = jnp.concatenate([jnp.ones(1, bool), there])
+        rank = jnp.cumsum(mask)
+        follows = rank[None, :] == rank[:, None] + 1
+        adjacency = (follows & mask[:, None] & mask[None, :]).astype(jnp.float32)
+        return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], mask[None])
+
+    return SearchSpace(
+        name="chain",
+        choices=choices,
+        sample=moves.sample,
+        mutate=moves.mutate,
+        crossover=moves.crossover,
+        neighbours=moves.neighbours,
+        canonical=lambda arch: arch,
+        template=lambda: {k: jnp.zeros((len(slots[k]), widths[k]), jnp.float32) for k in slots},
+        one_hot=lambda arch: {k: jax.nn.one_hot(arch[slots[k]], widths[k], dtype=jnp.float32) for k in slots},
+        discretise=discretise,
+        graph=graph,
+        costs=costs,
+        to_genotype=lambda arch: {"space": "chain", "stages": names(arch)},
+        from_genotype=from_genotype,
+        notation=lambda arch: " | ".join(" ".join(stage) for stage in names(arch)),
+    )
+
+
+def _slots(depths: Sequence[int]) -> dict[str, list[int]]:
+    """The layers of each kind of mixture weights; without "reduce" where there is one stage."""
+    reduces = list(itertools.accumulate(depths[:-1]))
+    slots = {"normal": [k for k in range(sum(depths)) if k not in reduces]}
+    return {**slots, "reduce": reduces} if reduces else slots
+
+
+def _layer_cost(skeleton: Skeleton, depths: Sequence[int], layer: int, name: str) -> cost.Cost:
+    stages = chain_stages(skeleton, depths)
+    s = next(s for s, stage in enumerate(stages) if layer in stage.layers)
+    stage = stages[s]
+    if stage.reduces and layer == stage.layers.start:
+        return BLOCKS[name].cost(stages[s - 1].channels, 2, stages[s - 1].size)
+    return BLOCKS[name].cost(stage.channels, 1, stage.size)
+
+
+def _constant(skeleton: Skeleton, depths: Sequence[int]) -> cost.Cost:
+    """Stem, last convolution and classifier."""
+    last = chain_stages(skeleton, depths)[-1]
+    features = CHAIN_HEAD * last.channels
+    stem = cost.conv_bn(skeleton.image_shape[2], skeleton.channels, 3, skeleton.image_shape[:2])
+    return stem + cost.conv_bn(last.channels, features, 1, last.size) + cost.linear(features, skeleton.num_classes)

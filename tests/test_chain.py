@@ -1,0 +1,297 @@
+"""The chain space: blocks against plain convolutions, costs by hand, one function in supernet and network."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnas import spaces
+from jaxnas.base import Context, Skeleton
+from jaxnas.networks import chain_network
+from jaxnas.ops.chain import BLOCKS
+from jaxnas.supernets import chain_runs, chain_supernet
+
+
+def quick(function):
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def convolved(x, params, stride=1):
+    """A convolution of XLA's and batch norm in plain words."""
+    kernel = params["kernel"]
+    depthwise = kernel.ndim == 3
+    size = kernel.shape[0] if depthwise else 1
+    whole = kernel[:, :, None, :] if depthwise else kernel[None, None]
+    pad = (size // 2, size // 2)
+    y = lax.conv_general_dilated(
+        x, whole, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] if depthwise else 1,
+    )  # fmt: skip
+    axes = (0, 1, 2)
+    y = (y - y.mean(axes, keepdims=True)) / jnp.sqrt(y.var(axes, keepdims=True) + 1e-5)
+    return y * params["norm"]["scale"][None, None, None] + params["norm"]["offset"][None, None, None]
+
+
+def expected_block(name, params, x, stride):
+    main = params["main"]
+    if name.startswith("mbconv"):
+        y = jax.nn.relu(convolved(x, main[0]))
+        y = jax.nn.relu(convolved(y, main[1], stride))
+        y = convolved(y, main[2])
+        return x + y if stride == 1 else y
+    half = x.shape[-1] // 2
+    left, right = (x[..., :half], x[..., half:]) if stride == 1 else (x, x)
+    if name == "shuffle_xception":
+        for pair in range(3):
+            right = convolved(right, main[2 * pair], stride if pair == 0 else 1)
+            right = jax.nn.relu(convolved(right, main[2 * pair + 1]))
+    else:
+        right = jax.nn.relu(convolved(right, main[0]))
+        right = jax.nn.relu(convolved(convolved(right, main[1], stride), main[2]))
+    if stride == 2:
+        left = jax.nn.relu(convolved(convolved(left, params["side"][0], 2), params["side"][1]))
+    both = jnp.concatenate([left, right], -1)
+    # Channel c of one branch is followed by channel c of the other.
+    order = np.arange(both.shape[-1]).reshape(2, -1).T.reshape(-1)
+    return both[..., order]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", ["mbconv3_5x5", "mbconv6_3x3", "shuffle_7x7", "shuffle_xception"])
+def test_a_block_is_the_convolutions_that_it_is_made_of(name, stride):
+    block = BLOCKS[name]
+    key, image = jax.random.split(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = block.init(key, 4, stride, True)
+    # Scales and offsets as after some training, so that their places matter.
+    params = jax.tree.map(lambda leaf: leaf + jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), params)
+    x = jax.random.normal(image, (3, 7, 6, 4))
+    y, seen = quick(lambda params, x: block.apply(params, x, stride))(params, x)
+    assert y.shape == (3, *(-(-n // stride) for n in (7, 6)), 4 * stride)
+    np.testing.assert_allclose(y, quick(lambda p, x: expected_block(name, p, x, stride))(params, x), atol=2e-4)
+    assert tuple(mean.shape[0] for mean, _ in seen) == block.norms(4, stride)
+
+
+# Costs.
+
+
+def test_a_small_chain_by_hand():
+    """Two stages of 2 and 4 channels on 5×4 grey images, three classes."""
+    space = spaces.chain_space((2, 2))
+    arch = space.from_genotype("mbconv3_5x5 identity | shuffle_3x3 shuffle_xception")
+    weights = [(9 * 2, 20)]  # stem
+    weights += [(2 * 6, 20), (25 * 6, 20), (6 * 2, 20)]  # 2 → 6 → 6 → 2
+    weights += [(2 * 2, 20), (9 * 2, 6), (2 * 2, 6), (9 * 2, 6), (2 * 2, 6)]  # of 2 channels both branches
+    weights += [(9 * 2, 6), (2 * 2, 6)] * 3  # one half of 4 channels
+    weights += [(4 * 16, 6)]
+    norms = 2 * (2 + (6 + 6 + 2) + 5 * 2 + 6 * 2 + 16)
+    head = 3 * 17
+    found = space.costs(arch, Skeleton(2, 4, (5, 4, 1), 3))
+    assert found["params"] == sum(count for count, _ in weights) + norms + head
+    assert found["macs"] == sum(count * places for count, places in weights) + head
+
+
+@pytest.mark.parametrize("depths", [(1, 1, 1), (2, 3)])
+def test_costs_are_the_parameters_that_there_are_and_each_weight_is_used_once_a_place(depths):
+    space = spaces.chain_space(depths)
+    skeleton = Skeleton(6, sum(depths), (11, 8, 3), 5)
+    sizes = [11 * 8, 6 * 4, 3 * 2]
+    for arch in jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 8)):
+        network = chain_network(arch, skeleton, space)
+        params, stats = jax.eval_shape(network.init, jax.random.key(0))
+        assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == network.costs["params"]
+        _, seen = jax.eval_shape(lambda p, x, n=network: n.apply(p, x, Context()), params, jnp.zeros((2, 11, 8, 3)))
+        assert jax.tree.map(lambda leaf: leaf.shape, stats) == jax.tree.map(lambda leaf: leaf.shape, seen.stats)
+        macs = params["stem"]["kernel"].size * sizes[0] + params["head"]["kernel"].size * sizes[len(depths) - 1]
+        for s, (stage, names) in enumerate(zip(params["stages"], space.to_genotype(arch)["stages"], strict=True)):
+            for number, (block, name) in enumerate(zip(stage, names, strict=True)):
+                for branch, number_in_branch in ((b, n) for b, steps in block.items() for n in range(len(steps))):
+                    # Only the 1×1 convolutions that begin a branch see the image before it is halved.
+                    large = (
+                        s > 0 and number == number_in_branch == 0 and branch == "main" and name != "shuffle_xception"
+                    )
+                    macs += block[branch][number_in_branch]["kernel"].size * sizes[s - large]
+        assert network.costs["macs"] == macs + 5 * (params["classifier"]["kernel"].shape[0] + 1)
+
+
+def test_the_extremes_are_the_ends_of_all_architectures():
+    blocks = ("shuffle_5x5", "mbconv3_3x3", "identity", "mbconv6_7x7", "shuffle_3x3")
+    space, skeleton = spaces.chain_space((2, 2), blocks), Skeleton(4, 4, (8, 8, 3), 10)
+    everything = itertools.product(*(range(len(choice.options)) for choice in space.choices))
+    macs = {arch: space.costs(np.array(arch), skeleton)["macs"] for arch in everything}
+    largest, smallest = (tuple(end.tolist()) for end in spaces.chain_extremes(space, skeleton))
+    assert len(macs) == 5 * 5 * 4 * 5
+    assert macs[largest] == max(macs.values())
+    assert macs[smallest] == min(macs.values())
+    assert space.notation(np.array(smallest)) == "identity identity | shuffle_3x3 identity"
+    # Without the largest block of layer 1 and the smallest of layer 2.
+    left = spaces.prune(space, [range(5), (0, 1, 2, 4), (0, 1, 2), range(5)])
+    ends = [left.space.notation(end) for end in spaces.chain_extremes(left.space, skeleton)]
+    assert ends == [
+        "mbconv6_7x7 mbconv3_3x3 | mbconv6_7x7 mbconv6_7x7",
+        "identity identity | shuffle_5x5 identity",
+    ]
+
+
+# Genotypes and graphs.
+
+
+def test_the_graph_leaves_identities_out():
+    space = spaces.chain_space((3, 3))
+    arch = space.from_genotype("identity mbconv3_3x3 identity | shuffle_3x3 identity mbconv3_3x3")
+    graph = space.graph(arch)
+    names = [spaces.chain_graph_operations()[o] for o in graph.ops[0].tolist()]
+    assert [n for n, there in zip(names, graph.mask[0].tolist(), strict=True) if there] == [
+        "stem", "mbconv3_3x3", "reduce shuffle_3x3", "mbconv3_3x3",
+    ]  # fmt: skip
+    assert {tuple(edge) for edge in np.argwhere(graph.adjacency[0]).tolist()} == {(0, 2), (2, 4), (4, 6)}
+    # The same network otherwise placed: the same graph but for the order of the places.
+    other = space.graph(space.from_genotype("mbconv3_3x3 identity identity | shuffle_3x3 mbconv3_3x3 identity"))
+    for one in (graph, other):
+        kept = np.flatnonzero(one.mask[0])
+        np.testing.assert_array_equal(one.adjacency[0][np.ix_(kept, kept)], np.eye(4, k=1))
+        np.testing.assert_array_equal(np.asarray(one.ops[0])[kept], np.asarray(graph.ops[0])[[0, 2, 4, 6]])
+
+
+@pytest.mark.parametrize(
+    ("genotype", "message"),
+    [
+        ("mbconv3_3x3 identity", r"the stages of this space have \(1, 2\) layers, those of the genotype \(2,\)"),
+        ("identity | identity mbconv3_3x3", "stage 1 layer 1: no block 'identity'; there are shuffle_3x3, mbconv3_3x3"),
+        ("mbconv6_3x3 | shuffle_3x3 identity", "stage 0 layer 0: no block 'mbconv6_3x3'"),
+        ({"space": "darts", "stages": []}, "of the space 'darts'"),
+        ({"space": "chain"}, "'stages' must be a list of lists of blocks, got None"),
+    ],
+)
+def test_a_genotype_that_does_not_fit_is_refused(genotype, message):
+    with pytest.raises(ValueError, match=message):
+        spaces.chain_space((1, 2), ("shuffle_3x3", "mbconv3_3x3", "identity")).from_genotype(genotype)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((2, 0),), r"at least one layer, got depths \(2, 0\)"),
+        (((),), "at least one layer"),
+        (((2,), ("mbconv9_3x3",)), "unknown block 'mbconv9_3x3'; there are mbconv3_3x3, "),
+        (((2,), ("identity",)), "one of them no identity, got identity"),
+        (((2,), ("shuffle_3x3",) * 2), "must be different"),
+        (((1, 1), ("shuffle_3x3",)), "single architecture"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        spaces.chain_space(*arguments)
+
+
+def test_a_skeleton_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="has 5 layers, but the skeleton has cells=4"):
+        chain_supernet(Skeleton(4, 4, (8, 8, 1), 3), (2, 3))
+    with pytest.raises(ValueError, match="must be even, got 5"):
+        chain_supernet(Skeleton(5, 4, (8, 8, 1), 3))
+    with pytest.raises(ValueError, match="no auxiliary head"):
+        spaces.chain_cost_table(Skeleton(4, 4, (8, 8, 1), 3, auxiliary=True))
+    with pytest.raises(ValueError, match="at least 3 layers, got 2"):
+        spaces.chain_depths(2)
+    assert [spaces.chain_depths(n) for n in (3, 4, 5, 12)] == [(1, 1, 1), (1, 1, 2), (1, 2, 2), (4, 4, 4)]
+
+
+# Supernet and network.
+
+
+def with_affine(tree):
+    """Blocks of the supernet as those of the derived network: norms get scale one and offset zero."""
+    if isinstance(tree, list):
+        return [with_affine(one) for one in tree]
+    if "kernel" in tree:
+        channels = tree["kernel"].shape[-1]
+        return {"kernel": tree["kernel"], "norm": {"scale": jnp.ones(channels), "offset": jnp.zeros(channels)}}
+    return {name: with_affine(one) for name, one in tree.items()}
+
+
+@pytest.fixture(scope="module")
+def small():
+    depths, blocks = (2, 1, 2), ("mbconv3_5x5", "identity", "shuffle_3x3", "shuffle_xception")
+    skeleton = Skeleton(4, 5, (6, 6, 2), 3)
+    net = chain_supernet(skeleton, depths, blocks)
+    params = quick(net.init)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+    path = quick(lambda arch, x, bn: net.apply_path(params, arch, x, Context(bn)))
+    batch_path = quick(lambda arch, x: net.apply_path(params, arch, x, Context()))
+    return (
+        spaces.chain_space(depths, blocks),
+        skeleton,
+        chain_runs(skeleton, depths, blocks),
+        params,
+        x,
+        path,
+        batch_path,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mbconv3_5x5 identity | shuffle_3x3 | mbconv3_5x5 shuffle_xception",
+        "identity shuffle_3x3 | mbconv3_5x5 | shuffle_xception identity",
+    ],
+)
+def test_a_network_with_the_parameters_of_the_supernet_is_its_path(small, text):
+    space, skeleton, runs, params, x, path, batch_path = small
+    arch = space.from_genotype(text)
+    network = chain_network(arch, skeleton, space)
+    logits, aux = batch_path(arch, x)
+    stages, stats = [], []
+    names = iter(text.replace("|", "").split())
+    for run, own, seen in zip(runs, params["runs"], aux.stats["runs"], strict=True):
+        if run.stride == 2 or not stages:
+            stages.append([])
+            stats.append([])
+        for layer in range(run.slots.stop - run.slots.start):
+            block = run.blocks.index(next(names))
+            mine, mine_seen = jax.tree.map(lambda leaf, n=layer: leaf[n], (own[block], seen[block]))
+            stages[-1].append(with_affine(mine))
+            stats[-1].append(mine_seen)
+            # What the path did not take is as before any batch.
+            for other, (mean, variance) in ((o, pair) for o, pairs in enumerate(seen) for pair in pairs):
+                if other != block:
+                    assert not mean[layer].any()
+                    assert (variance[layer] == 1).all()
+    own = {**{name: params[name] for name in ("stem", "head", "classifier")}, "stages": stages}
+    assert sum(leaf.size for leaf in jax.tree.leaves(own)) == network.costs["params"]
+    expected, expected_aux = quick(lambda own: network.apply(own, x, Context()))(own)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+    mine = {**aux.stats, "stages": stats}
+    del mine["runs"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), mine, expected_aux.stats)
+    # By these statistics, and one image at a time.
+    given = quick(lambda own, bn: network.apply(own, x[:1], Context(bn))[0])(own, mine)
+    np.testing.assert_allclose(path(arch, x[:1], aux.stats)[0], given, rtol=1e-3, atol=1e-4)
+
+
+def test_the_same_blocks_at_other_places_are_another_path(small):
+    """Parameters belong to places: why architectures that differ in the place of an identity stay apart."""
+    space, *_, x, _, batch_path = small
+    one, other = (
+        space.from_genotype(f"{first} | shuffle_3x3 | shuffle_3x3 identity")
+        for first in ("mbconv3_5x5 identity", "identity mbconv3_5x5")
+    )
+    assert np.abs(batch_path(one, x)[0] - batch_path(other, x)[0]).max() > 1e-3
+    assert not np.array_equal(space.canonical(one), space.canonical(other))
+
+
+def test_dropped_paths_leave_the_input_of_a_bottleneck():
+    space, skeleton = spaces.chain_space((1,)), Skeleton(4, 1, (6, 6, 2), 3)
+    network = chain_network(space.from_genotype("mbconv3_3x3"), skeleton, space)
+    params, _ = quick(network.init)(jax.random.key(0))
+    empty = chain_network(space.from_genotype("identity"), skeleton, space)
+    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+    dropped = quick(lambda p, key: network.apply(p, x, Context("batch", key, 1 - 1e-7))[0])(params, jax.random.key(2))
+    without = quick(lambda p: empty.apply(p, x, Context())[0])({**params, "stages": [[{}]]})
+    np.testing.assert_allclose(dropped, without, atol=1e-5)
+    kept = quick(lambda p: network.apply(p, x, Context())[0])(params)
+    assert np.abs(kept - without).max() > 1e-3
