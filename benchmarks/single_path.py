@@ -1,6 +1,6 @@
 """What a step of the weights costs along one path and in the mixture, over the same supernet.
 
-    python -m benchmarks.single_path [--spaces darts nasbench201 enas_micro enas_macro] [--batch 64] [--channels 16]
+    python -m benchmarks.single_path [--spaces darts nasbench201 enas_micro enas_macro chain] [--batch 64]
 
 Prints one JSON object a line: for each space and form the median time of a whole step (loss, gradient, optimiser; for
 the path, an architecture drawn anew each time, and only used slices moved), the time to trace and compile, and exact
@@ -29,6 +29,9 @@ from jaxnas.ops.macro import MACRO_COSTS
 from jaxnas.search import path_only
 from jaxnas.spaces import (
     ENAS_MICRO_OPERATIONS,
+    chain_cost_table,
+    chain_depths,
+    chain_space,
     darts_cost_table,
     darts_space,
     enas_macro_space,
@@ -37,15 +40,21 @@ from jaxnas.spaces import (
     nasbench201_cost_table,
     nasbench201_space,
 )
-from jaxnas.supernets import darts_supernet, enas_macro_supernet, enas_micro_supernet, nasbench201_supernet
+from jaxnas.supernets import (
+    chain_supernet,
+    darts_supernet,
+    enas_macro_supernet,
+    enas_micro_supernet,
+    nasbench201_supernet,
+)
 from jaxnas.train.schedules import sgd
 
-Name = Literal["darts", "nasbench201", "enas_micro", "enas_macro"]
+Name = Literal["darts", "nasbench201", "enas_micro", "enas_macro", "chain"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    spaces: tuple[Name, ...] = ("darts", "nasbench201", "enas_micro", "enas_macro")
+    spaces: tuple[Name, ...] = ("darts", "nasbench201", "enas_micro", "enas_macro", "chain")
     batch: int = 64
     channels: int = 16
     size: int = 32
@@ -55,7 +64,7 @@ class Config:
 
 
 def subject(name: Name, config: Config) -> tuple[SearchSpace, Supernet, Skeleton]:
-    cells = {"darts": 8, "nasbench201": 5, "enas_micro": 8, "enas_macro": 12}[name]
+    cells = {"darts": 8, "nasbench201": 5, "enas_micro": 8, "enas_macro": 12, "chain": 12}[name]
     skeleton = Skeleton(config.channels, cells, (config.size, config.size, 3), 10)
     if name == "darts":
         return darts_space(), darts_supernet(skeleton), skeleton
@@ -63,6 +72,8 @@ def subject(name: Name, config: Config) -> tuple[SearchSpace, Supernet, Skeleton
         return nasbench201_space(), nasbench201_supernet(skeleton), skeleton
     if name == "enas_micro":
         return enas_micro_space(), enas_micro_supernet(skeleton), skeleton
+    if name == "chain":
+        return chain_space(chain_depths(cells)), chain_supernet(skeleton), skeleton
     return enas_macro_space(cells), enas_macro_supernet(skeleton), skeleton
 
 
@@ -83,7 +94,8 @@ def mixed_macs(name: Name, skeleton: Skeleton) -> int:
     if name == "enas_micro":
         table = darts_cost_table(skeleton, 5, ("none", *ENAS_MICRO_OPERATIONS))
         return table.constant["macs"] + 2 * sum(int(macs.sum()) for macs in table.macs.values())
-    table = (darts_cost_table if name == "darts" else nasbench201_cost_table)(skeleton)
+    tables = {"darts": darts_cost_table, "nasbench201": nasbench201_cost_table, "chain": chain_cost_table}
+    table = tables[name](skeleton)
     return table.constant["macs"] + sum(int(macs.sum()) for macs in table.macs.values())
 
 

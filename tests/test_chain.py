@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas import spaces
+from jaxnas import data, saved, spaces
 from jaxnas.base import Context, Skeleton
+from jaxnas.data.augment import normalise
 from jaxnas.networks import chain_network
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.supernets import chain_runs, chain_supernet
@@ -295,3 +296,18 @@ def test_dropped_paths_leave_the_input_of_a_bottleneck():
     np.testing.assert_allclose(dropped, without, atol=1e-5)
     kept = quick(lambda p: network.apply(p, x, Context())[0])(params)
     assert np.abs(kept - without).max() > 1e-3
+
+
+def test_a_network_of_any_stages_is_saved_and_given_back(tmp_path):
+    """A genotype says how deep its stages are; a skeleton says only how many layers there are."""
+    dataset = data.load("digits", None)
+    space, skeleton = spaces.chain_space((1, 3), ("shuffle_3x3", "identity")), Skeleton(4, 4, (8, 8, 1), 10)
+    arch = space.from_genotype("identity | shuffle_3x3 identity shuffle_3x3")
+    network = chain_network(arch, skeleton, space)
+    params, stats = quick(network.init)(jax.random.key(0))
+    saved.save_network(tmp_path, params, stats, space.to_genotype(arch), skeleton, dataset)
+    apply, kept = saved.load(tmp_path)
+    images = dataset.test.images[:4]
+    x = normalise(jnp.asarray(images), dataset.augmentation.mean, dataset.augmentation.std)
+    expected = quick(lambda x: network.apply(params, x, Context(stats))[0])(x)
+    np.testing.assert_allclose(quick(apply)(kept, images), expected, rtol=1e-4, atol=1e-4)
