@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli
+from experiments import cli, darts_watch
 from experiments.evaluation import (
     Training,
     check,
@@ -35,7 +35,7 @@ from jaxnas import data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchSpace, Skeleton
 from jaxnas.relax import softmax
 from jaxnas.runfolder import RunFolder, write_json
-from jaxnas.search import DartsState, adam_l2, darts, exact, finite_difference, first_order
+from jaxnas.search import WatchedState, adam_l2, darts, exact, finite_difference, first_order, watched
 from jaxnas.spaces import CELL_KINDS, DARTS_OPERATIONS, darts_space, discretise_argmax
 from jaxnas.supernets import darts_supernet
 from jaxnas.train import schedules
@@ -63,6 +63,8 @@ class Search:
     """Epochs in which only the weights move."""
     limit: int = 0
     """Search on at most this many images of the training split; 0 is all."""
+    early_stop: bool = False
+    """End before a collapse, as watch.window and the others say (DARTS-ES)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Config:
     """How many random architectures are trained beside the found one."""
     seed: int = 0
     search: Search = Search()
+    watch: darts_watch.Watch = darts_watch.Watch()
     train: Training = Training(epochs=600, batch_size=96, channels=36, cells=20)
     tensorboard: bool = False
     """Metrics also go to the run folder's tensorboard/ (needs tensorboardX)."""
@@ -94,6 +97,8 @@ class Config:
 PRESETS = {
     "tiny": Config(
         search=Search(epochs=12, batch_size=60, channels=8, cells=3, learning_rate=0.05, alpha_learning_rate=3e-3),
+        # Compiling the Hessian's products alone would take a good part of this run's time.
+        watch=darts_watch.Watch(batches=3, eigenvalue_every=0),
         train=Training(
             epochs=30, batch_size=64, channels=12, cells=3, learning_rate=0.05, drop_path=0.05, cutout=False
         ),
@@ -138,12 +143,13 @@ def main(config: Config) -> None:
             return
         search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
         loading = timer()
-        arch, seconds = search(run, config, space, supernet_skeleton, parts, dataset, search_key, stop)
+        arch, health, seconds = search(run, config, space, supernet_skeleton, parts, dataset, search_key, stop)
         write_json(run.path / "genotype.json", space.to_genotype(arch))
         print(f"found: {space.notation(arch)}", flush=True)
         archs = {"found": arch, **random_archs(space, config.random_baselines, random_key)}
         figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop)
-        pictures = draw_weights(run)
+        figures["found"]["health"] = health
+        pictures = [*draw_weights(run), *darts_watch.draw_health(search_rounds(run), health, run.path / "report")]
         finish(run, figures, dataset, config.seed, {"load": loading, "search": seconds, "total": timer()}, pictures)
 
 
@@ -161,6 +167,7 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
         raise ValueError(f"search.limit must be 0 for all, or at least 2, got {settings.limit}")
     if settings.epochs < 1:
         raise ValueError(f"search.epochs must be at least 1, got {settings.epochs}")
+    darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
     parts = data.split(dataset, config.seed, 0.5)
     half = settings.limit // 2 or None
     train, valid = (data.Examples(part.images[:half], part.labels[:half]) for part in parts if part is not None)
@@ -176,11 +183,11 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
 def search(
     run: RunFolder, config: Config, space: SearchSpace, skeleton: Skeleton, parts: SearchParts, dataset: data.Dataset,
     key: Key, stop: Callable[[], int | None],
-) -> tuple[Arch, float]:  # fmt: skip
-    """The search stage: (architecture, seconds)."""
+) -> tuple[Arch, dict[str, Any], float]:  # fmt: skip
+    """The search stage: (architecture, what the watch for a collapse saw, seconds)."""
     stage = run.stage("search")
     if stage.result is not None:
-        return space.from_genotype(stage.result["genotype"]), stage.result["seconds"]
+        return space.from_genotype(stage.result["genotype"]), stage.result["health"], stage.result["seconds"]
     settings = config.search
     train, valid = parts.train, parts.valid
     steps = len(train.labels) // settings.batch_size
@@ -192,13 +199,19 @@ def search(
     bilevel = {
         "first": first_order, "second": lambda: exact(optimiser), "second-fd": lambda: finite_difference(optimiser),
     }[config.order]()  # fmt: skip
-    algorithm = darts(
-        space,
-        darts_supernet(skeleton),
-        optimiser,
-        adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
-        bilevel,
-        warmup_steps=settings.warmup_epochs * steps,
+    supernet = darts_supernet(skeleton)
+    rule = darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
+    algorithm = watched(
+        darts(
+            space,
+            supernet,
+            optimiser,
+            adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
+            bilevel,
+            warmup_steps=settings.warmup_epochs * steps,
+        ),
+        darts_watch.measurements(config.watch, settings.epochs),
+        rule,
     )
     batches = {
         "train": data.make_batches(len(train.labels), settings.batch_size, dataset.augmentation),
@@ -211,12 +224,16 @@ def search(
 
     weights = jax.jit(lambda alpha: jax.tree.map(lambda a: softmax(None, a, jnp.zeros(())), alpha))
 
-    def after_round(epoch: int, state: DartsState) -> tuple[DartsState, dict[str, Array]]:
-        del epoch
-        return state, {f"weights_{kind}": w for kind, w in weights(state.alpha).items()}
+    init_key, run_key, derive_key, watch_key = jax.random.split(key, 4)
+    measure = darts_watch.make_measure(
+        config.watch, space, supernet, valid, dataset.augmentation, settings.batch_size, watch_key
+    )
+
+    def after_round(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
+        state, measured = measure(epoch, state)
+        return state, {**measured, **{f"weights_{kind}": w for kind, w in weights(state.search.alpha).items()}}
 
     (phase,) = algorithm.phases
-    init_key, run_key, derive_key = jax.random.split(key, 3)
     outcome = run_loop(
         [Leg("search", make_chunk(phase.step, batch), steps, 2 * settings.batch_size)],
         run_key,
@@ -226,15 +243,22 @@ def search(
         stage=stage,
         after_round=after_round,
         stop=stop,
+        ended=lambda state: darts_watch.stopped(state, rule, config.watch) is not None,
     )
     arch = jax.jit(algorithm.derive, static_argnums=2)(derive_key, outcome.state, None)
-    stage.finish({"genotype": space.to_genotype(arch), "seconds": outcome.seconds})
-    return arch, outcome.seconds
+    health = darts_watch.told(search_rounds(run), darts_watch.stopped(outcome.state, rule, config.watch))
+    stage.finish({"genotype": space.to_genotype(arch), "health": health, "seconds": outcome.seconds})
+    return arch, health, outcome.seconds
+
+
+def search_rounds(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of the metrics that the epochs of the search gave."""
+    return [line for line in metrics(run) if line["stage"] == "search" and line["phase"] == "round"]
 
 
 def draw_weights(run: RunFolder) -> list[tuple[str, str, str]]:
     """Pictures of the mixture's weights over the epochs, from the metrics."""
-    rounds = [line for line in metrics(run) if line["stage"] == "search" and line["phase"] == "round"]
+    rounds = search_rounds(run)
     history = {kind: np.array([line[f"weights_{kind}"] for line in rounds]) for kind in CELL_KINDS}
     path = run.path / "report" / "weights.png"
     draw.draw_alpha(history, DARTS_OPERATIONS, [line["step"] for line in rounds], path)

@@ -194,6 +194,31 @@ def test_a_finished_stage_runs_nothing_again_and_the_best_state_is_kept(tmp_path
     assert (bits(again.state), again.best, best, latest) == (bits(end.state), end.best, states[1], states[3])
 
 
+def test_a_run_that_needs_no_more_rounds_ends_and_stays_at_its_end(tmp_path):
+    rounds = []
+
+    def count(epoch, state):
+        rounds.append(epoch)
+        return state, {"score": float(epoch)}
+
+    def go(name, stop=lambda: None, ended=lambda state: float(jnp.abs(state.w).sum()) < 4.2):
+        with open_run(tmp_path / name, {}, {}) as folder:
+            end = run(two_legs(), jax.random.key(1), init(), DATA, 50, stage=folder.stage("s"), after_round=count,
+                      ended=ended, stop=stop, chunk_seconds=0, output=io.StringIO())  # fmt: skip
+            return bits(end.state), bits(load(folder.stage("s"), init(), "latest")), metrics(tmp_path / name)
+
+    whole = go("whole")
+    done = len(rounds)
+    assert 1 < done < 50
+    assert whole[0] == whole[1]
+    assert go("whole") == whole  # Resumed at its end, it does no step more.
+    assert len(rounds) == done
+    chunks = itertools.count(1)
+    with pytest.raises(Stopped):
+        go("stopped", lambda: signal.SIGTERM if next(chunks) == 7 else None)
+    assert go("stopped") == whole
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_name_and_the_checkpoint_before(tmp_path):
     def counting(key, state, x):
         after = state._replace(w=state.w * 0.5, momentum=state.momentum + 1)

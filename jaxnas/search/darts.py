@@ -36,6 +36,7 @@ from jaxnas.base import (
 from jaxnas.ops.layers import pmean
 from jaxnas.relax import softmax
 from jaxnas.search.bilevel import Bilevel, first_order
+from jaxnas.search.health import entropy
 
 
 class DartsState(NamedTuple):
@@ -145,7 +146,6 @@ def darts(
         params = optax.apply_updates(state.params, updates)
 
         weights = mixture(entropy_key, alpha, state.step)
-        entropy = jnp.mean(jnp.concatenate([_entropy(w) for w in weights.values()]))
         train_loss, train_accuracy, valid_loss, valid_accuracy = pmean(
             (taken.inner, taken.inner_told, taken.outer, taken.outer_told), axis_name
         )
@@ -156,7 +156,7 @@ def darts(
             valid_accuracy,
             optax.tree.norm(taken.gradient),
             optax.tree.norm(taken.hypergradient),
-            entropy,
+            entropy(weights),
         )
         return DartsState(params, alpha, weight_state, alpha_state, state.step + 1), info
 
@@ -165,9 +165,3 @@ def darts(
         return space.discretise(mixture(key, state.alpha, state.step))
 
     return SearchAlgorithm(init, (Phase("search", step, ("train", "valid")),), derive)
-
-
-def _entropy(weights: Array) -> Array:
-    """[S, O] -> [S], of weights scaled to sum to one."""
-    p = weights / weights.sum(-1, keepdims=True)
-    return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0), -1)

@@ -74,6 +74,7 @@ def run(
     after_round: AfterRound | None = None,
     best: str | None = None,
     stop: Callable[[], int | None] = lambda: None,
+    ended: Callable[[PyTree], bool] = lambda state: False,
     chunk_seconds: float = 5.0,
     save_seconds: float = 60.0,
     log_every: int = 50,
@@ -85,8 +86,9 @@ def run(
     stage: where checkpoints and metrics go; None keeps neither. Of the steps, every `log_every`-th and the last one are
     written to the metrics, with their exact values. best: the value of `after_round` whose highest one has its state
     kept (`load`). stop: gives the number of a signal once one came (`stop_on_signal`); a chunk lasts about
-    `chunk_seconds`, and then the state is saved and Stopped raised. A checkpoint is written every `save_seconds` and at
-    the end. output: where progress goes, standard error by default.
+    `chunk_seconds`, and then the state is saved and Stopped raised. ended: tells from the state, after each round and
+    when one is resumed, whether to do no more rounds. A checkpoint is written every `save_seconds` and at the end.
+    output: where progress goes, standard error by default.
 
     Raises NonFiniteError, naming the step and the quantity, for a NaN or infinity in an Info or in a value of
     `after_round`, and for a NaN in a state that was about to be saved; the checkpoints from before remain.
@@ -126,12 +128,13 @@ def run(
         resources.callback(progress.close)
         paces = [_Pace(chunk_seconds, leg.chunk.max_steps) for leg in legs]
         started = saved = time.perf_counter()
+        over = done == total or (done > 0 and done % round_steps == 0 and ended(state))
 
         def save(write: Callable[[int, PyTree, Mapping[str, Any]], None]) -> None:
             _check_no_nan(state, done)
             write(done, state, {"seconds": before + time.perf_counter() - started, "best": top})
 
-        while done < total:
+        while not over:
             number = _leg_at(legs, done % round_steps)
             leg, first, epoch = legs[number], _index(legs, number, done), done // round_steps + 1
             length = paces[number].length(leg.steps * epoch - first)
@@ -156,8 +159,9 @@ def run(
                     top = Best(values[best], done)
                     if checkpoints is not None:
                         save(checkpoints.save_best)
+            over = done == total or (done == epoch * round_steps and ended(state))
             signalled = stop()
-            due = time.perf_counter() - saved >= save_seconds or signalled is not None or done == total
+            due = time.perf_counter() - saved >= save_seconds or signalled is not None or over
             if checkpoints is not None and due:
                 save(checkpoints.save)
                 saved = time.perf_counter()

@@ -1,0 +1,222 @@
+"""The watch for a collapse in `experiments.darts`: what is measured after an epoch, when to stop, the picture of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from jaxnas import data
+from jaxnas.base import Array, Batch, Key, SearchSpace, Supernet
+from jaxnas.draw import new_figure, save_plot
+from jaxnas.search.health import (
+    EarlyStop,
+    WatchedState,
+    check_rule,
+    collapsed,
+    entropy,
+    make_curvature,
+    make_gap,
+    record,
+    skip_connections,
+    softmax_mixture,
+)
+
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What is watched for a collapse, on validation images without augmentation, the same at every measurement."""
+
+    every: int = 1
+    """Epochs between two measurements of skip connections, entropy and the gap of mixture and path; 0 is none."""
+    batches: int = 8
+    """Batches of search.batch_size images for the gap, as far as there are so many."""
+    eigenvalue_every: int = 1
+    """Epochs between two dominant eigenvalues; 0 is none."""
+    eigenvalue_batches: int = 1
+    """Batches for them."""
+    products: int = 20
+    """Hessian-vector products at most for each."""
+    window: int = EarlyStop().window
+    """Of search.early_stop: eigenvalues in a mean,"""
+    lag: int = EarlyStop().lag
+    """how many eigenvalues before the last mean the mean lies that it is compared with,"""
+    ratio: float = EarlyStop().ratio
+    """below which quotient of the two the search ends,"""
+    first: int = EarlyStop().first
+    """and the first eigenvalue, counted from 0, to whose architecture it may return."""
+
+
+def rule_of(watch: Watch, early_stop: bool, epochs: int) -> EarlyStop | None:
+    """The rule of an early stop, None without one; raises ValueError for a watch that cannot work."""
+    for name in ("every", "eigenvalue_every"):
+        if getattr(watch, name) < 0:
+            raise ValueError(f"watch.{name} must be 0 for never, or positive, got {getattr(watch, name)}")
+    for name in ("batches", "eigenvalue_batches", "products"):
+        if getattr(watch, name) < 1:
+            raise ValueError(f"watch.{name} must be at least 1, got {getattr(watch, name)}")
+    if not early_stop:
+        return None
+    rule = EarlyStop(watch.window, watch.lag, watch.ratio, watch.first)
+    try:
+        check_rule(rule)
+    except ValueError as error:
+        raise ValueError(f"watch.{error}") from None
+    if watch.eigenvalue_every < 1:
+        raise ValueError("search.early_stop needs eigenvalues: give watch.eigenvalue_every of at least 1, not 0")
+    needed = rule.first + rule.lag + rule.window // 2 + 1
+    if epochs // watch.eigenvalue_every < needed:
+        raise ValueError(
+            f"search.early_stop could never stop: it needs {needed} eigenvalues, and {epochs} epochs with "
+            f"watch.eigenvalue_every {watch.eigenvalue_every} give {epochs // watch.eigenvalue_every}; lower "
+            "watch.first, or search longer"
+        )
+    return rule
+
+
+def measurements(watch: Watch, epochs: int) -> int:
+    """How many eigenvalues a search of so many epochs computes, and at least 1."""
+    return max(1, epochs // watch.eigenvalue_every) if watch.eigenvalue_every else 1
+
+
+def make_measure(
+    watch: Watch, space: SearchSpace, supernet: Supernet, valid: data.Examples, augmentation: data.Augmentation,
+    batch_size: int, key: Key,
+) -> Callable[[int, WatchedState], tuple[WatchedState, dict[str, Any]]]:  # fmt: skip
+    """Makes (epoch, state) -> (state with its history, values for the metrics)."""
+    order = np.random.RandomState(0).permutation(len(valid.labels))
+
+    def first_batches(count: int) -> list[Batch]:
+        most = min(count, len(order) // batch_size)
+        chosen = jnp.asarray(order[: most * batch_size].reshape(most, batch_size))
+        return [data.plain_batch(valid, part, augmentation) for part in chosen]
+
+    gap_of, curvature_of = make_gap(space, supernet), make_curvature(supernet, most_products=watch.products)
+    derive = jax.jit(lambda alpha: space.discretise(softmax_mixture(alpha)))
+    entropy_of = jax.jit(lambda alpha: entropy(softmax_mixture(alpha)))
+    batches = first_batches(max(watch.batches, watch.eigenvalue_batches))
+
+    def measure(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
+        params, alpha = state.search.params, state.search.alpha
+        values: dict[str, Any] = {}
+        if watch.every and epoch % watch.every == 0:
+            skips = skip_connections(space.to_genotype(derive(alpha)))
+            gap = gap_of(params, alpha, batches[: watch.batches])
+            values |= {f"skips_{kind}": count for kind, count in skips.items()}
+            values |= {"alpha_entropy": entropy_of(alpha), **_gap_values(gap)}
+        if watch.eigenvalue_every and epoch % watch.eigenvalue_every == 0:
+            found = curvature_of(jax.random.clone(key), params, alpha, batches[: watch.eigenvalue_batches])
+            values |= {"eigenvalue": found.eigenvalue, "eigenvalue_error": found.error}
+            state = state._replace(history=record(state.history, found.eigenvalue, alpha))
+        return state, values
+
+    return measure
+
+
+def _gap_values(gap: Any) -> dict[str, Array]:
+    """Named so that the curves of the run leave them out: they have a picture of their own."""
+    return {
+        "loss_mixture": gap.mixture_loss,
+        "loss_path": gap.path_loss,
+        "accuracy_mixture": gap.mixture_accuracy,
+        "accuracy_path": gap.path_accuracy,
+        "accuracy_gap": gap.mixture_accuracy - gap.path_accuracy,
+    }
+
+
+def stopped(state: WatchedState, rule: EarlyStop | None, watch: Watch) -> int | None:
+    """The epoch to whose architecture an early stop returns; None where there is none."""
+    if rule is None:
+        return None
+    back = int(collapsed(state.history, rule))
+    return None if back < 0 else (back + 1) * watch.eigenvalue_every
+
+
+def told(rounds: Sequence[Mapping[str, Any]], returned: int | None) -> dict[str, Any]:
+    """What a result says of the watch: the last of every measurement, the largest eigenvalue, the early stop."""
+    names = ("skips_", "alpha_entropy", "loss_", "accuracy_", "eigenvalue")
+    last = {name: line[name] for line in rounds for name in line if name.startswith(names)}
+    eigenvalues = [line["eigenvalue"] for line in rounds if "eigenvalue" in line]
+    if eigenvalues:
+        last["largest_eigenvalue"] = max(eigenvalues)
+    return {**last, "epochs": rounds[-1]["epoch"], "early_stop_returned_to_epoch": returned}
+
+
+def draw_health(
+    rounds: Sequence[Mapping[str, Any]], health: Mapping[str, Any], folder: Path
+) -> list[tuple[str, str, str]]:
+    """Eigenvalue, gap, skip connections and entropy over the epochs; nothing where nothing was measured."""
+    panels = [
+        ("dominant eigenvalue of the Hessian in α", {"eigenvalue": ("", _BLUE)}),
+        ("accuracy with shared weights", {"accuracy_mixture": ("mixture", _BLUE), "accuracy_path": ("path", _ORANGE)}),
+        ("skip connections of the derived cells", _skip_lines(rounds)),
+        ("mean entropy of the mixture, nats", {"alpha_entropy": ("", _BLUE)}),
+    ]
+    drawn = [
+        (title, {name: look for name, look in lines.items() if any(name in line for line in rounds)})
+        for title, lines in panels
+    ]
+    drawn = [(title, lines) for title, lines in drawn if lines]
+    if not drawn:
+        return []
+    figure = new_figure(9.0, 2.6 * ((len(drawn) + 1) // 2), "constrained")
+    grid = figure.subplots((len(drawn) + 1) // 2, 2, squeeze=False).ravel()
+    for axes, (title, lines) in zip(grid, drawn, strict=False):
+        axes.set_title(title, size=10, loc="left")
+        for name, (label, colour) in lines.items():
+            points = np.array([(line["epoch"], line[name]) for line in rounds if name in line])
+            axes.plot(*points.T, "o-", color=colour, lw=1.4, ms=3, label=label)
+            if name == "eigenvalue":
+                error = np.array([line["eigenvalue_error"] for line in rounds if name in line])
+                axes.fill_between(points[:, 0], points[:, 1] - error, points[:, 1] + error, color=colour, alpha=0.2)
+        if "accuracy_path" in lines:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if any(name.startswith("skips_") for name in lines):
+            axes.set_ylim(bottom=-0.1)
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        if health["early_stop_returned_to_epoch"] is not None:
+            axes.axvline(health["early_stop_returned_to_epoch"], color=_GREY, ls="--", lw=1)
+        if len(lines) > 1:
+            axes.legend(fontsize=8, frameon=False)
+        axes.set_xlabel("epoch", size=8)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for axes in grid[len(drawn) :]:
+        axes.set_axis_off()
+    save_plot(figure, folder / "health.png")
+    return [("Signs of a collapse", "health.png", caption(health))]
+
+
+def _skip_lines(rounds: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    names = dict.fromkeys(name for line in rounds for name in line if name.startswith("skips_"))
+    colours = itertools.cycle((_BLUE, _ORANGE, _GREEN))
+    return {name: (name.removeprefix("skips_"), next(colours)) for name in names}
+
+
+def caption(health: Mapping[str, Any]) -> str:
+    """The last measurement in words."""
+    parts = []
+    skips = [f"{value:g} in {name.removeprefix('skips_')}" for name, value in health.items() if name[:6] == "skips_"]
+    if skips:
+        parts.append(f"Skip connections at the end: {', '.join(skips)}.")
+    if "accuracy_gap" in health:
+        parts.append(
+            f"The mixture has {health['accuracy_mixture']:.1%} on validation batches, the path derived from it "
+            f"{health['accuracy_path']:.1%} with the same weights."
+        )
+    if "eigenvalue" in health:
+        parts.append(f"Eigenvalue {health['eigenvalue']:.3g}, at most {health['largest_eigenvalue']:.3g}.")
+    returned = health["early_stop_returned_to_epoch"]
+    if returned is not None:
+        parts.append(
+            f"Stopped early after epoch {health['epochs']}, for the architecture of epoch {returned} (dashed)."
+        )
+    return " ".join(parts)

@@ -1,0 +1,295 @@
+"""The health of a search by gradients: signs that it collapses, and when to stop it.
+
+DARTS tends to end in cells of skip connections, whose mixture learns well and whose derived network does not. Zela et
+al., "Understanding and Robustifying Differentiable Architecture Search" (ICLR 2020, https://arxiv.org/abs/1909.09656)
+find that this goes with a growing dominant eigenvalue of the Hessian of the validation loss with respect to alpha, at
+fixed weights, and stop before it has grown (DARTS-ES): with e(i) the mean eigenvalue of the `window` measurements
+around measurement i, the search ends where
+
+    e(i - lag) / e(i)  <  ratio,
+
+and the alpha of measurement i - lag is what it found. The defaults are those of the authors' program, which has a
+factor of 1.3 where the paper has a ratio of 0.75.
+
+The eigenvalue is Lanczos', on exact Hessian-vector products, instead of that of a whole Hessian of hundreds of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, SearchSpace, Supernet, Weights
+from jaxnas.relax import softmax
+
+Mixture = Callable[[Weights], Weights]
+"""alpha -> the weights of the mixture, without randomness."""
+
+
+def softmax_mixture(alpha: Weights) -> Weights:
+    """That of DARTS."""
+    return {kind: softmax(None, a, jnp.zeros(())) for kind, a in alpha.items()}
+
+
+class Gap(NamedTuple):
+    """Means over the same batches, with the same parameters: of the mixture, and of the architecture derived from it.
+
+    A derived path that is far worse than its mixture says that the weights on which the search relies are not those of
+    its result.
+    """
+
+    mixture_loss: Array
+    mixture_accuracy: Array
+    path_loss: Array
+    path_accuracy: Array
+
+
+class Curvature(NamedTuple):
+    """The largest eigenvalue of the Hessian, how far from an eigenvalue it can be, and the products that it took."""
+
+    eigenvalue: float
+    error: float
+    products: int
+
+
+def skip_connections(genotype: Mapping[str, Any]) -> dict[str, int]:
+    """Skip connections of each cell of a genotype in JSON form: its name -> how many."""
+
+    def count(part: Any) -> int:
+        if isinstance(part, (list, tuple)):
+            return sum(map(count, part))
+        return int(part == "skip_connect")
+
+    # "normal_concat" and other lists without operations are no cells.
+    named = {kind: part for kind, part in genotype.items() if isinstance(part, (list, tuple)) and _has_name(part)}
+    return {kind: count(part) for kind, part in named.items()}
+
+
+def _has_name(part: Any) -> bool:
+    return any(map(_has_name, part)) if isinstance(part, (list, tuple)) else isinstance(part, str)
+
+
+def entropy(weights: Weights) -> Array:
+    """The mean entropy of the slots of a mixture, in nats: log O where nothing is decided, 0 where everything is."""
+    slots = []
+    for value in weights.values():
+        p = value / value.sum(-1, keepdims=True)
+        slots.append(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0), -1))
+    return jnp.mean(jnp.concatenate(slots))
+
+
+def make_gap(
+    space: SearchSpace, supernet: Supernet, mixture: Mixture = softmax_mixture
+) -> Callable[[PyTree, Weights, Sequence[Batch]], Gap]:
+    """Makes (params, alpha, batches of one size) -> Gap, one compiled forward pass of a mixture.
+
+    The path is computed as the mixture of its one-hot weights, which is the same function: so there is one program.
+    Batch norm is by the statistics of each batch, for both.
+    """
+
+    @jax.jit
+    def evaluate(params: PyTree, weights: Weights, batch: Batch) -> tuple[Array, Array]:
+        return _loss_and_accuracy(supernet, params, weights, batch)
+
+    @jax.jit
+    def both(alpha: Weights) -> tuple[Weights, Weights]:
+        weights = mixture(alpha)
+        return weights, space.one_hot(space.discretise(weights))
+
+    def gap(params: PyTree, alpha: Weights, batches: Sequence[Batch]) -> Gap:
+        means = []
+        for weights in both(alpha):
+            told = [evaluate(params, weights, batch) for batch in batches]
+            means += [jnp.mean(jnp.stack(values)) for values in zip(*told, strict=True)]
+        return Gap(*means)
+
+    return gap
+
+
+def make_hessian_product(
+    supernet: Supernet, mixture: Mixture = softmax_mixture
+) -> Callable[[PyTree, Weights, Batch, Weights], Weights]:
+    """Makes (params, alpha, batch, direction) -> the Hessian of the batch's loss with respect to alpha times direction.
+
+    Forward over reverse. It is traceable; jit it.
+    """
+
+    def loss(params: PyTree, alpha: Weights, batch: Batch) -> Array:
+        return _loss_and_accuracy(supernet, params, mixture(alpha), batch)[0]
+
+    def product(params: PyTree, alpha: Weights, batch: Batch, direction: Weights) -> Weights:
+        # With respect to the weights too, and thrown away: see `bilevel`, `alpha_gradient`.
+        def gradient(alpha: Weights) -> Weights:
+            return jax.grad(loss, (0, 1))(params, alpha, batch)[1]
+
+        return jax.jvp(gradient, (alpha,), (direction,))[1]
+
+    return product
+
+
+def make_curvature(
+    supernet: Supernet, mixture: Mixture = softmax_mixture, *, most_products: int = 20, tolerance: float = 0.01
+) -> Callable[[Key, PyTree, Weights, Sequence[Batch]], Curvature]:
+    """Makes (key, params, alpha, batches of one size) -> Curvature of the mean loss of the batches.
+
+    The key draws the vector that Lanczos starts from. tolerance: of the eigenvalue, relative; with most_products it
+    ends the iteration.
+    """
+    if most_products < 1:
+        raise ValueError(f"most_products must be at least 1, got {most_products}")
+    product = jax.jit(make_hessian_product(supernet, mixture))
+
+    def curvature(key: Key, params: PyTree, alpha: Weights, batches: Sequence[Batch]) -> Curvature:
+        flat, unravel = ravel_pytree(alpha)
+
+        def times(vector: np.ndarray) -> np.ndarray:
+            direction = unravel(jnp.asarray(vector, flat.dtype))
+            each = [ravel_pytree(product(params, alpha, batch, direction))[0] for batch in batches]
+            return np.mean(np.asarray(each, np.float64), axis=0)
+
+        return largest_eigenvalue(times, np.asarray(jax.random.normal(key, flat.shape)), most_products, tolerance)
+
+    return curvature
+
+
+def largest_eigenvalue(
+    times: Callable[[np.ndarray], np.ndarray], start: np.ndarray, most_products: int, tolerance: float
+) -> Curvature:
+    """The largest eigenvalue of a symmetric matrix by Lanczos' iteration, from its products with vectors [n].
+
+    Every new vector is made orthogonal to all before, twice, so that no eigenvalue comes again as a copy. The residual
+    of the largest Ritz pair bounds its distance to an eigenvalue; below tolerance times the value the iteration ends.
+    """
+    basis = [np.asarray(start, np.float64) / np.linalg.norm(start)]
+    diagonal: list[float] = []
+    beside: list[float] = []
+    while True:
+        image = times(basis[-1])
+        diagonal.append(float(basis[-1] @ image))
+        known = np.stack(basis)
+        for _ in range(2):
+            image = image - known.T @ (known @ image)
+        beside.append(float(np.linalg.norm(image)))
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
+        value, error = float(values[-1]), beside[-1] * abs(float(vectors[-1, -1]))
+        done = error <= tolerance * abs(value) or len(basis) == len(start)
+        if done or len(basis) == most_products:
+            return Curvature(value, error, len(basis))
+        basis.append(image / beside[-1])
+
+
+class History(NamedTuple):
+    """T measurements, the first `made` of them done: eigenvalues [T] and the alphas they are of, kind -> [T, S, O]."""
+
+    eigenvalues: Array
+    alphas: Weights
+    made: Array
+
+
+def start_history(alpha: Weights, measurements: int) -> History:
+    """None made yet."""
+    alphas = jax.tree.map(lambda a: jnp.zeros((measurements, *a.shape), a.dtype), alpha)
+    return History(jnp.zeros(measurements), alphas, jnp.zeros((), jnp.int32))
+
+
+def record(history: History, eigenvalue: float | Array, alpha: Weights) -> History:
+    """One measurement more; one beyond the last place is dropped."""
+    return History(
+        history.eigenvalues.at[history.made].set(eigenvalue, mode="drop"),
+        jax.tree.map(lambda all_, a: all_.at[history.made].set(a, mode="drop"), history.alphas, alpha),
+        history.made + 1,
+    )
+
+
+class EarlyStop(NamedTuple):
+    """The rule of DARTS-ES, in measurements; `first`: before this one it returns to none."""
+
+    window: int = 5
+    lag: int = 4
+    ratio: float = 0.75
+    first: int = 10
+
+
+def collapsed(history: History, rule: EarlyStop) -> Array:
+    """The measurement to return to, counted from 0, or -1 where there is no reason to stop; int32.
+
+    The mean over a window ends with the last measurement, so that it is around the one window // 2 before; the first
+    windows are shorter, as in the authors' program.
+    """
+    place = jnp.arange(len(history.eigenvalues))
+
+    def smoothed(last: Array) -> Array:
+        inside = (place <= last) & (place > last - rule.window)
+        return jnp.sum(jnp.where(inside, history.eigenvalues, 0.0)) / jnp.maximum(inside.sum(), 1)
+
+    last = history.made - 1
+    back = last - rule.window // 2 - rule.lag
+    grown = smoothed(last - rule.lag) < rule.ratio * smoothed(last)
+    return jnp.where((back >= max(rule.first, 0)) & grown, back, -1)
+
+
+class WatchedState(NamedTuple):
+    """search: the state of the watched algorithm. history: what was measured of it."""
+
+    search: Any
+    history: History
+
+
+def watched(algorithm: SearchAlgorithm, measurements: int, rule: EarlyStop | None = None) -> SearchAlgorithm:
+    """The algorithm with a history in its state; its own state has a field `alpha`.
+
+    The steps leave the history alone: who measures calls `record`. rule: where it says so, `derive` reads the alpha of
+    an earlier measurement; None always reads the last one.
+    """
+    if measurements < 1:
+        raise ValueError(f"measurements must be at least 1, got {measurements}")
+    if rule is not None:
+        check_rule(rule)
+
+    def init(key: Key) -> WatchedState:
+        state = algorithm.init(key)
+        return WatchedState(state, start_history(state.alpha, measurements))
+
+    def step_of(phase: Phase) -> Callable[[Key, WatchedState, Mapping[str, Batch]], tuple[WatchedState, Any]]:
+        def step(key: Key, state: WatchedState, batch: Mapping[str, Batch]) -> tuple[WatchedState, Any]:
+            search, info = phase.step(key, state.search, batch)
+            return state._replace(search=search), info
+
+        return step
+
+    def derive(key: Key, state: WatchedState, score: Callable[[Array], Array] | None = None) -> Arch:
+        search = state.search
+        if rule is not None:
+            back = collapsed(state.history, rule)
+            alpha = jax.tree.map(
+                lambda now, before: jnp.where(back < 0, now, before[jnp.maximum(back, 0)]),
+                search.alpha,
+                state.history.alphas,
+            )
+            search = search._replace(alpha=alpha)
+        return algorithm.derive(key, search, score)
+
+    return SearchAlgorithm(init, tuple(p._replace(step=step_of(p)) for p in algorithm.phases), derive)
+
+
+def check_rule(rule: EarlyStop) -> None:
+    """Raises ValueError for a rule that makes no sense."""
+    for name in ("window", "lag"):
+        if getattr(rule, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(rule, name)}")
+    if not 0 < rule.ratio <= 1:
+        raise ValueError(f"ratio must be above 0 and at most 1, got {rule.ratio}")
+    if rule.first < 0:
+        raise ValueError(f"first must not be negative, got {rule.first}")
+
+
+def _loss_and_accuracy(supernet: Supernet, params: PyTree, weights: Weights, batch: Batch) -> tuple[Array, Array]:
+    logits, _ = supernet.apply(params, weights, batch.image, Context())
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label)
+    return losses.mean(), (jnp.argmax(logits, -1) == batch.label).mean()
