@@ -45,12 +45,16 @@ h3 { font-size: 1rem; margin: 0 0 .4rem; }
 
 
 def write(
-    run_path: str | os.PathLike[str], result: Mapping[str, Any], pictures: Sequence[tuple[str, str, str]]
+    run_path: str | os.PathLike[str],
+    result: Mapping[str, Any],
+    pictures: Sequence[tuple[str, str, str]],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = (),
 ) -> Path:
     """Writes `run_path`/report/index.html in one step and returns its path.
 
     result: the content of result.json. Accuracies are fractions, "timing" is in seconds; fields that are not there are
-    left out. pictures: (title, path relative to report/, caption), shown in turn.
+    left out. pictures: (title, path relative to report/, caption), shown in turn. tables: (title, heads of the columns,
+    rows of text as wide), before the pictures.
 
     Raises: ValueError where a picture is not in report/; OSError where the page cannot be written.
     """
@@ -68,6 +72,7 @@ def write(
         *_section("Result", _pairs(_facts(result))),
         *_section("Beside other networks", _networks(result)),
         *_section("Found genotype", _genotype(result)),
+        *[part for title, head, rows in tables for part in _section(title, _table(head, rows))],
         *_section("Pictures", [part for picture in pictures for part in _figure(*picture)]),
         *_section("Time", _pairs({_label(k): _duration(v) for k, v in (result.get("timing") or {}).items()})),
         *_section("Versions", _pairs({k: str(v) for k, v in (result.get("versions") or {}).items()})),
@@ -127,6 +132,13 @@ def _networks(result: Mapping[str, Any]) -> list[str]:
         *rows,
         "</tbody></table></div>",
     ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    heads = "".join(f"<th>{_text(name)}</th>" for name in head)
+    lines = ["<tr>" + "".join(f"<td>{_text(value)}</td>" for value in row) + "</tr>" for row in rows]
+    return [f'<div class="scroll"><table class="wide"><thead><tr>{heads}</tr></thead><tbody>', *lines,
+            "</tbody></table></div>"]  # fmt: skip
 
 
 def _genotype(result: Mapping[str, Any]) -> list[str]:

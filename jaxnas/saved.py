@@ -73,6 +73,17 @@ def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(read_json(path))
 
 
+def space_of(description: Mapping[str, Any]) -> SearchSpace:
+    """The space of the network that `describe` described."""
+    genotype = description["genotype"]
+    return _SPACES[genotype.get("space", "darts")][0](genotype, _skeleton(description))
+
+
+def _skeleton(description: Mapping[str, Any]) -> Skeleton:
+    shape = description["skeleton"]
+    return Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
+
+
 def load(run: str | os.PathLike[str]) -> Found:
     """The found and trained network of a run folder, as (apply, params).
 
@@ -80,11 +91,8 @@ def load(run: str | os.PathLike[str]) -> Found:
     Raises OSError where the folder holds no network, ValueError where it is damaged.
     """
     description = describe(run)
-    shape = description["skeleton"]
-    skeleton = Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
-    genotype = description["genotype"]
-    make_space, network_of = _SPACES[genotype.get("space", "darts")]
-    space = make_space(genotype, skeleton)
+    genotype, skeleton, space = description["genotype"], _skeleton(description), space_of(description)
+    network_of = _SPACES[genotype.get("space", "darts")][1]
     network = network_of(space.from_genotype(genotype), skeleton, space)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(Path(run) / "network") as checkpoints:

@@ -1,0 +1,275 @@
+"""Put finished runs side by side: what they found, how good it is, and how far runs with other seeds agree.
+
+    python -m experiments.compare runs/darts runs/enas runs/one_shot
+    python -m experiments.compare runs/seed-0 runs/seed-1 runs/seed-2 --out runs/comparison
+
+Runs that differ in nothing but the seed are one method: mean and standard deviation over its runs, and the agreement of
+the cells that they found, which is the share of equal choices over all pairs, beside that of random cells. Searches
+from other seeds mostly find other cells of much the same accuracy: what to report of a method is the mean of its seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import cli
+from experiments.tabular import write_table
+from jaxnas import draw, report
+from jaxnas.base import SearchSpace
+from jaxnas.runfolder import read_json, versions
+from jaxnas.saved import describe, space_of
+
+HEAD = ("run", "method", "test accuracy", "95 % interval", "valid", "params", "MACs", "search", "seed")
+SEARCHED = ("darts", "enas", "one_shot", "retrain")
+"""The experiments that end with a trained network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The runs must be finished, and on one data set."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders."""
+    out: str | None = None
+    """A folder for table.csv and report/index.html with pictures; without it the table is only printed."""
+
+
+class Run(NamedTuple):
+    """name: short, and no other's. settings: its identity but the seed, flat. result: that of result.json."""
+
+    name: str
+    path: Path
+    settings: dict[str, Any]
+    seed: int
+    result: dict[str, Any]
+
+
+class Method(NamedTuple):
+    """Runs that differ in nothing but the seed. agreement: share of equal choices, None for fewer than two runs."""
+
+    name: str
+    runs: list[Run]
+    mean: float
+    std: float
+    agreement: float | None
+    by_chance: float | None
+
+
+def main(config: Config) -> None:
+    """Prints the table, and writes it with pictures where that is asked for."""
+    runs = read_runs(config.runs)
+    methods = group(runs)
+    lines = rows(methods)
+    print(text_table([HEAD, *lines]))
+    for run in runs:
+        print(f"\n{run.name}\n  {run.result['notation']}")
+    seeds = [told(method) for method in methods if len(method.runs) > 1]
+    print("".join(f"\n{line}" for line in seeds))
+    if config.out is not None:
+        write(Path(config.out), runs, methods)
+        print(f"\ntable: {Path(config.out) / 'table.csv'}\nreport: {Path(config.out) / 'report' / 'index.html'}")
+
+
+def read_runs(paths: Sequence[str]) -> list[Run]:
+    """Raises ValueError or OSError for what is no finished run of a network, comes twice, or has other data."""
+    if not paths:
+        raise ValueError("no run given: name the folders of at least one finished run")
+    folders = [Path(path) for path in paths]
+    twice = [path for path, folder in zip(paths, folders, strict=True)
+             if sum(folder.absolute() == other.absolute() for other in folders) > 1]  # fmt: skip
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice: name each run once")
+    short = {folder: folder.absolute().name for folder in folders}
+    unique = len(set(short.values())) == len(folders)
+    runs = [_read(folder, short[folder] if unique else str(folder)) for folder in folders]
+    first = runs[0]
+    for run in runs:
+        if run.result["dataset"] != first.result["dataset"]:
+            raise ValueError(
+                f"{run.path} is on {run.result['dataset']} and {first.path} on {first.result['dataset']}: "
+                "give runs on one data set"
+            )
+    return runs
+
+
+def _read(path: Path, name: str) -> Run:
+    if not path.is_dir():
+        raise OSError(f"there is no folder {path}: give the folder of a finished run")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} is no run (no config.json): give the folder of a finished run")
+    config = read_json(path / "config.json")
+    identity = config.get("identity") if isinstance(config, dict) else None
+    if not isinstance(identity, dict) or "experiment" not in identity:
+        raise ValueError(f"{path / 'config.json'} is not the configuration of a run: give another folder")
+    if identity["experiment"] not in SEARCHED:
+        raise ValueError(
+            f"{path} is a run of {identity['experiment']}, which trains no found network: give runs of "
+            f"{', '.join(SEARCHED)}"
+        )
+    if not (path / "result.json").is_file():
+        raise ValueError(f"{path} is not finished: run its command again, which goes on where it stopped")
+    result = read_json(path / "result.json")
+    lacking = [key for key in ("test_accuracy", "test_interval", "notation", "genotype", "dataset", "params", "macs")
+               if not isinstance(result, dict) or key not in result]  # fmt: skip
+    if lacking:
+        raise ValueError(f"{path / 'result.json'} has no {lacking[0]!r}: it is damaged, run again in another folder")
+    settings = dict(_flat(identity))
+    seed = settings.pop("seed")
+    return Run(name, path, settings, seed, result)
+
+
+def _flat(tree: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        pairs += _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else [(f"{before}{key}", value)]
+    return pairs
+
+
+def group(runs: Sequence[Run]) -> list[Method]:
+    """The methods, in the order of their first runs, named after their experiment and what tells them apart."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(json.dumps(run.settings, sort_keys=True), []).append(run)
+    members = list(grouped.values())
+    return [_method(_name(own[0], [other[0] for other in members]), own) for own in members]
+
+
+def _name(run: Run, of_methods: Sequence[Run]) -> str:
+    """The experiment, its space where it has one, and those settings in which others of the same kind differ."""
+    alike = [other for other in of_methods if other.settings["experiment"] == run.settings["experiment"]]
+    space = run.settings.get("space")
+    differing = [
+        f"{key}={value}"
+        for key, value in run.settings.items()
+        if any(other.settings.get(key) != value for other in alike) and key not in ("space", "genotype")
+    ]
+    return " ".join([run.settings["experiment"], *([space] if isinstance(space, str) else []), *differing])
+
+
+def _method(name: str, runs: list[Run]) -> Method:
+    accuracies = np.array([run.result["test_accuracy"] for run in runs])
+    std = float(accuracies.std(ddof=1)) if len(runs) > 1 else 0.0
+    agreement = by_chance = None
+    if len(runs) > 1:
+        space = space_of(describe(runs[0].path))
+        archs = np.stack([np.asarray(space.canonical(space.from_genotype(run.result["genotype"]))) for run in runs])
+        agreement, by_chance = share_equal(archs), share_equal_by_chance(space)
+    return Method(name, runs, float(accuracies.mean()), std, agreement, by_chance)
+
+
+def share_equal(archs: np.ndarray) -> float:
+    """Of canonical archs [P, D], the share of choices in which two of them are equal, mean over all pairs."""
+    return float(np.mean([np.mean(a == b) for a, b in itertools.combinations(archs, 2)]))
+
+
+def share_equal_by_chance(space: SearchSpace, count: int = 200) -> float:
+    """`share_equal` of random architectures."""
+    archs = jax.jit(jax.vmap(lambda key: space.canonical(space.sample(key))))(
+        jax.random.split(jax.random.key(0), count)
+    )
+    return share_equal(np.asarray(archs))
+
+
+def told(method: Method) -> str:
+    """The seeds of a method in one line."""
+    return (
+        f"{method.name}: test accuracy {method.mean:.4f} ± {method.std:.4f} (mean, std of {len(method.runs)} seeds); "
+        f"two found architectures have {method.agreement:.0%} of their choices in common, two random ones "
+        f"{method.by_chance:.0%}"
+    )
+
+
+def rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
+    """A line for each run, and one for each method with several."""
+    lines: list[tuple[str, ...]] = []
+    for method in methods:
+        for run in method.runs:
+            result = run.result
+            low, high = result["test_interval"]
+            valid, searched = result.get("valid_accuracy"), (result.get("timing") or {}).get("search")
+            lines.append((
+                run.name, method.name, f"{result['test_accuracy']:.4f}", f"{low:.4f} to {high:.4f}",
+                "–" if valid is None else f"{valid:.4f}", f"{result['params']:,}", f"{result['macs']:,}",
+                "–" if searched is None else f"{searched:,.0f} s", str(run.seed),
+            ))  # fmt: skip
+        if len(method.runs) > 1:
+            lines.append((
+                "mean", method.name, f"{method.mean:.4f}", f"± {method.std:.4f}", "", "", "", "",
+                f"{len(method.runs)} seeds",
+            ))  # fmt: skip
+    return lines
+
+
+def text_table(lines: Sequence[Sequence[str]]) -> str:
+    """In columns, names on the left and numbers on the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
+    """table.csv and the report. Raises OSError where it cannot be written, ValueError where `out` is itself a run."""
+    if (out / "config.json").exists():
+        raise ValueError(f"--out {out} is the folder of a run: choose another folder")
+    folder = out / "report"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {folder}: {error.strerror}; choose one that can be written") from error
+    write_table(out / "table.csv", [_plain(run, method) for method in methods for run in method.runs])
+    draw.draw_comparison({run.name: run.result for run in runs}, folder / "comparison.png")
+    pictures = [("Test accuracy", "comparison.png", "With its 95 % interval; the interval of a mean is another one.")]
+    for number, run in enumerate(runs):
+        costs = {name: run.result[name] for name in ("params", "macs")}
+        draw.draw_genotype(run.result["genotype"], folder / f"cells-{number}.png", costs)
+        pictures.append((f"Found by {run.name}", f"cells-{number}.png", run.result["notation"]))
+    seeds = [(told(method),) for method in methods if len(method.runs) > 1]
+    report.write(
+        out,
+        {
+            "dataset": runs[0].result["dataset"],
+            "versions": versions(),
+            "command": shlex.join(["python", "-m", "experiments.compare", *sys.argv[1:]]),
+        },
+        pictures,
+        [("Runs", HEAD, rows(methods)), *([("Seeds", ("methods run with several seeds",), seeds)] if seeds else [])],
+    )
+
+
+def _plain(run: Run, method: Method) -> dict[str, Any]:
+    result = run.result
+    return {
+        "run": os.fspath(run.path),
+        "method": method.name,
+        "dataset": result["dataset"],
+        "seed": run.seed,
+        "test_accuracy": result["test_accuracy"],
+        "low": result["test_interval"][0],
+        "high": result["test_interval"][1],
+        "valid_accuracy": result.get("valid_accuracy"),
+        "params": result["params"],
+        "macs": result["macs"],
+        "search_seconds": (result.get("timing") or {}).get("search"),
+        "notation": result["notation"],
+    }
+
+
+if __name__ == "__main__":
+    cli.main(main, Config)
