@@ -3,6 +3,8 @@ and the chosen one and its baselines trained and tested.
 
     python -m experiments.one_shot                                            digits, a few minutes on 2 CPU cores
     python -m experiments.one_shot --max-macs 400000 --search ilp             within a budget, by an integer program
+    python -m experiments.one_shot --max-latency-ms 5 --search predictor      on this device, guided by a graph network
+    python -m experiments.one_shot --prune-stages 2                           the weakest options go during the training
     python -m experiments.one_shot --table digits201                          also: scores beside a benchmark's values
     python -m experiments.one_shot --space darts                              also enas_micro, enas_macro, chain
     python -m experiments.one_shot --space chain --one-shot.sampling sandwich the largest and the smallest every step
@@ -18,7 +20,9 @@ about 0.5 is published. The same command on the same --workdir goes on where it 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,20 +43,32 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
-from experiments.one_shot_budget import Budget, check_feasible, feasible_samples, make_budget
+from experiments.one_shot_budget import Budget, check_feasible, feasible_samples, make_budget, without_absent
 from experiments.one_shot_config import Config, defaults, search_parts
-from experiments.one_shot_select import SAMPLERS, agreement, by_integer_program, program_of, sampled
+from experiments.one_shot_latency import latency_table, network_milliseconds
+from experiments.one_shot_select import (
+    Score,
+    agreement,
+    by_integer_program,
+    evolution,
+    guided,
+    program_of,
+    sampled,
+    weakest,
+)
 from experiments.tabular import load_benchmark, metric_column
 from experiments.tabular_front import front
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.hardware import save_latency
 from jaxnas.runfolder import RunFolder, Stage, write_atomic, write_json
-from jaxnas.search import fair_paths, sandwich_paths, single_path, uniform_paths
+from jaxnas.search import SinglePathState, fair_paths, sandwich_paths, single_path, uniform_paths
 from jaxnas.search.single_path import Paths
-from jaxnas.spaces import chain_extremes
+from jaxnas.spaces import Pruned, chain_extremes, everything, prune
+from jaxnas.supernets import embedded
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.loop import Leg
+from jaxnas.train.loop import Leg, Outcome, load
 from jaxnas.train.loop import run as run_loop
 from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, running
 
@@ -67,21 +83,31 @@ def main(config: Config) -> None:
     space = make_space(skeleton)
     parts = search_parts(dataset, config)
     check(config.train, dataset, space, config.seed, config.random_baselines)
-    limits = {"params": config.max_params, "macs": config.max_macs}
-    budget = make_budget(space, skeleton_of(config.train, dataset), limits)
+    network_skeleton, latency = skeleton_of(config.train, dataset), None
+    if config.max_latency_ms is not None:
+        saved = Path(config.workdir) / "latency.json"
+        latency = latency_table(space, network_skeleton, config.latency_batch, saved)
+    limits = {"params": config.max_params, "macs": config.max_macs, "latency_ms": config.max_latency_ms}
+    budget = make_budget(space, network_skeleton, limits, latency)
+
+    def budget_of(left: SearchSpace) -> Budget:
+        return without_absent(make_budget(left, network_skeleton, limits, latency), left)
+
     search_key, train_key, random_key, budget_key = jax.random.split(jax.random.key(config.seed), 4)
     check_feasible(space, budget, budget_key)
     if config.search == "ilp":
         program_of(space, budget)
     measured = None if config.table is None else load_measured(config, space)
     supernet = make_supernet(skeleton)
-    algorithm = build(config, space, supernet, skeleton, len(parts.train.labels) // config.one_shot.batch_size)
+    paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be, before anything runs
     with held_run("one_shot", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return
+        if latency is not None:
+            save_latency(latency, run.path / "latency.json")
         loading = timer()
         found = search(
-            run, config, Setting(space, supernet, algorithm, budget, measured), parts, dataset, search_key, stop
+            run, config, Setting(space, supernet, skeleton, budget_of, measured), parts, dataset, search_key, stop
         )
         arch = space.from_genotype(found["genotype"])
         write_json(run.path / "genotype.json", found["genotype"])
@@ -97,7 +123,16 @@ def main(config: Config) -> None:
         apart = ("genotype", "seconds", "points", "measured", "measured_scores")
         results["found"]["selection"] = {k: v for k, v in found.items() if k not in apart}
         pictures = one_shot_pictures.draw_selection(found, budget.limits, run.path / "report")
-        timing = {"load": loading, "search": found["seconds"], "total": timer()}
+        timing = {"load": loading, "search": found["seconds"]}
+        if latency is not None:
+            told = {"device": latency.device, "batch": latency.batch}
+            predicted = float(budget.costs(np.asarray(arch)[None])["latency_ms"][0])
+            results["found"]["selection"]["latency"] = {**told, "predicted_ms": predicted}
+            timing["latency_ms"] = network_milliseconds(arch, space, network_skeleton, latency.batch)
+            print(
+                f"latency of a batch: {predicted:.3f} ms by the sum, {timing['latency_ms']:.3f} ms measured", flush=True
+            )
+        timing["total"] = timer()
         finish(run, results, dataset, config.seed, timing, pictures)
 
 
@@ -110,12 +145,12 @@ class Measured(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What a search is of."""
+    """What a search is of. skeleton: of the supernet. budget: of the space, or of what is left of it."""
 
     space: SearchSpace
     supernet: Supernet
-    algorithm: SearchAlgorithm
-    budget: Budget
+    skeleton: Skeleton
+    budget: Callable[[SearchSpace], Budget]
     measured: Measured | None
 
 
@@ -170,29 +205,16 @@ def search(
     stage = run.stage("search")
     if stage.result is not None:
         return dict(stage.result)
-    settings = config.one_shot
-    make = data.make_batches(len(parts.train.labels), settings.batch_size, dataset.augmentation)
-
-    def batch(key: Key, step: Array, data: Any) -> dict[str, Batch]:
-        return {"train": make(key, step, data)}
-
-    (phase,) = setting.algorithm.phases
-    steps = len(parts.train.labels) // settings.batch_size
-    init_key, run_key, select_key, random_key, paths_key = jax.random.split(key, 5)
-    outcome = run_loop(
-        [Leg(phase.name, make_chunk(phase.step, batch), steps, settings.batch_size)],
-        run_key,
-        jax.jit(setting.algorithm.init)(init_key),
-        parts.train,
-        settings.epochs,
-        stage=stage,
-        stop=stop,
-        log_every=10,
-    )
+    train_key, select_key, random_key, paths_key = jax.random.split(key, 4)
+    params, pruned, pruning, seconds = train(run, config, setting, parts, dataset, train_key, stop)
     timer = clock()
-    scores = _scores(config, setting, parts, dataset, outcome.state.params, stage, paths_key)
-    result = _selected(config, setting, scores[config.scoring.batch_norm], select_key, random_key)
+    scores = _scores(config, setting, parts, dataset, params, stage, paths_key)
+    result = _selected(
+        config, pruned.space, setting.budget(pruned.space), _within(scores[config.scoring.batch_norm], pruned),
+        select_key, random_key,
+    )  # fmt: skip
     result["scored_on"] = f"{len(parts.valid.labels)} validation images"
+    result["pruning"] = pruning
     if setting.measured is not None:
         result["agreement"] = {
             policy: agreement(score(setting.measured.archs), setting.measured.values)
@@ -201,17 +223,114 @@ def search(
         result["agreement_with"] = f"{config.table}, {setting.measured.metric}, {len(setting.measured.values)} random"
         result["measured"] = setting.measured.values.tolist()
         result["measured_scores"] = {policy: score(setting.measured.archs).tolist() for policy, score in scores.items()}
-    result["seconds"] = outcome.seconds + timer()
+    result["seconds"] = seconds + timer()
     stage.finish(result)
     return result
 
 
+def train(
+    run: RunFolder, config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, key: Key,
+    stop: Callable[[], int | None],
+) -> tuple[Any, Pruned, list[dict[str, Any]], float]:  # fmt: skip
+    """The supernet's parameters, what is left of the space, its sizes from stage to stage, seconds.
+
+    Every stage but the last ends with the loss of the weakest options. The parameters stay those of the whole space: a
+    path of what is left finds its own there, with their momentum, and the schedule goes on.
+    """
+    settings = config.one_shot
+    make = data.make_batches(len(parts.train.labels), settings.batch_size, dataset.augmentation)
+
+    def batch(key: Key, step: Array, data: Any) -> dict[str, Batch]:
+        return {"train": make(key, step, data)}
+
+    steps = len(parts.train.labels) // settings.batch_size
+    stages = config.prune_stages + 1
+    ends = [settings.epochs * number // stages for number in range(stages + 1)]
+    init_key, run_key, weakest_key, reach_key = jax.random.split(key, 4)
+
+    def fit(stage: Stage, number: int, supernet: Supernet, pruned: Pruned, state: SinglePathState) -> Outcome:
+        (phase,) = build(config, pruned.space, supernet, setting.skeleton, steps).phases
+        return run_loop(
+            [Leg(phase.name, make_chunk(phase.step, batch), steps, settings.batch_size)],
+            jax.random.fold_in(run_key, number),
+            state,
+            parts.train,
+            ends[number + 1] - ends[number],
+            stage=stage,
+            stop=stop,
+            log_every=10,
+        )
+
+    state = jax.jit(build(config, setting.space, setting.supernet, setting.skeleton, steps).init)(init_key)
+    keep = [list(row) for row in everything(setting.space)]
+    sizes, seconds = [], 0.0
+    for number in range(stages):
+        last = number == config.prune_stages
+        stage = run.stage("search" if last else f"prune-{number + 1}")
+        pruned = prune(setting.space, keep)
+        supernet = embedded(setting.supernet, pruned.embed)
+        sizes.append(
+            {
+                "from_epoch": ends[number],
+                **size_of(supernet, pruned.space, state.params, jax.random.fold_in(reach_key, number)),
+            }
+        )
+        if stage.result is None:
+            outcome = fit(stage, number, supernet, pruned, state)
+            state, spent = outcome.state, outcome.seconds
+            if not last:
+                timer = clock()
+                paths_key, own_key = jax.random.split(jax.random.fold_in(weakest_key, number))
+                scores = _scores(config, setting, parts, dataset, state.params, stage, paths_key, alone=True)
+                left = weakest(
+                    _within(scores[config.scoring.batch_norm], pruned),
+                    pruned.space,
+                    setting.budget(pruned.space),
+                    own_key,
+                    config.scoring.evaluations,
+                    config.predictor if config.prune_by == "predictor" else None,
+                )
+                keep = [[row[option] for option in options] for row, options in zip(keep, left, strict=True)]
+                spent += timer()
+                stage.finish({"keep": keep, "seconds": spent})
+        else:
+            state, keep, spent = load(stage, state, "latest"), stage.result["keep"], stage.result["seconds"]
+        seconds += spent
+    return state.params, pruned, sizes, seconds
+
+
+def size_of(supernet: Supernet, space: SearchSpace, params: Any, key: Key) -> dict[str, int]:
+    """Architectures of a space, and parameters of its supernet that any of 1,024 random ones reads."""
+    archs = jax.vmap(space.sample)(jax.random.split(key, 1024))
+
+    @jax.jit
+    def read(archs: Array) -> Any:
+        def also(seen: Any, arch: Array) -> tuple[Any, None]:
+            return jax.tree.map(jnp.logical_or, seen, supernet.used(arch)), None
+
+        return jax.lax.scan(also, supernet.used(archs[0]), archs)[0]
+
+    masks = jax.tree.leaves(read(archs))
+    count = sum(
+        int(np.broadcast_to(mask, leaf.shape).sum()) for mask, leaf in zip(masks, jax.tree.leaves(params), strict=True)
+    )
+    return {"architectures": math.prod(len(choice.options) for choice in space.choices), "supernet_params": count}
+
+
+def _within(score: Score, pruned: Pruned) -> Score:
+    """A score of the whole space's architectures as one of what is left."""
+    embed = jax.jit(jax.vmap(pruned.embed))
+    return lambda archs: score(embed(jnp.asarray(archs)))
+
+
 def _scores(
-    config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, params: Any, stage: Stage, key: Key
-) -> dict[str, CachedScore]:
+    config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, params: Any, stage: Stage, key: Key,
+    alone: bool = False,
+) -> dict[str, CachedScore]:  # fmt: skip
     """Policy of batch norm -> score, which keeps what it has scored in the stage's folder.
 
-    A killed run goes on from there; a score is of the last parameters, which the run had finished.
+    A killed run goes on from there; a score is of the last parameters, which the run had finished. alone: of the policy
+    that selects, else of all where there is a benchmark to be compared with. Architectures are of the whole space.
     """
     scoring, augmentation, apply_path = config.scoring, dataset.augmentation, setting.supernet.apply_path
     size = scoring.batch_size
@@ -220,14 +339,15 @@ def _scores(
         "recalibrated": lambda: recalibrated(apply_path, augmentation, parts.train, scoring.batches, size, config.seed),
         "running": lambda: _shared(config, setting, parts, dataset, params, key),
     }
-    names = list(policies) if setting.measured is not None else [scoring.batch_norm]
+    devices = jax.local_devices() if jax.local_device_count() > 1 else None
+    names = [scoring.batch_norm] if alone or setting.measured is None else list(policies)
 
     def kept(name: str) -> CachedScore:
         path = stage.path / f"scores-{name}.jsonl"
         # Whole lines alone: a kill may have cut the last one.
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         write_atomic(path, "".join(f"{line}\n" for line in lines))
-        score = make_path_score(apply_path, augmentation, size, policies[name]())
+        score = make_path_score(apply_path, augmentation, size, policies[name](), devices)
 
         def scored(archs: Array) -> np.ndarray:
             values = score(params, archs, parts.valid)
@@ -252,14 +372,20 @@ def _shared(
     return lambda params, arch: average
 
 
-def _selected(config: Config, setting: Setting, score: CachedScore, key: Key, random_key: Key) -> dict[str, Any]:
+def _selected(
+    config: Config, space: SearchSpace, budget: Budget, score: Score, key: Key, random_key: Key
+) -> dict[str, Any]:
     """The best within the budget that the search scored, and of as many random ones."""
-    space, budget, scoring = setting.space, setting.budget, config.scoring
+    scoring = config.scoring
     extra: dict[str, Any] = {}
     if config.search == "ilp":
-        own, extra["additivity"] = by_integer_program(score, space, budget, key, scoring.evaluations)
+        own, extra["additivity"] = by_integer_program(score, space, budget, key, scoring.evaluations, config.predictor)
     else:
-        sampler = SAMPLERS[config.search](space, scoring.evaluations, scoring.population)
+        sampler = (
+            evolution(space, scoring.evaluations, scoring.population)
+            if config.search == "evolution"
+            else guided(space, budget, config.predictor, scoring.evaluations, scoring.population)
+        )
         own = sampled(sampler, score, space, budget, key, scoring.evaluations)
     if not own:
         raise ValueError(f"--search {config.search} found nothing within the budget; allow more, or --search ilp")
@@ -275,7 +401,7 @@ def _selected(config: Config, setting: Setting, score: CachedScore, key: Key, ra
         return {
             "notation": space.notation(arch),
             "score": float(all_values[row]),
-            **{name: int(value[row]) for name, value in costs.items()},
+            **{name: float(value[row]) if name == "latency_ms" else int(value[row]) for name, value in costs.items()},
         }
 
     best, best_random = int(np.argmax(values)), int(np.argmax(random_values))

@@ -1,4 +1,7 @@
-"""What an architecture may cost in `experiments.one_shot`, and architectures that cost no more."""
+"""What an architecture may cost in `experiments.one_shot`, and architectures that cost no more.
+
+Costs are parameters, multiply-adds and, where it was measured, latency: that of the parts of a network, summed.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Key, SearchSpace, Skeleton
+from jaxnas.base import Arch, Array, Key, SearchSpace, Skeleton
 from jaxnas.hardware import (
     Constraint,
     InfeasibleError,
+    LatencyTable,
     Structure,
-    cost_budget,
     one_option_each,
     reachable,
     solve,
@@ -35,25 +38,36 @@ _PATIENCE = 300
 
 
 class Budget(NamedTuple):
-    """limits: "params" and "macs" -> the most allowed, those that are limited alone.
+    """limits: "params", "macs" and "latency_ms" -> the most allowed, those that are limited alone.
 
     costs: archs [P, D] -> float64 [P] of each name, of the networks that will be trained. structure and constraints:
-    of the integer program, None and () where there is none; constant: what its sums leave out.
+    of the integer program, None and () where there is none; constant: what its sums leave out. signals: arch ->
+    float32 [2], logarithms of parameters and multiply-adds, traceable; None where they do not add up.
     """
 
-    limits: dict[str, int]
+    limits: dict[str, float]
     costs: Callable[[np.ndarray], dict[str, np.ndarray]]
     structure: Structure | None
     constraints: tuple[Constraint, ...]
-    constant: dict[str, int]
+    constant: dict[str, float]
+    signals: Callable[[Arch], Array] | None = None
 
 
-def make_budget(space: SearchSpace, skeleton: Skeleton, limits: Mapping[str, int | None]) -> Budget:
-    """Raises: ValueError for a limit that is not positive."""
+def make_budget(
+    space: SearchSpace, skeleton: Skeleton, limits: Mapping[str, float | None], latency: LatencyTable | None = None
+) -> Budget:
+    """latency: of the networks, where it is known; a limit of "latency_ms" needs it.
+
+    Raises: ValueError for a limit that is not positive.
+    """
     given = {name: limit for name, limit in limits.items() if limit is not None}
     for name, limit in given.items():
-        if limit < 1:
-            raise ValueError(f"max_{name} must be at least 1, got {limit}")
+        if not limit > 0:
+            raise ValueError(f"max_{name} must be positive, got {limit:g}")
+    if "latency_ms" in given and latency is None:
+        raise ValueError(
+            f"a limit of latency_ms {given['latency_ms']:g} needs the latency of the options of {space.name}"
+        )
     if space.name not in PROGRAMS:
 
         def one_by_one(archs: np.ndarray) -> dict[str, np.ndarray]:
@@ -63,18 +77,39 @@ def make_budget(space: SearchSpace, skeleton: Skeleton, limits: Mapping[str, int
         return Budget(given, one_by_one, None, (), {})
     make_structure, make_table = PROGRAMS[space.name]
     table = make_table(skeleton)
+    parts: dict[str, Mapping[str, np.ndarray]] = {"params": table.params, "macs": table.macs}
+    constant: dict[str, float] = dict(table.constant)
+    if latency is not None:
+        parts["latency_ms"], constant["latency_ms"] = latency.milliseconds, latency.constant
     one_hot = jax.jit(jax.vmap(space.one_hot))
 
     def by_table(archs: np.ndarray) -> dict[str, np.ndarray]:
         taken = {kind: np.asarray(value) > 0 for kind, value in one_hot(jnp.asarray(archs)).items()}
-        parts = {"params": table.params, "macs": table.macs}
         return {
-            name: table.constant[name] + sum(np.einsum("aso,so->a", taken[k], part[k].astype(float)) for k in part)
+            name: constant[name] + sum(np.einsum("aso,so->a", taken[k], part[k].astype(float)) for k in part)
             for name, part in parts.items()
         }
 
-    constraints = tuple(cost_budget(table, name, limit) for name, limit in given.items())
-    return Budget(given, by_table, make_structure(space), constraints, table.constant)
+    def signals(arch: Arch) -> Array:
+        taken = space.one_hot(arch)
+        sums = [
+            constant[name] + sum(jnp.sum(taken[kind] * jnp.asarray(parts[name][kind], jnp.float32)) for kind in taken)
+            for name in ("params", "macs")
+        ]
+        return jnp.log(jnp.stack(sums))
+
+    constraints = tuple(Constraint(name, dict(parts[name]), upper=given[name] - constant[name]) for name in given)
+    return Budget(given, by_table, make_structure(space), constraints, constant, signals)
+
+
+def without_absent(budget: Budget, space: SearchSpace) -> Budget:
+    """The budget of a pruned space, whose program takes nothing that no random architecture of it has."""
+    if budget.structure is None:
+        return budget
+    archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 4096))
+    taken = jax.jit(lambda archs: jax.tree.map(lambda w: w.max(axis=0), jax.vmap(space.one_hot)(archs)))(archs)
+    gone = {kind: (np.asarray(value) == 0).astype(np.float64) for kind, value in taken.items()}
+    return budget._replace(constraints=(*budget.constraints, Constraint("what was pruned", gone, upper=0)))
 
 
 def excess(budget: Budget, archs: np.ndarray) -> np.ndarray:
@@ -116,7 +151,7 @@ def feasible_samples(space: SearchSpace, budget: Budget, key: Key, count: int) -
     result = np.concatenate([kept, walked])[:count]
     if not len(result):
         nearest = int(np.argmin(over))
-        costs = {name: int(value[nearest]) for name, value in budget.costs(archs[nearest : nearest + 1]).items()}
+        costs = {name: float(value[nearest]) for name, value in budget.costs(archs[nearest : nearest + 1]).items()}
         raise ValueError(
             f"no architecture within {_told(budget.limits)} was found; the nearest has "
             f"{_told({name: costs[name] for name in budget.limits})}: allow more, or train a narrower network"
@@ -140,15 +175,19 @@ def check_feasible(space: SearchSpace, budget: Budget, key: Key) -> None:
         for constraint in conflict:
             others = [each for each in conflict if each is not constraint]
             ends = reachable(budget.structure, constraint, others)
-            if ends is not None:
+            if ends is not None and constraint.name in budget.limits:
                 name = constraint.name
                 beside = " beside the other" if others else ""
-                least = round(ends[0]) + budget.constant[name]
-                told.append(f"max_{name} {budget.limits[name]:,}, where the smallest possible is {least:,}{beside}")
+                least, limit = ends[0] + budget.constant[name], budget.limits[name]
+                told.append(f"max_{name} {_number(limit)}, where the smallest possible is {_number(least)}{beside}")
         raise ValueError(
             f"no architecture meets {' and '.join(told)}: allow more, or train a narrower network"
         ) from error
 
 
-def _told(costs: Mapping[str, int]) -> str:
-    return " and ".join(f"{value:,} {name}" for name, value in costs.items())
+def _told(costs: Mapping[str, float]) -> str:
+    return " and ".join(f"{_number(value)} {name}" for name, value in costs.items())
+
+
+def _number(value: float) -> str:
+    return f"{round(value):,}" if abs(value - round(value)) < 1e-6 else f"{value:,.4g}"

@@ -68,9 +68,20 @@ class Config:
     space: Literal["nasbench201", "darts", "enas_micro", "enas_macro", "chain"] = "nasbench201"
     preset: Literal["tiny", "small", "paper"] = "tiny"
     search: Literal["evolution", "predictor", "ilp"] = "evolution"
-    """By evolution, guided by a Gaussian process, or by an integer program over scores that add up."""
+    """By evolution, guided by a predictor, or by an integer program over scores that add up."""
+    predictor: Literal["gp", "gnn", "gnn_gp"] = "gnn_gp"
+    """A Gaussian process, a graph network, or the mean of both, which are told parameters and multiply-adds: what
+    guides the search by a predictor, and what ranks the next-best of an integer program before they are scored."""
     max_params: int | None = None
     max_macs: int | None = None
+    max_latency_ms: float | None = None
+    """Of a batch on this device: each option is timed, and a network takes their sum, fitted to two whole networks."""
+    latency_batch: int = 32
+    """Images in a batch whose latency is limited."""
+    prune_stages: int = 0
+    """How many times, at equal parts of the epochs, every choice of more than two options loses its weakest one."""
+    prune_by: Literal["marginal", "predictor"] = "marginal"
+    """Weakest by the mean one-shot score of scored architectures that have the option, or of predicted ones."""
     dataset: str = "digits"
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
@@ -139,12 +150,18 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
         "scoring.batch_size": scoring.batch_size,
         "scoring.population": scoring.population,
         "comparison.running_paths": config.comparison.running_paths,
+        "latency_batch": config.latency_batch,
     }
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if scoring.evaluations < 16:
         raise ValueError(f"scoring.evaluations must be at least 16, got {scoring.evaluations}")
+    if not 0 <= config.prune_stages < settings.epochs:
+        raise ValueError(
+            f"prune_stages must be 0 to {settings.epochs - 1}, an epoch being the least between two, got "
+            f"{config.prune_stages}"
+        )
     if not 0 < settings.valid_part < 1:
         raise ValueError(f"one_shot.valid_part must be between 0 and 1, got {settings.valid_part}")
     train, valid = data.split(dataset, config.seed, settings.valid_part)

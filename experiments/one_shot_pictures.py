@@ -13,7 +13,7 @@ from jaxnas.draw import new_figure, save_plot
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 
 
-def draw_selection(found: Mapping[str, Any], limits: Mapping[str, int], folder: Path) -> list[tuple[str, str, str]]:
+def draw_selection(found: Mapping[str, Any], limits: Mapping[str, float], folder: Path) -> list[tuple[str, str, str]]:
     """What was scored against its cost, and scores against a benchmark: (title, file, caption) of each picture."""
     figure = new_figure(6.5, 3.6, "constrained")
     axes = figure.subplots()
@@ -38,6 +38,13 @@ def draw_selection(found: Mapping[str, Any], limits: Mapping[str, int], folder: 
         f"{found['scored_on']}; "
         f"batch norm: {found['batch_norm']}."
     )
+    if len(found["pruning"]) > 1:
+        told += " Of the space were left, from stage to stage, " + ", ".join(
+            f"{size['architectures']:,} architectures ({size['supernet_params']:,} parameters) from epoch "
+            f"{size['from_epoch']}"
+            for size in found["pruning"]
+        )
+        told += "."
     pictures = [("Score and cost", "front.png", told)]
     if "agreement" in found:
         _draw_agreement(found, folder / "agreement.png")

@@ -13,7 +13,7 @@ from experiments.one_shot_config import Config, defaults
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
-from jaxnas.hardware import one_option_each
+from jaxnas.hardware import load_latency, one_option_each
 from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
 from jaxnas.supernets import chain_supernet
 
@@ -46,6 +46,7 @@ def quick():
 def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(tmp_path, capsys, table):
     run = tmp_path / "run"
     arguments = [*SMALL, "--table", table, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
+    arguments += ["--prune-stages", "1", "--max-latency-ms", "1e6", "--latency-batch", "2"]
     cli.main(one_shot.main, Config, arguments, defaults)
     result = json.loads((run / "result.json").read_text())
     assert {"best-of-random", "hand-designed"} == set(result["baselines"])
@@ -56,6 +57,17 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     assert all(point["macs"] <= 14000 for point in selection["front"])
     assert set(selection["agreement"]) == {"batch", "recalibrated", "running"}
     assert all("regret_top_1" in figures for figures in selection["agreement"].values())
+    whole, left = selection["pruning"]
+    assert (whole["from_epoch"], whole["architectures"]) == (0, 5**6)
+    assert (left["from_epoch"], left["architectures"]) == (1, 4**6)
+    assert left["supernet_params"] <= whole["supernet_params"]
+    kept = json.loads((run / "stages" / "prune-1" / "done.json").read_text())["keep"]
+    for arch in (result["genotype"], result["baselines"]["best-of-random"]["genotype"]):
+        space = nasbench201_space()
+        assert all(option in row for option, row in zip(space.from_genotype(arch).tolist(), kept, strict=True))
+    table_of_times = load_latency(run / "latency.json")
+    assert selection["latency"]["predicted_ms"] >= table_of_times.constant
+    assert result["timing"]["latency_ms"] > 0
     for name in ("index.html", "front.png", "agreement.png", "cells.png"):
         assert (run / "report" / name).stat().st_size > 1000
     apply, params = jaxnas.load(run)
@@ -114,6 +126,8 @@ WRONG = {
         "a largest and a smallest architecture, which nasbench201 has not",
     ),
     "evaluations": (["--scoring.evaluations", "3"], "evaluations must be at least 16"),
+    "latency": (["--space", "enas_macro", "--max-latency-ms", "5"], "there is no table of latencies for enas_macro"),
+    "stages": (["--prune-stages", "60"], "prune_stages must be 0 to 59"),
     "part": (["--one-shot.valid-part", "1.5"], "one_shot.valid_part must be between 0 and 1"),
 }
 

@@ -5,13 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.one_shot_budget import check_feasible, excess, feasible_samples, make_budget
-from experiments.one_shot_select import SAMPLERS, agreement, by_integer_program, sampled
+from experiments.one_shot_budget import check_feasible, excess, feasible_samples, make_budget, without_absent
+from experiments.one_shot_latency import latency_table
+from experiments.one_shot_select import agreement, by_integer_program, evolution, fitted, guided, sampled, weakest
 from experiments.tabular_front import front
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
-from jaxnas.hardware import reachable, two_edges_a_node
-from jaxnas.spaces import darts_cost_table, darts_space, enas_macro_space, nasbench201_space
+from jaxnas.hardware import LatencyTable, reachable, save_latency, two_edges_a_node
+from jaxnas.spaces import (
+    NASBENCH201_OPERATIONS,
+    darts_cost_table,
+    darts_space,
+    enas_macro_space,
+    nasbench201_space,
+    prune,
+)
 
 SPACE = nasbench201_space()
 SKELETON = Skeleton(channels=4, cells=1, image_shape=(8, 8, 1), num_classes=10)
@@ -64,8 +72,73 @@ def test_what_cannot_be_is_explained():
     macro = enas_macro_space(3)
     with pytest.raises(ValueError, match=r"no architecture within 1 params was found; the nearest has .* params"):
         check_feasible(macro, make_budget(macro, Skeleton(2, 3, (8, 8, 1), 10), {"params": 1}), jax.random.key(0))
-    with pytest.raises(ValueError, match="max_macs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_macs must be positive, got 0"):
         make_budget(SPACE, SKELETON, {"macs": 0})
+
+
+LATENCY = LatencyTable("a clock", 1, NASBENCH201_OPERATIONS, {"cell": np.tile([0, 0.5, 1, 4, 0.25], (6, 1))}, 2.0)
+
+
+def test_latency_is_a_cost_like_the_others():
+    budget = make_budget(SPACE, SKELETON, {"macs": None, "latency_ms": 6.3}, LATENCY)
+    cells = CELLS[:: len(CELLS) // 500]
+    expected = 2.0 + np.array([0, 0.5, 1, 4, 0.25])[cells].sum(axis=1)
+    np.testing.assert_allclose(budget.costs(cells)["latency_ms"], expected)
+    np.testing.assert_array_equal(excess(budget, cells) > 0, expected > 6.3)
+    found, _ = by_integer_program(worth, SPACE, budget, jax.random.key(0), 20, "gp")
+    assert (budget.costs(np.array(list(found)))["latency_ms"] <= 6.3 + 1e-9).all()
+    with pytest.raises(ValueError, match=r"max_latency_ms 1\.9, where the smallest possible is 2:"):
+        check_feasible(SPACE, make_budget(SPACE, SKELETON, {"latency_ms": 1.9}, LATENCY), jax.random.key(0))
+    macro = enas_macro_space(3)
+    with pytest.raises(ValueError, match="needs the latency of the options of enas_macro"):
+        make_budget(macro, Skeleton(2, 3, (8, 8, 1), 10), {"latency_ms": 1.0})
+
+
+def test_latency_is_measured_once_and_read_afterwards(tmp_path):
+    path = tmp_path / "latency.json"
+    table = latency_table(SPACE, SKELETON, 2, path)
+    assert (table.milliseconds["cell"] >= 0).all()
+    assert table.milliseconds["cell"][0, 3] > 0
+    save_latency(table, path)
+    again = latency_table(SPACE, SKELETON, 2, path)
+    np.testing.assert_array_equal(again.milliseconds["cell"], table.milliseconds["cell"])
+    assert again[:3] + again[4:] == table[:3] + table[4:]
+    with pytest.raises(ValueError, match=r"is of batches of 2 on .*, but this is .* and batches of 4"):
+        latency_table(SPACE, SKELETON, 4, path)
+
+
+def test_signals_are_the_logarithms_of_the_costs():
+    budget = make_budget(SPACE, SKELETON, {})
+    for arch in CELLS[[5, 7000]]:
+        costs = SPACE.costs(jnp.asarray(arch), SKELETON)
+        np.testing.assert_allclose(budget.signals(jnp.asarray(arch)), np.log(list(costs.values())), rtol=1e-5)
+
+
+@pytest.mark.parametrize("predictor", [None, "gp"])
+def test_the_weakest_options_go_and_a_program_of_what_is_left_takes_none_of_them(predictor):
+    budget = make_budget(SPACE, SKELETON, {})
+    keep = weakest(worth, SPACE, budget, jax.random.key(1), 4000 if predictor is None else 150, predictor)
+    assert [len(left) for left in keep] == [4] * 6
+    for row, left in zip(WORTH, keep, strict=True):
+        assert np.argmin(row) not in left
+    pruned = prune(SPACE, [left[:2] for left in keep])
+    assert (
+        weakest(lambda archs: np.arange(len(archs)), pruned.space, budget, jax.random.key(1), 4, None) == ((0, 1),) * 6
+    )
+    left = without_absent(make_budget(pruned.space, SKELETON, {}), pruned.space)
+
+    def score(archs):
+        return worth(np.asarray(jax.vmap(pruned.embed)(jnp.asarray(archs))))
+
+    found, _ = by_integer_program(score, pruned.space, left, jax.random.key(0), 32, "gp")
+    best = sum(max(WORTH[column, option] for option in row[:2]) for column, row in enumerate(keep))
+    assert max(found.values()) == pytest.approx(best)
+
+
+SAMPLERS = {
+    "evolution": lambda budget: evolution(SPACE, 40, 10),
+    "predictor": lambda budget: guided(SPACE, budget, "gp", 40, 10),
+}
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
@@ -78,11 +151,25 @@ def test_a_sampler_has_only_scored_what_is_within_and_finds_something_good(name)
 
     limit = int(np.quantile(MACS, 0.2))
     budget = make_budget(SPACE, SKELETON, {"macs": limit})
-    found = sampled(SAMPLERS[name](SPACE, 40, 10), score, SPACE, budget, jax.random.key(0), 40)
+    found = sampled(SAMPLERS[name](budget), score, SPACE, budget, jax.random.key(0), 40)
     assert sorted(found) == sorted(map(tuple, asked))
     assert len(set(found)) == len(asked) == 40
     assert not excess(budget, np.array(asked)).any()
     assert max(found.values()) > np.quantile(worth(CELLS[~excess(budget, CELLS).astype(bool)]), 0.9)
+
+
+def test_a_graph_network_told_costs_learns_what_costs_explain():
+    """As many graphs as a search has when it is asked first; the worth is mostly that of convolutions."""
+    budget = make_budget(SPACE, SKELETON, {})
+    archs = CELLS[np.random.default_rng(1).permutation(len(CELLS))[:80]]
+    values = np.log(MACS[np.random.default_rng(1).permutation(len(CELLS))[:80]])
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        predict = fitted(SPACE, budget, "gnn_gp", archs[:40], values[:40], jax.random.key(0))
+        found = agreement(predict(archs[40:]), values[40:])
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    assert found["kendall"] > 0.8
 
 
 @pytest.mark.parametrize("share", [1.0, 0.0])
@@ -90,7 +177,7 @@ def test_the_integer_program_finds_the_best_where_scores_add_up(share):
     """Without a limit, and under the least one, which leaves the cells without a convolution."""
     budget = make_budget(SPACE, SKELETON, {"macs": int(np.quantile(MACS, share))})
     kept = CELLS[excess(budget, CELLS) == 0]
-    found, told = by_integer_program(worth, SPACE, budget, jax.random.key(3), 120)
+    found, told = by_integer_program(worth, SPACE, budget, jax.random.key(3), 88, "gp")
     assert not excess(budget, np.array(list(found))).any()
     assert told["tau"] > 0.99
     assert max(found.values()) == pytest.approx(worth(kept).max())

@@ -74,6 +74,24 @@ def test_a_score_is_by_the_statistics_that_it_is_given():
     np.testing.assert_allclose(again, whole)
 
 
+@pytest.mark.parametrize("kind", ["batch", "recalibrated", "given"])
+def test_devices_that_share_the_architectures_find_the_same(kind):
+    statistics = {
+        "batch": None,
+        "recalibrated": recalibrated(toy_path, PLAIN, DATA, 3, 8),
+        "given": lambda params, arch: [(jnp.full(1, 0.1), jnp.ones(1)), (jnp.full(1, 0.2), jnp.ones(1))],
+    }[kind]
+    archs = np.arange(135)[:, None] % 2  # more than a portion of all four
+    archs[7] = 1
+    params, data = jnp.float32(2.0), Examples(DATA.images, (np.arange(24) % 2).astype(np.int32))
+    expected = make_path_score(toy_path, PLAIN, 7, statistics)(params, archs[:8], data)
+    score = make_path_score(toy_path, PLAIN, 7, statistics, jax.devices()[:4])
+    np.testing.assert_allclose(score(params, archs[:8], data), expected)
+    np.testing.assert_allclose(score(params, archs, data), expected[archs[:, 0]])
+    np.testing.assert_allclose(score(params, archs[:1], data), expected[:1])
+    assert expected[0] != expected[1]
+
+
 def test_nothing_is_scored_twice():
     asked = []
 
@@ -94,5 +112,7 @@ def test_numbers_that_make_no_sense_are_refused():
         recalibrated(toy_path, PLAIN, DATA, 4, 8)
     with pytest.raises(ValueError, match="batches must be at least 1, got 0"):
         recalibrated(toy_path, PLAIN, DATA, 0, 8)
+    with pytest.raises(ValueError, match="devices must be at least one"):
+        make_path_score(toy_path, PLAIN, 8, None, [])
     with pytest.raises(ValueError, match="momentum must be in"):
         running(toy_path, PLAIN, DATA, jnp.zeros((1, 1), jnp.int32), 8, momentum=0.0)

@@ -19,6 +19,7 @@ from jaxnas.hardware.integer_program import (
 from jaxnas.hardware.latency import (
     LatencyTable,
     darts_latency,
+    device_name,
     load_latency,
     median_milliseconds,
     nasbench201_latency,
@@ -40,6 +41,7 @@ __all__ = [
     "cost_budget",
     "count_between",
     "darts_latency",
+    "device_name",
     "fit_additive",
     "forbidden",
     "load_latency",

@@ -40,13 +40,15 @@ Timer = Callable[[str, int, int, tuple[int, int]], float]
 class LatencyTable(NamedTuple):
     """Milliseconds for a batch of images, of all cells of a kind together. device: the name of where it was measured.
 
-    milliseconds: cell kind -> float64 [S, O], as in `CostTable`; options: the O names.
+    milliseconds: cell kind -> float64 [S, O], as in `CostTable`; options: the O names. constant: of what every network
+    has beside its choices, where that was measured.
     """
 
     device: str
     batch: int
     options: tuple[str, ...]
     milliseconds: Scores
+    constant: float = 0.0
 
 
 def device_name() -> str:
@@ -152,6 +154,7 @@ def load_latency(path: str | os.PathLike[str]) -> LatencyTable:
         times = {str(kind): np.array(value, np.float64) for kind, value in content["milliseconds"].items()}
         if not times or any(value.ndim != 2 or value.shape[1] != len(options) for value in times.values()):
             raise ValueError(f"times must be [S, {len(options)}]")
-        return LatencyTable(str(content["device"]), int(content["batch"]), options, times)
+        constant = float(content.get("constant", 0.0))
+        return LatencyTable(str(content["device"]), int(content["batch"]), options, times, constant)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no table of latencies ({error}); write it with save_latency") from None

@@ -8,13 +8,15 @@ is trained like a network would have, and mean nothing to any one path: known to
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxnas.base import Arch, Array, Aux, Context, PyTree, Stats
 from jaxnas.data.augment import normalise
@@ -27,38 +29,92 @@ Statistics = Callable[[PyTree, Arch], Stats]
 
 
 def make_path_score(
-    apply_path: ApplyPath, augmentation: Augmentation, batch_size: int, statistics: Statistics | None = None
+    apply_path: ApplyPath,
+    augmentation: Augmentation,
+    batch_size: int,
+    statistics: Statistics | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[PyTree, Array, Examples], np.ndarray]:
     """Makes (params, archs [P, D], data) -> accuracy of each on all examples, float64 [P]; compiled once.
 
-    statistics: by which a path is normalised; None is those of each batch. All batches have `batch_size` images, or all
-    there are; the last is filled up with examples that count nothing, taken from the first, so that it has statistics
-    like the others.
+    statistics: by which a path is normalised, traceable; None is those of each batch. All batches have `batch_size`
+    images, or all there are; the last is filled up with examples that count nothing, taken from the first, so that it
+    has statistics like the others. devices: several share the architectures, each taking every so many-th and one
+    after another, with all of parameters and images; by default nothing is shared.
 
-    Raises: ValueError where batch_size is under 1.
+    Raises: ValueError where batch_size is under 1, or there is no device.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if devices is not None and not devices:
+        raise ValueError("devices must be at least one, or None; got none")
 
-    @jax.jit
     def correct(params: PyTree, arch: Arch, bn: Stats | None, images: Array, labels: Array, counts: Array) -> Array:
         context = Context() if bn is None else Context(bn)
         logits, _ = apply_path(params, arch, normalise(images, augmentation.mean, augmentation.std), context)
         return jnp.sum((jnp.argmax(logits, axis=1) == labels) & counts)
+
+    one = jax.jit(correct)
+    shared = None if devices is None else _shared_out(correct, statistics, devices)
 
     def score(params: PyTree, archs: Any, data: Examples) -> np.ndarray:
         total = len(data.labels)
         size = min(batch_size, total)
         position = np.arange(-(-total // size) * size).reshape(-1, size)
         images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+        if shared is not None:
+            stacked = (images[position % total], labels[position % total], jnp.asarray(position < total))
+            return shared(params, np.asarray(archs, np.int32), stacked) / total
         batches = [(images[p % total], labels[p % total], jnp.asarray(p < total)) for p in position]
         counted = []
         for arch in jnp.asarray(archs):
             bn = None if statistics is None else statistics(params, arch)
-            counted.append([correct(params, arch, bn, *batch) for batch in batches])
+            counted.append([one(params, arch, bn, *batch) for batch in batches])
         return np.array([sum(int(c) for c in row) for row in jax.device_get(counted)]) / total
 
     return score
+
+
+PORTION = 32
+"""Architectures that a device takes at most before the next are given out; one program, whatever their number."""
+
+
+def _shared_out(
+    correct: Callable[..., Array], statistics: Statistics | None, devices: Sequence[jax.Device]
+) -> Callable[[PyTree, np.ndarray, tuple[Array, ...]], np.ndarray]:
+    """Makes (params, archs [P, D], batches) -> how many examples are right, int [P], over several devices."""
+    mesh = Mesh(np.array(devices), ("population",))
+    everywhere, apart = PartitionSpec(), PartitionSpec("population")
+
+    # Devices do different work and nothing is exchanged, so there is nothing to be checked.
+    @jax.jit
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(everywhere, apart, apart, everywhere), out_specs=apart, check_vma=False
+    )
+    def of_portion(params: PyTree, archs: Array, count: Array, batches: tuple[Array, ...]) -> Array:
+        def next_one(number: Array, found: Array) -> Array:
+            arch = archs[number]
+            bn = None if statistics is None else statistics(params, arch)
+            right = jax.lax.map(lambda batch: correct(params, arch, bn, *batch), batches)
+            return found.at[number].set(right.sum())
+
+        # As many as there are, which is data: what fills up a portion is not computed.
+        return jax.lax.fori_loop(0, count[0], next_one, jnp.zeros(len(archs), jnp.int32))
+
+    def right(params: PyTree, archs: np.ndarray, batches: tuple[Array, ...]) -> np.ndarray:
+        size, found = len(devices), []
+        for start in range(0, len(archs), size * PORTION):
+            part = archs[start : start + size * PORTION]
+            # Device d has those at d, d + size, …, so that none waits for more than one.
+            padded = np.zeros((PORTION * size, archs.shape[1]), np.int32)
+            padded[: len(part)] = part
+            counts = np.array([len(part[device::size]) for device in range(size)], np.int32)
+            given = padded.reshape(PORTION, size, -1).transpose(1, 0, 2).reshape(padded.shape)
+            counted = np.asarray(of_portion(params, given, counts, batches))
+            found.append(counted.reshape(size, PORTION).T.reshape(-1)[: len(part)])
+        return np.concatenate(found) if found else np.zeros(0, np.int32)
+
+    return right
 
 
 def recalibrated(

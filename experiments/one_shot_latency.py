@@ -1,0 +1,73 @@
+"""Latency on this device for `experiments.one_shot`: of each option, scaled to that of whole networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.evaluation import NETWORKS
+from jaxnas.base import Arch, Context, SearchSpace, Skeleton
+from jaxnas.hardware import (
+    LatencyTable,
+    darts_latency,
+    device_name,
+    load_latency,
+    median_milliseconds,
+    nasbench201_latency,
+)
+
+TABLES: dict[str, Callable[[Skeleton, int], LatencyTable]] = {
+    "darts": darts_latency,
+    "nasbench201": nasbench201_latency,
+}
+"""Name of a space -> the latency of its options; the others have no such table."""
+
+
+def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path) -> LatencyTable:
+    """The table in the file, where there is one, or one that is measured now, which takes some seconds.
+
+    An operation by itself takes longer than as a part of a program, and networks have more than operations. So times
+    are scaled, and a constant put beside, such that of some random networks those of the least and of the greatest sum
+    take what they are measured to take.
+
+    Raises: ValueError where there is no such table, or the file is of another device or batch size.
+    """
+    if space.name not in TABLES:
+        raise ValueError(
+            f"there is no table of latencies for {space.name}: --max-latency-ms is for {', '.join(TABLES)}"
+        )
+    if path.exists():
+        table = load_latency(path)
+        if (table.device, table.batch) != (device_name(), batch):
+            raise ValueError(
+                f"{path} is of batches of {table.batch} on {table.device}, but this is {device_name()} and batches of "
+                f"{batch}; go on there, or choose another --workdir"
+            )
+        return table
+    table = TABLES[space.name](skeleton, batch)
+    archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 256))
+    sums = _sums(space, table, archs)
+    ends = [int(np.argmin(sums)), int(np.argmax(sums))]
+    least, greatest = (network_milliseconds(archs[end], space, skeleton, batch) for end in ends)
+    scale = float((greatest - least) / max(sums[ends[1]] - sums[ends[0]], 1e-9))
+    if not scale > 0:  # a clock that is too coarse, or a busy device
+        return table
+    times = {kind: scale * value for kind, value in table.milliseconds.items()}
+    return table._replace(milliseconds=times, constant=float(least - scale * sums[ends[0]]))
+
+
+def _sums(space: SearchSpace, table: LatencyTable, archs: jax.Array) -> np.ndarray:
+    taken = jax.jit(jax.vmap(space.one_hot))(archs)
+    return sum(np.einsum("aso,so->a", np.asarray(taken[kind]), value) for kind, value in table.milliseconds.items())
+
+
+def network_milliseconds(arch: Arch, space: SearchSpace, skeleton: Skeleton, batch: int) -> float:
+    """Of the whole network of an architecture, in evaluation, as its options were timed."""
+    network = NETWORKS[space.name](arch, skeleton, space)
+    params, stats = jax.jit(network.init)(jax.random.key(0))
+    x = jnp.ones((batch, *skeleton.image_shape))
+    return median_milliseconds(jax.jit(lambda params, x: network.apply(params, x, Context(stats))[0]), params, x)

@@ -1,0 +1,73 @@
+"""What `experiments.one_shot` predicts one-shot scores by: graphs of any space, told costs where these add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from experiments.one_shot_budget import Budget
+from jaxnas import predictors
+from jaxnas.base import Arch, Graph, Predictor, SearchSpace
+from jaxnas.predictors import Block
+from jaxnas.spaces import (
+    ENAS_MACRO_GRAPH_OPERATIONS,
+    ENAS_MICRO_OPERATIONS,
+    NASBENCH201_GRAPH_OPERATIONS,
+    chain_graph_operations,
+    graph_operations,
+)
+
+VOCABULARIES = {
+    "darts": len(graph_operations()),
+    "nasbench201": len(NASBENCH201_GRAPH_OPERATIONS),
+    "enas_micro": len(graph_operations(("none", *ENAS_MICRO_OPERATIONS))),
+    "chain": len(chain_graph_operations()),
+    "enas_macro": len(ENAS_MACRO_GRAPH_OPERATIONS),
+}
+"""Name of a space -> how many operations its graphs may have."""
+
+
+def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
+    """arch -> its graph, with the logarithms of its parameters and multiply-adds where the budget can tell them."""
+    signals = budget.signals
+    if signals is None:
+        return space.graph
+    return lambda arch: space.graph(arch)._replace(signals=signals(arch))
+
+
+def _example(space: SearchSpace, budget: Budget) -> Graph:
+    return jax.eval_shape(graphs(space, budget), jax.ShapeDtypeStruct((len(space.choices),), "int32"))
+
+
+def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
+    """On the operations and edges of the graph, and the costs with a quarter of their weight."""
+    example = _example(space, budget)
+    blocks = [Block(predictors.one_hot(VOCABULARIES[space.name]))]
+    if example.signals is not None:
+        blocks.append(Block(predictors.signals, 0.25))
+    return predictors.gaussian_process(blocks, example)
+
+
+def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
+    """Five members, AdamW, the cosine schedule over whole batches of experiments.predictor."""
+    example = _example(space, budget)
+    encode = None if example.signals is None else predictors.signals
+    network = predictors.gnn(VOCABULARIES[space.name], example, width=24, encode=encode)
+    epochs = 100
+    schedule = optax.cosine_decay_schedule(5e-3, epochs)
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
+    return predictors.ensemble(predictors.regression(network, optimizer, epochs=epochs), 5)
+
+
+def both(space: SearchSpace, budget: Budget) -> Predictor:
+    """The mean of the graph network and the Gaussian process."""
+    return predictors.average(graph_network(space, budget), gaussian_process(space, budget))
+
+
+PREDICTORS: dict[str, Callable[[SearchSpace, Budget], Predictor]] = {
+    "gp": gaussian_process,
+    "gnn": graph_network,
+    "gnn_gp": both,
+}
