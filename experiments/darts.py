@@ -1,6 +1,7 @@
 """DARTS, the whole road: search a cell, train the found network and its baselines, test, draw, report.
 
     python -m experiments.darts                                        digits, about 3 minutes on 2 CPU cores
+    python -m experiments.darts --search.prune 5 3                     edges lose their weakest operations on the way
     python -m experiments.darts --preset small --data-dir DIR          CIFAR-10, about an hour on 2 cores
     python -m experiments.darts --preset paper --order second --data-dir DIR      the paper's settings, for a GPU
 
@@ -11,7 +12,8 @@ table 1). The same command on the same --workdir goes on where it stopped.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -32,15 +34,25 @@ from experiments.evaluation import (
     train_all,
 )
 from jaxnas import data, draw
-from jaxnas.base import Arch, Array, Batch, Key, SearchSpace, Skeleton
+from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.relax import softmax
-from jaxnas.runfolder import RunFolder, write_json
-from jaxnas.search import WatchedState, adam_l2, darts, exact, finite_difference, first_order, watched
+from jaxnas.runfolder import RunFolder, Stage, write_json
+from jaxnas.search import (
+    WatchedState,
+    adam_l2,
+    carried,
+    darts,
+    exact,
+    finite_difference,
+    first_order,
+    watched,
+    weakest_by_alpha,
+)
 from jaxnas.spaces import CELL_KINDS, DARTS_OPERATIONS, darts_space, discretise_argmax
-from jaxnas.supernets import darts_supernet
+from jaxnas.supernets import darts_narrowing, darts_supernet
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.loop import Leg
+from jaxnas.train.loop import Leg, Outcome, load
 from jaxnas.train.loop import run as run_loop
 
 
@@ -65,6 +77,9 @@ class Search:
     """Search on at most this many images of the training split; 0 is all."""
     early_stop: bool = False
     """End before a collapse, as watch.window and the others say (DARTS-ES)."""
+    prune: tuple[int, ...] = ()
+    """How many operations every edge still has after each of the equal parts of the epochs, "none" counted: 5 3 is
+    P-DARTS's 8, 5, then 3. Parameters go on; by default nothing is lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +158,14 @@ def main(config: Config) -> None:
             return
         search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
         loading = timer()
-        arch, health, seconds = search(run, config, space, supernet_skeleton, parts, dataset, search_key, stop)
+        arch, health, sizes, seconds = search(run, config, space, supernet_skeleton, parts, dataset, search_key, stop)
         write_json(run.path / "genotype.json", space.to_genotype(arch))
         print(f"found: {space.notation(arch)}", flush=True)
         archs = {"found": arch, **random_archs(space, config.random_baselines, random_key)}
         figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop)
         figures["found"]["health"] = health
+        if config.search.prune:
+            figures["found"]["shrinking"] = sizes
         pictures = [*draw_weights(run), *darts_watch.draw_health(search_rounds(run), health, run.path / "report")]
         finish(run, figures, dataset, config.seed, {"load": loading, "search": seconds, "total": timer()}, pictures)
 
@@ -168,6 +185,13 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     if settings.epochs < 1:
         raise ValueError(f"search.epochs must be at least 1, got {settings.epochs}")
     darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
+    most = (len(DARTS_OPERATIONS), *settings.prune)
+    if any(not 2 <= left < before for before, left in itertools.pairwise(most)):
+        raise ValueError(f"search.prune must fall from under {most[0]} to 2 at least, got {list(settings.prune)}")
+    if settings.prune and settings.early_stop:
+        raise ValueError("search.early_stop compares eigenvalues of one mixture: leave it out, or search.prune")
+    if len(settings.prune) >= settings.epochs:
+        raise ValueError(f"search.epochs must be more than the {len(settings.prune)} of search.prune")
     parts = data.split(dataset, config.seed, 0.5)
     half = settings.limit // 2 or None
     train, valid = (data.Examples(part.images[:half], part.labels[:half]) for part in parts if part is not None)
@@ -183,11 +207,15 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
 def search(
     run: RunFolder, config: Config, space: SearchSpace, skeleton: Skeleton, parts: SearchParts, dataset: data.Dataset,
     key: Key, stop: Callable[[], int | None],
-) -> tuple[Arch, dict[str, Any], float]:  # fmt: skip
-    """The search stage: (architecture, what the watch for a collapse saw, seconds)."""
+) -> tuple[Arch, dict[str, Any], list[dict[str, int]], float]:  # fmt: skip
+    """The search stage: (architecture, what the watch for a collapse saw, sizes of the supernet, seconds).
+
+    Where edges lose operations, every part of the epochs but the last is a stage of its own before.
+    """
     stage = run.stage("search")
     if stage.result is not None:
-        return space.from_genotype(stage.result["genotype"]), stage.result["health"], stage.result["seconds"]
+        arch = space.from_genotype(stage.result["genotype"])
+        return arch, stage.result["health"], stage.result["sizes"], stage.result["seconds"]
     settings = config.search
     train, valid = parts.train, parts.valid
     steps = len(train.labels) // settings.batch_size
@@ -199,20 +227,7 @@ def search(
     bilevel = {
         "first": first_order, "second": lambda: exact(optimiser), "second-fd": lambda: finite_difference(optimiser),
     }[config.order]()  # fmt: skip
-    supernet = darts_supernet(skeleton)
     rule = darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
-    algorithm = watched(
-        darts(
-            space,
-            supernet,
-            optimiser,
-            adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
-            bilevel,
-            warmup_steps=settings.warmup_epochs * steps,
-        ),
-        darts_watch.measurements(config.watch, settings.epochs),
-        rule,
-    )
     batches = {
         "train": data.make_batches(len(train.labels), settings.batch_size, dataset.augmentation),
         "valid": data.make_batches(len(valid.labels), settings.batch_size, dataset.augmentation),
@@ -225,35 +240,84 @@ def search(
     weights = jax.jit(lambda alpha: jax.tree.map(lambda a: softmax(None, a, jnp.zeros(())), alpha))
 
     init_key, run_key, derive_key, watch_key = jax.random.split(key, 4)
-    measure = darts_watch.make_measure(
-        config.watch, space, supernet, valid, dataset.augmentation, settings.batch_size, watch_key
-    )
 
-    def after_round(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
-        state, measured = measure(epoch, state)
-        return state, {**measured, **{f"weights_{kind}": w for kind, w in weights(state.search.alpha).items()}}
+    def watched_darts(supernet: Supernet) -> SearchAlgorithm:
+        algorithm = darts(
+            space,
+            supernet,
+            optimiser,
+            adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
+            bilevel,
+            warmup_steps=settings.warmup_epochs * steps,
+        )
+        return watched(algorithm, darts_watch.measurements(config.watch, settings.epochs), rule)
 
-    (phase,) = algorithm.phases
-    outcome = run_loop(
-        [Leg("search", make_chunk(phase.step, batch), steps, 2 * settings.batch_size)],
-        run_key,
-        jax.jit(algorithm.init)(init_key),
-        parts,
-        settings.epochs,
-        stage=stage,
-        after_round=after_round,
-        stop=stop,
-        ended=lambda state: darts_watch.stopped(state, rule, config.watch) is not None,
-    )
-    arch = jax.jit(algorithm.derive, static_argnums=2)(derive_key, outcome.state, None)
+    def fit(stage: Stage, number: int, supernet: Supernet, state: WatchedState, epochs: int) -> Outcome:
+        measure = darts_watch.make_measure(
+            config.watch, space, supernet, valid, dataset.augmentation, settings.batch_size, watch_key
+        )
+
+        def after_round(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
+            state, measured = measure(epoch, state)
+            return state, {**measured, **{f"weights_{kind}": w for kind, w in weights(state.search.alpha).items()}}
+
+        (phase,) = watched_darts(supernet).phases
+        return run_loop(
+            [Leg("search", make_chunk(phase.step, batch), steps, 2 * settings.batch_size)],
+            jax.random.fold_in(run_key, number) if number else run_key,
+            state,
+            parts,
+            epochs,
+            stage=stage,
+            after_round=after_round,
+            stop=stop,
+            ended=lambda state: darts_watch.stopped(state, rule, config.watch) is not None,
+        )
+
+    supernet = darts_supernet(skeleton)
+    state = jax.jit(watched_darts(supernet).init)(init_key)
+    keep = {kind: np.ones(value.shape, bool) for kind, value in space.template().items()}
+    sizes, seconds = [_size(0, keep, state)], 0.0
+    ends = [settings.epochs * number // (len(settings.prune) + 1) for number in range(len(settings.prune) + 2)]
+    for number, left in enumerate(settings.prune):
+        part = run.stage(f"search-{number + 1}")
+        done = part.result
+        if done is None:
+            done = {"seconds": fit(part, number, supernet, state, ends[number + 1] - ends[number]).seconds}
+            part.finish(done)
+        state = load(part, state, "latest")
+        seconds += done["seconds"]
+        before, keep = keep, weakest_by_alpha(state.search.alpha, keep, left)
+        state = state._replace(search=carried(state.search, darts_narrowing(skeleton, keep, before), keep))
+        supernet = darts_supernet(skeleton, keep=keep)
+        sizes.append(_size(ends[number + 1], keep, state))
+    outcome = fit(stage, len(settings.prune), supernet, state, ends[-1] - ends[-2])
+    seconds += outcome.seconds
+    arch = jax.jit(watched_darts(supernet).derive, static_argnums=2)(derive_key, outcome.state, None)
     health = darts_watch.told(search_rounds(run), darts_watch.stopped(outcome.state, rule, config.watch))
-    stage.finish({"genotype": space.to_genotype(arch), "health": health, "seconds": outcome.seconds})
-    return arch, health, outcome.seconds
+    stage.finish({"genotype": space.to_genotype(arch), "health": health, "sizes": sizes, "seconds": seconds})
+    return arch, health, sizes, seconds
+
+
+def _size(epoch: int, keep: Mapping[str, np.ndarray], state: WatchedState) -> dict[str, int]:
+    """What the supernet has from an epoch on."""
+    return {
+        "from_epoch": epoch,
+        "operations": int(sum(there.sum() for there in keep.values())),
+        "supernet_params": sum(leaf.size for leaf in jax.tree.leaves(state.search.params)),
+    }
 
 
 def search_rounds(run: RunFolder) -> list[dict[str, Any]]:
-    """The lines of the metrics that the epochs of the search gave."""
-    return [line for line in metrics(run) if line["stage"] == "search" and line["phase"] == "round"]
+    """The lines of the metrics that the epochs of the search gave, numbered over all its stages."""
+    lines: list[dict[str, Any]] = []
+    epoch = step = 0
+    for line in metrics(run):
+        if line["stage"].split("-")[0] == "search" and line["phase"] == "round":
+            if lines and line["stage"] != lines[-1]["stage"]:
+                epoch, step = lines[-1]["epoch"], lines[-1]["step"]
+            lines.append({**line, "epoch": epoch + line["epoch"], "step": step + line["step"]})
+    return lines
 
 
 def draw_weights(run: RunFolder) -> list[tuple[str, str, str]]:

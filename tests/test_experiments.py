@@ -13,6 +13,13 @@ WRONG = {
     "data not there": (darts, ["--dataset", "cifar10", "--data-dir", "EMPTY"], "experiments.prepare_cifar10"),
     "no channels": (darts, ["--search.channels", "0"], "channels must be at least 1, got 0"),
     "batch larger than the split": (darts, ["--search.batch-size", "5000"], "5000"),
+    "more operations left than there were": (darts, ["--search.prune", "3", "5"], "fall from under 8 to 2 at least"),
+    "one operation left": (darts, ["--search.prune", "1"], "fall from under 8 to 2 at least, got [1]"),
+    "more parts than epochs": (
+        darts,
+        ["--search.prune", "5", "3", "--search.epochs", "2"],
+        "more than the 2 of search",
+    ),
     "training batch larger than the split": (darts, ["--train.batch-size", "5000"], "5000"),
     "no room for the auxiliary head": (darts, ["--train.auxiliary"], "8×8"),
     "not a genotype": (retrain, ["--genotype", "DARTS_V9"], "DARTS_V9"),

@@ -13,7 +13,7 @@ included where it is part of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,6 @@ def darts(
     alpha_optimiser: optax.GradientTransformation,
     bilevel: Bilevel | None = None,
     *,
-    keep: Mapping[str, Any] | None = None,
     relaxation: Relaxation = softmax,
     warmup_steps: int = 0,
     alpha_scale: float = 1e-3,
@@ -88,9 +87,6 @@ def darts(
     `weight_optimiser` or another optimiser with the same state (say, one without clipping). warmup_steps: during the
     first steps only the weights move. alpha_scale: standard deviation of the initial architecture parameters. Its one
     phase reads "train" and "valid". `derive` discretises the mixture by the rule of the space, without a score.
-
-    keep: cell kind -> bool [S, O], the options that are left (`search.shrinking`); the others weigh nothing, being -inf
-    to the relaxation.
     """
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
@@ -99,8 +95,6 @@ def darts(
     bilevel = bilevel or first_order(axis_name)
 
     def mixture(key: Key | None, alpha: Weights, step: Array) -> Weights:
-        if keep is not None:
-            alpha = {kind: jnp.where(jnp.asarray(keep[kind]), value, -jnp.inf) for kind, value in alpha.items()}
         keys = [None] * len(alpha) if key is None else list(jax.random.split(key, len(alpha)))
         return {kind: relaxation(k, alpha[kind], step) for kind, k in zip(sorted(alpha), keys, strict=True)}
 

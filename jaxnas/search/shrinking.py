@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike
 from jaxnas.base import Choice, PyTree, Weights
 from jaxnas.search.darts import DartsState
 
+GONE = -1e9
+"""An architecture parameter of what is not left; finite, so that decay and norms stay so."""
 KeepSlots = dict[str, np.ndarray]
 """Cell kind -> bool [S, O], the options of each slot that are left; laid out as mixture weights are."""
 
@@ -78,17 +80,17 @@ def carried(
 ) -> DartsState:
     """The state of a search over all that was there, as one over what is left.
 
-    narrow: of parameters, and of what has their form in the optimiser's state, as from `darts_narrowing`. Of the
-    architecture, what is not left becomes 0, its averages too, so that decay moves it no more; its shape stays. Steps,
-    and with them schedules, go on.
+    narrow: of parameters, and of what has their form in the optimiser's state, as from `darts_narrowing`. Steps, and
+    with them schedules, go on. The architecture parameters keep their shape: those of what is not left become GONE,
+    which any softmax makes 0 and no update moves, and their part of the optimiser's state becomes 0.
     """
 
-    def masked(weights: Weights) -> Weights:
-        return {kind: jnp.where(jnp.asarray(keep[kind]), value, 0.0) for kind, value in weights.items()}
+    def masked(weights: Weights, value: float = 0.0) -> Weights:
+        return {kind: jnp.where(jnp.asarray(keep[kind]), each, value) for kind, each in weights.items()}
 
     return state._replace(
         params=narrow(state.params),
-        alpha=masked(state.alpha),
+        alpha=masked(state.alpha, GONE),
         weight_state=_each(narrow, state.weight_state, state.params),
         alpha_state=_each(masked, state.alpha_state, state.alpha),
     )
