@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Key, PyTree
+from jaxnas.parallel import Seeds
 
 Infos = Any
 """The Info of a step with a leading axis of n steps, on the host."""
@@ -31,6 +32,7 @@ def make_chunk(
     *,
     max_steps: int = 1000,
     loop: Literal["device", "host"] | None = None,
+    seeds: Seeds | None = None,
 ) -> Chunk:
     """Compiles `step` once, into a function that runs any number of steps up to `max_steps` and never traces again.
 
@@ -38,6 +40,8 @@ def make_chunk(
     is the same at every step. Both are pure. loop: "device" puts the steps of a chunk into one while loop, without a
     dispatch a step; "host" dispatches each step. None takes "host" on CPUs: there XLA brings only convolutions outside
     of loops into the layout that it has a fast kernel for, and a convolution's gradients in a loop are far slower.
+    seeds: runs the step for many seeds at once; state, key and infos then have an axis of seeds, that of the infos
+    after that of the steps.
 
     The state is donated. Raises ValueError for max_steps < 1, and TypeError, when it is traced, for a step that returns
     a state of another structure than it was given.
@@ -53,6 +57,9 @@ def make_chunk(
         after, info = step(step_key, state, batch(jax.random.fold_in(key, 1), index, data))
         check_same_types(state, after)
         return after, info
+
+    if seeds is not None:
+        one = seeds.lift(one)
 
     def on_device(state: PyTree, key: Key, first: Array, stop: Array, data: PyTree) -> tuple[PyTree, Any]:
         traced = jax.jit(one, inline=True)  # Asked for its shapes and then for its operations, it is traced once.

@@ -1,0 +1,185 @@
+"""One pure step, spread over devices, seeds and hosts.
+
+A step is (key, state, batch) -> (state, info). Over devices there are three ways to run the same step beside plain
+`jit`, as `DataParallel`s:
+
+- `sharded`: XLA's partitioner spreads the batch; the step is written for the whole batch and knows nothing of it.
+- `shard_mapped`, `pmapped`: each device runs the step on its part of the batch. The step must then be made with the
+  `axis_name`, over which it averages statistics of batch norms and gradients, the inner ones of a second-order step
+  too. `pmap` is kept for those whose programs are written for it.
+
+All of them take and give whole arrays: they are transformations of the step, which `train.chunk.make_chunk` compiles.
+The state is the same on all devices, the images of a data set are divided among them.
+
+`vmap_seeds` and `map_seeds` run a step for many seeds at once: S keys, S states, one data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnas.base import Array, Key, PyTree
+
+Step = Callable[[Key, PyTree, Any], tuple[PyTree, Any]]
+"""(key, state, batch) -> (state, info), all leaves of the batch with the images' axis first."""
+SeedStep = Callable[[PyTree, Key, Array, PyTree], tuple[PyTree, Any]]
+"""(state, key, number of the step, data) -> (state, info)."""
+Way = Literal["sharded", "shard_map", "pmap"]
+
+_AXIS = "batch"
+_SEEDS = "seeds"
+
+
+class DataParallel(NamedTuple):
+    """axis_name: what the factory of the step is given. step: transforms a step; outside of it arrays are whole.
+
+    place: a pytree as it must be before the first call, the same on all devices. place_data: a data set's arrays,
+    divided over the devices along their first axis where that is a multiple of their number, else whole on each.
+    devices: how many; they must divide the batch.
+    """
+
+    axis_name: str | None
+    step: Callable[[Step], Step]
+    place: Callable[[PyTree], PyTree]
+    place_data: Callable[[PyTree], PyTree]
+    devices: int
+
+
+def on_one_device() -> DataParallel:
+    """Plain `jit` on the default device."""
+    return DataParallel(None, lambda step: step, jax.device_put, jax.device_put, 1)
+
+
+def data_parallel(way: Way = "sharded", devices: Sequence[jax.Device] | None = None) -> DataParallel:
+    """The batch over `devices`, by default all devices of all processes.
+
+    With one device, "sharded" is plain `jit`. Raises: ValueError for no device, an unknown way, or `pmap` over several
+    processes, which `jax.pmap` does not do for a step that takes whole arrays.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    ways = {"sharded": _sharded, "shard_map": _shard_mapped, "pmap": _pmapped}
+    if way not in ways:
+        raise ValueError(f"way must be one of {', '.join(ways)}, got {way!r}")
+    if not devices:
+        raise ValueError("data_parallel needs at least one device, got none")
+    if way == "pmap" and len({device.process_index for device in devices}) > 1:
+        raise ValueError('way "pmap" is for the devices of one process; take "sharded" or "shard_map"')
+    mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(_AXIS))
+
+    def place_data(data: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: _put(leaf, whole if len(leaf) % len(devices) else split), data)
+
+    return DataParallel(
+        None if way == "sharded" else _AXIS,
+        lambda step: _checked(ways[way](step, mesh), len(devices)),
+        lambda tree: jax.tree.map(lambda leaf: _put(leaf, whole), tree),
+        place_data,
+        len(devices),
+    )
+
+
+def _sharded(step: Step, mesh: Mesh) -> Step:
+    def run(key: Key, state: PyTree, batch: Any) -> tuple[PyTree, Any]:
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P(_AXIS)))
+        # Without the second constraint the state could come back otherwise divided, and the next call be compiled anew.
+        return jax.lax.with_sharding_constraint(step(key, state, batch), NamedSharding(mesh, P()))
+
+    return run
+
+
+def _shard_mapped(step: Step, mesh: Mesh) -> Step:
+    # With check_vma=True the gradient of a loss on one device is already the sum over all of them, and the mean that
+    # the step takes would leave it as many times too large as there are devices.
+    return jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(_AXIS)), out_specs=P(), check_vma=False)
+
+
+def _pmapped(step: Step, mesh: Mesh) -> Step:
+    mapped = jax.pmap(
+        step, axis_name=_AXIS, in_axes=(None, None, 0), out_axes=None, devices=list(mesh.devices.flat)
+    )  # fmt: skip
+
+    def run(key: Key, state: PyTree, batch: Any) -> tuple[PyTree, Any]:
+        parts = jax.tree.map(lambda leaf: leaf.reshape(mesh.size, -1, *leaf.shape[1:]), batch)
+        return mapped(key, state, parts)
+
+    return run
+
+
+def _checked(step: Step, devices: int) -> Step:
+    def run(key: Key, state: PyTree, batch: Any) -> tuple[PyTree, Any]:
+        for leaf in jax.tree.leaves(batch):
+            if len(leaf) % devices:
+                raise ValueError(f"a batch of {len(leaf)} cannot be divided over {devices} devices; choose a multiple")
+        return step(key, state, batch)
+
+    return run
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Array:
+    """A leaf whose value every process has, laid out over the devices of all of them."""
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf  # laid out already
+    value = np.asarray(leaf)
+    # Each process fills the devices that it has and sends nothing.
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+class Seeds(NamedTuple):
+    """count: S. lift: makes a step of one seed that of all: state, key and info get a leading axis S.
+
+    place: a pytree with that leading axis as it must be before the first call. place_data: a data set's arrays.
+    """
+
+    count: int
+    lift: Callable[[SeedStep], SeedStep]
+    place: Callable[[PyTree], PyTree]
+    place_data: Callable[[PyTree], PyTree]
+
+
+def many_seeds(
+    count: int, how: Literal["vmap", "map"] = "vmap", devices: Sequence[jax.Device] | None = None
+) -> Seeds:
+    """`count` seeds at once on each of `devices` in equal shares, by default on the default device.
+
+    how: "vmap" computes the seeds of a device side by side. A step that takes one path by a conditional, whose index
+    differs from seed to seed, would then compute every branch: "map" runs the seeds of a device one after another, in
+    one program, and gains by several devices alone.
+
+    Raises: ValueError where the devices do not divide the count, or it is less than 1.
+    """
+    if how not in ("vmap", "map"):
+        raise ValueError(f'how must be "vmap" or "map", got {how!r}')
+    devices = list(devices or jax.devices()[:1])
+    if count < 1 or count % len(devices):
+        raise ValueError(f"{count} seeds cannot be divided over {len(devices)} devices; choose a positive multiple")
+    mesh = Mesh(np.asarray(devices), (_SEEDS,), axis_types=(AxisType.Auto,))
+
+    def lift(step: SeedStep) -> SeedStep:
+        def some(states: PyTree, keys: Key, index: Array, data: PyTree) -> tuple[PyTree, Any]:
+            if how == "vmap":
+                return jax.vmap(step, (0, 0, None, None))(states, keys, index, data)
+            return jax.lax.map(lambda own: step(*own, index, data), (states, keys))
+
+        if len(devices) == 1:
+            return some
+        return jax.shard_map(
+            some, mesh=mesh, in_specs=(P(_SEEDS), P(_SEEDS), P(), P()), out_specs=P(_SEEDS), check_vma=False
+        )
+
+    def place(spec: P) -> Callable[[PyTree], PyTree]:
+        if len(devices) == 1:
+            return jax.device_put
+        return lambda tree: jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, spec)), tree)
+
+    return Seeds(count, lift, place(P(_SEEDS)), place(P()))
