@@ -12,19 +12,20 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnas.base import Batch, Skeleton
 from jaxnas.controllers import adam, lstm_controller, reinforce
-from jaxnas.networks import nasbench201_network
+from jaxnas.networks import darts_network
 from jaxnas.ops.layers import pmean
 from jaxnas.parallel import data_parallel, many_seeds, on_one_device
-from jaxnas.search import adam_l2, darts, enas, exact, fair_paths, finite_difference, first_order, single_path
-from jaxnas.spaces import nasbench201_space
-from jaxnas.supernets import nasbench201_supernet
+from jaxnas.search import adam_l2, darts, enas, exact, fair_paths, single_path
+from jaxnas.spaces import darts_space
+from jaxnas.supernets import darts_supernet
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.classifier import classifier
 from jaxnas.train.schedules import sgd
 
-SPACE = nasbench201_space()
+OPERATIONS = ("none", "skip_connect", "dil_conv_3x3")
+SPACE = darts_space(1, OPERATIONS)
 SKELETON = Skeleton(channels=2, cells=1, image_shape=(4, 4, 1), num_classes=3)
-NET = nasbench201_supernet(SKELETON)
+NET = darts_supernet(SKELETON, 1, OPERATIONS)
 OPTIMISER = sgd(0.1, momentum=0.9, weight_decay=1e-3, clip=1.0)
 WAYS = ("sharded", "shard_map", "pmap")
 # Relative to the largest number of a leaf: devices add up in another order.
@@ -44,8 +45,9 @@ def images(seed, count=8):
 BATCHES = [{"train": images(2 * i), "valid": images(2 * i + 1)} for i in range(2)]
 
 
-def search_by_darts(bilevel, axis_name):
-    return darts(SPACE, NET, OPTIMISER, adam_l2(0.1), bilevel(axis_name=axis_name), axis_name=axis_name)
+def search_by_darts(axis_name):
+    """By exact second order, which has the gradients of the other orders as its parts."""
+    return darts(SPACE, NET, OPTIMISER, adam_l2(0.1), exact(OPTIMISER, axis_name), axis_name=axis_name)
 
 
 def search_by_enas(axis_name):
@@ -76,17 +78,15 @@ def searched(make):
 
 
 def trained(axis_name):
-    arch = SPACE.from_genotype("|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|skip_connect~2|")
+    arch = SPACE.sample(jax.random.key(1))
     trainer = classifier(
-        nasbench201_network(arch, SKELETON), OPTIMISER, total_steps=4, drop_path=0.0, axis_name=axis_name
+        darts_network(arch, SKELETON, SPACE), OPTIMISER, total_steps=4, drop_path=0.0, axis_name=axis_name
     )
     return trainer.init, lambda key, state, batch: trainer.step(key, state, batch["train"])
 
 
 STEPS = {
-    "darts_first_order": searched(functools.partial(search_by_darts, first_order)),
-    "darts_exact": searched(functools.partial(search_by_darts, functools.partial(exact, OPTIMISER))),
-    "darts_difference": searched(functools.partial(search_by_darts, functools.partial(finite_difference, OPTIMISER))),
+    "darts": searched(search_by_darts),
     "enas": searched(search_by_enas),
     "single_path": searched(train_single_paths),
     "training": trained,
