@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 
+from experiments.devices import Devices, spread
 from jaxnas import data, draw, report
 from jaxnas.base import Arch, Key, Network, SearchSpace, Skeleton
 from jaxnas.data import Augmentation, Dataset
@@ -29,6 +31,7 @@ from jaxnas.networks import (
     switched_nasbench201_network,
     tutorial_cnn,
 )
+from jaxnas.parallel import from_first, is_first_process
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
@@ -119,6 +122,7 @@ def train_all(
     key: Key,
     seed: int,
     stop: Stop,
+    devices: Devices = Devices(),
     hand_designed: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Trains the named architectures and the hand-designed network under the same budget; name -> figures.
@@ -127,16 +131,16 @@ def train_all(
     """
     skeleton = skeleton_of(training, dataset)
     share = training.share_step and len(archs) > 1 and space.name in SWITCHED
-    shared = _Trainer(SWITCHED[space.name](skeleton, space), training, dataset, seed) if share else None
+    shared = _Trainer(SWITCHED[space.name](skeleton, space), training, dataset, seed, devices) if share else None
     figures = {}
     for number, (name, arch) in enumerate(archs.items()):
         network = NETWORKS[space.name](arch, skeleton, space)
-        trainer = shared or _Trainer(network, training, dataset, seed)
+        trainer = shared or _Trainer(network, training, dataset, seed, devices)
         figures[name] = trainer.train(run, name, network, arch, jax.random.fold_in(key, number), stop, space)
     if hand_designed:
         network = tutorial_cnn(dataset.image_shape, dataset.num_classes)
         plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
-        trainer = _Trainer(network, plain, dataset, seed)
+        trainer = _Trainer(network, plain, dataset, seed, devices)
         figures["hand-designed"] = trainer.train(
             run, "hand-designed", network, None, jax.random.fold_in(key, len(archs)), stop, None
         )
@@ -146,7 +150,9 @@ def train_all(
 class _Trainer:
     """One compiled step, evaluation and data, for one network or for all of a space."""
 
-    def __init__(self, network: Network | SwitchedNetwork, training: Training, dataset: Dataset, seed: int) -> None:
+    def __init__(
+        self, network: Network | SwitchedNetwork, training: Training, dataset: Dataset, seed: int, devices: Devices
+    ) -> None:
         self.network = network
         self.training = training
         self.dataset = dataset
@@ -156,6 +162,7 @@ class _Trainer:
         optimiser = schedules.sgd(
             schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
         )
+        self.spread = spread(devices, [training.batch_size])
         self.classifier = classifier(
             network,
             optimiser,
@@ -163,13 +170,14 @@ class _Trainer:
             auxiliary_weight=training.auxiliary_weight,
             label_smoothing=training.label_smoothing,
             drop_path=training.drop_path,
+            axis_name=self.spread.axis_name,
         )
         self.init = jax.jit(self.classifier.init)
         augmentation: Augmentation = dataset.augmentation
         batches = data.make_batches(
             len(self.parts.train.labels), training.batch_size, augmentation, cutout=training.cutout
         )
-        self.chunk = make_chunk(self.classifier.step, batches)
+        self.chunk = make_chunk(self.spread.step(self.classifier.step), batches)
         self.evaluate = make_evaluate(self.classifier.predict, augmentation, 256)
 
     def train(
@@ -195,9 +203,10 @@ class _Trainer:
             [Leg("train", self.chunk, self.steps, self.training.batch_size)],
             run_key,
             state,
-            self.parts.train,
+            self.spread.place_data(self.parts.train),
             self.training.epochs,
             stage=stage,
+            place=self.spread.place,
             after_round=after_round,
             best=None if valid is None else "valid_accuracy",
             stop=stop,
@@ -216,7 +225,7 @@ class _Trainer:
         if space is not None and arch is not None:
             result["genotype"] = space.to_genotype(arch)
             result["notation"] = space.notation(arch)
-        if name == "found" and arch is not None:
+        if name == "found" and arch is not None and is_first_process():
             params, stats = state.params, state.stats
             if isinstance(self.network, SwitchedNetwork):
                 params, stats = self.network.extract(arch, params, stats)
@@ -241,7 +250,7 @@ def finish(
     run: RunFolder, figures: dict[str, dict[str, Any]], dataset: Dataset, seed: int, timing: dict[str, float],
     pictures: list[tuple[str, str, str]],
 ) -> dict[str, Any]:  # fmt: skip
-    """Writes result.json and the report, and prints the outcome."""
+    """Writes result.json and the report, and prints the outcome; of several processes the first one does."""
     seconds = {f"train-{name}": entry["seconds"] for name, entry in figures.items()}
     rows = {name: {k: v for k, v in entry.items() if k != "seconds"} for name, entry in figures.items()}
     result = {
@@ -287,8 +296,12 @@ def held_run(experiment: str, config: Any, runtime: Sequence[str], **identity: A
     settings = dataclasses.asdict(config)
     apart = {name: settings.pop(name) for name in runtime}
     whole = {"experiment": experiment, **settings, **identity}
-    with open_run(config.workdir, whole, apart, tensorboard=config.tensorboard) as run, stop_on_signal() as stop:
-        yield run, stop
+    with contextlib.ExitStack() as resources:
+        workdir = config.workdir
+        if not is_first_process():  # It computes as the first one does, and what it writes is thrown away.
+            workdir = resources.enter_context(tempfile.TemporaryDirectory()) + "/run"
+        run = resources.enter_context(open_run(workdir, whole, apart, tensorboard=config.tensorboard, share=from_first))
+        yield run, resources.enter_context(stop_on_signal())
 
 
 def told_finished(run: RunFolder) -> bool:

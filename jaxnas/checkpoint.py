@@ -32,11 +32,8 @@ class Restored(NamedTuple):
 
 
 def abstract(state: PyTree) -> PyTree:
-    """The target that restores into the form of `state`: shapes, types, and shardings where they were asked for."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None),
-        state,
-    )
+    """The target that restores into the form of `state`, its shapes and types, free of any device."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
 
 class Checkpoints:
@@ -119,12 +116,23 @@ def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
         cleanup_tmp_directories=True,
         # The state is given away to the next step, which must not happen while it is being written.
         enable_async_checkpointing=False,
+        multiprocessing_options=_alone(),
     )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return ocp.CheckpointManager(directory, options=options, item_names=("state", "meta"))
     except OSError as error:
         raise OSError(f"cannot use {directory} for checkpoints: {error.strerror or error}") from error
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For a run over several processes: the one that has the folder works without the others."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process-{here}"
+    )
 
 
 def _save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:

@@ -11,17 +11,23 @@ A step is (key, state, batch) -> (state, info). Over devices there are three way
 All of them take and give whole arrays: they are transformations of the step, which `train.chunk.make_chunk` compiles.
 The state is the same on all devices, the images of a data set are divided among them.
 
-`vmap_seeds` and `map_seeds` run a step for many seeds at once: S keys, S states, one data set.
+`many_seeds` runs a step for S seeds at once: S keys, S states, one data set.
+
+Over hosts, all processes run the same program on the same data, each on its own devices. The first one alone reads and
+writes the run folder: what it finds there is sent to the others (`from_first`), so that hosts need no common disk. What
+depends on a clock or a signal is agreed on (`largest`), since a process that took another turn would wait for ever.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -136,20 +142,18 @@ def _put(leaf: Any, sharding: NamedSharding) -> Array:
 
 
 class Seeds(NamedTuple):
-    """count: S. lift: makes a step of one seed that of all: state, key and info get a leading axis S.
+    """number: S. lift: makes a step of one seed that of all: state, key and info get a leading axis S.
 
     place: a pytree with that leading axis as it must be before the first call. place_data: a data set's arrays.
     """
 
-    count: int
+    number: int
     lift: Callable[[SeedStep], SeedStep]
     place: Callable[[PyTree], PyTree]
     place_data: Callable[[PyTree], PyTree]
 
 
-def many_seeds(
-    count: int, how: Literal["vmap", "map"] = "vmap", devices: Sequence[jax.Device] | None = None
-) -> Seeds:
+def many_seeds(count: int, how: Literal["vmap", "map"] = "vmap", devices: Sequence[jax.Device] | None = None) -> Seeds:
     """`count` seeds at once on each of `devices` in equal shares, by default on the default device.
 
     how: "vmap" computes the seeds of a device side by side. A step that takes one path by a conditional, whose index
@@ -169,7 +173,7 @@ def many_seeds(
         def some(states: PyTree, keys: Key, index: Array, data: PyTree) -> tuple[PyTree, Any]:
             if how == "vmap":
                 return jax.vmap(step, (0, 0, None, None))(states, keys, index, data)
-            return jax.lax.map(lambda own: step(*own, index, data), (states, keys))
+            return jax.lax.map(lambda own: step(own[0], own[1], index, data), (states, keys))
 
         if len(devices) == 1:
             return some
@@ -183,3 +187,70 @@ def many_seeds(
         return lambda tree: jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, spec)), tree)
 
     return Seeds(count, lift, place(P(_SEEDS)), place(P()))
+
+
+def join_hosts(coordinator: str, processes: int | None = None, process: int | None = None) -> None:
+    """Joins the processes of several hosts, before JAX is used for anything else.
+
+    coordinator: "auto" finds everything in the environment of a TPU VM, Slurm, Open MPI or Kubernetes; else
+    "host:port" of the first process, and then the number of processes and which of them this is must be given.
+
+    Raises: ValueError where these do not fit together, or nothing can be found.
+    """
+    if coordinator == "auto":
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise ValueError(
+                f'coordinator "auto" found no cluster in the environment ({error}); give host:port of process 0, the '
+                "number of processes and the number of this one"
+            ) from error
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f'coordinator must be "auto" or host:port, got {coordinator!r}')
+    if processes is None or process is None or not 0 <= process < processes:
+        raise ValueError(
+            f"with coordinator {coordinator} give processes, at least 1, and process, from 0 to processes - 1; got "
+            f"{processes} and {process}"
+        )
+    jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that reads and writes the run folder."""
+    return jax.process_index() == 0
+
+
+def from_first(value: Any) -> Any:
+    """What the first process has, in JSON's terms, given to all; called by all processes at the same point."""
+    if jax.process_count() == 1:
+        return value
+    own = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_first_process() else np.zeros(0, np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(own.size)))
+    text = np.zeros(size, np.uint8)
+    text[: own.size] = own
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
+
+
+def arrays_from_first(tree: PyTree) -> PyTree:
+    """The arrays of the first process, given to all as NumPy arrays; elsewhere their shapes and types alone count."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(
+        np.asarray, multihost_utils.broadcast_one_to_all(jax.tree.map(lambda leaf: np.asarray(local(leaf)), tree))
+    )
+
+
+def largest(values: Sequence[int]) -> list[int]:
+    """The largest value of each number over all processes, so that all of them decide alike."""
+    if jax.process_count() == 1:
+        return list(values)
+    return [int(value) for value in multihost_utils.process_allgather(np.asarray(values, np.int32)).max(axis=0)]
+
+
+def local(leaf: Any) -> Any:
+    """A leaf that is the same on all devices, as this process alone has it."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf.addressable_data(0)
+    return leaf

@@ -86,7 +86,7 @@ class Stage:
     def result(self) -> Any | None:
         """What `finish` was given; None while the stage is not finished."""
         done = self.path / "done.json"
-        return read_json(done) if done.exists() else None
+        return self._run.share(read_json(done) if done.exists() else None)
 
     def finish(self, result: Any) -> None:
         """Marks the stage as finished. `result` is JSON, not None."""
@@ -106,8 +106,11 @@ class Stage:
 class RunFolder:
     """A run folder held by this process. Use `open_run`, and close it or use it as a context manager."""
 
-    def __init__(self, path: Path, lock: IO[str], *, resumed: bool, tensorboard: bool) -> None:
+    def __init__(
+        self, path: Path, lock: IO[str], *, resumed: bool, tensorboard: bool, share: Callable[[Any], Any]
+    ) -> None:
         self.path = path
+        self.share = share
         self.resumed = resumed
         self._lock = lock
         self._board = _tensorboard(path) if tensorboard else None
@@ -127,7 +130,7 @@ class RunFolder:
     def result(self) -> Any | None:
         """The content of result.json; None while the run is not finished."""
         path = self.path / "result.json"
-        return read_json(path) if path.exists() else None
+        return self.share(read_json(path) if path.exists() else None)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes result.json in one step; put what depends on the clock under "timing"."""
@@ -199,11 +202,13 @@ def open_run(
     runtime: Mapping[str, Any],
     *,
     tensorboard: bool = False,
+    share: Callable[[Any], Any] = lambda value: value,
 ) -> RunFolder:
     """Creates a run folder, or takes up the one that is there.
 
     identity: what the numbers depend on (JSON); a folder with another identity is refused. runtime: what they do not
-    depend on; it is written anew each time. tensorboard: metrics also go to `path`/tensorboard.
+    depend on; it is written anew each time. tensorboard: metrics also go to `path`/tensorboard. share: gives all
+    processes of a run over several hosts the result that the first one reads; each process has a folder of its own.
 
     Raises ValueError where the folder is of another configuration or holds something else, BlockingIOError where
     another process works in it, another OSError where it cannot be written.
@@ -213,7 +218,7 @@ def open_run(
     lock = _lock(folder)
     try:
         resumed = _configure(folder, identity, runtime)
-        return RunFolder(folder, lock, resumed=resumed, tensorboard=tensorboard)
+        return RunFolder(folder, lock, resumed=resumed, tensorboard=tensorboard, share=share)
     except BaseException:
         lock.close()
         raise

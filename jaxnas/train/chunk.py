@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Key, PyTree
-from jaxnas.parallel import Seeds
+from jaxnas.parallel import Seeds, SeedStep
 
 Infos = Any
 """The Info of a step with a leading axis of n steps, on the host."""
@@ -58,11 +58,10 @@ def make_chunk(
         check_same_types(state, after)
         return after, info
 
-    if seeds is not None:
-        one = seeds.lift(one)
+    stepped: SeedStep = one if seeds is None else seeds.lift(one)
 
     def on_device(state: PyTree, key: Key, first: Array, stop: Array, data: PyTree) -> tuple[PyTree, Any]:
-        traced = jax.jit(one, inline=True)  # Asked for its shapes and then for its operations, it is traced once.
+        traced = jax.jit(stepped, inline=True)  # Asked for its shapes and then for its operations, it is traced once.
         shapes = jax.eval_shape(traced, state, key, first, data)[1]
         infos = jax.tree.map(lambda leaf: jnp.zeros((max_steps, *leaf.shape), leaf.dtype), shapes)
 
@@ -74,7 +73,7 @@ def make_chunk(
         return jax.lax.fori_loop(first, stop, body, (state, infos))
 
     compiled_loop = jax.jit(on_device, donate_argnums=0)
-    compiled_step = jax.jit(one, donate_argnums=0)
+    compiled_step = jax.jit(stepped, donate_argnums=0)
 
     def run_on_device(state: PyTree, key: Key, first: int, stop: int, data: PyTree) -> tuple[PyTree, Infos]:
         state, infos = compiled_loop(state, key, np.int32(first), np.int32(stop), data)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Key, PyTree
-from jaxnas.checkpoint import Checkpoints, abstract
+from jaxnas.checkpoint import Checkpoints, Restored, abstract
+from jaxnas.parallel import arrays_from_first, from_first, is_first_process, largest, local
 from jaxnas.runfolder import Stage
 from jaxnas.train.chunk import Chunk, Infos, check_same_types
 from jaxnas.train.progress import Progress
@@ -75,6 +76,7 @@ def run(
     best: str | None = None,
     stop: Callable[[], int | None] = lambda: None,
     ended: Callable[[PyTree], bool] = lambda state: False,
+    place: Callable[[PyTree], PyTree] = lambda tree: tree,
     chunk_seconds: float = 5.0,
     save_seconds: float = 60.0,
     log_every: int = 50,
@@ -83,6 +85,8 @@ def run(
     """Runs all legs `rounds` times, from the latest checkpoint of `stage` if there is one.
 
     state: the initial state; it is copied, not used up. data: what the batches are made of, moved to the device once.
+    place: lays a state out over devices, before the first step and after a checkpoint was read; the state is saved as
+    the first process has it, and goes on with other devices as well. A key of many seeds, [S], is folded for each.
     stage: where checkpoints and metrics go; None keeps neither. Of the steps, every `log_every`-th and the last one are
     written to the metrics, with their exact values. best: the value of `after_round` whose highest one has its state
     kept (`load`). stop: gives the number of a signal once one came (`stop_on_signal`); a chunk lasts about
@@ -103,17 +107,18 @@ def run(
 
     round_steps = sum(leg.steps for leg in legs)
     total = rounds * round_steps
-    state = jax.tree.map(_own, state)
+    state = jax.tree.map(_own, place(state))
     data = jax.device_put(data)
-    keys = [jax.random.fold_in(key, number) for number in range(len(legs))]
+    keys = [_fold_in(key, number) for number in range(len(legs))]
     done, before, top = 0, 0.0, None
     with contextlib.ExitStack() as resources:
         checkpoints = None
         if stage is not None:
-            checkpoints = resources.enter_context(Checkpoints(stage.path / "checkpoints"))
-            restored = checkpoints.restore(abstract(state))
+            if is_first_process():
+                checkpoints = resources.enter_context(Checkpoints(stage.path / "checkpoints"))
+            restored = _restore(None if checkpoints is None else checkpoints.restore, state)
             if restored is not None:
-                state, done, before = restored.state, restored.step, restored.meta["seconds"]
+                state, done, before = place(restored.state), restored.step, restored.meta["seconds"]
                 top = Best(*restored.meta["best"]) if restored.meta["best"] else None
                 if done > total:
                     raise ValueError(f"{stage.path} is at step {done}, beyond the {total} steps asked for")
@@ -132,12 +137,14 @@ def run(
 
         def save(write: Callable[[int, PyTree, Mapping[str, Any]], None]) -> None:
             _check_no_nan(state, done)
-            write(done, state, {"seconds": before + time.perf_counter() - started, "best": top})
+            own = jax.tree.map(local, state)
+            write(done, own, {"seconds": before + time.perf_counter() - started, "best": top})
 
         while not over:
             number = _leg_at(legs, done % round_steps)
             leg, first, epoch = legs[number], _index(legs, number, done), done // round_steps + 1
-            length = paces[number].length(leg.steps * epoch - first)
+            # Every process takes the longest of their chunks, and not one of a length of its own.
+            (length,) = largest([paces[number].length(leg.steps * epoch - first)])
             chunk_started = time.perf_counter()
             state, infos = leg.chunk.run(state, keys[number], first, first + length, data)
             elapsed = time.perf_counter() - chunk_started
@@ -160,7 +167,7 @@ def run(
                     if checkpoints is not None:
                         save(checkpoints.save_best)
             over = done == total or (done == epoch * round_steps and ended(state))
-            signalled = stop()
+            signalled = largest([stop() or 0])[0] or None
             due = time.perf_counter() - saved >= save_seconds or signalled is not None or over
             if checkpoints is not None and due:
                 save(checkpoints.save)
@@ -175,14 +182,28 @@ def load(stage: Stage, target: PyTree, which: Literal["latest", "best"]) -> PyTr
 
     Raises OSError where the stage has no such checkpoint that is whole.
     """
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), target)
-    with Checkpoints(stage.path / "checkpoints") as checkpoints:
-        restored = checkpoints.restore_best(target) if which == "best" else checkpoints.restore(target)
+    with contextlib.ExitStack() as resources:
+        read = None
+        if is_first_process():
+            checkpoints = resources.enter_context(Checkpoints(stage.path / "checkpoints"))
+            read = checkpoints.restore_best if which == "best" else checkpoints.restore
+        restored = _restore(read, target)
     if restored is None:
         raise OSError(
             f"{stage.path / 'checkpoints' / which} has no whole checkpoint; remove {stage.path} to run it again"
         )
     return restored.state
+
+
+def _restore(read: Callable[[PyTree], Restored | None] | None, like: PyTree) -> Restored | None:
+    """What the first process reads, given to all; `read` is None in the others."""
+    target = abstract(like)
+    found = None if read is None else read(target)
+    told = from_first(None if found is None else {"step": found.step, "meta": found.meta})
+    if told is None:
+        return None
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), target) if found is None else found.state
+    return Restored(arrays_from_first(zeros), told["meta"], told["step"])
 
 
 class _Pace:
@@ -202,6 +223,10 @@ class _Pace:
         else:
             # Growing by four at most, one measurement that was too short does not make a chunk that is far too long.
             self._next = [min(int(self._seconds / max(seconds / steps, 1e-6)), 4 * steps)]
+
+
+def _fold_in(key: Key, number: int) -> Key:
+    return jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
 
 
 def _leg_at(legs: Sequence[Leg], position: int) -> int:
@@ -264,5 +289,5 @@ def _first_non_finite(infos: Infos) -> tuple[int, str, float] | None:
 def _check_no_nan(state: PyTree, done: int) -> None:
     """A loss may be finite at the step that makes a parameter NaN. Infinity is left: some states begin with it."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.is_fully_addressable and np.isnan(np.asarray(leaf)).any():
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and np.isnan(np.asarray(local(leaf))).any():
             raise NonFiniteError(f"state{jax.tree_util.keystr(path)}", float("nan"), done, "the state")
