@@ -22,6 +22,7 @@ import numpy as np
 
 from experiments import cli, enas_pictures
 from experiments.darts import SearchParts
+from experiments.devices import Devices, join, spread
 from experiments.evaluation import (
     Training,
     check,
@@ -37,6 +38,7 @@ from experiments.evaluation import (
 from jaxnas import data
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
+from jaxnas.parallel import DataParallel, is_first_process, local
 from jaxnas.runfolder import RunFolder, write_json
 from jaxnas.search import enas, path_accuracy
 from jaxnas.spaces import (
@@ -138,6 +140,7 @@ class Config:
     search: Search = Search()
     controller: Controller = Controller()
     train: Training = Training(epochs=630, batch_size=144, channels=36, cells=17)
+    devices: Devices = Devices()
     tensorboard: bool = False
     """Metrics also go to the run folder's tensorboard/ (needs tensorboardX)."""
     cache_dir: str | None = None
@@ -232,6 +235,7 @@ def defaults(flag: Callable[[str], str]) -> Config:
 def main(config: Config) -> None:
     """Runs the whole road, or goes on with it."""
     enable_cache(config.cache_dir)
+    join(config.devices)
     timer = clock()
     dataset = data.load(config.dataset, config.data_dir)
     make_space, make_supernet = SPACES[config.space]
@@ -240,13 +244,14 @@ def main(config: Config) -> None:
     parts = search_parts(dataset, config)
     check(config.train, dataset, space, config.seed, config.random_baselines)
     supernet = make_supernet(skeleton)
-    algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size)
-    with held_run("enas", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, stop):
+    over = spread(config.devices, [config.search.batch_size, config.controller.batch_size])
+    algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size, over.axis_name)
+    with held_run("enas", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return
         search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
         loading = timer()
-        found = search(run, config, space, supernet, algorithm, parts, dataset, search_key, stop)
+        found = search(run, config, space, supernet, algorithm, over, parts, dataset, search_key, stop)
         arch = space.from_genotype(found["genotype"])
         write_json(run.path / "genotype.json", found["genotype"])
         print(f"found: {space.notation(arch)}", flush=True)
@@ -255,7 +260,9 @@ def main(config: Config) -> None:
             "best-of-random": space.from_genotype(found["random_genotype"]),
             **random_archs(space, config.random_baselines, random_key),
         }
-        figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop)
+        figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop, config.devices)
+        if not is_first_process():
+            return
         figures["found"]["candidates"] = {k: v for k, v in found.items() if k not in ("genotype", "seconds")}
         pictures = enas_pictures.draw_controller(metrics(run), found, run.path / "report")
         timing = {"load": loading, "search": found["seconds"], "total": timer()}
@@ -295,8 +302,10 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     return SearchParts(train, valid)
 
 
-def build(config: Config, space: SearchSpace, supernet: Supernet, steps: int) -> SearchAlgorithm:
-    """The algorithm of a config. steps: of an epoch."""
+def build(
+    config: Config, space: SearchSpace, supernet: Supernet, steps: int, axis_name: str | None = None
+) -> SearchAlgorithm:
+    """The algorithm of a config. steps: of an epoch. axis_name: where each device runs the step on a part."""
     settings, chosen = config.search, config.controller
     rate = schedules.warm_restarts(settings.learning_rate, settings.last_learning_rate, settings.period)
     optimiser = schedules.sgd(
@@ -326,15 +335,16 @@ def build(config: Config, space: SearchSpace, supernet: Supernet, steps: int) ->
         supernet,
         policy,
         optimiser,
-        path_accuracy(supernet, chosen.batches),
+        path_accuracy(supernet, chosen.batches, axis_name),
         samples=chosen.samples,
         candidates=settings.candidates,
+        axis_name=axis_name,
     )
 
 
 def search(
     run: RunFolder, config: Config, space: SearchSpace, supernet: Supernet, algorithm: SearchAlgorithm,
-    parts: SearchParts, dataset: data.Dataset, key: Key, stop: Callable[[], int | None],
+    over: DataParallel, parts: SearchParts, dataset: data.Dataset, key: Key, stop: Callable[[], int | None],
 ) -> dict[str, Any]:  # fmt: skip
     """The search stage: the found genotype and the best of the random ones, their scores, seconds."""
     stage = run.stage("search")
@@ -356,24 +366,26 @@ def search(
         ) -> dict[str, Batch]:
             return {name: make(key, step, splits[name])}
 
-        legs.append(Leg(phase.name, make_chunk(phase.step, batch), steps, sizes[name]))
+        legs.append(Leg(phase.name, make_chunk(over.step(phase.step), batch), steps, sizes[name]))
     init_key, run_key, derive_key, random_key = jax.random.split(key, 4)
     outcome = run_loop(
         legs,
         run_key,
         jax.jit(algorithm.init)(init_key),
-        splits,
+        over.place_data(splits),
         settings.epochs,
         stage=stage,
+        place=over.place,
         stop=stop,
         log_every=10,
     )
     timer = clock()
     score_paths = make_path_score(supernet.apply_path, dataset.augmentation, chosen.batch_size)
+    params = jax.tree.map(local, outcome.state.params)
     scores: list[np.ndarray] = []
 
     def score(archs: Array) -> Array:
-        scores.append(score_paths(outcome.state.params, archs, parts.valid))
+        scores.append(score_paths(params, archs, parts.valid))
         return jnp.asarray(scores[-1])
 
     arch = algorithm.derive(derive_key, outcome.state, score)

@@ -31,7 +31,7 @@ from jaxnas.networks import (
     switched_nasbench201_network,
     tutorial_cnn,
 )
-from jaxnas.parallel import from_first, is_first_process
+from jaxnas.parallel import from_first, is_first_process, local
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
@@ -122,7 +122,7 @@ def train_all(
     key: Key,
     seed: int,
     stop: Stop,
-    devices: Devices = Devices(),
+    devices: Devices,
     hand_designed: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Trains the named architectures and the hand-designed network under the same budget; name -> figures.
@@ -211,7 +211,7 @@ class _Trainer:
             best=None if valid is None else "valid_accuracy",
             stop=stop,
         )
-        state = outcome.state if valid is None else load(stage, outcome.state, "best")
+        state = jax.tree.map(local, outcome.state) if valid is None else load(stage, outcome.state, "best")
         tested = self.evaluate(state, self.dataset.test)
         low, high = confidence_interval(tested.correct, tested.total)
         result: dict[str, Any] = {
@@ -225,12 +225,13 @@ class _Trainer:
         if space is not None and arch is not None:
             result["genotype"] = space.to_genotype(arch)
             result["notation"] = space.notation(arch)
-        if name == "found" and arch is not None and is_first_process():
+        if (name == "found" or name.startswith("seed-")) and arch is not None and is_first_process():
+            kept = run.path if name == "found" else stage.path  # of several seeds one is chosen later
             params, stats = state.params, state.stats
             if isinstance(self.network, SwitchedNetwork):
                 params, stats = self.network.extract(arch, params, stats)
             save_network(
-                run.path, params, stats, result["genotype"], skeleton_of(self.training, self.dataset), self.dataset
+                kept, params, stats, result["genotype"], skeleton_of(self.training, self.dataset), self.dataset
             )
         result["seconds"] = outcome.seconds
         stage.finish(result)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from experiments.darts import SearchParts
+from experiments.devices import Devices
 from experiments.enas import PAPER
 from experiments.evaluation import Training
 from jaxnas import data
@@ -97,6 +98,7 @@ class Config:
     scoring: Scoring = Scoring()
     comparison: Comparison = Comparison()
     train: Training = Training(epochs=200, batch_size=256, channels=16, cells=5)
+    devices: Devices = Devices()
     tensorboard: bool = False
     """Metrics also go to the run folder's tensorboard/ (needs tensorboardX)."""
     cache_dir: str | None = None

@@ -16,6 +16,7 @@ import jax
 
 from experiments import cli
 from experiments.darts import PRESETS as SEARCHES
+from experiments.devices import Devices, join, spread
 from experiments.evaluation import (
     Training,
     check,
@@ -28,6 +29,7 @@ from experiments.evaluation import (
     train_all,
 )
 from jaxnas import data
+from jaxnas.parallel import is_first_process
 from jaxnas.runfolder import read_json, write_json
 from jaxnas.spaces import darts_space
 
@@ -45,6 +47,7 @@ class Config:
     random_baselines: int = 0
     seed: int = 0
     train: Training = Training(epochs=600, batch_size=96, channels=36, cells=20)
+    devices: Devices = Devices()
     tensorboard: bool = False
     cache_dir: str | None = None
 
@@ -52,13 +55,15 @@ class Config:
 def main(config: Config) -> None:
     """Trains, or goes on with it."""
     enable_cache(config.cache_dir)
+    join(config.devices)
     timer = clock()
     space = darts_space()
     path = Path(config.genotype)
     arch = space.from_genotype(read_json(path) if config.genotype.endswith(".json") else config.genotype)
     dataset = data.load(config.dataset, config.data_dir)
+    spread(config.devices, [config.train.batch_size])
     check(config.train, dataset, space, config.seed, config.random_baselines)
-    runtime = ("workdir", "data_dir", "tensorboard", "cache_dir")
+    runtime = ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")
     genotype = space.to_genotype(arch)  # a name, a file and a text of one architecture are one run
     with held_run("retrain", config, runtime, genotype=genotype) as (run, stop):
         if told_finished(run):
@@ -66,7 +71,9 @@ def main(config: Config) -> None:
         write_json(run.path / "genotype.json", genotype)
         train_key, random_key = jax.random.split(jax.random.key(config.seed))
         archs = {"found": arch, **random_archs(space, config.random_baselines, random_key)}
-        figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop)
+        figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop, config.devices)
+        if not is_first_process():
+            return
         finish(run, figures, dataset, config.seed, {"total": timer()}, [])
 
 

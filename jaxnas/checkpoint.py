@@ -113,6 +113,7 @@ class Checkpoints:
 def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
+        create=False,  # made here, with an error of our own
         cleanup_tmp_directories=True,
         # The state is given away to the next step, which must not happen while it is being written.
         enable_async_checkpointing=False,
@@ -136,6 +137,8 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def _save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
+    if jax.process_count() > 1:  # Orbax takes an array of one process for a mistake, but not one of NumPy.
+        state = jax.tree.map(np.asarray, state)
     body = json.dumps({"meta": dict(meta), "leaves": _describe(state, checksum=True)}, allow_nan=False)
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),

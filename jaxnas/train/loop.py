@@ -107,8 +107,8 @@ def run(
 
     round_steps = sum(leg.steps for leg in legs)
     total = rounds * round_steps
-    state = jax.tree.map(_own, place(state))
-    data = jax.device_put(data)
+    state = place(jax.tree.map(_own, state))
+    data = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf), data)
     keys = [_fold_in(key, number) for number in range(len(legs))]
     done, before, top = 0, 0.0, None
     with contextlib.ExitStack() as resources:
