@@ -106,6 +106,11 @@ def choose(
         "std_test_accuracy": float(np.std(tested, ddof=1)),
         "agreement": agreement([space.canonical(arch) for arch in found.values()]),
     }
+    print(
+        f"{len(found)} seeds: test {seeds['mean_test_accuracy']:.4f} ± {seeds['std_test_accuracy']:.4f}, "
+        f"{seeds['agreement']:.0%} of two cells' choices are the same; by validation {best} is kept",
+        flush=True,
+    )
     return {"found": {**figures[best], "seeds": seeds}, **figures}
 
 
