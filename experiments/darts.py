@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, darts_watch
+from experiments import cli, darts_seeds, darts_watch
+from experiments.devices import Devices, join, spread
 from experiments.evaluation import (
     Training,
     check,
@@ -35,6 +36,7 @@ from experiments.evaluation import (
 )
 from jaxnas import data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.parallel import DataParallel, is_first_process
 from jaxnas.relax import softmax
 from jaxnas.runfolder import RunFolder, Stage, write_json
 from jaxnas.search import (
@@ -100,9 +102,12 @@ class Config:
     random_baselines: int = 2
     """How many random architectures are trained beside the found one."""
     seed: int = 0
+    seeds: int = 1
+    """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     search: Search = Search()
     watch: darts_watch.Watch = darts_watch.Watch()
     train: Training = Training(epochs=600, batch_size=96, channels=36, cells=20)
+    devices: Devices = Devices()
     tensorboard: bool = False
     """Metrics also go to the run folder's tensorboard/ (needs tensorboardX)."""
     cache_dir: str | None = None
@@ -145,6 +150,7 @@ PRESETS = {
 def main(config: Config) -> None:
     """Runs the whole road, or goes on with it."""
     enable_cache(config.cache_dir)
+    join(config.devices)
     timer = clock()
     dataset = data.load(config.dataset, config.data_dir)
     space = darts_space()
@@ -153,20 +159,35 @@ def main(config: Config) -> None:
     parts = search_parts(dataset, config)
     check(config.train, dataset, space, config.seed, config.random_baselines)
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
-    with held_run("darts", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, stop):
+    darts_seeds.check(config)
+    over = spread(config.devices, [config.search.batch_size])
+    with held_run("darts", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return
         search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
         loading = timer()
-        arch, health, sizes, seconds = search(run, config, space, supernet_skeleton, parts, dataset, search_key, stop)
-        write_json(run.path / "genotype.json", space.to_genotype(arch))
-        print(f"found: {space.notation(arch)}", flush=True)
-        archs = {"found": arch, **random_archs(space, config.random_baselines, random_key)}
-        figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop)
-        figures["found"]["health"] = health
-        if config.search.prune:
-            figures["found"]["shrinking"] = sizes
-        pictures = [*draw_weights(run), *darts_watch.draw_health(search_rounds(run), health, run.path / "report")]
+        if config.seeds > 1:
+            found, seconds = darts_seeds.search(run, config, space, supernet_skeleton, parts, dataset, stop)
+        else:
+            arch, health, sizes, seconds = search(
+                run, config, space, supernet_skeleton, parts, dataset, search_key, stop, over
+            )
+            found = {"found": arch}
+        for name, arch in found.items():
+            print(f"{name}: {space.notation(arch)}", flush=True)
+        archs = {**found, **random_archs(space, config.random_baselines, random_key)}
+        figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop, config.devices)
+        if not is_first_process():
+            return
+        if config.seeds > 1:
+            figures = darts_seeds.choose(run, space, found, figures, config.seed)
+            pictures = draw_weights(run, figures["found"]["seeds"]["chosen"] - config.seed)
+        else:
+            figures["found"]["health"] = health
+            if config.search.prune:
+                figures["found"]["shrinking"] = sizes
+            pictures = [*draw_weights(run), *darts_watch.draw_health(search_rounds(run), health, run.path / "report")]
+        write_json(run.path / "genotype.json", figures["found"]["genotype"])
         finish(run, figures, dataset, config.seed, {"load": loading, "search": seconds, "total": timer()}, pictures)
 
 
@@ -206,7 +227,7 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
 
 def search(
     run: RunFolder, config: Config, space: SearchSpace, skeleton: Skeleton, parts: SearchParts, dataset: data.Dataset,
-    key: Key, stop: Callable[[], int | None],
+    key: Key, stop: Callable[[], int | None], over: DataParallel,
 ) -> tuple[Arch, dict[str, Any], list[dict[str, int]], float]:  # fmt: skip
     """The search stage: (architecture, what the watch for a collapse saw, sizes of the supernet, seconds).
 
@@ -219,37 +240,14 @@ def search(
     settings = config.search
     train, valid = parts.train, parts.valid
     steps = len(train.labels) // settings.batch_size
-    rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
-    optimiser = schedules.sgd(
-        schedules.per_epoch(rate, steps),
-        momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip,
-    )  # fmt: skip
-    bilevel = {
-        "first": first_order, "second": lambda: exact(optimiser), "second-fd": lambda: finite_difference(optimiser),
-    }[config.order]()  # fmt: skip
     rule = darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
-    batches = {
-        "train": data.make_batches(len(train.labels), settings.batch_size, dataset.augmentation),
-        "valid": data.make_batches(len(valid.labels), settings.batch_size, dataset.augmentation),
-    }
-
-    def batch(key: Key, step: Array, parts: SearchParts) -> dict[str, Batch]:
-        keys = dict(zip(batches, jax.random.split(key), strict=True))
-        return {name: make(keys[name], step, getattr(parts, name)) for name, make in batches.items()}
-
+    batch = paired_batches(parts, settings.batch_size, dataset)
     weights = jax.jit(lambda alpha: jax.tree.map(lambda a: softmax(None, a, jnp.zeros(())), alpha))
 
     init_key, run_key, derive_key, watch_key = jax.random.split(key, 4)
 
     def watched_darts(supernet: Supernet) -> SearchAlgorithm:
-        algorithm = darts(
-            space,
-            supernet,
-            optimiser,
-            adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
-            bilevel,
-            warmup_steps=settings.warmup_epochs * steps,
-        )
+        algorithm = build(config, space, supernet, steps, over.axis_name)
         return watched(algorithm, darts_watch.measurements(config.watch, settings.epochs), rule)
 
     def fit(stage: Stage, number: int, supernet: Supernet, state: WatchedState, epochs: int) -> Outcome:
@@ -263,12 +261,13 @@ def search(
 
         (phase,) = watched_darts(supernet).phases
         return run_loop(
-            [Leg("search", make_chunk(phase.step, batch), steps, 2 * settings.batch_size)],
+            [Leg("search", make_chunk(over.step(phase.step), batch), steps, 2 * settings.batch_size)],
             jax.random.fold_in(run_key, number) if number else run_key,
             state,
-            parts,
+            over.place_data(parts),
             epochs,
             stage=stage,
+            place=over.place,
             after_round=after_round,
             stop=stop,
             ended=lambda state: darts_watch.stopped(state, rule, config.watch) is not None,
@@ -299,6 +298,48 @@ def search(
     return arch, health, sizes, seconds
 
 
+def build(
+    config: Config, space: SearchSpace, supernet: Supernet, steps: int, axis_name: str | None = None
+) -> SearchAlgorithm:
+    """The algorithm of a config. steps: of an epoch. axis_name: where each device runs the step on a part."""
+    settings = config.search
+    rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
+    optimiser = schedules.sgd(
+        schedules.per_epoch(rate, steps),
+        momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip,
+    )  # fmt: skip
+    bilevel = {
+        "first": lambda: first_order(axis_name),
+        "second": lambda: exact(optimiser, axis_name),
+        "second-fd": lambda: finite_difference(optimiser, axis_name=axis_name),
+    }[config.order]()
+    return darts(
+        space,
+        supernet,
+        optimiser,
+        adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
+        bilevel,
+        warmup_steps=settings.warmup_epochs * steps,
+        axis_name=axis_name,
+    )
+
+
+def paired_batches(
+    parts: SearchParts, batch_size: int, dataset: data.Dataset
+) -> Callable[[Key, Array, SearchParts], dict[str, Batch]]:
+    """(key, step, parts) -> a batch of each half."""
+    batches = {
+        name: data.make_batches(len(getattr(parts, name).labels), batch_size, dataset.augmentation)
+        for name in ("train", "valid")
+    }
+
+    def batch(key: Key, step: Array, parts: SearchParts) -> dict[str, Batch]:
+        keys = dict(zip(batches, jax.random.split(key), strict=True))
+        return {name: make(keys[name], step, getattr(parts, name)) for name, make in batches.items()}
+
+    return batch
+
+
 def _size(epoch: int, keep: Mapping[str, np.ndarray], state: WatchedState) -> dict[str, int]:
     """What the supernet has from an epoch on."""
     return {
@@ -320,10 +361,12 @@ def search_rounds(run: RunFolder) -> list[dict[str, Any]]:
     return lines
 
 
-def draw_weights(run: RunFolder) -> list[tuple[str, str, str]]:
-    """Pictures of the mixture's weights over the epochs, from the metrics."""
+def draw_weights(run: RunFolder, seed: int | None = None) -> list[tuple[str, str, str]]:
+    """Pictures of the mixture's weights over the epochs, from the metrics. seed: which of several, from 0."""
     rounds = search_rounds(run)
     history = {kind: np.array([line[f"weights_{kind}"] for line in rounds]) for kind in CELL_KINDS}
+    if seed is not None:
+        history = {kind: weights[:, seed] for kind, weights in history.items()}
     path = run.path / "report" / "weights.png"
     draw.draw_alpha(history, DARTS_OPERATIONS, [line["step"] for line in rounds], path)
     return [("Architecture weights", "weights.png", "The mixture on every edge over the steps of the search.")]

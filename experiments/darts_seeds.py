@@ -29,21 +29,26 @@ if TYPE_CHECKING:
     from experiments.darts import Config, SearchParts
 
 
-def check(config: Config) -> Seeds:
-    """How the seeds are laid out. Raises ValueError for settings that cannot work with several seeds."""
+def check(config: Config) -> None:
+    """Raises ValueError for settings that cannot work with several seeds."""
     if config.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {config.seeds}")
+    if config.seeds == 1:
+        return
     if not config.train.hold_out:
         raise ValueError("with several seeds the best is chosen by validation: train.hold_out must not be 0")
-    if config.search.early_stop:
-        raise ValueError("search.early_stop ends one search at a time: leave it out with several seeds")
+    if config.search.early_stop or config.search.prune:
+        raise ValueError("search.early_stop and search.prune are for one search at a time: leave them out, or seeds")
     if config.devices.coordinator is not None:
         raise ValueError("several seeds run in one process: give no devices.coordinator, or run each seed by --seed")
+    laid_out(config)
+
+
+def laid_out(config: Config) -> Seeds:
+    """The seeds over the devices: as many as are asked for, else as many as divide the seeds."""
     there = jax.devices()
-    if config.devices.count > len(there):
-        raise ValueError(f"devices.count must be at most the {len(there)} there are, got {config.devices.count}")
-    most = config.devices.count or max(n for n in range(1, len(there) + 1) if config.seeds % n == 0)
-    return many_seeds(config.seeds, "vmap", there[:most])
+    count = config.devices.count or max(n for n in range(1, len(there) + 1) if config.seeds % n == 0)
+    return many_seeds(config.seeds, "vmap", there[:count])
 
 
 def search(
@@ -58,7 +63,7 @@ def search(
     if stage.result is not None:
         done = [space.from_genotype(genotype) for genotype in stage.result["genotypes"]]
         return dict(zip(names, done, strict=True)), stage.result["seconds"]
-    settings, seeds = config.search, check(config)
+    settings, seeds = config.search, laid_out(config)
     steps = len(parts.train.labels) // settings.batch_size
     algorithm = build(config, space, darts_supernet(skeleton), steps)
     (phase,) = algorithm.phases

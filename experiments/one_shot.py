@@ -31,6 +31,7 @@ import numpy as np
 
 from experiments import cli, one_shot_pictures
 from experiments.darts import SearchParts
+from experiments.devices import join, spread
 from experiments.enas import SPACES
 from experiments.evaluation import (
     check,
@@ -61,6 +62,7 @@ from experiments.tabular_front import front
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.hardware import save_latency
+from jaxnas.parallel import DataParallel, is_first_process, local
 from jaxnas.runfolder import RunFolder, Stage, write_atomic, write_json
 from jaxnas.search import SinglePathState, fair_paths, sandwich_paths, single_path, uniform_paths
 from jaxnas.search.single_path import Paths
@@ -76,6 +78,7 @@ from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, 
 def main(config: Config) -> None:
     """Runs the whole road, or goes on with it."""
     enable_cache(config.cache_dir)
+    join(config.devices)
     timer = clock()
     dataset = data.load(config.dataset, config.data_dir)
     make_space, make_supernet = SPACES[config.space]
@@ -99,15 +102,16 @@ def main(config: Config) -> None:
         program_of(space, budget)
     measured = None if config.table is None else load_measured(config, space)
     supernet = make_supernet(skeleton)
+    over = spread(config.devices, [config.one_shot.batch_size])
     paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be, before anything runs
-    with held_run("one_shot", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, stop):
+    with held_run("one_shot", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return
         if latency is not None:
             save_latency(latency, run.path / "latency.json")
         loading = timer()
         found = search(
-            run, config, Setting(space, supernet, skeleton, budget_of, measured), parts, dataset, search_key, stop
+            run, config, Setting(space, supernet, skeleton, budget_of, measured, over), parts, dataset, search_key, stop
         )
         arch = space.from_genotype(found["genotype"])
         write_json(run.path / "genotype.json", found["genotype"])
@@ -119,7 +123,9 @@ def main(config: Config) -> None:
             "best-of-random": space.from_genotype(found["random_genotype"]),
             **random_archs(space, config.random_baselines, random_key),
         }
-        results = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop)
+        results = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop, config.devices)
+        if not is_first_process():
+            return
         apart = ("genotype", "seconds", "points", "measured", "measured_scores")
         results["found"]["selection"] = {k: v for k, v in found.items() if k not in apart}
         pictures = one_shot_pictures.draw_selection(found, budget.limits, run.path / "report")
@@ -152,6 +158,7 @@ class Setting(NamedTuple):
     skeleton: Skeleton
     budget: Callable[[SearchSpace], Budget]
     measured: Measured | None
+    over: DataParallel
 
 
 def load_measured(config: Config, space: SearchSpace) -> Measured:
@@ -185,8 +192,10 @@ def paths_of(sampling: str, space: SearchSpace, skeleton: Skeleton) -> Paths:
     return sandwich_paths(*chain_extremes(space, skeleton), space.sample)
 
 
-def build(config: Config, space: SearchSpace, supernet: Supernet, skeleton: Skeleton, steps: int) -> SearchAlgorithm:
-    """The algorithm of a config. skeleton: of the supernet. steps: of an epoch."""
+def build(
+    config: Config, space: SearchSpace, supernet: Supernet, skeleton: Skeleton, steps: int, axis_name: str | None = None
+) -> SearchAlgorithm:
+    """The algorithm of a config. skeleton: of the supernet. steps: of an epoch. axis_name: see `single_path`."""
     settings = config.one_shot
     rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
     optimiser = schedules.sgd(
@@ -194,7 +203,9 @@ def build(config: Config, space: SearchSpace, supernet: Supernet, skeleton: Skel
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
     )  # fmt: skip
     paths = paths_of(settings.sampling, space, skeleton)
-    return single_path(supernet, paths, optimiser, space.sample, candidates=config.scoring.evaluations)
+    return single_path(
+        supernet, paths, optimiser, space.sample, candidates=config.scoring.evaluations, axis_name=axis_name
+    )
 
 
 def search(
@@ -249,14 +260,15 @@ def train(
     init_key, run_key, weakest_key, reach_key = jax.random.split(key, 4)
 
     def fit(stage: Stage, number: int, supernet: Supernet, pruned: Pruned, state: SinglePathState) -> Outcome:
-        (phase,) = build(config, pruned.space, supernet, setting.skeleton, steps).phases
+        (phase,) = build(config, pruned.space, supernet, setting.skeleton, steps, setting.over.axis_name).phases
         return run_loop(
-            [Leg(phase.name, make_chunk(phase.step, batch), steps, settings.batch_size)],
+            [Leg(phase.name, make_chunk(setting.over.step(phase.step), batch), steps, settings.batch_size)],
             jax.random.fold_in(run_key, number),
             state,
-            parts.train,
+            setting.over.place_data(parts.train),
             ends[number + 1] - ends[number],
             stage=stage,
+            place=setting.over.place,
             stop=stop,
             log_every=10,
         )
@@ -277,7 +289,7 @@ def train(
         )
         if stage.result is None:
             outcome = fit(stage, number, supernet, pruned, state)
-            state, spent = outcome.state, outcome.seconds
+            state, spent = jax.tree.map(local, outcome.state), outcome.seconds
             if not last:
                 timer = clock()
                 paths_key, own_key = jax.random.split(jax.random.fold_in(weakest_key, number))
