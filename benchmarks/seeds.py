@@ -3,7 +3,8 @@
     python -m benchmarks.seeds [--seeds 8]
 
 One JSON object a line: `one_s`, a step of one seed; `together_s`, a step of all at once; `ratio`, the time of as many
-steps one after another divided by that of one for all; compile seconds and temporary bytes of both programs.
+steps one after another divided by that of one for all, by `vmap` and by `lax.map`, the three taking turns; compile
+seconds and temporary bytes of both programs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Prints one line."""
+    """Prints a line for each of the two ways."""
     if config.seeds < 2 or config.rounds < 1:
         raise ValueError(f"seeds must be at least 2 and rounds at least 1, got {config.seeds} and {config.rounds}")
     skeleton = Skeleton(config.channels, config.cells, (config.side, config.side, 1), 10)
@@ -48,35 +49,52 @@ def main(config: Config) -> None:
     half = Batch(images, jnp.arange(config.batch) % 10)
     batch = {"train": half, "valid": half}
 
-    def measured(function: Any, keys: Any, state: Any, batch: Any) -> tuple[float, float, int]:
+    def compiled(function: Any, keys: Any, state: Any, batch: Any) -> tuple[Any, float]:
         started = time.perf_counter()
-        compiled = jax.jit(function, donate_argnums=1).lower(keys, state, batch).compile()
-        compile_s = time.perf_counter() - started
-        seconds = []
-        for _ in range(config.rounds + 1):
-            started = time.perf_counter()
-            state, info = jax.block_until_ready(compiled(keys, state, batch))
-            seconds.append(time.perf_counter() - started)
-        return statistics.median(seconds[1:]), compile_s, compiled.memory_analysis().temp_size_in_bytes
+        program = jax.jit(function, donate_argnums=1).lower(keys, state, batch).compile()
+        return program, time.perf_counter() - started
 
     keys = jax.random.split(key, config.seeds)
-    one = measured(step, keys[0], jax.jit(algorithm.init)(key), batch)
     # Each seed has a batch of its own, as in a search.
     batches = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), batch)
-    together = measured(jax.vmap(step), keys, jax.jit(jax.vmap(algorithm.init))(keys), batches)
-    line = {
-        "name": f"darts_first_order_{config.seeds}_seeds",
-        "one_s": round(one[0], 4),
-        "together_s": round(together[0], 4),
-        "ratio": round(config.seeds * one[0] / together[0], 2),
-        "compile_one_s": round(one[1], 1),
-        "compile_together_s": round(together[1], 1),
-        "temp_one_bytes": one[2],
-        "temp_together_bytes": together[2],
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
+    states = jax.jit(jax.vmap(algorithm.init))(keys)
+
+    def one_by_one(*given: Any) -> Any:
+        return jax.lax.map(lambda own: step(*own), given)
+
+    forms: dict[str, tuple[Any, ...]] = {
+        "one": (step, keys[0], jax.jit(algorithm.init)(key), batch),
+        "vmap": (jax.vmap(step), keys, states, batches),
+        "map": (
+            lambda *given: jax.lax.map(lambda own: step(*own), given),
+            keys,
+            jax.tree.map(jnp.copy, states),
+            batches,
+        ),
     }
-    print(json.dumps(line), flush=True)
+    programs = {name: compiled(*form) for name, form in forms.items()}
+    current = {name: form[2] for name, form in forms.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(config.rounds + 1):
+        for name, (_, own_keys, _, own_batch) in forms.items():
+            started = time.perf_counter()
+            current[name], _ = jax.block_until_ready(programs[name][0](own_keys, current[name], own_batch))
+            seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    for how in ("vmap", "map"):
+        line = {
+            "name": f"darts_first_order_{config.seeds}_seeds_{how}",
+            "one_s": round(median["one"], 4),
+            "together_s": round(median[how], 4),
+            "ratio": round(config.seeds * median["one"] / median[how], 2),
+            "compile_one_s": round(programs["one"][1], 1),
+            "compile_together_s": round(programs[how][1], 1),
+            "temp_one_bytes": programs["one"][0].memory_analysis().temp_size_in_bytes,
+            "temp_together_bytes": programs[how][0].memory_analysis().temp_size_in_bytes,
+            "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+        }
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
