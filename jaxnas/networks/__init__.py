@@ -6,6 +6,7 @@ from jaxnas.networks.darts import darts_network
 from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.networks.enas_micro import enas_micro_network
 from jaxnas.networks.nasbench201 import nasbench201_network
+from jaxnas.networks.parts import in_parts
 from jaxnas.networks.switched import SwitchedNetwork, switched_darts_network
 from jaxnas.networks.switched_nasbench201 import switched_nasbench201_network
 
@@ -15,6 +16,7 @@ __all__ = [
     "darts_network",
     "enas_macro_network",
     "enas_micro_network",
+    "in_parts",
     "nasbench201_network",
     "switched_darts_network",
     "switched_nasbench201_network",
