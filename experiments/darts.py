@@ -25,6 +25,7 @@ from experiments.devices import Devices, join, spread
 from experiments.evaluation import (
     Training,
     check,
+    check_parts,
     clock,
     enable_cache,
     finish,
@@ -36,6 +37,7 @@ from experiments.evaluation import (
 )
 from jaxnas import data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.networks import in_parts
 from jaxnas.parallel import DataParallel, is_first_process
 from jaxnas.relax import softmax
 from jaxnas.runfolder import RunFolder, Stage, write_json
@@ -73,6 +75,8 @@ class Search:
     clip: float = 5.0
     alpha_learning_rate: float = 3e-4
     alpha_weight_decay: float = 1e-3
+    parts: int = 1
+    """Into how many parts, one after another, a batch that does not fit is cut (gradient accumulation)."""
     warmup_epochs: int = 0
     """Epochs in which only the weights move."""
     limit: int = 0
@@ -205,6 +209,7 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
         raise ValueError(f"search.limit must be 0 for all, or at least 2, got {settings.limit}")
     if settings.epochs < 1:
         raise ValueError(f"search.epochs must be at least 1, got {settings.epochs}")
+    check_parts("search", settings.parts, settings.batch_size)
     darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
     most = (len(DARTS_OPERATIONS), *settings.prune)
     if any(not 2 <= left < before for before, left in itertools.pairwise(most)):
@@ -303,6 +308,7 @@ def build(
 ) -> SearchAlgorithm:
     """The algorithm of a config. steps: of an epoch. axis_name: where each device runs the step on a part."""
     settings = config.search
+    supernet = supernet._replace(apply=in_parts(supernet.apply, settings.parts))
     rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
     optimiser = schedules.sgd(
         schedules.per_epoch(rate, steps),

@@ -48,7 +48,8 @@ def laid_out(config: Config) -> Seeds:
     """The seeds over the devices: as many as are asked for, else as many as divide the seeds."""
     there = jax.devices()
     count = config.devices.count or max(n for n in range(1, len(there) + 1) if config.seeds % n == 0)
-    return many_seeds(config.seeds, "vmap", there[:count])
+    # One seed fills a CPU, whose convolutions side by side are slower (benchmarks/seeds.py): there one after another.
+    return many_seeds(config.seeds, "map" if there[0].platform == "cpu" else "vmap", there[:count])
 
 
 def search(

@@ -26,6 +26,7 @@ from jaxnas.networks import (
     darts_network,
     enas_macro_network,
     enas_micro_network,
+    in_parts,
     nasbench201_network,
     switched_darts_network,
     switched_nasbench201_network,
@@ -75,6 +76,8 @@ class Training:
     drop_path: float = 0.2
     auxiliary: bool = False
     auxiliary_weight: float = 0.4
+    parts: int = 1
+    """Into how many parts, one after another, a batch that does not fit is cut (gradient accumulation)."""
     cutout: bool = True
     hold_out: float = 0.1
     """The part of the training split kept back to choose the best epoch; 0 trains on all of it and takes the last."""
@@ -101,9 +104,16 @@ def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int, r
             f"batch_size {training.batch_size} is larger than the training part, which has {len(parts.train.labels)} "
             "images; choose a smaller one"
         )
+    check_parts("train", training.parts, training.batch_size)
     if training.epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {training.epochs}")
     NETWORKS[space.name](space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
+
+
+def check_parts(name: str, parts: int, batch_size: int) -> None:
+    """Raises ValueError where a batch cannot be cut into so many parts."""
+    if parts < 1 or batch_size % parts:
+        raise ValueError(f"{name}.parts must be a divisor of the batch size {batch_size}, got {parts}")
 
 
 def skeleton_of(training: Training, dataset: Dataset) -> Skeleton:
@@ -164,7 +174,7 @@ class _Trainer:
         )
         self.spread = spread(devices, [training.batch_size])
         self.classifier = classifier(
-            network,
+            network._replace(apply=in_parts(network.apply, training.parts)),
             optimiser,
             total_steps=training.epochs * self.steps,
             auxiliary_weight=training.auxiliary_weight,

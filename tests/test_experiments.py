@@ -20,6 +20,7 @@ WRONG = {
         ["--search.prune", "5", "3", "--search.epochs", "2"],
         "more than the 2 of search",
     ),
+    "parts that do not divide the batch": (darts, ["--search.parts", "7"], "a divisor of the batch size 60, got 7"),
     "training batch larger than the split": (darts, ["--train.batch-size", "5000"], "5000"),
     "no room for the auxiliary head": (darts, ["--train.auxiliary"], "8×8"),
     "not a genotype": (retrain, ["--genotype", "DARTS_V9"], "DARTS_V9"),
