@@ -53,7 +53,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
 def test_a_run_folder_of_another_config_is_refused(tmp_path, capsys):
     config = darts.PRESETS["tiny"]
     folder = str(tmp_path / "run")
-    runtime = ("workdir", "data_dir", "tensorboard", "cache_dir")
+    runtime = ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")
     with held_run("darts", darts.dataclasses.replace(config, workdir=folder), runtime):
         pass
     with pytest.raises(SystemExit) as stopped:

@@ -11,6 +11,7 @@ from experiments import darts
 from experiments.evaluation import held_run
 from jaxnas import data
 from jaxnas.base import Skeleton
+from jaxnas.parallel import on_one_device
 from jaxnas.spaces import darts_space
 
 
@@ -32,9 +33,9 @@ def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
     skeleton = Skeleton(1, 3, dataset.image_shape, dataset.num_classes)
 
     def searched():
-        with held_run("darts", config, ("workdir", "data_dir", "tensorboard", "cache_dir")) as (run, _):
+        with held_run("darts", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, _):
             return darts.search(
-                run, config, space, skeleton, parts, dataset, jax.random.key(0), lambda: None
+                run, config, space, skeleton, parts, dataset, jax.random.key(0), lambda: None, on_one_device()
             ), darts.search_rounds(run)
 
     (arch, _, sizes, _), rounds = searched()
