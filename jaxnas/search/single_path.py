@@ -12,6 +12,8 @@ The sandwich rule (Yu & Huang, "Universally Slimmable Networks", ICCV 2019, http
 spaces Yu et al., "BigNAS", ECCV 2020, https://arxiv.org/abs/2003.11142): the paths of a step are the largest
 architecture, the smallest and some random ones, so that every step moves both ends of what the weights are to serve,
 again by one update of the sum. The papers teach all but the largest by its outputs; here every path sees the labels.
+Their smaller networks are slices of the largest. Where options share no weights, as in the chain space, the ends train
+the options that they consist of and what all paths share, and the random paths alone train the rest.
 
 What no path of a step used stays as it was (`search.paths`). Nothing about the architecture is learned here: which one
 is best is asked of a score afterwards. Passes normalise by the statistics of their own batch and keep none.
