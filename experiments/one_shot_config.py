@@ -128,10 +128,13 @@ def defaults(flag: Callable[[str], str]) -> Config:
             comparison=Comparison(architectures=100, running_paths=200),
             train=dataclasses.replace(train, epochs=2, batch_size=96, drop_path=0.0, share_step=False),
         )
+    # A layer of the chain has eleven options, each of which a random path takes in one step of eleven.
     return Config(
         space,  # type: ignore[arg-type]
         random_baselines=0,
-        one_shot=OneShot(epochs=60, batch_size=64, channels=8, cells=cells, valid_part=0.3),
+        one_shot=OneShot(
+            epochs=200 if space == "chain" else 60, batch_size=64, channels=8, cells=cells, valid_part=0.3
+        ),
         scoring=scoring,
         comparison=Comparison(architectures=60, running_paths=200),
         train=dataclasses.replace(train, epochs=30, batch_size=64, drop_path=0.05, cutout=False, share_step=True),
