@@ -32,6 +32,7 @@ from experiments.evaluation import (
     held_run,
     metrics,
     random_archs,
+    stoppable,
     told_finished,
     train_all,
 )
@@ -385,7 +386,7 @@ def search(
     scores: list[np.ndarray] = []
 
     def score(archs: Array) -> Array:
-        scores.append(score_paths(params, archs, parts.valid))
+        scores.append(stoppable(lambda some: score_paths(params, some, parts.valid), stop)(archs))
         return jnp.asarray(scores[-1])
 
     arch = algorithm.derive(derive_key, outcome.state, score)

@@ -40,6 +40,7 @@ from jaxnas.train.classifier import classifier
 from jaxnas.train.losses import cross_entropies
 from jaxnas.train.progress import duration
 from jaxnas.train.schedules import cosine, sgd
+from jaxnas.train.stop import check_stop, stop_on_signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +217,8 @@ def main(config: Config) -> None:
     wanted = {"first": np.arange(len(archs)), "second": np.sort(shuffled[: config.second])}
     earlier = {} if config.start is None else _read_start(config.start, config)
     runtime = {name: getattr(config, name) for name in RUNTIME}
-    with open_run(config.workdir, {"experiment": "make_digits201", **identity(config)}, runtime) as run:
+    whole = {"experiment": "make_digits201", **identity(config)}
+    with open_run(config.workdir, whole, runtime) as run, stop_on_signal() as stop:
         jobs = {
             name: [
                 Job(run.stage(name).path / f"{piece:04d}.npz", config.seed + seed, numbers[first : first + config.part])
@@ -226,13 +228,15 @@ def main(config: Config) -> None:
         }
         _take_over(earlier, jobs)
         if not config.collect:
-            _train([job for seed_jobs in jobs.values() for job in seed_jobs if not job.file.exists()], archs, config)
+            _train(
+                [job for seed_jobs in jobs.values() for job in seed_jobs if not job.file.exists()], archs, config, stop
+            )
         outcome = {name: _joined(seed_jobs, len(config.fidelities)) for name, seed_jobs in jobs.items()}
         timing = _time(run.stage("time"), make_trainer(config), archs, shuffled[: config.timed])
         _finish(run, config, outcome, wanted["second"], timing, macs)
 
 
-def _train(jobs: list[Job], archs: np.ndarray, config: Config) -> None:
+def _train(jobs: list[Job], archs: np.ndarray, config: Config, stop: Callable[[], int | None]) -> None:
     """Does jobs one after another; all devices share the architectures of each."""
     devices = jax.devices()
     mesh = jax.make_mesh((len(devices),), ("device",), axis_types=(AxisType.Auto,))
@@ -245,6 +249,7 @@ def _train(jobs: list[Job], archs: np.ndarray, config: Config) -> None:
     width = -(-config.part // len(devices)) * len(devices)
     begun = time.monotonic()
     for done, job in enumerate(jobs, start=1):
+        check_stop(stop, done - 1, len(jobs), "part")
         padded = np.resize(job.numbers, width)
         result = jax.device_get(train(jax.random.key(job.seed), padded, archs[padded]))
         _save(job.file, {name: leaf[: len(job.numbers)] for name, leaf in result._asdict().items()})

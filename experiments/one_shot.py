@@ -41,6 +41,7 @@ from experiments.evaluation import (
     held_run,
     random_archs,
     skeleton_of,
+    stoppable,
     told_finished,
     train_all,
 )
@@ -219,7 +220,7 @@ def search(
     train_key, select_key, random_key, paths_key = jax.random.split(key, 4)
     params, pruned, pruning, seconds = train(run, config, setting, parts, dataset, train_key, stop)
     timer = clock()
-    scores = _scores(config, setting, parts, dataset, params, stage, paths_key)
+    scores = _scores(config, setting, parts, dataset, params, stage, paths_key, stop)
     result = _selected(
         config, pruned.space, setting.budget(pruned.space), _within(scores[config.scoring.batch_norm], pruned),
         select_key, random_key,
@@ -293,7 +294,7 @@ def train(
             if not last:
                 timer = clock()
                 paths_key, own_key = jax.random.split(jax.random.fold_in(weakest_key, number))
-                scores = _scores(config, setting, parts, dataset, state.params, stage, paths_key, alone=True)
+                scores = _scores(config, setting, parts, dataset, state.params, stage, paths_key, stop, alone=True)
                 left = weakest(
                     _within(scores[config.scoring.batch_norm], pruned),
                     pruned.space,
@@ -337,7 +338,7 @@ def _within(score: Score, pruned: Pruned) -> Score:
 
 def _scores(
     config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, params: Any, stage: Stage, key: Key,
-    alone: bool = False,
+    stop: Callable[[], int | None], alone: bool = False,
 ) -> dict[str, CachedScore]:  # fmt: skip
     """Policy of batch norm -> score, which keeps what it has scored in the stage's folder.
 
@@ -363,13 +364,19 @@ def _scores(
 
         def scored(archs: Array) -> np.ndarray:
             values = score(params, archs, parts.valid)
-            with path.open("a", encoding="utf-8") as file:
-                for entry in zip(np.asarray(archs).tolist(), values.tolist(), strict=True):
-                    file.write(json.dumps(entry) + "\n")
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    for entry in zip(np.asarray(archs).tolist(), values.tolist(), strict=True):
+                        file.write(json.dumps(entry) + "\n")
+            except OSError as error:
+                raise OSError(f"cannot write {path}: {error.strerror}") from error
             return values
 
-        known = {tuple(arch): value for arch, value in map(json.loads, lines)}
-        return CachedScore(scored, setting.space.canonical, known)
+        try:
+            known = {tuple(arch): value for arch, value in map(json.loads, lines)}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it to score again") from error
+        return CachedScore(stoppable(scored, stop), setting.space.canonical, known)
 
     return {name: kept(name) for name in names}
 

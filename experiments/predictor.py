@@ -13,9 +13,10 @@ before any is trained, costs above all. On NAS-Bench-201, 156 architectures are 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ from jaxnas.benchmarks import Table
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.predictors import normal_scores
 from jaxnas.runfolder import RunFolder, open_run, versions
+from jaxnas.train.stop import check_stop, stop_on_signal
 
 TOP = 10
 """The regret is that of the best of so many."""
@@ -83,15 +85,19 @@ def main(config: Config) -> None:
     made = {name: PREDICTORS[name](of) for name in methods}
     settings = dataclasses.asdict(config)
     apart = {name: settings.pop(name) for name in ("workdir", "cache_dir", "methods", "sizes")}
-    with open_run(config.workdir, {"experiment": "predictor", **settings}, apart) as run:
+    identity = {"experiment": "predictor", **settings}
+    with open_run(config.workdir, identity, apart) as run, stop_on_signal() as stop:
         graphs = jax.jit(jax.vmap(of.graph))(table.archs)
         outcomes: dict[str, dict[int, Any]] = {name: {} for name in methods}
-        for name in methods:
-            for size in sizes:
-                stage = run.stage(f"{name}-{size}")
-                if stage.result is None:
-                    stage.finish(measure(made[name], of, graphs, values, size, config))
-                outcomes[name][size] = stage.result
+        for number, (name, size) in enumerate(itertools.product(methods, sizes)):
+            stage = run.stage(f"{name}-{size}")
+            if stage.result is None:
+
+                def before_draw(number: int = number) -> None:
+                    check_stop(stop, number, len(methods) * len(sizes), "point of the curves")
+
+                stage.finish(measure(made[name], of, graphs, values, size, config, before_draw))
+            outcomes[name][size] = stage.result
         _finish(run, config, table, metric, outcomes, {"total": timer()})
 
 
@@ -118,14 +124,16 @@ def _signals(table: Table, metrics: list[str]) -> Array:
 
 
 def measure(
-    predictor: Predictor, of: Known, graphs: Graph, values: np.ndarray, size: int, config: Config
-) -> dict[str, Any]:
+    predictor: Predictor, of: Known, graphs: Graph, values: np.ndarray, size: int, config: Config,
+    before_draw: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:  # fmt: skip
     """All draws of one method and size: name of a measure -> one number a draw; mean seconds, without compilation."""
     fit = jax.jit(lambda key, *data: predictor.fit(key, predictor.init(jax.random.fold_in(key, 0)), *data))
     predict = jax.jit(predictor.predict)
     measured = np.flatnonzero(~np.isnan(values))
     found: dict[str, list[float]] = {name: [] for name in (*MEASURES, "fit_seconds", "predict_seconds")}
     for draw in range(config.draws):
+        before_draw()
         rows = np.random.default_rng([config.seed, draw]).choice(measured, size, replace=False)
         others = measured[~np.isin(of.classes[measured], of.classes[rows])]
         weight = jnp.ones(size)

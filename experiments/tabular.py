@@ -54,6 +54,7 @@ from jaxnas.samplers import (
     simulate,
     successive_halving,
 )
+from jaxnas.train.stop import check_stop, stop_on_signal
 
 MOST_STEPS = 100_000
 MOST_PREDICTED = 500
@@ -382,13 +383,15 @@ def main(config: Config) -> None:
     settings = dataclasses.asdict(config)
     apart = {name: settings.pop(name) for name in ("workdir", "cache_dir", "methods")}
     methods = list(dict.fromkeys(config.methods.split(",")))
-    with open_run(config.workdir, {"experiment": "tabular", **settings}, apart) as run:
+    identity = {"experiment": "tabular", **settings}
+    with open_run(config.workdir, identity, apart) as run, stop_on_signal() as stop:
         outcomes: dict[str, Any] = {}
         timing: dict[str, float] = {}
-        for name in methods:
+        for number, name in enumerate(methods):
             stage = run.stage(name)
             done = stage.result
             if done is None:
+                check_stop(stop, number, len(methods), "method")
                 each = clock()
                 done = {**run_method(name, setting, config), "wall_seconds": each()}
                 stage.finish(done)
@@ -397,6 +400,7 @@ def main(config: Config) -> None:
         if setting.front is not None:
             stage = run.stage("front")
             if stage.result is None:
+                check_stop(stop, len(methods), len(methods), "method")
                 metrics, points = setting.front
                 stage.finish(
                     tabular_front.search_fronts(

@@ -15,10 +15,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Stopped(RuntimeError):
     """A run ended early because a signal asked it to. `exit_code`: 75 (try again) for SIGTERM, 130 for SIGINT."""
 
-    def __init__(self, number: int, done: int, total: int, *, saved: bool) -> None:
+    def __init__(self, number: int, done: int, total: int, *, saved: bool, unit: str = "step") -> None:
         how = "saved; the same command goes on from here" if saved else "not saved"
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {done} of {total}, {how}")
+        super().__init__(f"stopped by {signal.Signals(number).name} after {unit} {done} of {total}, {how}")
         self.exit_code = 130 if number == signal.SIGINT else 75
+
+
+def check_stop(stop: Callable[[], int | None], done: int, total: int, unit: str) -> None:
+    """Raises Stopped where a signal came; all that is done must be saved."""
+    number = stop()
+    if number is not None:
+        raise Stopped(number, done, total, saved=True, unit=unit)
 
 
 @contextlib.contextmanager
@@ -43,7 +50,9 @@ def stop_on_signal() -> Iterator[Callable[[], int | None]]:
             seen.append(byte[0])
             name = signal.Signals(byte[0]).name
             print(
-                f"\n{name}: ending after this chunk of steps; a second signal ends at once", file=sys.stderr, flush=True
+                f"\n{name}: ending after this part of the work; a second signal ends at once",
+                file=sys.stderr,
+                flush=True,
             )
 
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}

@@ -1,0 +1,106 @@
+"""A signal ends every experiment with its code and loses nothing: those without a training loop, and scoring."""
+
+import csv
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli, predictor, tabular
+from experiments.evaluation import stoppable
+from jaxnas.benchmarks import digits201_table, make_table, save_table
+from jaxnas.train.stop import Stopped
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """A table of 60 cells of the shipped benchmark."""
+    table = digits201_table()
+    rows = np.random.default_rng(0).choice(len(table.archs), 60, replace=False)
+    metrics = {name: np.asarray(value)[rows] for name, value in table.metrics.items()}
+    path = tmp_path_factory.mktemp("cells") / "cells.npz"
+    save_table(make_table("few", table.choices, np.asarray(table.archs)[rows], metrics, {}, table.fidelities), path)
+    return str(path)
+
+
+def signal_when(path, number):
+    """Signals this process once a file is there."""
+
+    def wait():
+        end = time.monotonic() + 200
+        while time.monotonic() < end:
+            if path.exists():
+                os.kill(os.getpid(), number)
+                return
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+CASES = {
+    "tabular": (
+        tabular,
+        ["--methods", "random,evolution,local", "--seeds", "6", "--evaluations", "20"],
+        "random",
+        "method",
+        ("method", "mean", "std", "mean_regret", "evaluations"),
+    ),
+    "predictor": (
+        predictor,
+        ["--methods", "gp,gp_paths", "--sizes", "10,20", "--draws", "1", "--benchmark", "CELLS"],
+        "gp-10",
+        "point of the curves",
+        ("method", "size", "tau", "rho", "regret"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"), [("tabular", signal.SIGINT, 130), ("predictor", signal.SIGTERM, 75)]
+)
+def test_a_signal_ends_between_two_parts_and_the_run_ends_with_the_same_numbers(
+    name, number, code, cells, tmp_path, capsys
+):
+    module, arguments, first, unit, columns = CASES[name]
+    before = jax.config.jax_compilation_cache_dir
+
+    def go(folder):
+        places = ["--workdir", str(tmp_path / folder), "--cache-dir", str(tmp_path / "cache")]
+        words = [cells if word == "CELLS" else word for word in arguments]
+        cli.main(module.main, module.Config, [*words, *places])
+        with open(tmp_path / folder / "table.csv", newline="", encoding="utf-8") as file:
+            return [[row[column] for column in columns] for row in csv.DictReader(file)]
+
+    try:
+        thread = signal_when(tmp_path / "stopped" / "stages" / first / "done.json", number)
+        with pytest.raises(SystemExit) as stopped:
+            go("stopped")
+        thread.join()
+        assert stopped.value.code == code
+        assert f"stopped by {number.name} after {unit}" in capsys.readouterr().err
+        assert not (tmp_path / "stopped" / "result.json").exists()
+        assert go("stopped") == go("whole")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_scoring_asks_between_slices_and_changes_no_score():
+    scored = []
+
+    def score(archs):
+        scored.extend(archs[:, 0].tolist())
+        return archs.sum(axis=1).astype(float)
+
+    archs = np.arange(30).reshape(10, 3)
+    np.testing.assert_array_equal(stoppable(score, lambda: None, 4)(archs), archs.sum(axis=1))
+    assert scored == archs[:, 0].tolist()
+    scored.clear()
+    with pytest.raises(Stopped, match="stopped by SIGTERM after score 8 of 10, saved"):
+        stoppable(score, lambda: signal.SIGTERM if len(scored) == 8 else None, 4)(archs)
+    assert scored == archs[:8, 0].tolist()
