@@ -1,0 +1,198 @@
+"""Kills runs at random moments, many times, and checks that they end with the numbers of undisturbed ones.
+
+    python -m benchmarks.soak --minutes 20 --kills 60
+
+Four experiments, as small as they go, take turns: a DARTS search with its early stop and the training of what it found,
+a training alone, one-shot scoring, and a search by a predictor on a table. Each is run once undisturbed, which also
+fills the cache of compiled programs. Then it is started again and again in one folder, each time killed after a random
+time by SIGKILL, or by SIGTERM, on which it must exit with 75, or by two SIGTERMs, 143; when it finishes, everything in
+its result.json and in its metrics but the clock must be equal, and a new folder is begun. A run that finishes before
+its kill counts as a round without a kill. The rest of the last round is let finish.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+
+ROOT = Path(__file__).parents[1]
+_TINY_TRAINING = ("--train.channels", "2", "--train.cells", "1", "--train.batch-size", "500", "--train.epochs", "3")
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "search": (
+        "experiments.darts", "--search.epochs", "6", "--search.channels", "2", "--search.cells", "1",
+        "--search.batch-size", "180", "--watch.eigenvalue-every", "1", "--watch.products", "3", "--watch.batches", "1",
+        "--search.early-stop", "--watch.window", "1", "--watch.lag", "1", "--watch.ratio", "0.999",
+        "--watch.first", "1", "--random-baselines", "0", *_TINY_TRAINING,
+    ),
+    "training": (
+        "experiments.retrain", "--genotype", "DARTS_V2", *_TINY_TRAINING[:-2], "--train.epochs", "8",
+    ),
+    "one-shot scoring": (
+        "experiments.one_shot", "--one-shot.epochs", "2", "--one-shot.channels", "2", "--one-shot.batch-size", "300",
+        "--scoring.evaluations", "40", "--scoring.population", "5", "--scoring.batch-size", "360",
+        "--scoring.batches", "1", "--random-baselines", "0", *_TINY_TRAINING,
+    ),
+    "predictor search": ("experiments.tabular", "--methods", "random,predictor", "--seeds", "2", "--evaluations", "40"),
+}  # fmt: skip
+"""Name -> module and flags."""
+CODES = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {75, -signal.SIGTERM}, "SIGTERM twice": {143, 75, -signal.SIGTERM}}
+"""What a run may exit with; by SIGTERM itself where it came before the program was ready to handle it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    minutes: float = 20.0
+    """No more runs are begun after so long."""
+    kills: int = 60
+    """Ends before that."""
+    seed: int = 0
+    programs: tuple[str, ...] = tuple(PROGRAMS)
+    folder: Path | None = None
+    """Where runs are kept; a temporary folder by default."""
+
+
+def main(config: Config) -> None:
+    """Prints one JSON object a kill, and a summary; exit code 1 where numbers differ or a code is another."""
+    unknown = set(config.programs) - set(PROGRAMS)
+    if unknown:
+        raise ValueError(f"there is no program {unknown.pop()!r}; there are {', '.join(PROGRAMS)}")
+    if config.minutes <= 0 or config.kills < 1:
+        raise ValueError(f"minutes and kills must be positive, got {config.minutes} and {config.kills}")
+    folder = config.folder or Path(tempfile.mkdtemp(prefix="soak-"))
+    end = time.monotonic() + 60 * config.minutes
+    chance = random.Random(config.seed)
+    soaks = {name: _Soak(name, folder / name.replace(" ", "-")) for name in config.programs}
+    kills: collections.Counter[str] = collections.Counter()
+    while sum(kills.values()) < config.kills and time.monotonic() < end:
+        for soak in soaks.values():
+            if sum(kills.values()) < config.kills and time.monotonic() < end:
+                how = soak.disturb(chance)
+                kills[how] += how != "finished"
+    for soak in soaks.values():
+        soak.finish()
+    wrong = [line for soak in soaks.values() for line in soak.wrong]
+    rounds = {name: soak.rounds for name, soak in soaks.items()}
+    kills.pop("finished", None)
+    print(json.dumps({"kills": dict(kills), "total": sum(kills.values()), "compared": rounds, "wrong": wrong}))
+    if config.folder is None:
+        shutil.rmtree(folder)
+    if wrong:
+        raise ValueError(f"{len(wrong)} of the runs did not end as undisturbed ones: {wrong[0]}")
+
+
+class _Soak:
+    """One program: its undisturbed numbers, and the run that is being disturbed."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.rounds = 0
+        self.wrong: list[str] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(2):  # the second with a full cache, so that its time is that of the others
+            began = time.monotonic()
+            code = self._start(f"whole-{number}").wait()
+            self.seconds = time.monotonic() - began
+            if code:
+                raise ValueError(f"undisturbed, {name} exits with {code}: {self._log().read_text()[-2000:]}")
+        self.expected = numbers(folder / "whole-0")
+        self._compare(folder / "whole-1")
+
+    def disturb(self, chance: random.Random) -> str:
+        """Starts or resumes the run and kills it; gives how, or "finished"."""
+        how = chance.choices(list(CODES), (5, 4, 1))[0]
+        process = self._start("disturbed")
+        wait = chance.uniform(0.0, self.seconds)
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL if how == "SIGKILL" else signal.SIGTERM)
+            if how == "SIGTERM twice":
+                time.sleep(chance.uniform(0.0, 0.5))
+                process.send_signal(signal.SIGTERM)
+        code = process.wait()
+        print(json.dumps({"program": self.name, "after": round(wait, 2), "how": how, "code": code}), flush=True)
+        if code == 0:
+            self._finished()
+            return "finished"
+        if code not in CODES[how]:
+            self.wrong.append(f"{self.name}: exit code {code} after {how}: {self._log().read_text()[-300:]}")
+        return how
+
+    def finish(self) -> None:
+        """Lets the run come to its end."""
+        code = self._start("disturbed").wait()
+        if code:
+            self.wrong.append(f"{self.name}: exit code {code} at the end: {self._log().read_text()[-300:]}")
+        else:
+            self._finished()
+
+    def _finished(self) -> None:
+        self.rounds += 1
+        self._compare(self.folder / "disturbed")
+        shutil.rmtree(self.folder / "disturbed")
+
+    def _compare(self, run: Path) -> None:
+        found = numbers(run)
+        for file, expected in self.expected.items():
+            if found[file] != expected:
+                shutil.copytree(run, run.with_name(f"wrong-{len(self.wrong)}"), dirs_exist_ok=True)
+                self.wrong.append(f"{self.name}: {file} differs: {_difference(expected, found[file])}")
+
+    def _log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def _start(self, run: str) -> subprocess.Popen[bytes]:
+        module, *flags = PROGRAMS[self.name]
+        places = ["--workdir", str(self.folder / run), "--cache-dir", str(self.folder.parent / "cache")]
+        with open(self._log(), "wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *flags, *places], cwd=ROOT, stdout=log, stderr=log, env={**os.environ}
+            )
+
+
+def numbers(run: Path) -> dict[str, Any]:
+    """All that a run left which may not depend on the clock."""
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    lines = []
+    metrics = run / "metrics.jsonl"
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        lines.append({key: value for key, value in json.loads(line).items() if key != "time"})
+    lines.sort(key=lambda line: (line["stage"], line["step"], line["phase"]))
+    return {"result.json": _without_clock(result), "metrics.jsonl": lines}
+
+
+def _without_clock(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        apart = ("timing", "command", "seconds", "wall_seconds")
+        return {key: _without_clock(value) for key, value in tree.items() if key not in apart}
+    return [_without_clock(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _difference(expected: Any, found: Any) -> str:
+    """The first place where two trees differ."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in expected.keys() | found.keys():
+            if expected.get(key) != found.get(key):
+                return f"{key}: {_difference(expected.get(key), found.get(key))}"
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for number, (a, b) in enumerate(zip(expected, found, strict=True)):
+            if a != b:
+                return f"[{number}] {_difference(a, b)}"
+    return f"{str(expected)[:100]} undisturbed, {str(found)[:100]} now"
+
+
+if __name__ == "__main__":
+    cli.main(main, Config)
