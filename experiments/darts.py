@@ -35,6 +35,7 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
+from experiments.ranges import check_ranges
 from jaxnas import data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.networks import in_parts
@@ -207,8 +208,20 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     settings = config.search
     if settings.limit < 0 or settings.limit == 1:
         raise ValueError(f"search.limit must be 0 for all, or at least 2, got {settings.limit}")
-    if settings.epochs < 1:
-        raise ValueError(f"search.epochs must be at least 1, got {settings.epochs}")
+    check_ranges("", config, seed=("seed",))
+    check_ranges(
+        "search.",
+        settings,
+        count=("epochs", "batch_size", "channels", "cells"),
+        positive=("learning_rate", "alpha_learning_rate", "clip"),
+        not_negative=("last_learning_rate", "weight_decay", "alpha_weight_decay", "warmup_epochs"),
+        share=("momentum",),
+    )
+    if settings.warmup_epochs >= settings.epochs:
+        raise ValueError(
+            f"search.warmup_epochs {settings.warmup_epochs} leaves the architecture none of the {settings.epochs} "
+            "search.epochs to move in; choose fewer"
+        )
     check_parts("search", settings.parts, settings.batch_size)
     darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
     most = (len(DARTS_OPERATIONS), *settings.prune)

@@ -36,6 +36,7 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
+from experiments.ranges import check_ranges
 from jaxnas import data
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
@@ -192,7 +193,9 @@ PAPER = {"darts": _MICRO, "enas_micro": _MICRO, "nasbench201": _NASBENCH201, "en
 
 def defaults(flag: Callable[[str], str]) -> Config:
     """The defaults of a space and a preset; "tiny" and "small" are cut down for two CPU cores."""
-    space, preset = flag("--space") or Config.space, flag("--preset") or Config.preset
+    # What is neither is left to the parser, which says so.
+    space = flag("--space") if flag("--space") in PAPER else Config.space
+    preset = flag("--preset") or Config.preset
     search, controller, train = PAPER.get(space, _MICRO)
     cells = {"nasbench201": 1, "enas_macro": 6, "chain": 6}.get(space, 3)
     if preset == "paper":
@@ -278,9 +281,22 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     settings = config.search
     if settings.limit < 0:
         raise ValueError(f"search.limit must be 0 for all, or positive, got {settings.limit}")
-    for name, value in (("search.epochs", settings.epochs), ("search.period", settings.period)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_ranges("", config, seed=("seed",))
+    check_ranges(
+        "search.",
+        settings,
+        count=("epochs", "batch_size", "channels", "cells", "period", "candidates"),
+        positive=("learning_rate", "clip"),
+        not_negative=("last_learning_rate", "weight_decay"),
+        share=("momentum",),
+    )
+    check_ranges(
+        "controller.",
+        config.controller,
+        count=("steps", "samples", "batch_size", "batches", "hidden", "depth"),
+        positive=("learning_rate",),
+        finite=("prior",),
+    )
     if not 0 < settings.valid_part < 1:
         raise ValueError(f"search.valid_part must be between 0 and 1, got {settings.valid_part}")
     train, valid = data.split(dataset, config.seed, settings.valid_part)

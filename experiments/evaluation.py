@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from experiments.devices import Devices, spread
+from experiments.ranges import check_ranges
 from jaxnas import data, draw, report
 from jaxnas.base import Arch, Key, Network, SearchSpace, Skeleton
 from jaxnas.data import Augmentation, Dataset
@@ -99,15 +100,21 @@ def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int, r
     """Raises ValueError for settings that cannot work with the data, before anything is compiled."""
     if random_baselines < 0:
         raise ValueError(f"random_baselines must not be negative, got {random_baselines}")
+    check_ranges(
+        "train.",
+        training,
+        count=("epochs", "batch_size", "channels", "cells"),
+        positive=("learning_rate", "clip"),
+        not_negative=("weight_decay", "auxiliary_weight"),
+        share=("momentum", "label_smoothing", "drop_path", "hold_out"),
+    )
     parts = data.split(dataset, seed, training.hold_out)
     if training.batch_size > len(parts.train.labels):
         raise ValueError(
-            f"batch_size {training.batch_size} is larger than the training part, which has {len(parts.train.labels)} "
-            "images; choose a smaller one"
+            f"train.batch_size {training.batch_size} is larger than the training part, which has "
+            f"{len(parts.train.labels)} images; choose a smaller one"
         )
     check_parts("train", training.parts, training.batch_size)
-    if training.epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {training.epochs}")
     NETWORKS[space.name](space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
 
 

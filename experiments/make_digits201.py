@@ -28,6 +28,7 @@ from scipy import stats
 
 from experiments import cli
 from experiments.evaluation import enable_cache
+from experiments.ranges import check_ranges
 from jaxnas.base import Arch, Array, Batch, Key, Skeleton
 from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs, digits201_table, read_digits201
 from jaxnas.data.augment import augment
@@ -195,6 +196,11 @@ def check(config: Config) -> None:
         raise ValueError(f"fidelities must be ascending epochs that end with {config.epochs}, got {config.fidelities}")
     if config.noise < 0 or config.shift < 0:
         raise ValueError(f"noise and shift must not be negative, got {config.noise} and {config.shift}")
+    check_ranges("", config, seed=("seed",), positive=("learning_rate",), not_negative=("weight_decay",))
+    if config.batch_size > (images := len(split(load_digits(), seed=0).train.labels)):
+        raise ValueError(f"batch_size must be at most {images}, the images there are, got {config.batch_size}")
+    if config.start is not None and not Path(config.start).is_file():
+        raise OSError(f"there is no file {config.start}: leave out --start, or give a digits201.npz")
     if config.timed < 3:
         raise ValueError(f"a time model needs at least 3 timed runs, got {config.timed}")
 

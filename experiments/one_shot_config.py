@@ -10,6 +10,7 @@ from experiments.darts import SearchParts
 from experiments.devices import Devices
 from experiments.enas import PAPER
 from experiments.evaluation import Training
+from experiments.ranges import check_ranges
 from jaxnas import data
 
 
@@ -110,8 +111,10 @@ def defaults(flag: Callable[[str], str]) -> Config:
 
     Sizes and the final training are those of `experiments.enas`.
     """
-    space, preset = flag("--space") or Config.space, flag("--preset") or Config.preset
-    sizes, _, train = PAPER.get(space, PAPER["nasbench201"])
+    # What is neither is left to the parser, which says so.
+    space = flag("--space") if flag("--space") in PAPER else Config.space
+    preset = flag("--preset") or Config.preset
+    sizes, _, train = PAPER[space]
     one_shot = OneShot(channels=sizes.channels, cells=sizes.cells)
     if preset == "paper":
         return Config(space, preset, dataset="cifar10", random_baselines=0, one_shot=one_shot, train=train)  # type: ignore[arg-type]
@@ -149,17 +152,17 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     settings, scoring = config.one_shot, config.scoring
     if settings.limit < 0:
         raise ValueError(f"one_shot.limit must be 0 for all, or positive, got {settings.limit}")
-    positive = {
-        "one_shot.epochs": settings.epochs,
-        "scoring.batches": scoring.batches,
-        "scoring.batch_size": scoring.batch_size,
-        "scoring.population": scoring.population,
-        "comparison.running_paths": config.comparison.running_paths,
-        "latency_batch": config.latency_batch,
-    }
-    for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_ranges("", config, seed=("seed",), count=("latency_batch",))
+    check_ranges(
+        "one_shot.",
+        settings,
+        count=("epochs", "batch_size", "channels", "cells"),
+        positive=("learning_rate", "clip"),
+        not_negative=("last_learning_rate", "weight_decay"),
+        share=("momentum",),
+    )
+    check_ranges("scoring.", scoring, count=("batches", "batch_size", "population"))
+    check_ranges("comparison.", config.comparison, count=("running_paths",))
     if scoring.evaluations < 16:
         raise ValueError(f"scoring.evaluations must be at least 16, got {scoring.evaluations}")
     if not 0 <= config.prune_stages < settings.epochs:

@@ -26,6 +26,7 @@ from scipy import stats
 
 from experiments import cli
 from experiments.evaluation import clock, enable_cache
+from experiments.ranges import check_ranges
 from experiments.table_predictors import PREDICTORS, Known, known
 from experiments.tabular import load_benchmark, metric_column, write_table
 from experiments.tabular_pictures import COLOURS
@@ -69,6 +70,7 @@ def main(config: Config) -> None:
     """Runs what is not there yet, then writes table, curves and report."""
     enable_cache(config.cache_dir)
     timer = clock()
+    check_ranges("", config, seed=("seed",))
     table, usual = load_benchmark(config.benchmark, config.encoding)
     metric = config.metric or usual.get("report")
     if metric is None:

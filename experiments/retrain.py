@@ -28,6 +28,7 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
+from experiments.ranges import check_ranges
 from jaxnas import data
 from jaxnas.parallel import is_first_process
 from jaxnas.runfolder import read_json, write_json
@@ -59,6 +60,9 @@ def main(config: Config) -> None:
     timer = clock()
     space = darts_space()
     path = Path(config.genotype)
+    if config.genotype.endswith(".json") and not path.is_file():
+        raise OSError(f"there is no file {path}: give the genotype.json of a run, or a published name (DARTS_V2)")
+    check_ranges("", config, seed=("seed",))
     arch = space.from_genotype(read_json(path) if config.genotype.endswith(".json") else config.genotype)
     dataset = data.load(config.dataset, config.data_dir)
     spread(config.devices, [config.train.batch_size])

@@ -31,6 +31,7 @@ from scipy import stats
 
 from experiments import cli, tabular_front, tabular_pictures
 from experiments.evaluation import clock, enable_cache
+from experiments.ranges import check_ranges
 from experiments.table_predictors import PREDICTORS, known
 from jaxnas import report
 from jaxnas.base import Sampler
@@ -220,6 +221,10 @@ class Setting(NamedTuple):
 
 def prepare(config: Config) -> Setting:
     """Raises ValueError for what cannot work, before anything is compiled."""
+    check_ranges(
+        "", config, seed=("seed",), positive=("learning_rate", "controller_learning_rate"),
+        count=("population", "sample_size"),
+    )  # fmt: skip
     table, usual = load_benchmark(config.benchmark, config.encoding)
     known = ", ".join(table.metrics)
     search, reported = config.search_metric or usual.get("search"), config.report_metric or usual.get("report")
@@ -255,7 +260,11 @@ def prepare(config: Config) -> Setting:
         cheapest = float(np.nanmin(costs))
         if not cheapest > 0:
             raise ValueError(f"times must be positive; the least of {time!r} is {cheapest}")
-        affordable = math.floor(config.time_budget / cheapest) or 1
+        if config.time_budget < cheapest:
+            raise ValueError(
+                f"time_budget {config.time_budget} is less than the cheapest architecture's {cheapest:.4g}; give more"
+            )
+        affordable = math.floor(config.time_budget / cheapest)
         limit = min(affordable, config.evaluations or affordable)
     if limit > MOST_STEPS:
         raise ValueError(f"{limit} evaluations are more than {MOST_STEPS}; give a smaller --evaluations")
@@ -268,11 +277,15 @@ def metric_column(table: Table, metric: str) -> np.ndarray:
     return np.asarray(values, np.float64) * (-1 if metric.startswith("-") else 1)
 
 
-def run_method(name: str, setting: Setting, config: Config) -> dict[str, Any]:
-    """All seeds of one method: final values, and curves on a grid, as JSON."""
+def make_plan(name: str, setting: Setting, config: Config) -> Plan:
+    """Raises ValueError for settings that the method cannot have."""
     if name in ("halving", "hyperband") and setting.fidelities < 2:
         raise ValueError(f"{name} needs a search metric with several fidelities; {setting.search!r} has one")
-    plan = METHODS[name](setting.table, config, setting.limit, setting.fidelities)
+    return METHODS[name](setting.table, config, setting.limit, setting.fidelities)
+
+
+def run_method(name: str, plan: Plan, setting: Setting, config: Config) -> dict[str, Any]:
+    """All seeds of one method: final values, and curves on a grid, as JSON."""
     search = simulate(
         plan.sampler,
         setting.table,
@@ -383,6 +396,7 @@ def main(config: Config) -> None:
     settings = dataclasses.asdict(config)
     apart = {name: settings.pop(name) for name in ("workdir", "cache_dir", "methods")}
     methods = list(dict.fromkeys(config.methods.split(",")))
+    plans = {name: make_plan(name, setting, config) for name in methods}  # all, before any is run
     identity = {"experiment": "tabular", **settings}
     with open_run(config.workdir, identity, apart) as run, stop_on_signal() as stop:
         outcomes: dict[str, Any] = {}
@@ -393,7 +407,7 @@ def main(config: Config) -> None:
             if done is None:
                 check_stop(stop, number, len(methods), "method")
                 each = clock()
-                done = {**run_method(name, setting, config), "wall_seconds": each()}
+                done = {**run_method(name, plans[name], setting, config), "wall_seconds": each()}
                 stage.finish(done)
             outcomes[name], timing[name] = done, done["wall_seconds"]
         fronts = None

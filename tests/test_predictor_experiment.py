@@ -78,7 +78,10 @@ def test_a_table_of_plain_choices_has_predictors_too(folder):
 def test_search_by_a_predictor_is_a_method():
     config = tabular.Config(methods="random,predictor", seeds=4, evaluations=40, search_metric="test")
     setting = tabular.prepare(config)
-    found = {name: tabular.run_method(name, setting, config) for name in ("random", "predictor")}
+    found = {
+        name: tabular.run_method(name, tabular.make_plan(name, setting, config), setting, config)
+        for name in ("random", "predictor")
+    }
     assert found["predictor"]["evaluations"] == 40
     assert np.mean(found["predictor"]["final"]) > np.mean(found["random"]["final"])
 

@@ -1,0 +1,220 @@
+"""A table of wrong inputs of every experiment: each is told with its value and what would be right, before anything is
+compiled and before a run folder is made. The tests of single experiments have more that need files of their own."""
+
+import pytest
+
+from experiments import (
+    cli,
+    compare,
+    darts,
+    enas,
+    make_digits201,
+    one_shot,
+    one_shot_config,
+    predict,
+    predictor,
+    prepare_cifar10,
+    retrain,
+    tabular,
+)
+
+PROGRAMS = {
+    "darts": (darts.main, darts.Config, darts.PRESETS),
+    "enas": (enas.main, enas.Config, enas.defaults),
+    "one_shot": (one_shot.main, one_shot_config.Config, one_shot_config.defaults),
+    "retrain": (retrain.main, retrain.Config, retrain.PRESETS),
+    "tabular": (tabular.main, tabular.Config, None),
+    "predictor": (predictor.main, predictor.Config, None),
+    "make_digits201": (make_digits201.main, make_digits201.Config, None),
+    "prepare_cifar10": (prepare_cifar10.run, prepare_cifar10.Config, None),
+    "predict": (predict.main, predict.Config, None),
+    "compare": (compare.main, compare.Config, None),
+}
+TRAINING = {
+    "--train.epochs 0": "train.epochs must be at least 1, got 0",
+    "--train.batch-size 0": "train.batch_size must be at least 1, got 0",
+    "--train.batch-size 5000": "train.batch_size 5000 is larger than the training part, which has 1077 images",
+    "--train.channels 0": "train.channels must be at least 1, got 0",
+    "--train.cells -1": "train.cells must be at least 1, got -1",
+    "--train.learning-rate -1": "train.learning_rate must be positive, got -1.0",
+    "--train.learning-rate inf": "train.learning_rate must be positive, got inf",
+    "--train.learning-rate nan": "train.learning_rate must be positive, got nan",
+    "--train.momentum 1": "train.momentum must be at least 0 and less than 1, got 1.0",
+    "--train.weight-decay -1": "train.weight_decay must be 0 or positive, got -1.0",
+    "--train.clip 0": "train.clip must be positive, got 0.0",
+    "--train.label-smoothing 2": "train.label_smoothing must be at least 0 and less than 1, got 2.0",
+    "--train.drop-path 1": "train.drop_path must be at least 0 and less than 1, got 1.0",
+    "--train.auxiliary-weight -1": "train.auxiliary_weight must be 0 or positive, got -1.0",
+    "--train.hold-out 1": "train.hold_out must be at least 0 and less than 1, got 1.0",
+    "--random-baselines -1": "random_baselines must not be negative, got -1",
+    "--seed -1": "seed must be 0 to 4294967295, what NumPy takes, got -1",
+    "--dataset cifra10": "cifra10",
+    "--dataset folder:ABSENT": "ABSENT is no folder: give the folder that holds one folder of images for each class",
+    "--data-dir ABSENT": "'digits' does not use it: leave out ABSENT",
+    "--preset huge": "invalid choice 'huge'",
+    "--train.epochs ten": "Error parsing --train.epochs",
+    "--nonsense 3": "--nonsense",
+    "--workdir FILE/run": "cannot make the folder FILE/run: Not a directory; choose a folder that can be written",
+    "--workdir OTHER": "OTHER holds 'thesis.tex' but no run (no config.json); choose an empty or a new folder",
+}
+"""Of every experiment that trains what it found."""
+CASES = {
+    "darts": {
+        **TRAINING,
+        "--search.epochs 0": "search.epochs must be at least 1, got 0",
+        "--search.batch-size 0": "search.batch_size must be at least 1, got 0",
+        "--search.batch-size 5000": "search.batch_size 5000 is larger than a half of the training split",
+        "--search.channels 0": "channels must be at least 1, got 0",
+        "--search.learning-rate -1": "search.learning_rate must be positive, got -1.0",
+        "--search.last-learning-rate -1": "search.last_learning_rate must be 0 or positive, got -1.0",
+        "--search.momentum -1": "search.momentum must be at least 0 and less than 1, got -1.0",
+        "--search.weight-decay nan": "search.weight_decay must be 0 or positive, got nan",
+        "--search.clip -1": "search.clip must be positive, got -1.0",
+        "--search.alpha-learning-rate 0": "search.alpha_learning_rate must be positive, got 0.0",
+        "--search.alpha-weight-decay -1": "search.alpha_weight_decay must be 0 or positive, got -1.0",
+        "--search.warmup-epochs -1": "search.warmup_epochs must be 0 or positive, got -1",
+        "--search.warmup-epochs 12": "search.warmup_epochs 12 leaves the architecture none of the 12 search.epochs",
+        "--search.limit 1": "search.limit must be 0 for all, or at least 2, got 1",
+        "--search.early-stop": "give watch.eigenvalue_every of at least 1, not 0",
+        "--search.early-stop --watch.eigenvalue-every 1": "it needs 17 eigenvalues, and 12 epochs",
+        "--search.early-stop --watch.eigenvalue-every 1 --watch.first 1 --watch.ratio 2": "watch.ratio must be above 0",
+        "--search.early-stop --watch.eigenvalue-every 1 --watch.lag 0": "watch.lag must be at least 1, got 0",
+        "--watch.every -1": "watch.every must be 0 for never, or positive, got -1",
+        "--watch.batches 0": "watch.batches must be at least 1, got 0",
+        "--watch.products 0": "watch.products must be at least 1, got 0",
+        "--order third": "invalid choice 'third'",
+        "--train.auxiliary": "the auxiliary head needs a map of at least 8×8",
+    },
+    "enas": {
+        **TRAINING,
+        "--space foo": "invalid choice 'foo'",
+        "--search.epochs 0": "search.epochs must be at least 1, got 0",
+        "--search.period 0": "search.period must be at least 1, got 0",
+        "--search.batch-size 0": "search.batch_size must be at least 1, got 0",
+        "--search.batch-size 9999": "search.batch_size 9999 is larger than its part, which has 1077 images",
+        "--search.valid-part 1": "search.valid_part must be between 0 and 1, got 1.0",
+        "--search.learning-rate -1": "search.learning_rate must be positive, got -1.0",
+        "--search.momentum 3": "search.momentum must be at least 0 and less than 1, got 3.0",
+        "--search.clip 0": "search.clip must be positive, got 0.0",
+        "--search.candidates 0": "search.candidates must be at least 1, got 0",
+        "--search.limit -1": "search.limit must be 0 for all, or positive, got -1",
+        "--controller.batch-size 9999": "controller.batch_size 9999 is larger than its part, which has 360 images",
+        "--controller.batches 0": "controller.batches must be at least 1, got 0",
+        "--controller.batches 7": "controller.batch_size 120 is no multiple of controller.batches 7",
+        "--controller.steps 0": "controller.steps must be at least 1, got 0",
+        "--controller.samples 0": "controller.samples must be at least 1, got 0",
+        "--controller.learning-rate -1": "controller.learning_rate must be positive, got -1.0",
+        "--controller.hidden 0": "controller.hidden must be at least 1, got 0",
+        "--controller.temperature 0": "temperature must be positive, got 0.0",
+        "--controller.tanh-constant 0": "tanh_constant must be positive, got 0.0",
+        "--controller.ema 2": "ema must be at least 0 and less than 1, got 2.0",
+        "--controller.entropy-weight -1": "entropy_weight must not be negative, got -1.0",
+        "--controller.skip-target 2": "skip_target must be between 0 and 1, got 2.0",
+        "--controller.prior nan": "controller.prior must be finite, got nan",
+    },
+    "one_shot": {
+        **TRAINING,
+        "--space foo": "invalid choice 'foo'",
+        "--one-shot.epochs 0": "one_shot.epochs must be at least 1, got 0",
+        "--one-shot.batch-size 0": "one_shot.batch_size must be at least 1, got 0",
+        "--one-shot.batch-size 9999": "one_shot.batch_size 9999 is larger than its part, which has 1077 images",
+        "--one-shot.learning-rate -1": "one_shot.learning_rate must be positive, got -1.0",
+        "--one-shot.momentum 2": "one_shot.momentum must be at least 0 and less than 1, got 2.0",
+        "--one-shot.clip 0": "one_shot.clip must be positive, got 0.0",
+        "--one-shot.valid-part 0": "one_shot.valid_part must be between 0 and 1, got 0.0",
+        "--one-shot.limit -1": "one_shot.limit must be 0 for all, or positive, got -1",
+        "--one-shot.sampling best": "invalid choice 'best'",
+        "--scoring.evaluations 3": "scoring.evaluations must be at least 16, got 3",
+        "--scoring.population 0": "scoring.population must be at least 1, got 0",
+        "--scoring.batches 99": "scoring.batches 99 of 120 images are more than the 1077",
+        "--max-params 0": "max_params must be at least 1, got 0",
+        "--max-macs 10": "no architecture meets max_macs 10, where the smallest possible is",
+        "--table ABSENT": "there is no file 'ABSENT' and no benchmark of that name",
+        "--comparison.running-paths 0": "comparison.running_paths must be at least 1, got 0",
+    },
+    "retrain": {
+        **TRAINING,
+        "--genotype DARTS_V9": "unknown genotype 'DARTS_V9'",
+        "--genotype ABSENT/genotype.json": "there is no file ABSENT/genotype.json: give the genotype.json of a run",
+        "--genotype Genotype(normal=[])": "the genotype has no 'normal_concat'",
+    },
+    "tabular": {
+        "--methods foo": "there is no method 'foo'; there are random, evolution",
+        "--benchmark ABSENT": "there is no file 'ABSENT' and no benchmark of that name",
+        "--encoding a,b": "--encoding is for files",
+        "--seeds 0": "seeds must be positive, got 0",
+        "--seed -1": "seed must be 0 to 4294967295, what NumPy takes, got -1",
+        "--learning-rate -1": "learning_rate must be positive, got -1.0",
+        "--population 0": "population must be at least 1, got 0",
+        "--sample-size 99": "99",
+        "--ema 2": "ema",
+        "--eta 1 --methods random,hyperband": "eta",
+        "--methods random,halving --search-metric valid@8": "halving needs a search metric with several fidelities",
+        "--time-budget 0.0001": "time_budget 0.0001 is less than the cheapest architecture's",
+        "--search-metric speed": "there is no metric 'speed'; there are valid",
+        "--front-metrics valid": "a front is of two metrics, got 'valid'",
+    },
+    "predictor": {
+        "--methods foo": "there is no method 'foo'; there are gnn_gp",
+        "--sizes a,b": "sizes are numbers with commas between them, got 'a,b'",
+        "--sizes 2": "sizes must be at least 4 and at most half",
+        "--draws 0": "draws must be positive, got 0",
+        "--seed -1": "seed must be 0 to 4294967295, what NumPy takes, got -1",
+        "--signals speed": "there is no metric 'speed'",
+    },
+    "make_digits201": {
+        "--epochs 0": "epochs must be at least 1, got 0",
+        "--fidelities 1 2": "fidelities must be ascending epochs that end with 8, got (1, 2)",
+        "--batch-size 5000": "batch_size must be at most 1077, the images there are, got 5000",
+        "--channels 0": "channels must be at least 1, got 0",
+        "--learning-rate -1": "learning_rate must be positive, got -1.0",
+        "--weight-decay -1": "weight_decay must be 0 or positive, got -1.0",
+        "--noise -1": "noise and shift must not be negative, got -1.0",
+        "--timed 1": "at least 3 timed runs, got 1",
+        "--seed -1": "seed must be 0 to 4294967295, what NumPy takes, got -1",
+        "--start ABSENT": "there is no file ABSENT: leave out --start",
+    },
+    "prepare_cifar10": {
+        "--data-dir ABSENT --archive ABSENT": "there is no archive ABSENT",
+        "--data-dir ABSENT --allow-other-checksum": "--allow-other-checksum is for a local archive: give --archive",
+        "--data-dir ABSENT --archive FILE": "remove it and get it again",
+        "--data-dir ABSENT --archive FILE --allow-other-checksum": "FILE is cut short, damaged or no .tar.gz archive",
+    },
+    "predict": {
+        "--run OTHER": "no image given: name at least one file",
+        "--run OTHER FILE": "OTHER holds no trained network",
+    },
+    "compare": {
+        "": "no run given: name the folders of at least one finished run",
+        "ABSENT": "there is no folder ABSENT: give the folder of a finished run",
+        "OTHER": "OTHER is no run (no config.json)",
+    },
+}
+
+
+@pytest.mark.parametrize("program", sorted(CASES))
+def test_wrong_input_is_told_with_its_value_before_anything_is_done(program, tmp_path, capsys):
+    run, config, presets = PROGRAMS[program]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    places = {name: str(tmp_path / name.lower()) for name in ("OTHER", "FILE", "ABSENT")}
+
+    def placed(text):
+        for name, path in places.items():
+            text = text.replace(name, path)
+        return text
+
+    for flags, expected in CASES[program].items():
+        arguments = placed(flags).split()
+        if "workdir" in config.__dataclass_fields__ and "--workdir" not in arguments:
+            arguments += ["--workdir", str(tmp_path / "run")]
+        if program == "retrain" and "--genotype" not in arguments:
+            arguments += ["--genotype", "DARTS_V2"]
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(run, config, arguments, presets)
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2, (flags, error)
+        assert placed(expected) in " ".join(error.split()), (flags, error)
+        assert "Traceback" not in error
+        assert not (tmp_path / "run").exists(), flags
