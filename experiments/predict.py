@@ -41,6 +41,8 @@ def main(config: Config) -> None:
                 fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height))
         except UnidentifiedImageError as error:
             raise ValueError(f"{path} is not an image that can be read") from error
+        except OSError as error:  # Pillow's own do not name the file.
+            raise OSError(f"cannot read {path}: {error.strerror or error}") from error
         pixels.append(np.asarray(fitted, np.uint8).reshape(height, width, channels))
     network = jaxnas.load(config.run)
     probabilities = np.asarray(jax.nn.softmax(jax.jit(network.apply)(network.params, np.stack(pixels))))
