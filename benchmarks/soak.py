@@ -55,7 +55,7 @@ CODES = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {75, -signal.SIGTERM}, "SIGTER
 @dataclasses.dataclass(frozen=True)
 class Config:
     minutes: float = 20.0
-    """No more runs are begun after so long."""
+    """After the undisturbed runs, no more are begun after so long."""
     kills: int = 60
     """Ends before that."""
     seed: int = 0
@@ -72,9 +72,9 @@ def main(config: Config) -> None:
     if config.minutes <= 0 or config.kills < 1:
         raise ValueError(f"minutes and kills must be positive, got {config.minutes} and {config.kills}")
     folder = config.folder or Path(tempfile.mkdtemp(prefix="soak-"))
-    end = time.monotonic() + 60 * config.minutes
     chance = random.Random(config.seed)
     soaks = {name: _Soak(name, folder / name.replace(" ", "-")) for name in config.programs}
+    end = time.monotonic() + 60 * config.minutes
     kills: collections.Counter[str] = collections.Counter()
     while sum(kills.values()) < config.kills and time.monotonic() < end:
         for soak in soaks.values():
@@ -107,6 +107,7 @@ class _Soak:
             self.seconds = time.monotonic() - began
             if code:
                 raise ValueError(f"undisturbed, {name} exits with {code}: {self._log().read_text()[-2000:]}")
+            print(json.dumps({"program": name, "undisturbed": round(self.seconds, 2)}), flush=True)
         self.expected = numbers(folder / "whole-0")
         self._compare(folder / "whole-1")
 
