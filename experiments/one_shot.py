@@ -217,8 +217,8 @@ def search(
     stage = run.stage("search")
     if stage.result is not None:
         return dict(stage.result)
-    train_key, select_key, random_key, paths_key = jax.random.split(key, 4)
-    params, pruned, pruning, seconds = train(run, config, setting, parts, dataset, train_key, stop)
+    init_key, run_key, select_key, random_key, paths_key = jax.random.split(key, 5)
+    params, pruned, pruning, seconds = train(run, config, setting, parts, dataset, init_key, run_key, stop)
     timer = clock()
     scores = _scores(config, setting, parts, dataset, params, stage, paths_key, stop)
     result = _selected(
@@ -241,8 +241,8 @@ def search(
 
 
 def train(
-    run: RunFolder, config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, key: Key,
-    stop: Callable[[], int | None],
+    run: RunFolder, config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, init_key: Key,
+    run_key: Key, stop: Callable[[], int | None],
 ) -> tuple[Any, Pruned, list[dict[str, Any]], float]:  # fmt: skip
     """The supernet's parameters, what is left of the space, its sizes from stage to stage, seconds.
 
@@ -258,13 +258,13 @@ def train(
     steps = len(parts.train.labels) // settings.batch_size
     stages = config.prune_stages + 1
     ends = [settings.epochs * number // stages for number in range(stages + 1)]
-    init_key, run_key, weakest_key, reach_key = jax.random.split(key, 4)
+    part_key, weakest_key, reach_key = (jax.random.fold_in(run_key, number) for number in (1, 2, 3))
 
     def fit(stage: Stage, number: int, supernet: Supernet, pruned: Pruned, state: SinglePathState) -> Outcome:
         (phase,) = build(config, pruned.space, supernet, setting.skeleton, steps, setting.over.axis_name).phases
         return run_loop(
             [Leg(phase.name, make_chunk(setting.over.step(phase.step), batch), steps, settings.batch_size)],
-            jax.random.fold_in(run_key, number),
+            jax.random.fold_in(part_key, number) if number else run_key,
             state,
             setting.over.place_data(parts.train),
             ends[number + 1] - ends[number],
