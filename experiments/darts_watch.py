@@ -178,6 +178,7 @@ def draw_health(
             if name == "eigenvalue":
                 error = np.array([line["eigenvalue_error"] for line in rounds if name in line])
                 axes.fill_between(points[:, 0], points[:, 1] - error, points[:, 1] + error, color=colour, alpha=0.2)
+        axes.ticklabel_format(axis="y", useOffset=False)
         if "accuracy_path" in lines:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if any(name.startswith("skips_") for name in lines):
