@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,25 +9,17 @@ import jaxnas
 from experiments import cli, enas
 
 SMALL = [
+    *("--devices.count", "1"),  # programs for several compile for longer; test_parallel has those
     *("--space", "nasbench201", "--search.epochs", "4", "--search.batch-size", "300", "--search.channels", "2"),
     *("--search.candidates", "3", "--controller.steps", "3", "--controller.samples", "2"),
     *("--controller.batch-size", "200", "--train.epochs", "1", "--train.channels", "2", "--train.batch-size", "500"),
 ]
 
 
-@pytest.fixture
-def quick():
-    """Compiled without much optimisation, which tests would wait for."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def values_without_time(path):
     return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in path.read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [*SMALL, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]

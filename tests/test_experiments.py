@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_ends_with_the_same_numbers(tmp
     """The whole road of `retrain`, then again from a folder whose newest checkpoint was cut short."""
     run = tmp_path / "run"
     arguments = [
-        *("--genotype", "DARTS_V2", "--train.channels", "2", "--train.cells", "3", "--train.epochs", "2"),
+        *("--genotype", "DARTS_V2", "--train.channels", "2", "--train.cells", "1", "--train.epochs", "2"),
         *("--random-baselines", "0", "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")),
     ]
     cli.main(retrain.main, retrain.Config, arguments, retrain.PRESETS)

@@ -51,14 +51,6 @@ def some_alpha(dtype=jnp.float32):
     }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Compiled without much optimisation, which tests would wait for."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def params():
     return jax.jit(NET.init)(jax.random.key(0))

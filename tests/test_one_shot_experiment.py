@@ -3,7 +3,6 @@
 import functools
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
 from jaxnas.supernets import chain_supernet
 
 SMALL = [
+    *("--devices.count", "1"),  # programs for several compile for longer; test_parallel has those
     *("--one-shot.epochs", "3", "--one-shot.batch-size", "300", "--one-shot.channels", "2"),
     *("--scoring.evaluations", "16", "--scoring.population", "5", "--scoring.batch-size", "360"),
     *("--scoring.batches", "1", "--comparison.architectures", "4", "--comparison.running-paths", "3"),
@@ -34,15 +34,6 @@ def table(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
-def quick():
-    """Compiled without much optimisation, which tests would wait for."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("quick")
 def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(tmp_path, capsys, table):
     run = tmp_path / "run"
     arguments = [*SMALL, "--table", table, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
@@ -86,7 +77,6 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     assert "error" not in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_path, monkeypatch):
     """Of depths alone: all blocks would take minutes to compile."""
     blocks = ("shuffle_3x3", "identity")
