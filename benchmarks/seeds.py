@@ -65,12 +65,7 @@ def main(config: Config) -> None:
     forms: dict[str, tuple[Any, ...]] = {
         "one": (step, keys[0], jax.jit(algorithm.init)(key), batch),
         "vmap": (jax.vmap(step), keys, states, batches),
-        "map": (
-            lambda *given: jax.lax.map(lambda own: step(*own), given),
-            keys,
-            jax.tree.map(jnp.copy, states),
-            batches,
-        ),
+        "map": (one_by_one, keys, jax.tree.map(jnp.copy, states), batches),
     }
     programs = {name: compiled(*form) for name, form in forms.items()}
     current = {name: form[2] for name, form in forms.items()}

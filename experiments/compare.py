@@ -11,7 +11,6 @@ from other seeds mostly find other cells of much the same accuracy: what to repo
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import shlex
@@ -25,6 +24,7 @@ import numpy as np
 import tyro
 
 from experiments import cli
+from experiments.darts_seeds import share_equal
 from experiments.tabular import write_table
 from jaxnas import draw, report
 from jaxnas.base import SearchSpace
@@ -167,11 +167,6 @@ def _method(name: str, runs: list[Run]) -> Method:
         archs = np.stack([np.asarray(space.canonical(space.from_genotype(run.result["genotype"]))) for run in runs])
         agreement, by_chance = share_equal(archs), share_equal_by_chance(space)
     return Method(name, runs, float(accuracies.mean()), std, agreement, by_chance)
-
-
-def share_equal(archs: np.ndarray) -> float:
-    """Of canonical archs [P, D], the share of choices in which two of them are equal, mean over all pairs."""
-    return float(np.mean([np.mean(a == b) for a, b in itertools.combinations(archs, 2)]))
 
 
 def share_equal_by_chance(space: SearchSpace, count: int = 200) -> float:

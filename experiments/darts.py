@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli, darts_seeds, darts_watch
@@ -35,12 +34,11 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
-from experiments.ranges import check_ranges
+from experiments.ranges import SUPERNET, check_ranges
 from jaxnas import data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.networks import in_parts
-from jaxnas.parallel import DataParallel, is_first_process
-from jaxnas.relax import softmax
+from jaxnas.parallel import DataParallel, is_first_process, on_one_device
 from jaxnas.runfolder import RunFolder, Stage, write_json
 from jaxnas.search import (
     WatchedState,
@@ -50,6 +48,7 @@ from jaxnas.search import (
     exact,
     finite_difference,
     first_order,
+    softmax_mixture,
     watched,
     weakest_by_alpha,
 )
@@ -162,17 +161,20 @@ def main(config: Config) -> None:
     if config.derive == "argmax":
         space = space._replace(discretise=discretise_argmax)
     parts = search_parts(dataset, config)
-    check(config.train, dataset, space, config.seed, config.random_baselines)
+    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     darts_seeds.check(config)
-    over = spread(config.devices, [config.search.batch_size])
+    over = on_one_device() if config.seeds > 1 else spread(config.devices, config.search.batch_size)
     with held_run("darts", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return
         search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
         loading = timer()
         if config.seeds > 1:
-            found, seconds = darts_seeds.search(run, config, space, supernet_skeleton, parts, dataset, stop)
+            steps = len(parts.train.labels) // config.search.batch_size
+            algorithm = build(config, space, darts_supernet(supernet_skeleton), steps)
+            batch = paired_batches(parts, config.search.batch_size, dataset)
+            found, seconds = darts_seeds.search(run, config, space, algorithm, batch, parts, stop)
         else:
             arch, health, sizes, seconds = search(
                 run, config, space, supernet_skeleton, parts, dataset, search_key, stop, over
@@ -209,13 +211,12 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     if settings.limit < 0 or settings.limit == 1:
         raise ValueError(f"search.limit must be 0 for all, or at least 2, got {settings.limit}")
     check_ranges("", config, seed=("seed",))
+    check_ranges("search.", settings, **SUPERNET)
     check_ranges(
         "search.",
         settings,
-        count=("epochs", "batch_size", "channels", "cells"),
-        positive=("learning_rate", "alpha_learning_rate", "clip"),
-        not_negative=("last_learning_rate", "weight_decay", "alpha_weight_decay", "warmup_epochs"),
-        share=("momentum",),
+        positive=("alpha_learning_rate",),
+        not_negative=("alpha_weight_decay", "warmup_epochs"),
     )
     if settings.warmup_epochs >= settings.epochs:
         raise ValueError(
@@ -260,7 +261,7 @@ def search(
     steps = len(train.labels) // settings.batch_size
     rule = darts_watch.rule_of(config.watch, settings.early_stop, settings.epochs)
     batch = paired_batches(parts, settings.batch_size, dataset)
-    weights = jax.jit(lambda alpha: jax.tree.map(lambda a: softmax(None, a, jnp.zeros(())), alpha))
+    weights = jax.jit(softmax_mixture)
 
     init_key, run_key, derive_key, watch_key = jax.random.split(key, 4)
 
@@ -311,7 +312,9 @@ def search(
     outcome = fit(stage, len(settings.prune), supernet, state, ends[-1] - ends[-2])
     seconds += outcome.seconds
     arch = jax.jit(watched_darts(supernet).derive, static_argnums=2)(derive_key, outcome.state, None)
-    health = darts_watch.told(search_rounds(run), darts_watch.stopped(outcome.state, rule, config.watch))
+    # A process that took the search up where it had ended has no metrics of it: the first one has.
+    rounds = search_rounds(run)
+    health = darts_watch.told(rounds, darts_watch.stopped(outcome.state, rule, config.watch)) if rounds else {}
     stage.finish({"genotype": space.to_genotype(arch), "health": health, "sizes": sizes, "seconds": seconds})
     return arch, health, sizes, seconds
 

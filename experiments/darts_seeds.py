@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-from jaxnas.base import Arch, SearchSpace, Skeleton
-from jaxnas.data import Dataset
+from experiments.devices import chosen
+from jaxnas.base import Arch, SearchAlgorithm, SearchSpace
 from jaxnas.parallel import Seeds, many_seeds
-from jaxnas.relax import softmax
 from jaxnas.runfolder import RunFolder, write_json
-from jaxnas.supernets import darts_supernet
+from jaxnas.search import softmax_mixture
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg
 from jaxnas.train.loop import run as run_loop
@@ -46,19 +46,16 @@ def check(config: Config) -> None:
 
 def laid_out(config: Config) -> Seeds:
     """The seeds over the devices: as many as are asked for, else as many as divide the seeds."""
-    there = jax.devices()
-    count = config.devices.count or max(n for n in range(1, len(there) + 1) if config.seeds % n == 0)
+    devices = chosen(config.devices, [config.seeds])
     # One seed fills a CPU, whose convolutions side by side are slower (benchmarks/seeds.py): there one after another.
-    return many_seeds(config.seeds, "map" if there[0].platform == "cpu" else "vmap", there[:count])
+    return many_seeds(config.seeds, "map" if devices[0].platform == "cpu" else "vmap", devices)
 
 
 def search(
-    run: RunFolder, config: Config, space: SearchSpace, skeleton: Skeleton, parts: SearchParts, dataset: Dataset,
-    stop: Callable[[], int | None],
+    run: RunFolder, config: Config, space: SearchSpace, algorithm: SearchAlgorithm, batch: Callable[..., Any],
+    parts: SearchParts, stop: Callable[[], int | None],
 ) -> tuple[dict[str, Arch], float]:  # fmt: skip
     """The search stage of all seeds: ({"seed-0": architecture, …}, seconds)."""
-    from experiments.darts import build, paired_batches
-
     stage = run.stage("search")
     names = [f"seed-{config.seed + number}" for number in range(config.seeds)]
     if stage.result is not None:
@@ -66,18 +63,17 @@ def search(
         return dict(zip(names, done, strict=True)), stage.result["seconds"]
     settings, seeds = config.search, laid_out(config)
     steps = len(parts.train.labels) // settings.batch_size
-    algorithm = build(config, space, darts_supernet(skeleton), steps)
     (phase,) = algorithm.phases
     # The keys of a seed are those that a search of this seed alone draws.
     roots = [jax.random.split(jax.random.key(config.seed + number), 3)[0] for number in range(config.seeds)]
     init_keys, run_keys, derive_keys, _ = jnp.stack([jax.random.split(root, 4) for root in roots], axis=1)
-    weights = jax.jit(lambda alpha: jax.tree.map(lambda a: softmax(None, a, jnp.zeros(())), alpha))
+    weights = jax.jit(softmax_mixture)
 
     def after_round(epoch: int, state: Any) -> tuple[Any, dict[str, Any]]:
         del epoch
         return state, {f"weights_{kind}": w for kind, w in weights(state.alpha).items()}
 
-    chunk = make_chunk(phase.step, paired_batches(parts, settings.batch_size, dataset), seeds=seeds)
+    chunk = make_chunk(phase.step, batch, seeds=seeds)
     outcome = run_loop(
         [Leg("search", chunk, steps, 2 * settings.batch_size * config.seeds)],
         seeds.place(run_keys),
@@ -110,7 +106,7 @@ def choose(
         "count": len(found),
         "mean_test_accuracy": float(np.mean(tested)),
         "std_test_accuracy": float(np.std(tested, ddof=1)),
-        "agreement": agreement([space.canonical(arch) for arch in found.values()]),
+        "agreement": share_equal([space.canonical(arch) for arch in found.values()]),
     }
     print(
         f"{len(found)} seeds: test {seeds['mean_test_accuracy']:.4f} ± {seeds['std_test_accuracy']:.4f}, "
@@ -120,7 +116,6 @@ def choose(
     return {"found": {**figures[best], "seeds": seeds}, **figures}
 
 
-def agreement(archs: Sequence[Arch]) -> float:
-    """The share of choices that two architectures take alike, mean over all pairs: 1 where all are the same."""
-    pairs = [np.mean(np.asarray(a) == np.asarray(b)) for a, b in itertools.combinations(archs, 2)]
-    return float(np.mean(pairs))
+def share_equal(archs: ArrayLike) -> float:
+    """Of canonical archs [P, D], the share of choices in which two of them are equal, mean over all pairs."""
+    return float(np.mean([np.mean(a == b) for a, b in itertools.combinations(np.asarray(archs), 2)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -33,27 +34,33 @@ def join(devices: Devices) -> None:
         join_hosts(devices.coordinator, devices.processes, devices.process)
 
 
-def spread(devices: Devices, batch_sizes: Sequence[int]) -> DataParallel:
-    """How the batches of these sizes are spread. Raises ValueError where the wanted number of devices does not fit."""
+def chosen(devices: Devices, sizes: Sequence[int]) -> list[jax.Device]:
+    """The devices that are asked for, else as many as divide all sizes, or all of several processes.
+
+    Raises: ValueError where there are not so many.
+    """
     there = jax.devices()
     if not 0 <= devices.count <= len(there):
         raise ValueError(
             f"devices.count must be 0 for all, or up to the {len(there)} that are there; got {devices.count}"
         )
     if devices.count == 0 and jax.process_count() == 1:
-        count = max(n for n in range(1, len(there) + 1) if all(size % n == 0 for size in batch_sizes))
-        if count < len(there):
-            print(
-                f"batches of {', '.join(map(str, batch_sizes))} go over {count} of {len(there)} devices",
-                file=sys.stderr,
+        return there[: max(n for n in range(1, len(there) + 1) if all(size % n == 0 for size in sizes))]
+    return there[: devices.count or None]
+
+
+@functools.cache  # asked again for the training, it has told already
+def spread(devices: Devices, *batch_sizes: int) -> DataParallel:
+    """How the batches of these sizes are spread. Raises ValueError where the wanted number of devices does not fit."""
+    taken = chosen(devices, batch_sizes)
+    for size in batch_sizes:
+        if size % len(taken):
+            raise ValueError(
+                f"a batch of {size} cannot be divided over {len(taken)} devices; choose a multiple of {len(taken)}"
             )
-    else:
-        count = devices.count or len(there)
-        for size in batch_sizes:
-            if size % count:
-                raise ValueError(
-                    f"a batch of {size} cannot be divided over {count} devices; choose a multiple of {count}"
-                )
-    if count == 1 and devices.way == "sharded":
+    if not devices.count and len(taken) < jax.device_count():
+        sizes = ", ".join(map(str, batch_sizes))
+        print(f"batches of {sizes} go over {len(taken)} of {jax.device_count()} devices", file=sys.stderr)
+    if len(taken) == 1 and devices.way == "sharded":
         return on_one_device()
-    return data_parallel(devices.way, there[:count])
+    return data_parallel(devices.way, taken)

@@ -36,7 +36,7 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
-from experiments.ranges import check_ranges
+from experiments.ranges import SUPERNET, check_ranges
 from jaxnas import data
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
@@ -246,9 +246,9 @@ def main(config: Config) -> None:
     skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     space = make_space(skeleton)
     parts = search_parts(dataset, config)
-    check(config.train, dataset, space, config.seed, config.random_baselines)
+    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet = make_supernet(skeleton)
-    over = spread(config.devices, [config.search.batch_size, config.controller.batch_size])
+    over = spread(config.devices, config.search.batch_size, config.controller.batch_size)
     algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size, over.axis_name)
     with held_run("enas", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
@@ -282,14 +282,8 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     if settings.limit < 0:
         raise ValueError(f"search.limit must be 0 for all, or positive, got {settings.limit}")
     check_ranges("", config, seed=("seed",))
-    check_ranges(
-        "search.",
-        settings,
-        count=("epochs", "batch_size", "channels", "cells", "period", "candidates"),
-        positive=("learning_rate", "clip"),
-        not_negative=("last_learning_rate", "weight_decay"),
-        share=("momentum",),
-    )
+    check_ranges("search.", settings, **SUPERNET)
+    check_ranges("search.", settings, count=("period", "candidates"))
     check_ranges(
         "controller.",
         config.controller,

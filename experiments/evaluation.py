@@ -96,8 +96,10 @@ def enable_cache(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int, random_baselines: int) -> None:
-    """Raises ValueError for settings that cannot work with the data, before anything is compiled."""
+def check(
+    training: Training, dataset: Dataset, space: SearchSpace, seed: int, random_baselines: int, devices: Devices
+) -> None:
+    """Raises ValueError for settings that cannot work with the data or devices, before anything is compiled."""
     if random_baselines < 0:
         raise ValueError(f"random_baselines must not be negative, got {random_baselines}")
     check_ranges(
@@ -115,6 +117,7 @@ def check(training: Training, dataset: Dataset, space: SearchSpace, seed: int, r
             f"{len(parts.train.labels)} images; choose a smaller one"
         )
     check_parts("train", training.parts, training.batch_size)
+    spread(devices, training.batch_size)
     NETWORKS[space.name](space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
 
 
@@ -180,7 +183,7 @@ class _Trainer:
         optimiser = schedules.sgd(
             schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
         )
-        self.spread = spread(devices, [training.batch_size])
+        self.spread = spread(devices, training.batch_size)
         self.classifier = classifier(
             network._replace(apply=in_parts(network.apply, training.parts)),
             optimiser,

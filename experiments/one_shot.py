@@ -86,9 +86,11 @@ def main(config: Config) -> None:
     skeleton = Skeleton(config.one_shot.channels, config.one_shot.cells, dataset.image_shape, dataset.num_classes)
     space = make_space(skeleton)
     parts = search_parts(dataset, config)
-    check(config.train, dataset, space, config.seed, config.random_baselines)
+    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     network_skeleton, latency = skeleton_of(config.train, dataset), None
     if config.max_latency_ms is not None:
+        if config.devices.coordinator is not None:
+            raise ValueError("max_latency_ms is measured, by each process otherwise: leave out devices.coordinator")
         saved = Path(config.workdir) / "latency.json"
         latency = latency_table(space, network_skeleton, config.latency_batch, saved)
     limits = {"params": config.max_params, "macs": config.max_macs, "latency_ms": config.max_latency_ms}
@@ -103,7 +105,7 @@ def main(config: Config) -> None:
         program_of(space, budget)
     measured = None if config.table is None else load_measured(config, space)
     supernet = make_supernet(skeleton)
-    over = spread(config.devices, [config.one_shot.batch_size])
+    over = spread(config.devices, config.one_shot.batch_size)
     paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be, before anything runs
     with held_run("one_shot", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
@@ -288,7 +290,8 @@ def train(
                 **size_of(supernet, pruned.space, state.params, jax.random.fold_in(reach_key, number)),
             }
         )
-        if stage.result is None:
+        done = stage.result
+        if done is None:
             outcome = fit(stage, number, supernet, pruned, state)
             state, spent = jax.tree.map(local, outcome.state), outcome.seconds
             if not last:
@@ -307,7 +310,7 @@ def train(
                 spent += timer()
                 stage.finish({"keep": keep, "seconds": spent})
         else:
-            state, keep, spent = load(stage, state, "latest"), stage.result["keep"], stage.result["seconds"]
+            state, keep, spent = load(stage, state, "latest"), done["keep"], done["seconds"]
         seconds += spent
     return state.params, pruned, sizes, seconds
 
@@ -352,7 +355,7 @@ def _scores(
         "recalibrated": lambda: recalibrated(apply_path, augmentation, parts.train, scoring.batches, size, config.seed),
         "running": lambda: _shared(config, setting, parts, dataset, params, key),
     }
-    devices = jax.local_devices() if jax.local_device_count() > 1 else None
+    devices = jax.local_devices()[: config.devices.count or None]
     names = [scoring.batch_norm] if alone or setting.measured is None else list(policies)
 
     def kept(name: str) -> CachedScore:
@@ -360,7 +363,7 @@ def _scores(
         # Whole lines alone: a kill may have cut the last one.
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         write_atomic(path, "".join(f"{line}\n" for line in lines))
-        score = make_path_score(apply_path, augmentation, size, policies[name](), devices)
+        score = make_path_score(apply_path, augmentation, size, policies[name](), devices if len(devices) > 1 else None)
 
         def scored(archs: Array) -> np.ndarray:
             values = score(params, archs, parts.valid)

@@ -10,7 +10,7 @@ from experiments.darts import SearchParts
 from experiments.devices import Devices
 from experiments.enas import PAPER
 from experiments.evaluation import Training
-from experiments.ranges import check_ranges
+from experiments.ranges import SUPERNET, check_ranges
 from jaxnas import data
 
 
@@ -153,14 +153,7 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     if settings.limit < 0:
         raise ValueError(f"one_shot.limit must be 0 for all, or positive, got {settings.limit}")
     check_ranges("", config, seed=("seed",), count=("latency_batch",))
-    check_ranges(
-        "one_shot.",
-        settings,
-        count=("epochs", "batch_size", "channels", "cells"),
-        positive=("learning_rate", "clip"),
-        not_negative=("last_learning_rate", "weight_decay"),
-        share=("momentum",),
-    )
+    check_ranges("one_shot.", settings, **SUPERNET)
     check_ranges("scoring.", scoring, count=("batches", "batch_size", "population"))
     check_ranges("comparison.", config.comparison, count=("running_paths",))
     if scoring.evaluations < 16:

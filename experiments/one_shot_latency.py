@@ -12,12 +12,14 @@ import numpy as np
 from experiments.evaluation import NETWORKS
 from jaxnas.base import Arch, Context, SearchSpace, Skeleton
 from jaxnas.hardware import (
+    AdditiveFit,
     LatencyTable,
     darts_latency,
     device_name,
     load_latency,
     median_milliseconds,
     nasbench201_latency,
+    sums,
 )
 
 TABLES: dict[str, Callable[[Skeleton, int], LatencyTable]] = {
@@ -50,19 +52,14 @@ def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path
         return table
     table = TABLES[space.name](skeleton, batch)
     archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 256))
-    sums = _sums(space, table, archs)
-    ends = [int(np.argmin(sums)), int(np.argmax(sums))]
+    totals = sums(space, AdditiveFit(0.0, table.milliseconds), archs)
+    ends = [int(np.argmin(totals)), int(np.argmax(totals))]
     least, greatest = (network_milliseconds(archs[end], space, skeleton, batch) for end in ends)
-    scale = float((greatest - least) / max(sums[ends[1]] - sums[ends[0]], 1e-9))
+    scale = float((greatest - least) / max(totals[ends[1]] - totals[ends[0]], 1e-9))
     if not scale > 0:  # a clock that is too coarse, or a busy device
         return table
     times = {kind: scale * value for kind, value in table.milliseconds.items()}
-    return table._replace(milliseconds=times, constant=float(least - scale * sums[ends[0]]))
-
-
-def _sums(space: SearchSpace, table: LatencyTable, archs: jax.Array) -> np.ndarray:
-    taken = jax.jit(jax.vmap(space.one_hot))(archs)
-    return sum(np.einsum("aso,so->a", np.asarray(taken[kind]), value) for kind, value in table.milliseconds.items())
+    return table._replace(milliseconds=times, constant=float(least - scale * totals[ends[0]]))
 
 
 def network_milliseconds(arch: Arch, space: SearchSpace, skeleton: Skeleton, batch: int) -> float:

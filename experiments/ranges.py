@@ -15,6 +15,14 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**32, "0 to 4294967295, what NumPy takes"),
 }
 
+SUPERNET = {
+    "count": ("epochs", "batch_size", "channels", "cells"),
+    "positive": ("learning_rate", "clip"),
+    "not_negative": ("last_learning_rate", "weight_decay"),
+    "share": ("momentum",),
+}
+"""Of the settings that every training of a supernet has."""
+
 
 def check_ranges(prefix: str, settings: Any, **fields: tuple[str, ...]) -> None:
     """Raises ValueError, naming field, range and value, for the first field of `settings` that is out of its range.

@@ -16,7 +16,7 @@ import jax
 
 from experiments import cli
 from experiments.darts import PRESETS as SEARCHES
-from experiments.devices import Devices, join, spread
+from experiments.devices import Devices, join
 from experiments.evaluation import (
     Training,
     check,
@@ -65,8 +65,7 @@ def main(config: Config) -> None:
     check_ranges("", config, seed=("seed",))
     arch = space.from_genotype(read_json(path) if config.genotype.endswith(".json") else config.genotype)
     dataset = data.load(config.dataset, config.data_dir)
-    spread(config.devices, [config.train.batch_size])
-    check(config.train, dataset, space, config.seed, config.random_baselines)
+    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     runtime = ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")
     genotype = space.to_genotype(arch)  # a name, a file and a text of one architecture are one run
     with held_run("retrain", config, runtime, genotype=genotype) as (run, stop):

@@ -114,7 +114,7 @@ def _networks(result: Mapping[str, Any]) -> list[str]:
     """The table of the found network and the baselines; nothing where there is no baseline."""
     if not result.get("baselines"):
         return []
-    head = "<tr><th>Network</th>" + "".join(
+    head = "<th>Network</th>" + "".join(
         f'<th class="number">{name}</th>' for name in ("Test accuracy", "Validation accuracy", "Parameters", "MACs")
     )
     rows = []
@@ -127,18 +127,22 @@ def _networks(result: Mapping[str, Any]) -> list[str]:
         ]
         cells = "".join(f'<td class="number">{_text(value)}</td>' for value in values)
         rows.append(f"<tr><th>{_text(name)}</th>{cells}</tr>")
-    return [
-        f'<div class="scroll"><table class="wide"><thead>{head}</tr></thead><tbody>',
-        *rows,
-        "</tbody></table></div>",
-    ]
+    return _wide(head, rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     heads = "".join(f"<th>{_text(name)}</th>" for name in head)
     lines = ["<tr>" + "".join(f"<td>{_text(value)}</td>" for value in row) + "</tr>" for row in rows]
-    return [f'<div class="scroll"><table class="wide"><thead><tr>{heads}</tr></thead><tbody>', *lines,
-            "</tbody></table></div>"]  # fmt: skip
+    return _wide(heads, lines)
+
+
+def _wide(heads: str, rows: list[str]) -> list[str]:
+    """A table that scrolls in itself. heads: the cells of the first row. rows: whole rows."""
+    return [
+        f'<div class="scroll"><table class="wide"><thead><tr>{heads}</tr></thead><tbody>',
+        *rows,
+        "</tbody></table></div>",
+    ]
 
 
 def _genotype(result: Mapping[str, Any]) -> list[str]:

@@ -14,8 +14,8 @@ TINY = dataclasses.replace(PRESETS["tiny"], seeds=4)
 
 def test_agreement_is_the_share_of_equal_choices_over_all_pairs():
     a, b, c = jnp.array([0, 1, 2, 3]), jnp.array([0, 1, 2, 0]), jnp.array([1, 1, 2, 0])
-    assert darts_seeds.agreement([a, a]) == 1.0
-    assert darts_seeds.agreement([a, b, c]) == pytest.approx((3 / 4 + 2 / 4 + 3 / 4) / 3)
+    assert darts_seeds.share_equal([a, a]) == 1.0
+    assert darts_seeds.share_equal([a, b, c]) == pytest.approx((3 / 4 + 2 / 4 + 3 / 4) / 3)
 
 
 def test_seeds_go_over_as_many_devices_as_divide_them():
@@ -40,11 +40,11 @@ def test_what_does_not_go_with_several_seeds_is_told(change, told):
 
 
 def test_batches_go_over_as_many_devices_as_divide_them(capsys):
-    assert spread(Devices(), [8, 12]).devices == 4
-    assert spread(Devices(), [9]).devices == 3
+    assert spread(Devices(), 8, 12).devices == 4
+    assert spread(Devices(), 9).devices == 3
     assert "batches of 9 go over 3 of 4 devices" in capsys.readouterr().err
-    assert spread(Devices(), [7]).axis_name is None
+    assert spread(Devices(), 7).axis_name is None
     with pytest.raises(ValueError, match="a batch of 6 cannot be divided over 4 devices"):
-        spread(Devices(count=4), [6])
+        spread(Devices(count=4), 6)
     with pytest.raises(ValueError, match="up to the 4 that are there; got 5"):
-        spread(Devices(count=5), [10])
+        spread(Devices(count=5), 10)

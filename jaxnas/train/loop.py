@@ -173,7 +173,7 @@ def run(
                 save(checkpoints.save)
                 saved = time.perf_counter()
             if signalled is not None:
-                raise Stopped(signalled, done, total, saved=checkpoints is not None)
+                raise Stopped(signalled, done, total, saved=stage is not None)
         return Outcome(state, before + time.perf_counter() - started, top)
 
 
