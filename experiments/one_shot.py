@@ -5,6 +5,7 @@ and the chosen one and its baselines trained and tested.
     python -m experiments.one_shot --max-macs 400000 --search ilp             within a budget, by an integer program
     python -m experiments.one_shot --max-latency-ms 5 --search predictor      on this device, guided by a graph network
     python -m experiments.one_shot --prune-stages 2                           the weakest options go during the training
+    python -m experiments.one_shot --max-macs 300000 --supernet runs/one_shot --workdir runs/smaller    trained once
     python -m experiments.one_shot --table digits201                          also: scores beside a benchmark's values
     python -m experiments.one_shot --space darts                              also enas_micro, enas_macro, chain
     python -m experiments.one_shot --space chain --one-shot.sampling sandwich the largest and the smallest every step
@@ -29,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, one_shot_pictures
+from experiments import cli, one_shot_pictures, one_shot_reuse
 from experiments.darts import SearchParts
 from experiments.devices import join, spread
 from experiments.enas import SPACES
@@ -86,6 +87,7 @@ def main(config: Config) -> None:
     skeleton = Skeleton(config.one_shot.channels, config.one_shot.cells, dataset.image_shape, dataset.num_classes)
     space = make_space(skeleton)
     parts = search_parts(dataset, config)
+    one_shot_reuse.check(config)
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     network_skeleton, latency = skeleton_of(config.train, dataset), None
     if config.max_latency_ms is not None:
@@ -107,11 +109,15 @@ def main(config: Config) -> None:
     supernet = make_supernet(skeleton)
     over = spread(config.devices, config.one_shot.batch_size)
     paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be, before anything runs
-    with held_run("one_shot", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
+    with held_run("one_shot", config, ("workdir", "supernet", "data_dir", "devices", "tensorboard", "cache_dir")) as (
+        run,
+        stop,
+    ):
         if told_finished(run):
             return
         if latency is not None:
             save_latency(latency, run.path / "latency.json")
+        one_shot_reuse.take(run, config)
         loading = timer()
         found = search(
             run, config, Setting(space, supernet, skeleton, budget_of, measured, over), parts, dataset, search_key, stop

@@ -90,6 +90,9 @@ class Config:
     """Where TFDS data sets are."""
     workdir: str = "runs/one_shot"
     """The run folder."""
+    supernet: str | None = None
+    """The run folder of a finished search whose supernet is taken instead of training the same again: for another
+    budget or another way to search."""
     table: str | None = None
     """A benchmark over NAS-Bench-201's cells, as for experiments.tabular: digits201 or a file."""
     random_baselines: int = 1

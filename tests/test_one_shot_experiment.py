@@ -1,5 +1,6 @@
 """`experiments.one_shot` from end to end, as small as it goes, and what it refuses before anything is trained."""
 
+import dataclasses
 import functools
 import json
 
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 
 import jaxnas
-from experiments import cli, one_shot, one_shot_budget
+from experiments import cli, one_shot, one_shot_budget, one_shot_reuse
+from experiments.evaluation import metrics
 from experiments.one_shot_config import Config, defaults
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
 from jaxnas.hardware import load_latency, one_option_each
+from jaxnas.runfolder import open_run
 from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
 from jaxnas.supernets import chain_supernet
 
@@ -103,6 +106,23 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     apply, params = jaxnas.load(run)
     assert np.isfinite(apply(params, np.zeros((2, 8, 8, 1), np.uint8))).all()
 
+    # The supernet of a run for a search within another budget: what the run has learnt and scored is there.
+    (folder,) = (run / "stages/search/checkpoints/latest").iterdir()
+    parsed = []
+    another = [*arguments, "--supernet", str(run), "--max-macs", "4300"]
+    cli.main(lambda config: parsed.append(config), Config, another, defaults)
+    (config,) = parsed
+    one_shot_reuse.check(config)
+    with open_run(tmp_path / "other", {}, {}) as other:
+        one_shot_reuse.take(other, config)
+        steps = [line["step"] for line in metrics(other)]
+    assert steps == [9]
+    for path in ("checkpoints/latest/" + folder.name, "scores-batch.jsonl"):
+        taken, there = (at / "stages/search" / path for at in (tmp_path / "other", run))
+        assert taken.is_dir() or taken.read_text() == there.read_text()
+    with pytest.raises(ValueError, match=r"another supernet than this run \(seed: 0 there, 1 here\)"):
+        one_shot_reuse.check(dataclasses.replace(config, seed=1))
+
 
 WRONG = {
     "budget": (["--max-macs", "10"], "max_macs 10, where the smallest possible is"),
@@ -118,6 +138,8 @@ WRONG = {
     "evaluations": (["--scoring.evaluations", "3"], "evaluations must be at least 16"),
     "latency": (["--space", "enas_macro", "--max-latency-ms", "5"], "there is no table of latencies for enas_macro"),
     "stages": (["--prune-stages", "60"], "prune_stages must be 0 to 59"),
+    "supernet": (["--supernet", "nowhere"], "nowhere is no run folder"),
+    "supernet and stages": (["--supernet", "nowhere", "--prune-stages", "1"], "leave out prune_stages, or supernet"),
     "part": (["--one-shot.valid-part", "1.5"], "one_shot.valid_part must be between 0 and 1"),
 }
 
