@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
+import jax
 import tyro
 
+from jaxnas.parallel import is_first_process, lost_process
 from jaxnas.train.loop import NonFiniteError
 from jaxnas.train.stop import Stopped
 
@@ -55,8 +58,24 @@ def main(
         if isinstance(error, Stopped):
             print(f"{name}: {line}", file=sys.stderr)
             sys.exit(error.exit_code)
+        if lost_process(error):
+            print(f"{name}: another process has ended ({line}); start all of them again to go on", file=sys.stderr)
+            _leave(75)
         print(f"{name}: error: {line}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, NonFiniteError) else 2)
+        if isinstance(error, NonFiniteError):  # all processes have it
+            sys.exit(3)
+        _leave(2)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends this process, which takes the others along: at exit JAX would wait for them, and they for a collective."""
+    if not jax.distributed.is_initialized():
+        sys.exit(code)
+    if is_first_process():
+        time.sleep(1.0)  # whose end is theirs at once: most errors are all processes', and these have a line to print
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _value(arguments: Sequence[str], flag: str) -> str:

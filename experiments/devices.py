@@ -37,7 +37,7 @@ def join(devices: Devices) -> None:
 def chosen(devices: Devices, sizes: Sequence[int]) -> list[jax.Device]:
     """The devices that are asked for, else as many as divide all sizes, or all of several processes.
 
-    Raises: ValueError where there are not so many.
+    Raises: ValueError where there are not so many, or a process would have none of them.
     """
     there = jax.devices()
     if not 0 <= devices.count <= len(there):
@@ -46,7 +46,10 @@ def chosen(devices: Devices, sizes: Sequence[int]) -> list[jax.Device]:
         )
     if devices.count == 0 and jax.process_count() == 1:
         return there[: max(n for n in range(1, len(there) + 1) if all(size % n == 0 for size in sizes))]
-    return there[: devices.count or None]
+    taken = there[: devices.count or None]
+    if len({device.process_index for device in taken}) < jax.process_count():
+        raise ValueError(f"devices.count {devices.count} leaves some of the {jax.process_count()} processes no device")
+    return taken
 
 
 @functools.cache  # asked again for the training, it has told already

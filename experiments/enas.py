@@ -13,7 +13,7 @@ as many random ones, scored alike, is trained beside. The same command on the sa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -32,11 +32,11 @@ from experiments.evaluation import (
     held_run,
     metrics,
     random_archs,
-    stoppable,
     told_finished,
     train_all,
 )
 from experiments.ranges import SUPERNET, check_ranges
+from experiments.scoring import Score, with_scores
 from jaxnas import data
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
@@ -391,31 +391,35 @@ def search(
         log_every=10,
     )
     timer = clock()
+    state = jax.tree.map(local, outcome.state)
     score_paths = make_path_score(supernet.apply_path, dataset.augmentation, chosen.batch_size)
-    params = jax.tree.map(local, outcome.state.params)
-    scores: list[np.ndarray] = []
 
-    def score(archs: Array) -> Array:
-        scores.append(stoppable(lambda some: score_paths(params, some, parts.valid), stop)(archs))
-        return jnp.asarray(scores[-1])
+    def select(by: Mapping[str, Score]) -> dict[str, Any]:
+        scores: list[np.ndarray] = []
 
-    arch = algorithm.derive(derive_key, outcome.state, score)
-    drawn = jax.vmap(space.sample)(jax.random.split(random_key, settings.candidates))
-    best: Arch = drawn[int(np.argmax(score(drawn)))]
-    result = {
-        "genotype": space.to_genotype(arch),
-        "random_genotype": space.to_genotype(best),
-        "count": settings.candidates,
-        "scored_on": f"{len(parts.valid.labels)} validation images",
-        "batch_norm": f"statistics of each batch of {chosen.batch_size}",
-        "best_score": float(scores[0].max()),
-        "mean_score": float(scores[0].mean()),
-        "best_random_score": float(scores[1].max()),
-        "mean_random_score": float(scores[1].mean()),
-        "scores": scores[0].tolist(),
-        "random_scores": scores[1].tolist(),
-        "seconds": outcome.seconds + timer(),
-    }
+        def score(archs: Array) -> Array:
+            scores.append(by["accuracy"](archs))
+            return jnp.asarray(scores[-1])
+
+        arch = algorithm.derive(derive_key, state, score)
+        drawn = jax.vmap(space.sample)(jax.random.split(random_key, settings.candidates))
+        best: Arch = drawn[int(np.argmax(score(drawn)))]
+        return {
+            "genotype": space.to_genotype(arch),
+            "random_genotype": space.to_genotype(best),
+            "count": settings.candidates,
+            "scored_on": f"{len(parts.valid.labels)} validation images",
+            "batch_norm": f"statistics of each batch of {chosen.batch_size}",
+            "best_score": float(scores[0].max()),
+            "mean_score": float(scores[0].mean()),
+            "best_random_score": float(scores[1].max()),
+            "mean_random_score": float(scores[1].mean()),
+            "scores": scores[0].tolist(),
+            "random_scores": scores[1].tolist(),
+        }
+
+    result = with_scores({"accuracy": lambda archs: score_paths(state.params, archs, parts.valid)}, select, stop)
+    result["seconds"] = outcome.seconds + timer()
     stage.finish(result)
     return result
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from experiments.devices import Devices, spread
 from experiments.ranges import check_ranges
@@ -42,7 +41,7 @@ from jaxnas.train.chunk import make_chunk
 from jaxnas.train.classifier import classifier, confidence_interval, make_evaluate
 from jaxnas.train.loop import Leg, load
 from jaxnas.train.loop import run as run_loop
-from jaxnas.train.stop import check_stop, stop_on_signal
+from jaxnas.train.stop import stop_on_signal
 
 Stop = Callable[[], int | None]
 
@@ -357,19 +356,6 @@ def _command() -> list[str]:
 def random_archs(space: SearchSpace, count: int, key: Key) -> dict[str, Arch]:
     """Baselines drawn from the space: random-1, random-2, …"""
     return {f"random-{i + 1}": space.sample(k) for i, k in enumerate(jax.random.split(key, count))}
-
-
-def stoppable(score: Callable[[Any], np.ndarray], stop: Stop, slice_size: int = 8) -> Callable[[Any], np.ndarray]:
-    """A score of archs [P, D] that asks before every few of them whether a signal came, and then raises Stopped."""
-
-    def sliced(archs: Any) -> np.ndarray:
-        parts = []
-        for first in range(0, len(archs), slice_size):
-            check_stop(stop, first, len(archs), "score")
-            parts.append(score(archs[first : first + slice_size]))
-        return np.concatenate(parts)
-
-    return sliced
 
 
 def clock() -> Callable[[], float]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,6 @@ from experiments.evaluation import (
     held_run,
     random_archs,
     skeleton_of,
-    stoppable,
     told_finished,
     train_all,
 )
@@ -50,7 +49,6 @@ from experiments.one_shot_budget import Budget, check_feasible, feasible_samples
 from experiments.one_shot_config import Config, defaults, search_parts
 from experiments.one_shot_latency import latency_table, network_milliseconds
 from experiments.one_shot_select import (
-    Score,
     agreement,
     by_integer_program,
     evolution,
@@ -59,6 +57,7 @@ from experiments.one_shot_select import (
     sampled,
     weakest,
 )
+from experiments.scoring import Score, with_scores
 from experiments.tabular import load_benchmark, metric_column
 from experiments.tabular_front import front
 from jaxnas import data
@@ -228,21 +227,24 @@ def search(
     init_key, run_key, select_key, random_key, paths_key = jax.random.split(key, 5)
     params, pruned, pruning, seconds = train(run, config, setting, parts, dataset, init_key, run_key, stop)
     timer = clock()
-    scores = _scores(config, setting, parts, dataset, params, stage, paths_key, stop)
-    result = _selected(
-        config, pruned.space, setting.budget(pruned.space), _within(scores[config.scoring.batch_norm], pruned),
-        select_key, random_key,
-    )  # fmt: skip
-    result["scored_on"] = f"{len(parts.valid.labels)} validation images"
+
+    def choose(scores: Mapping[str, CachedScore]) -> dict[str, Any]:
+        chosen = _selected(
+            config, pruned.space, setting.budget(pruned.space), _within(scores[config.scoring.batch_norm], pruned),
+            select_key, random_key,
+        )  # fmt: skip
+        chosen["scored_on"] = f"{len(parts.valid.labels)} validation images"
+        if setting.measured is not None:
+            metric, archs, values = setting.measured
+            of_measured = {policy: score(archs) for policy, score in scores.items()}
+            chosen["agreement"] = {policy: agreement(own, values) for policy, own in of_measured.items()}
+            chosen["agreement_with"] = f"{config.table}, {metric}, {len(values)} random"
+            chosen["measured"] = values.tolist()
+            chosen["measured_scores"] = {policy: own.tolist() for policy, own in of_measured.items()}
+        return chosen
+
+    result = _scored(config, setting, parts, dataset, params, stage.path, paths_key, stop, choose)
     result["pruning"] = pruning
-    if setting.measured is not None:
-        result["agreement"] = {
-            policy: agreement(score(setting.measured.archs), setting.measured.values)
-            for policy, score in scores.items()
-        }
-        result["agreement_with"] = f"{config.table}, {setting.measured.metric}, {len(setting.measured.values)} random"
-        result["measured"] = setting.measured.values.tolist()
-        result["measured_scores"] = {policy: score(setting.measured.archs).tolist() for policy, score in scores.items()}
     result["seconds"] = seconds + timer()
     stage.finish(result)
     return result
@@ -303,14 +305,20 @@ def train(
             if not last:
                 timer = clock()
                 paths_key, own_key = jax.random.split(jax.random.fold_in(weakest_key, number))
-                scores = _scores(config, setting, parts, dataset, state.params, stage, paths_key, stop, alone=True)
-                left = weakest(
-                    _within(scores[config.scoring.batch_norm], pruned),
-                    pruned.space,
-                    setting.budget(pruned.space),
-                    own_key,
-                    config.scoring.evaluations,
-                    config.predictor if config.prune_by == "predictor" else None,
+
+                def choose(scores: Mapping[str, CachedScore], pruned: Pruned = pruned, key: Key = own_key) -> Any:
+                    left = weakest(
+                        _within(scores[config.scoring.batch_norm], pruned),
+                        pruned.space,
+                        setting.budget(pruned.space),
+                        key,
+                        config.scoring.evaluations,
+                        config.predictor if config.prune_by == "predictor" else None,
+                    )
+                    return [[int(option) for option in options] for options in left]
+
+                left = _scored(
+                    config, setting, parts, dataset, state.params, stage.path, paths_key, stop, choose, alone=True
                 )
                 keep = [[row[option] for option in options] for row, options in zip(keep, left, strict=True)]
                 spent += timer()
@@ -345,11 +353,11 @@ def _within(score: Score, pruned: Pruned) -> Score:
     return lambda archs: score(embed(jnp.asarray(archs)))
 
 
-def _scores(
-    config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, params: Any, stage: Stage, key: Key,
-    stop: Callable[[], int | None], alone: bool = False,
-) -> dict[str, CachedScore]:  # fmt: skip
-    """Policy of batch norm -> score, which keeps what it has scored in the stage's folder.
+def _scored(
+    config: Config, setting: Setting, parts: SearchParts, dataset: data.Dataset, params: Any, folder: Path, key: Key,
+    stop: Callable[[], int | None], choose: Callable[[Mapping[str, CachedScore]], Any], alone: bool = False,
+) -> Any:  # fmt: skip
+    """What `choose` makes of the scores, policy of batch norm -> score, which keep what they have scored in a folder.
 
     A killed run goes on from there; a score is of the last parameters, which the run had finished. alone: of the policy
     that selects, else of all where there is a benchmark to be compared with. Architectures are of the whole space.
@@ -364,30 +372,42 @@ def _scores(
     devices = jax.local_devices()[: config.devices.count or None]
     names = [scoring.batch_norm] if alone or setting.measured is None else list(policies)
 
-    def kept(name: str) -> CachedScore:
-        path = stage.path / f"scores-{name}.jsonl"
-        # Whole lines alone: a kill may have cut the last one.
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        write_atomic(path, "".join(f"{line}\n" for line in lines))
+    def score_of(name: str) -> Score:
         score = make_path_score(apply_path, augmentation, size, policies[name](), devices if len(devices) > 1 else None)
+        return lambda archs: score(params, archs, parts.valid)
 
-        def scored(archs: Array) -> np.ndarray:
-            values = score(params, archs, parts.valid)
-            try:
-                with path.open("a", encoding="utf-8") as file:
-                    for entry in zip(np.asarray(archs).tolist(), values.tolist(), strict=True):
-                        file.write(json.dumps(entry) + "\n")
-            except OSError as error:
-                raise OSError(f"cannot write {path}: {error.strerror}") from error
-            return values
+    def with_known(scores: Mapping[str, Score]) -> Any:
+        return choose(
+            {
+                name: CachedScore(score, setting.space.canonical, _known(_kept_in(folder, name)))
+                for name, score in scores.items()
+            }
+        )
 
+    def keep(name: str, archs: np.ndarray, values: np.ndarray) -> None:
+        path = _kept_in(folder, name)
         try:
-            known = {tuple(arch): value for arch, value in map(json.loads, lines)}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it to score again") from error
-        return CachedScore(stoppable(scored, stop), setting.space.canonical, known)
+            with path.open("a", encoding="utf-8") as file:
+                for entry in zip(archs.tolist(), values.tolist(), strict=True):
+                    file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}") from error
 
-    return {name: kept(name) for name in names}
+    return with_scores({name: score_of(name) for name in names}, with_known, stop, keep)
+
+
+def _kept_in(folder: Path, name: str) -> Path:
+    return folder / f"scores-{name}.jsonl"
+
+
+def _known(path: Path) -> dict[tuple[int, ...], float]:
+    """The scores that a file has, whole lines alone: a kill may have cut the last one, which is removed."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    write_atomic(path, "".join(f"{line}\n" for line in lines))
+    try:
+        return {tuple(arch): value for arch, value in map(json.loads, lines)}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to score again") from error
 
 
 def _shared(

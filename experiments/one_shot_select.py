@@ -6,7 +6,6 @@ Every method asks for scores of so many architectures at most and keeps the best
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +14,13 @@ from scipy import stats
 
 from experiments.one_shot_budget import Budget, excess, feasible_samples
 from experiments.one_shot_predictors import PREDICTORS, graphs
+from experiments.scoring import Score
 from jaxnas import predictors, samplers
 from jaxnas.base import Key, Sampler, SearchSpace
 from jaxnas.hardware import Structure, additivity, fit_additive, solve
 from jaxnas.search import weakest_by_marginal
 from jaxnas.train.path_score import CachedScore
 
-Score = Callable[[Any], np.ndarray]
-"""archs [P, D] -> scores [P]."""
 BATCH = 5
 """How many a sampler asks for at a time."""
 MOST_SOLVED = 200
@@ -68,9 +66,10 @@ def sampled(
         archs = np.asarray(candidates.archs)
         values = -excess(budget, archs)
         inside = np.flatnonzero((values == 0.0) & np.asarray(candidates.wanted))
-        for row in inside:
-            if len(own.values) < evaluations:
-                values[row] = own(archs[row][None])[0]
+        # As many at a time as devices can share; of those, some may turn out to be known.
+        while len(inside) and len(own.values) < evaluations:
+            now, inside = np.split(inside, [evaluations - len(own.values)])
+            values[now] = own(archs[now])
         state = tell(state, candidates, jnp.asarray(values, jnp.float32)[:, None], everything)
         if len(own.values) >= evaluations:
             break

@@ -16,6 +16,7 @@ The state is the same on all devices, the images of a data set are divided among
 Over hosts, all processes run the same program on the same data, each on its own devices. The first one alone reads and
 writes the run folder: what it finds there is sent to the others (`from_first`), so that hosts need no common disk. What
 depends on a clock or a signal is agreed on (`largest`), since a process that took another turn would wait for ever.
+Work whose turns depend on files of the first process is led by it (`led_by_first`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SeedStep = Callable[[PyTree, Key, Array, PyTree], tuple[PyTree, Any]]
 """(state, key, number of the step, data) -> (state, info)."""
 Way = Literal["sharded", "shard_map", "pmap"]
 
+HEARTBEAT_SECONDS = 30
+"""After this long without a sign of life a process counts as dead and JAX ends the others; its own default is 100."""
 _AXIS = "batch"
 _SEEDS = "seeds"
 
@@ -199,7 +202,7 @@ def join_hosts(coordinator: str, processes: int | None = None, process: int | No
     """
     if coordinator == "auto":
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         except ValueError as error:
             raise ValueError(
                 f'coordinator "auto" found no cluster in the environment ({error}); give host:port of process 0, the '
@@ -214,7 +217,12 @@ def join_hosts(coordinator: str, processes: int | None = None, process: int | No
             f"with coordinator {coordinator} give processes, at least 1, and process, from 0 to processes - 1; got "
             f"{processes} and {process}"
         )
-    jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    jax.distributed.initialize(
+        coordinator,
+        num_processes=processes,
+        process_id=process,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
 
 
 def is_first_process() -> bool:
@@ -247,6 +255,49 @@ def largest(values: Sequence[int]) -> list[int]:
     if jax.process_count() == 1:
         return list(values)
     return [int(value) for value in multihost_utils.process_allgather(np.asarray(values, np.int32)).max(axis=0)]
+
+
+def led_by_first(work: Callable[[Callable[[Any], Any]], Any], answer: Callable[[Any], Any]) -> Any:
+    """What `work` gives in the first process, in JSON's terms, given to all; called by all at the same point.
+
+    The first process alone does the work, for example because files that only it has change its course. Each question
+    that it asks, in JSON's terms, is sent to all processes, and all of them compute `answer` of it together.
+    """
+    if jax.process_count() == 1:
+        return work(answer)
+    if is_first_process():
+
+        def ask(question: Any) -> Any:
+            from_first({"question": question})
+            return answer(question)
+
+        return from_first({"result": work(ask)})["result"]
+    while "question" in (told := from_first(None)):
+        answer(told["question"])
+    return told["result"]
+
+
+def shared_rows(compute: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:
+    """A function of rows [P, ...] -> float64 [P] of which each process computes every so many-th row, and has all."""
+    processes, here = jax.process_count(), jax.process_index()
+
+    def together(rows: Any) -> np.ndarray:
+        share = np.zeros(-(-len(rows) // processes))
+        own = np.asarray(compute(rows[here::processes]), np.float64)
+        share[: len(own)] = own
+        # As bytes: JAX would make float32 of them.
+        every = np.asarray(multihost_utils.process_allgather(share.view(np.uint8))).view(np.float64)
+        return every.T.reshape(-1)[: len(rows)]
+
+    return compute if processes == 1 else together
+
+
+def lost_process(error: Exception) -> bool:
+    """Whether an error of a collective over CPUs means that another process has ended.
+
+    On other devices there is no error: JAX ends the process after `HEARTBEAT_SECONDS`.
+    """
+    return jax.distributed.is_initialized() and "Gloo" in str(error)
 
 
 def local(leaf: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, predictor, tabular
-from experiments.evaluation import stoppable
+from experiments.scoring import with_scores
 from jaxnas.benchmarks import digits201_table, make_table, save_table
 from jaxnas.train.stop import Stopped
 
@@ -97,10 +97,19 @@ def test_scoring_asks_between_slices_and_changes_no_score():
         scored.extend(archs[:, 0].tolist())
         return archs.sum(axis=1).astype(float)
 
-    archs = np.arange(30).reshape(10, 3)
-    np.testing.assert_array_equal(stoppable(score, lambda: None, 4)(archs), archs.sum(axis=1))
-    assert scored == archs[:, 0].tolist()
+    def values(stop):
+        return with_scores({"sum": score}, lambda scores: scores["sum"](archs).tolist(), stop, keep=kept)
+
+    def kept(name, some, values):
+        assert name == "sum"
+        np.testing.assert_array_equal(values, some.sum(axis=1))
+        told.extend(some[:, 0].tolist())
+
+    archs, told = np.arange(60).reshape(20, 3), []
+    np.testing.assert_array_equal(values(lambda: None), archs.sum(axis=1))
+    assert scored == told == archs[:, 0].tolist()
     scored.clear()
-    with pytest.raises(Stopped, match="stopped by SIGTERM after score 8 of 10, saved"):
-        stoppable(score, lambda: signal.SIGTERM if len(scored) == 8 else None, 4)(archs)
-    assert scored == archs[:8, 0].tolist()
+    told.clear()
+    with pytest.raises(Stopped, match="stopped by SIGTERM after score 8 of 20, saved"):
+        values(lambda: signal.SIGTERM if len(scored) == 8 else None)
+    assert scored == told == archs[:8, 0].tolist()
