@@ -1,8 +1,10 @@
 """Checkpoints of a whole training state, by Orbax; no other module knows Orbax.
 
-A checkpoint is a pytree of arrays (typed keys and the states of optax among them) and a JSON object, `meta`. Each leaf
-is saved with its CRC-32, since bytes that changed on disk are otherwise restored without a word. What is kept: the
-latest two, of which the older one serves where the latest is damaged, and the best by a metric.
+A checkpoint is a pytree of arrays (typed keys and the states of optax among them) and a JSON object, `meta`. Once it is
+whole, a list of its files with their sizes and CRC-32 is put beside, by which damage is found before Orbax reads: bytes
+that changed on disk it would restore without a word, and what is missing it tells by errors of many kinds, some of them
+in threads of its own. What is kept: the latest two, of which the older one serves where the latest is damaged, and the
+best by a metric.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxnas.base import PyTree
+from jaxnas.runfolder import write_json
+
+_FILES = "files.json"
+_BLOCK = 1 << 20
 
 
 class Restored(NamedTuple):
@@ -72,13 +78,14 @@ class Checkpoints:
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
             try:
+                _check_files(Path(manager.directory / str(step)))
                 meta, saved = _read_meta(manager, step)
             except Exception as error:  # Orbax and its libraries have no common class for what they find damaged.
                 self._set_aside(manager, step, error)
                 continue
             _check_structure(saved, target, manager.directory)
             try:
-                return Restored(_read_state(manager, step, saved, target), meta, step)
+                return Restored(_read_state(manager, step, target), meta, step)
             except Exception as error:
                 self._set_aside(manager, step, error)
         if steps:
@@ -139,35 +146,62 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 def _save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
     if jax.process_count() > 1:  # Orbax takes an array of one process for a mistake, but not one of NumPy.
         state = jax.tree.map(np.asarray, state)
-    body = json.dumps({"meta": dict(meta), "leaves": _describe(state, checksum=True)}, allow_nan=False)
+    body = json.dumps({"meta": dict(meta), "leaves": _describe(state)}, allow_nan=False)
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        meta=ocp.args.JsonSave({"body": body, "crc32": zlib.crc32(body.encode())}),
+        meta=ocp.args.JsonSave({"body": body}),
     )
     try:
         if step in manager.all_steps():
             manager.delete(step)
         manager.save(step, args=args, force=True)
         manager.wait_until_finished()
+        write_json(Path(manager.directory / str(step)) / _FILES, _files(Path(manager.directory / str(step))))
     except (OSError, ValueError, RuntimeError) as error:  # A full disk is any of these, by the layer that meets it.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(f"cannot save the checkpoint of step {step} in {manager.directory}: {reason}") from error
 
 
+def _files(folder: Path) -> dict[str, list[int]]:
+    """Name within the folder -> [size, CRC-32] of each file of a checkpoint."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != _FILES:
+            crc32 = 0
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    crc32 = zlib.crc32(block, crc32)
+            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, crc32]
+    return files
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ValueError for a file that is not as it was saved.
+
+    Without a list nothing is checked: the save was killed after Orbax's part, or was that of an older version.
+    """
+    listed = folder / _FILES
+    if not listed.exists():
+        return
+    there = _files(folder)
+    for name, (size, crc32) in json.loads(listed.read_text(encoding="utf-8")).items():
+        if name not in there:
+            raise ValueError(f"{name} is missing")
+        if there[name][0] != size:
+            raise ValueError(f"{name} has {there[name][0]} of {size} bytes")
+        if there[name][1] != crc32:
+            raise ValueError(f"the checksum of {name} differs")
+
+
 def _read_meta(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     record = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    if zlib.crc32(record["body"].encode()) != record["crc32"]:
-        raise ValueError("the checksum of its metadata differs")
     body = json.loads(record["body"])
     return body["meta"], body["leaves"]
 
 
-def _read_state(manager: ocp.CheckpointManager, step: int, saved: dict[str, Any], target: PyTree) -> PyTree:
+def _read_state(manager: ocp.CheckpointManager, step: int, target: PyTree) -> PyTree:
     placed = jax.tree.map(_with_sharding, target)
     state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(placed))).state
-    for name, leaf in _describe(state, checksum=True).items():
-        if leaf["crc32"] != saved[name]["crc32"]:
-            raise ValueError(f"the checksum of {name} differs")
     return jax.tree.map(lambda leaf, wanted: _free(leaf) if wanted.sharding is None else leaf, state, target)
 
 
@@ -187,7 +221,7 @@ def _free(leaf: jax.Array) -> jax.Array:
 
 
 def _check_structure(saved: dict[str, Any], target: PyTree, directory: Any) -> None:
-    wanted = _describe(target, checksum=False)
+    wanted = _describe(target)
     differing = []
     for name in sorted(saved.keys() | wanted.keys()):
         there, here = (
@@ -203,19 +237,9 @@ def _check_structure(saved: dict[str, Any], target: PyTree, directory: Any) -> N
         )
 
 
-def _describe(tree: PyTree, *, checksum: bool) -> dict[str, dict[str, Any]]:
-    """Path -> type, shape and, where asked for, CRC-32 of each leaf."""
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        entry: dict[str, Any] = {"dtype": str(jnp.result_type(leaf)), "shape": list(jnp.shape(leaf))}
-        if checksum:
-            entry["crc32"] = _crc32(leaf)
-        leaves[jax.tree_util.keystr(path)] = entry
-    return leaves
-
-
-def _crc32(leaf: Any) -> int:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    # A view of the bytes, since types such as bfloat16 have no buffer that zlib takes.
-    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+def _describe(tree: PyTree) -> dict[str, dict[str, Any]]:
+    """Path -> type and shape of each leaf."""
+    return {
+        jax.tree_util.keystr(path): {"dtype": str(jnp.result_type(leaf)), "shape": list(jnp.shape(leaf))}
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }

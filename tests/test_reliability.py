@@ -20,15 +20,6 @@ from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg, NonFiniteError, run
 from jaxnas.train.stop import Stopped
 
-# What Orbax leaves of a save or a restore that failed is collected later, and may complain then.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    yield
-    gc.collect()
-
 
 def state_of(seed):
     """Random numbers, which no compression makes small: 80 kB."""
@@ -56,6 +47,15 @@ def undisturbed(tmp_path_factory):
     return go(tmp_path_factory.mktemp("undisturbed"))
 
 
+@pytest.fixture
+def collected():
+    """What Orbax leaves of a save that failed may complain when it is collected: here, and in no later test."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("collected")
 def test_a_full_disk_is_one_line_and_the_run_goes_on_from_the_checkpoint_before(undisturbed, tmp_path):
     """Files larger than a limit cannot be written from the fourth step on, the checkpoints' among them."""
     limit, ceiling = resource.getrlimit(resource.RLIMIT_FSIZE)
