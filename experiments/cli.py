@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
@@ -51,15 +52,19 @@ def main(
         run(parsed)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does: no error of this program's
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, NonFiniteError, Stopped) as error:
-        if os.environ.get("JAXNAS_TRACEBACK") == "1":
-            raise
+    except Exception as error:
         line = " ".join(str(error).split())
+        told = isinstance(error, (ValueError, OSError, NonFiniteError, Stopped)) or lost_process(error)
+        if not told or os.environ.get("JAXNAS_TRACEBACK") == "1":
+            if not jax.distributed.is_initialized():
+                raise
+            traceback.print_exc()
+            _leave(1)
         if isinstance(error, Stopped):
             print(f"{name}: {line}", file=sys.stderr)
             sys.exit(error.exit_code)
         if lost_process(error):
-            print(f"{name}: another process has ended ({line}); start all of them again to go on", file=sys.stderr)
+            print(f"{name}: another process has ended; start all of them again to go on ({line})", file=sys.stderr)
             _leave(75)
         print(f"{name}: error: {line}", file=sys.stderr)
         if isinstance(error, NonFiniteError):  # all processes have it
@@ -68,7 +73,7 @@ def main(
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends this process, which takes the others along: at exit JAX would wait for them, and they for a collective."""
+    """Ends this process; of several, without the wait for the others at JAX's exit, who wait for it in a collective."""
     if not jax.distributed.is_initialized():
         sys.exit(code)
     if is_first_process():

@@ -19,15 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import jax
 import numpy as np
 import tyro
 
 from experiments import cli
-from experiments.darts_seeds import share_equal
+from experiments.seeds import share_equal, share_equal_by_chance
 from experiments.tabular import write_table
 from jaxnas import draw, report
-from jaxnas.base import SearchSpace
 from jaxnas.runfolder import read_json, versions
 from jaxnas.saved import describe, space_of
 
@@ -167,14 +165,6 @@ def _method(name: str, runs: list[Run]) -> Method:
         archs = np.stack([np.asarray(space.canonical(space.from_genotype(run.result["genotype"]))) for run in runs])
         agreement, by_chance = share_equal(archs), share_equal_by_chance(space)
     return Method(name, runs, float(accuracies.mean()), std, agreement, by_chance)
-
-
-def share_equal_by_chance(space: SearchSpace, count: int = 200) -> float:
-    """`share_equal` of random architectures."""
-    archs = jax.jit(jax.vmap(lambda key: space.canonical(space.sample(key))))(
-        jax.random.split(jax.random.key(0), count)
-    )
-    return share_equal(np.asarray(archs))
 
 
 def told(method: Method) -> str:

@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli, darts_seeds, darts_watch
-from experiments.devices import Devices, join, spread
+from experiments import cli, darts_seeds, darts_watch, seeds
+from experiments.devices import Devices, join
 from experiments.evaluation import (
     Training,
     check,
@@ -38,8 +38,8 @@ from experiments.ranges import SUPERNET, check_ranges
 from jaxnas import data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.networks import in_parts
-from jaxnas.parallel import DataParallel, is_first_process, on_one_device
-from jaxnas.runfolder import RunFolder, Stage, write_json
+from jaxnas.parallel import is_first_process
+from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.search import (
     WatchedState,
     adam_l2,
@@ -55,7 +55,6 @@ from jaxnas.search import (
 from jaxnas.spaces import CELL_KINDS, DARTS_OPERATIONS, darts_space, discretise_argmax
 from jaxnas.supernets import darts_narrowing, darts_supernet
 from jaxnas.train import schedules
-from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg, Outcome, load
 from jaxnas.train.loop import run as run_loop
 
@@ -163,8 +162,8 @@ def main(config: Config) -> None:
     parts = search_parts(dataset, config)
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
-    darts_seeds.check(config)
-    over = on_one_device() if config.seeds > 1 else spread(config.devices, config.search.batch_size)
+    seeds.check(config, {"search.early_stop": config.search.early_stop, "search.prune": bool(config.search.prune)})
+    layout = seeds.layout(config, config.search.batch_size, side_by_side=True)
     with held_run("darts", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return
@@ -174,28 +173,27 @@ def main(config: Config) -> None:
             steps = len(parts.train.labels) // config.search.batch_size
             algorithm = build(config, space, darts_supernet(supernet_skeleton), steps)
             batch = paired_batches(parts, config.search.batch_size, dataset)
-            found, seconds = darts_seeds.search(run, config, space, algorithm, batch, parts, stop)
+            found, seconds = darts_seeds.search(run, config, space, algorithm, layout, batch, parts, stop)
         else:
             arch, health, sizes, seconds = search(
-                run, config, space, supernet_skeleton, parts, dataset, search_key, stop, over
+                run, config, space, supernet_skeleton, parts, dataset, search_key, stop, layout
             )
             found = {"found": arch}
-        for name, arch in found.items():
-            print(f"{name}: {space.notation(arch)}", flush=True)
+        seeds.write_genotypes(run, space, found)
         archs = {**found, **random_archs(space, config.random_baselines, random_key)}
         figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop, config.devices)
         if not is_first_process():
             return
-        if config.seeds > 1:
-            figures = darts_seeds.choose(run, space, found, figures, config.seed)
-            pictures = draw_weights(run, figures["found"]["seeds"]["chosen"] - config.seed)
+        figures, chosen = seeds.choose(run, config, space, found, figures)
+        if chosen is not None:
+            pictures = draw_weights(run, chosen)
         else:
             figures["found"]["health"] = health
             if config.search.prune:
                 figures["found"]["shrinking"] = sizes
             pictures = [*draw_weights(run), *darts_watch.draw_health(search_rounds(run), health, run.path / "report")]
-        write_json(run.path / "genotype.json", figures["found"]["genotype"])
-        finish(run, figures, dataset, config.seed, {"load": loading, "search": seconds, "total": timer()}, pictures)
+        timing = {"load": loading, "search": seconds, "total": timer()}
+        finish(run, figures, dataset, config.seed, timing, pictures, seeds.tables(found, figures))
 
 
 class SearchParts(NamedTuple):
@@ -246,7 +244,7 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
 
 def search(
     run: RunFolder, config: Config, space: SearchSpace, skeleton: Skeleton, parts: SearchParts, dataset: data.Dataset,
-    key: Key, stop: Callable[[], int | None], over: DataParallel,
+    key: Key, stop: Callable[[], int | None], layout: seeds.Layout,
 ) -> tuple[Arch, dict[str, Any], list[dict[str, int]], float]:  # fmt: skip
     """The search stage: (architecture, what the watch for a collapse saw, sizes of the supernet, seconds).
 
@@ -266,7 +264,7 @@ def search(
     init_key, run_key, derive_key, watch_key = jax.random.split(key, 4)
 
     def watched_darts(supernet: Supernet) -> SearchAlgorithm:
-        algorithm = build(config, space, supernet, steps, over.axis_name)
+        algorithm = build(config, space, supernet, steps, layout.axis_name)
         return watched(algorithm, darts_watch.measurements(config.watch, settings.epochs), rule)
 
     def fit(stage: Stage, number: int, supernet: Supernet, state: WatchedState, epochs: int) -> Outcome:
@@ -280,13 +278,13 @@ def search(
 
         (phase,) = watched_darts(supernet).phases
         return run_loop(
-            [Leg("search", make_chunk(over.step(phase.step), batch), steps, 2 * settings.batch_size)],
+            [Leg("search", layout.chunk(phase.step, batch), steps, 2 * settings.batch_size)],
             jax.random.fold_in(run_key, number) if number else run_key,
             state,
-            over.place_data(parts),
+            layout.place_data(parts),
             epochs,
             stage=stage,
-            place=over.place,
+            place=layout.place,
             after_round=after_round,
             stop=stop,
             ended=lambda state: darts_watch.stopped(state, rule, config.watch) is not None,

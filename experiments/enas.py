@@ -7,7 +7,8 @@
 
 The paper reports 2.89 % test error on CIFAR-10 for its micro space, with cutout, and 3.87 % for its macro space (Pham
 et al. 2018, table 1). Candidates are scored on the whole validation part by the statistics of its batches; the best of
-as many random ones, scored alike, is trained beside. The same command on the same --workdir goes on where it stopped.
+as many random ones, scored alike, is trained beside, but not with several seeds (--seeds 8). The same command on the
+same --workdir goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, enas_pictures
+from experiments import cli, enas_pictures, seeds
 from experiments.darts import SearchParts
-from experiments.devices import Devices, join, spread
+from experiments.devices import Devices, join
 from experiments.evaluation import (
     Training,
     check,
@@ -40,9 +41,9 @@ from experiments.scoring import Score, with_scores
 from jaxnas import data
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
-from jaxnas.parallel import DataParallel, is_first_process, local
-from jaxnas.runfolder import RunFolder, write_json
-from jaxnas.search import enas, path_accuracy
+from jaxnas.parallel import is_first_process
+from jaxnas.runfolder import RunFolder
+from jaxnas.search import EnasState, enas, path_accuracy
 from jaxnas.spaces import (
     chain_depths,
     chain_space,
@@ -59,7 +60,6 @@ from jaxnas.supernets import (
     nasbench201_supernet,
 )
 from jaxnas.train import schedules
-from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg
 from jaxnas.train.loop import run as run_loop
 from jaxnas.train.path_score import make_path_score
@@ -139,6 +139,8 @@ class Config:
     random_baselines: int = 1
     """How many random architectures are trained beside the found one and the best of the random candidates."""
     seed: int = 0
+    seeds: int = 1
+    """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     search: Search = Search()
     controller: Controller = Controller()
     train: Training = Training(epochs=630, batch_size=144, channels=36, cells=17)
@@ -248,29 +250,33 @@ def main(config: Config) -> None:
     parts = search_parts(dataset, config)
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet = make_supernet(skeleton)
-    over = spread(config.devices, config.search.batch_size, config.controller.batch_size)
-    algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size, over.axis_name)
-    with held_run("enas", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
+    seeds.check(config, {})
+    layout = seeds.layout(config, config.search.batch_size, config.controller.batch_size, side_by_side=False)
+    algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size, layout.axis_name)
+    runtime = ("workdir", "data_dir", "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
+    with held_run("enas", config, runtime) as (run, stop):
         if told_finished(run):
             return
-        search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
+        _, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)
         loading = timer()
-        found = search(run, config, space, supernet, algorithm, over, parts, dataset, search_key, stop)
-        arch = space.from_genotype(found["genotype"])
-        write_json(run.path / "genotype.json", found["genotype"])
-        print(f"found: {space.notation(arch)}", flush=True)
-        archs = {
-            "found": arch,
-            "best-of-random": space.from_genotype(found["random_genotype"]),
-            **random_archs(space, config.random_baselines, random_key),
-        }
+        told, seconds = search(run, config, space, supernet, algorithm, layout, parts, dataset, stop)
+        found = {name: space.from_genotype(each["genotype"]) for name, each in told.items()}
+        seeds.write_genotypes(run, space, found)
+        archs = dict(found)
+        if config.seeds == 1:
+            archs["best-of-random"] = space.from_genotype(told[seeds.ONE]["random_genotype"])
+        archs |= random_archs(space, config.random_baselines, random_key)
         figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop, config.devices)
         if not is_first_process():
             return
-        figures["found"]["candidates"] = {k: v for k, v in found.items() if k not in ("genotype", "seconds")}
-        pictures = enas_pictures.draw_controller(metrics(run), found, run.path / "report")
-        timing = {"load": loading, "search": found["seconds"], "total": timer()}
-        finish(run, figures, dataset, config.seed, timing, pictures)
+        for name, each in told.items():
+            figures[name]["candidates"] = {k: v for k, v in each.items() if k not in ("genotype", "seconds")}
+        figures, chosen = seeds.choose(run, config, space, found, figures)
+        pictures = enas_pictures.draw_controller(
+            metrics(run), figures[seeds.ONE]["candidates"], run.path / "report", chosen
+        )
+        timing = {"load": loading, "search": seconds, "total": timer()}
+        finish(run, figures, dataset, config.seed, timing, pictures, seeds.tables(found, figures))
 
 
 def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
@@ -355,12 +361,13 @@ def build(
 
 def search(
     run: RunFolder, config: Config, space: SearchSpace, supernet: Supernet, algorithm: SearchAlgorithm,
-    over: DataParallel, parts: SearchParts, dataset: data.Dataset, key: Key, stop: Callable[[], int | None],
-) -> dict[str, Any]:  # fmt: skip
-    """The search stage: the found genotype and the best of the random ones, their scores, seconds."""
-    stage = run.stage("search")
+    layout: seeds.Layout, parts: SearchParts, dataset: data.Dataset, stop: Callable[[], int | None],
+) -> tuple[dict[str, dict[str, Any]], float]:  # fmt: skip
+    """The search stage: (for each seed the found genotype, the best of the random ones and their scores, seconds)."""
+    stage, names = run.stage("search"), seeds.names(config)
     if stage.result is not None:
-        return dict(stage.result)
+        done = dict(stage.result)
+        return done.get("seeds", {seeds.ONE: done}), done["seconds"]
     settings, chosen = config.search, config.controller
     sizes = {"train": settings.batch_size, "valid": chosen.batch_size}
     splits = {"train": parts.train, "valid": parts.valid}
@@ -377,51 +384,54 @@ def search(
         ) -> dict[str, Batch]:
             return {name: make(key, step, splits[name])}
 
-        legs.append(Leg(phase.name, make_chunk(over.step(phase.step), batch), steps, sizes[name]))
-    init_key, run_key, derive_key, random_key = jax.random.split(key, 4)
+        legs.append(Leg(phase.name, layout.chunk(phase.step, batch), steps, sizes[name] * config.seeds))
+    init_keys, run_keys, derive_keys, random_keys = seeds.search_keys(config, 3, 4)
     outcome = run_loop(
         legs,
-        run_key,
-        jax.jit(algorithm.init)(init_key),
-        over.place_data(splits),
+        layout.keys(run_keys),
+        layout.start(algorithm.init, init_keys),
+        layout.place_data(splits),
         settings.epochs,
         stage=stage,
-        place=over.place,
+        place=layout.place,
         stop=stop,
         log_every=10,
     )
     timer = clock()
-    state = jax.tree.map(local, outcome.state)
     score_paths = make_path_score(supernet.apply_path, dataset.augmentation, chosen.batch_size)
 
-    def select(by: Mapping[str, Score]) -> dict[str, Any]:
-        scores: list[np.ndarray] = []
+    def best_of(state: EnasState, derive_key: Key, random_key: Key) -> dict[str, Any]:
+        def select(by: Mapping[str, Score]) -> dict[str, Any]:
+            scores: list[np.ndarray] = []
 
-        def score(archs: Array) -> Array:
-            scores.append(by["accuracy"](archs))
-            return jnp.asarray(scores[-1])
+            def score(archs: Array) -> Array:
+                scores.append(by["accuracy"](archs))
+                return jnp.asarray(scores[-1])
 
-        arch = algorithm.derive(derive_key, state, score)
-        drawn = jax.vmap(space.sample)(jax.random.split(random_key, settings.candidates))
-        best: Arch = drawn[int(np.argmax(score(drawn)))]
-        return {
-            "genotype": space.to_genotype(arch),
-            "random_genotype": space.to_genotype(best),
-            "count": settings.candidates,
-            "scored_on": f"{len(parts.valid.labels)} validation images",
-            "batch_norm": f"statistics of each batch of {chosen.batch_size}",
-            "best_score": float(scores[0].max()),
-            "mean_score": float(scores[0].mean()),
-            "best_random_score": float(scores[1].max()),
-            "mean_random_score": float(scores[1].mean()),
-            "scores": scores[0].tolist(),
-            "random_scores": scores[1].tolist(),
-        }
+            arch = algorithm.derive(derive_key, state, score)
+            drawn = jax.vmap(space.sample)(jax.random.split(random_key, settings.candidates))
+            best: Arch = drawn[int(np.argmax(score(drawn)))]
+            return {
+                "genotype": space.to_genotype(arch),
+                "random_genotype": space.to_genotype(best),
+                "count": settings.candidates,
+                "scored_on": f"{len(parts.valid.labels)} validation images",
+                "batch_norm": f"statistics of each batch of {chosen.batch_size}",
+                "best_score": float(scores[0].max()),
+                "mean_score": float(scores[0].mean()),
+                "best_random_score": float(scores[1].max()),
+                "mean_random_score": float(scores[1].mean()),
+                "scores": scores[0].tolist(),
+                "random_scores": scores[1].tolist(),
+            }
 
-    result = with_scores({"accuracy": lambda archs: score_paths(state.params, archs, parts.valid)}, select, stop)
-    result["seconds"] = outcome.seconds + timer()
-    stage.finish(result)
-    return result
+        return with_scores({"accuracy": lambda archs: score_paths(state.params, archs, parts.valid)}, select, stop)
+
+    each = map(best_of, seeds.states(config, outcome.state), derive_keys, random_keys)
+    found = dict(zip(names, each, strict=True))
+    seconds = outcome.seconds + timer()
+    stage.finish({**(found[seeds.ONE] if config.seeds == 1 else {"seeds": found}), "seconds": seconds})
+    return found, seconds
 
 
 if __name__ == "__main__":

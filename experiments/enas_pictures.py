@@ -15,10 +15,15 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 
 
 def draw_controller(
-    lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any], folder: Path
+    lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any], folder: Path, seed: int | None = None
 ) -> list[tuple[str, str, str]]:
-    """What the controller learned and how candidates scored: (title, file, caption) of each picture."""
+    """What the controller learned and how candidates scored: (title, file, caption) of each picture.
+
+    seed: which of several in the lines, from 0.
+    """
     steps = [line for line in lines if line["stage"] == "search" and line["phase"] == "controller"]
+    if seed is not None:
+        steps = [{k: v[seed] if isinstance(v, list) else v for k, v in line.items()} for line in steps]
     figure = new_figure(9.0, 3.0, "constrained")
     left, right = figure.subplots(1, 2)
     number = [line["step"] for line in steps]

@@ -269,7 +269,7 @@ def _schedule(training: Training, steps: int) -> tuple[Any, Any]:
 
 def finish(
     run: RunFolder, figures: dict[str, dict[str, Any]], dataset: Dataset, seed: int, timing: dict[str, float],
-    pictures: list[tuple[str, str, str]],
+    pictures: list[tuple[str, str, str]], tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Writes result.json and the report, and prints the outcome; of several processes the first one does."""
     seconds = {f"train-{name}": entry["seconds"] for name, entry in figures.items()}
@@ -296,6 +296,7 @@ def finish(
             *pictures,
             ("Curves", "curves.png", "Losses and accuracies of every stage."),
         ],
+        tables,
     )
     run.finish(result)
     tell(run.path, result)

@@ -98,6 +98,8 @@ class Config:
     random_baselines: int = 1
     """How many random architectures, within no budget, are trained beside the found one and the best of the scored."""
     seed: int = 0
+    seeds: int = 1
+    """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     one_shot: OneShot = OneShot()
     scoring: Scoring = Scoring()
     comparison: Comparison = Comparison()

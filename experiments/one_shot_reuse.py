@@ -35,6 +35,8 @@ def check(config: Config) -> None:
     if not (source / "config.json").exists():
         raise FileNotFoundError(f"{source} is no run folder (no config.json); give one of experiments.one_shot")
     theirs, ours = _identity(source), _own(config)
+    if "seeds" in theirs:
+        raise ValueError(f"{source} has the supernets of {theirs['seeds']} seeds; give a run with one")
     differing = [
         f"{name}: {theirs.get(name)!r} there, {ours[name]!r} here"
         for name in _TRAINING

@@ -58,9 +58,18 @@ TRAINING = {
     "--workdir OTHER": "OTHER holds 'thesis.tex' but no run (no config.json); choose an empty or a new folder",
 }
 """Of every experiment that trains what it found."""
+SEEDS = {
+    "--seeds 0": "seeds must be at least 1, got 0",
+    "--seeds 2 --train.hold-out 0": "with several seeds the best is chosen by validation: train.hold_out must not be 0",
+    "--seeds 2 --seed 4294967295": "2 seeds from 4294967295 on go beyond 4294967295: give a smaller seed",
+    "--seeds 3 --devices.count 2": "3 seeds cannot be divided over 2 devices",
+}
+"""Of every search that does several seeds at once."""
 CASES = {
     "darts": {
         **TRAINING,
+        **SEEDS,
+        "--seeds 2 --search.prune 3": "search.prune is for one search at a time: leave it out, or seeds",
         "--search.epochs 0": "search.epochs must be at least 1, got 0",
         "--search.batch-size 0": "search.batch_size must be at least 1, got 0",
         "--search.batch-size 5000": "search.batch_size 5000 is larger than a half of the training split",
@@ -88,6 +97,7 @@ CASES = {
     },
     "enas": {
         **TRAINING,
+        **SEEDS,
         "--space foo": "invalid choice 'foo'",
         "--search.epochs 0": "search.epochs must be at least 1, got 0",
         "--search.period 0": "search.period must be at least 1, got 0",
@@ -115,6 +125,8 @@ CASES = {
     },
     "one_shot": {
         **TRAINING,
+        **SEEDS,
+        "--seeds 2 --prune-stages 1": "prune_stages is for one search at a time: leave it out, or seeds",
         "--space foo": "invalid choice 'foo'",
         "--one-shot.epochs 0": "one_shot.epochs must be at least 1, got 0",
         "--one-shot.batch-size 0": "one_shot.batch_size must be at least 1, got 0",

@@ -47,6 +47,20 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
     assert values_without_time(run / "metrics.jsonl") == lines
     assert "error" not in capsys.readouterr().err
 
+    # As the first of two seeds at once, which share out the devices, it is the same search.
+    seeds = tmp_path / "seeds"
+    arguments = [*SMALL, "--devices.count", "2", "--seeds", "2", "--workdir", str(seeds), "--cache-dir", arguments[-1]]
+    cli.main(enas.main, enas.Config, arguments, enas.defaults)
+    both = json.loads((seeds / "result.json").read_text())
+    first = both["baselines"]["seed-0"]
+    for name in ("scores", "random_scores"):  # of 360 images
+        np.testing.assert_allclose(first["candidates"][name], candidates[name], atol=0.01)
+    chosen = f"seed-{both['seeds']['chosen']}"
+    assert both["genotype"] == both["baselines"][chosen]["genotype"]
+    assert (seeds / "genotype.json").read_text() == (seeds / f"genotype-{chosen}.json").read_text()
+    assert set(both["baselines"]) == {"seed-0", "seed-1", "hand-designed"}
+    assert "two found architectures have" in (seeds / "report" / "index.html").read_text()
+
 
 WRONG = {
     "batch of the search": (["--search.batch-size", "5000"], "search.batch_size 5000 is larger than its part"),

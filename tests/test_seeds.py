@@ -1,42 +1,76 @@
-"""Several seeds of one search: what is refused, and how far cells agree."""
+"""Several seeds of one search: what is refused, how far cells agree, and which of them is kept."""
 
 import dataclasses
+import json
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import darts_seeds
+from experiments import seeds
 from experiments.darts import PRESETS
 from experiments.devices import Devices, spread
+from jaxnas.runfolder import open_run
+from jaxnas.spaces import nasbench201_space
 
 TINY = dataclasses.replace(PRESETS["tiny"], seeds=4)
 
 
 def test_agreement_is_the_share_of_equal_choices_over_all_pairs():
     a, b, c = jnp.array([0, 1, 2, 3]), jnp.array([0, 1, 2, 0]), jnp.array([1, 1, 2, 0])
-    assert darts_seeds.share_equal([a, a]) == 1.0
-    assert darts_seeds.share_equal([a, b, c]) == pytest.approx((3 / 4 + 2 / 4 + 3 / 4) / 3)
+    assert seeds.share_equal([a, a]) == 1.0
+    assert seeds.share_equal([a, b, c]) == pytest.approx((3 / 4 + 2 / 4 + 3 / 4) / 3)
+
+
+def test_the_best_by_validation_is_kept_whatever_the_test_says(tmp_path):
+    config = dataclasses.replace(TINY, seed=5, seeds=2)
+    space = nasbench201_space()
+    found = dict(zip(seeds.names(config), jnp.array([[0, 1, 2, 3, 4, 0], [0, 1, 2, 3, 4, 1]]), strict=True))
+    figures = {
+        name: {"test_accuracy": test, "valid_accuracy": valid, "notation": name, "genotype": {"of": name}}
+        for name, test, valid in (("seed-5", 0.9, 0.7), ("seed-6", 0.8, 0.8))
+    }
+    with open_run(tmp_path / "run", {}, {}) as run:
+        for name in found:
+            (run.stage(f"train-{name}").path / "network").mkdir()
+            (run.stage(f"train-{name}").path / "network" / "of").write_text(name)
+        figures, number = seeds.choose(run, config, space, found, figures)
+        assert (run.path / "network" / "of").read_text() == "seed-6"
+        assert json.loads((run.path / "genotype.json").read_text()) == {"of": "seed-6"}
+    told = figures["found"]["seeds"]
+    assert (number, told["chosen"], told["count"]) == (1, 6, 2)
+    assert told["mean_test_accuracy"] == pytest.approx(0.85)
+    assert told["std_test_accuracy"] == pytest.approx(0.1 / 2**0.5)
+    assert told["agreement"] == pytest.approx(5 / 6)
+    assert told["agreement_by_chance"] == pytest.approx(1 / 5, abs=0.03)
+    each, everything = seeds.tables(found, figures)
+    assert [row[3] for row in each[2]] == ["", "kept"]
+    assert "0.8500 ± 0.0707" in everything[2][0][0]
 
 
 def test_seeds_go_over_as_many_devices_as_divide_them():
-    assert darts_seeds.laid_out(TINY).number == 4
-    darts_seeds.check(TINY)  # four seeds on the four devices of the tests
+    def laid_out(count):
+        layout = seeds.layout(dataclasses.replace(TINY, devices=Devices(count=count)), side_by_side=True)
+        return layout.keys([jax.random.key(number) for number in range(4)])
+
+    assert len(laid_out(0).devices()) == 4
+    assert len(laid_out(2).devices()) == 2
     with pytest.raises(ValueError, match="4 seeds cannot be divided over 3 devices"):
-        darts_seeds.check(dataclasses.replace(TINY, devices=Devices(count=3)))
+        laid_out(3)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seed": 2**32 - 4 + 1}, "4 seeds from 4294967293 on go beyond 4294967295"),
         ({"train": dataclasses.replace(TINY.train, hold_out=0.0)}, "train.hold_out must not be 0"),
-        ({"search": dataclasses.replace(TINY.search, early_stop=True)}, "search.early_stop"),
         ({"devices": Devices(coordinator="auto")}, "run each seed by --seed"),
     ],
 )
 def test_what_does_not_go_with_several_seeds_is_told(change, told):
     with pytest.raises(ValueError, match=told):
-        darts_seeds.check(dataclasses.replace(TINY, **change))
+        seeds.check(dataclasses.replace(TINY, **change), {})
 
 
 def test_batches_go_over_as_many_devices_as_divide_them(capsys):

@@ -1,0 +1,213 @@
+"""Several seeds of one search at once: what one seed found may be chance, and what all found says how much.
+
+The seeds share the data and its halves; seed s is else the search that `--seed s` alone makes, up to rounding. On
+several devices each takes an equal share of the seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from experiments.devices import Devices, chosen, spread
+from experiments.evaluation import Training
+from jaxnas.base import Arch, Key, PyTree, SearchSpace
+from jaxnas.parallel import local, many_seeds
+from jaxnas.runfolder import RunFolder, write_json
+from jaxnas.train.chunk import Chunk, make_chunk
+
+ONE = "found"
+"""The name of what a search with one seed found."""
+_LARGEST = 2**32 - 1
+
+
+class Seeded(Protocol):
+    """What a config must have."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def seeds(self) -> int: ...
+    @property
+    def train(self) -> Training: ...
+    @property
+    def devices(self) -> Devices: ...
+
+
+class Layout(NamedTuple):
+    """Where the steps of a search run: those of one over all devices, or those of several seeds at once.
+
+    axis_name: what the factory of the step is given. chunk: (step, batch) -> Chunk. start: (init, keys) -> the first
+    state, its leaves [S, …] for several seeds. keys: those of all seeds for the loop. place, place_data: as of
+    `DataParallel` and `Seeds`.
+    """
+
+    axis_name: str | None
+    chunk: Callable[[Callable[..., Any], Callable[..., Any]], Chunk]
+    start: Callable[[Callable[[Key], PyTree], Sequence[Key]], PyTree]
+    keys: Callable[[Sequence[Key]], Key]
+    place: Callable[[PyTree], PyTree]
+    place_data: Callable[[PyTree], PyTree]
+
+
+def check(config: Seeded, alone: Mapping[str, bool]) -> None:
+    """Raises ValueError for settings that cannot work with several seeds. alone: flag -> whether it is given, of those
+    that are for one search at a time."""
+    if config.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {config.seeds}")
+    if config.seeds == 1:
+        return
+    if config.seed + config.seeds - 1 > _LARGEST:
+        raise ValueError(f"{config.seeds} seeds from {config.seed} on go beyond {_LARGEST}: give a smaller seed")
+    if not config.train.hold_out:
+        raise ValueError("with several seeds the best is chosen by validation: train.hold_out must not be 0")
+    for name in (name for name, given in alone.items() if given):
+        raise ValueError(f"{name} is for one search at a time: leave it out, or seeds")
+    if config.devices.coordinator is not None:
+        raise ValueError("several seeds run in one process: give no devices.coordinator, or run each seed by --seed")
+
+
+def runtime(config: Seeded) -> tuple[str, ...]:
+    """What is no part of a run's identity where it has one seed: it is the run that it was before there were several."""
+    return ("seeds",) if config.seeds == 1 else ()
+
+
+def layout(config: Seeded, *batch_sizes: int, side_by_side: bool) -> Layout:
+    """Of a search with batches of these sizes. side_by_side: whether seeds gain by being computed side by side, which
+    those of methods that take single paths do not: all paths would be computed.
+
+    Raises: ValueError where the devices that are asked for do not divide the seeds or the batches.
+    """
+    if config.seeds == 1:
+        over = spread(config.devices, *batch_sizes)
+        return Layout(
+            over.axis_name,
+            lambda step, batch: make_chunk(over.step(step), batch),
+            lambda init, keys: jax.jit(init)(keys[0]),
+            lambda keys: keys[0],
+            over.place,
+            over.place_data,
+        )
+    devices = chosen(config.devices, [config.seeds])
+    # One seed fills a CPU, whose convolutions side by side are slower (benchmarks/seeds.py): there one after another.
+    how: Literal["vmap", "map"] = "vmap" if side_by_side and devices[0].platform != "cpu" else "map"
+    seeds = many_seeds(config.seeds, how, devices)
+    return Layout(
+        None,
+        lambda step, batch: make_chunk(step, batch, seeds=seeds),
+        lambda init, keys: jax.jit(jax.vmap(init))(stacked(keys)),
+        lambda keys: seeds.place(stacked(keys)),
+        seeds.place,
+        seeds.place_data,
+    )
+
+
+def stacked(keys: Sequence[Key]) -> Key:
+    """[S]; to be stacked is for JAX's check of reused keys a use."""
+    return jax.random.clone(jnp.stack(keys))
+
+
+def names(config: Seeded) -> list[str]:
+    """What the finds are called: "found", or "seed-0", "seed-1", …"""
+    if config.seeds == 1:
+        return [ONE]
+    return [f"seed-{config.seed + number}" for number in range(config.seeds)]
+
+
+def search_keys(config: Seeded, roots: int, parts: int) -> list[list[Key]]:
+    """The keys of each part of the search, a list with one for each seed: those that a seed alone would have.
+
+    roots: into how many keys the program splits that of its seed, the first being the search's.
+    """
+    seeds = range(config.seed, config.seed + config.seeds)
+    own = [jax.random.split(jax.random.split(jax.random.key(seed), roots)[0], parts) for seed in seeds]
+    return [[keys[part] for keys in own] for part in range(parts)]
+
+
+def states(config: Seeded, state: PyTree) -> list[PyTree]:
+    """The last state of each seed, for one device."""
+    if config.seeds == 1:
+        return [jax.tree.map(local, state)]
+    whole = jax.device_get(state)
+    return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), whole) for n in range(config.seeds)]
+
+
+def write_genotypes(run: RunFolder, space: SearchSpace, found: Mapping[str, Arch]) -> None:
+    """A file for each; prints them too."""
+    for name, arch in found.items():
+        print(f"{name}: {space.notation(arch)}", flush=True)
+        write_json(run.path / ("genotype.json" if name == ONE else f"genotype-{name}.json"), space.to_genotype(arch))
+
+
+def choose(
+    run: RunFolder, config: Seeded, space: SearchSpace, found: Mapping[str, Arch], figures: dict[str, dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], int | None]:
+    """(the figures with the best seed by validation as "found", which is the how-manieth).
+
+    With one seed nothing is to be chosen. Else "seeds" of it tells what there was, and its network and genotype become
+    those of the run.
+    """
+    if config.seeds == 1:
+        return figures, None
+    best = max(found, key=lambda name: figures[name]["valid_accuracy"])
+    number = list(found).index(best)
+    shutil.copytree(run.stage(f"train-{best}").path / "network", run.path / "network", dirs_exist_ok=True)
+    write_json(run.path / "genotype.json", figures[best]["genotype"])
+    tested = [figures[name]["test_accuracy"] for name in found]
+    seeds = {
+        "chosen": config.seed + number,
+        "count": len(found),
+        "mean_test_accuracy": float(np.mean(tested)),
+        "std_test_accuracy": float(np.std(tested, ddof=1)),
+        "agreement": share_equal([space.canonical(arch) for arch in found.values()]),
+        "agreement_by_chance": share_equal_by_chance(space),
+    }
+    print(f"{told(seeds)}; by validation {best} is kept", flush=True)
+    return {ONE: {**figures[best], "seeds": seeds}, **figures}, number
+
+
+def told(seeds: Mapping[str, Any]) -> str:
+    """What several seeds gave, in one line."""
+    return (
+        f"{seeds['count']} seeds: test accuracy {seeds['mean_test_accuracy']:.4f} ± {seeds['std_test_accuracy']:.4f}; "
+        f"two found architectures have {seeds['agreement']:.0%} of their choices in common, two random ones "
+        f"{seeds['agreement_by_chance']:.0%}"
+    )
+
+
+def tables(
+    found: Mapping[str, Arch], figures: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """The seeds for the report: a line of each and one of all; nothing with one seed."""
+    if len(found) == 1:
+        return []
+    seeds = figures[ONE]["seeds"]
+    rows: list[tuple[str, ...]] = [
+        (
+            name, f"{figures[name]['test_accuracy']:.2%}", f"{figures[name]['valid_accuracy']:.2%}",
+            "kept" if name == f"seed-{seeds['chosen']}" else "", figures[name]["notation"],
+        )
+        for name in found
+    ]  # fmt: skip
+    head = ("Seed", "Test accuracy", "Validation accuracy", "", "Found")
+    return [("Seeds", head, rows), ("All seeds", ("Mean ± standard deviation",), [(told(seeds),)])]
+
+
+def share_equal(archs: ArrayLike) -> float:
+    """Of canonical archs [P, D], the share of choices in which two of them are equal, mean over all pairs."""
+    return float(np.mean([np.mean(a == b) for a, b in itertools.combinations(np.asarray(archs), 2)]))
+
+
+def share_equal_by_chance(space: SearchSpace, count: int = 200) -> float:
+    """`share_equal` of random architectures."""
+    archs = jax.jit(jax.vmap(lambda key: space.canonical(space.sample(key))))(
+        jax.random.split(jax.random.key(0), count)
+    )
+    return share_equal(np.asarray(archs))
