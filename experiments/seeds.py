@@ -75,7 +75,7 @@ def check(config: Seeded, alone: Mapping[str, bool]) -> None:
 
 
 def runtime(config: Seeded) -> tuple[str, ...]:
-    """What is no part of a run's identity where it has one seed: it is the run that it was before there were several."""
+    """What is no part of the identity of a run with one seed, which is what it was before there could be several."""
     return ("seeds",) if config.seeds == 1 else ()
 
 
