@@ -47,9 +47,9 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
     assert values_without_time(run / "metrics.jsonl") == lines
     assert "error" not in capsys.readouterr().err
 
-    # As the first of two seeds at once, which share out the devices, it is the same search.
+    # As the first of two seeds at once it is the same search.
     seeds = tmp_path / "seeds"
-    arguments = [*SMALL, "--devices.count", "2", "--seeds", "2", "--workdir", str(seeds), "--cache-dir", arguments[-1]]
+    arguments = [*SMALL, "--seeds", "2", "--workdir", str(seeds), "--cache-dir", arguments[-1]]
     cli.main(enas.main, enas.Config, arguments, enas.defaults)
     both = json.loads((seeds / "result.json").read_text())
     first = both["baselines"]["seed-0"]
