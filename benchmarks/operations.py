@@ -121,7 +121,7 @@ def main(config: Config) -> None:
     first = jax.tree.map(lambda leaf: leaf[0], params)
 
     def one(params: Any, weights: Array, x: Array) -> Array:
-        return edge(params, weights, x, ())[0]
+        return edge.alone(params, weights, x, ())[0]
 
     line("edge, forward", None, milliseconds(one, first, weights[0], x))
     line("edge, gradients of weights and input", None, milliseconds(gradients(one, (1, 2)), (first, weights[0], x), g))

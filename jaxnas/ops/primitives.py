@@ -28,17 +28,39 @@ class Apply(Protocol):
     ) -> tuple[Array, Stats]: ...
 
 
+class Separable(NamedTuple):
+    """`repeats` times ReLU, depthwise convolution, pointwise convolution, batch norm, the stride in the first."""
+
+    size: int
+    dilation: int
+    repeats: int
+
+
+class Dense(NamedTuple):
+    """ReLU, convolution, batch norm."""
+
+    size: int
+
+
+class Normed(NamedTuple):
+    """What `apply` does, which has no parameters, and batch norm."""
+
+    apply: Apply
+
+
 class Primitive(NamedTuple):
     """init: (key, channels, stride, affine) -> params. norms: (stride) -> how many batch norms it has.
 
     scaled: (params without affine, scale [C]) -> params with which the output is multiplied by the scale, where that
     costs less than multiplying it: in a last batch norm, whose gradient has the scale's in it. None: it does not.
+    family: of operations that can be computed in one kernel; None: of no such family.
     """
 
     init: Callable[[Key, int, int, bool], Any]
     apply: Apply
     norms: Callable[[int], int]
     scaled: Callable[[Any, Array], Any | None] = lambda params, scale: None
+    family: Separable | Dense | Normed | None = None
 
 
 def scaled_norm(params: Any, scale: Array) -> Any | None:
@@ -121,7 +143,10 @@ def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
             seen.append(one_seen)
         return x, tuple(seen)
 
-    return Primitive(init, apply, lambda stride: repeats, lambda params, s: [*params[:-1], scaled_norm(params[-1], s)])
+    def scaled(params: Any, scale: Array) -> Any:
+        return [*params[:-1], scaled_norm(params[-1], scale)]
+
+    return Primitive(init, apply, lambda stride: repeats, scaled, Separable(size, dilation, repeats))
 
 
 def _conv(size: int) -> Primitive:
@@ -138,7 +163,7 @@ def _conv(size: int) -> Primitive:
         x, seen = layers.batch_norm(x, params["norm"], None if stats is None else stats[0], axis_name)
         return x, (seen,)
 
-    return Primitive(init, apply, lambda stride: 1, scaled_norm)
+    return Primitive(init, apply, lambda stride: 1, scaled_norm, Dense(size))
 
 
 PRIMITIVES: dict[str, Primitive] = {

@@ -125,8 +125,7 @@ def darts_supernet(
     @functools.cache  # one function for all passes and cells, so that its rules are traced once
     def edge_of(stride: int, pass_: Pass, axis_name: str | None) -> mixed.Edge:
         if pass_ == "mixture":
-            edge = mixed.mixed_edge(primitives, none, stride, axis_name)
-            return jax.checkpoint(edge) if remat else edge
+            return mixed.mixed_edge(primitives, none, stride, axis_name, remat)
         return mixed.path_edge(primitives, stride, axis_name, given=pass_ == "path, statistics given")
 
     def ends_of(kind: str, name: str) -> list[tuple[int, int]]:

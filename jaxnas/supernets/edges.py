@@ -9,22 +9,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxnas.base import Array, Key, Skeleton, Stats
 from jaxnas.ops import layers
 from jaxnas.ops.depthwise import materialised
-from jaxnas.ops.primitives import PRIMITIVES, Primitive
+from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
+from jaxnas.supernets.stages import Slots, Together, run_stages
+from jaxnas.supernets.together import together
 
 Form = Literal["scan", "batch"]
 
-Edge = Callable[[Any, Any, Array, Any], tuple[Array, Any]]
+Alone = Callable[[Any, Any, Array, Any], tuple[Array, Any]]
 """(params of one edge, its weights [O] or operation, x, its statistics or ()) -> (y, statistics seen)."""
+
+
+class Edge(NamedTuple):
+    """How to compute one edge, and how to compute those of a stage together, told which they are."""
+
+    alone: Alone
+    together: Callable[[Slots], Together]
 
 
 def default_form() -> Form:
@@ -45,20 +53,19 @@ def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
 
 
 def normed(primitive: Primitive) -> Primitive:
-    """The primitive followed by batch norm without affine: what a pool is in a DARTS search cell."""
+    """A primitive without parameters followed by batch norm without affine: what a pool is in a DARTS search cell."""
 
     def apply(
         params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
     ) -> tuple[Array, Stats]:
-        inner = None if stats is None else stats[:-1]
-        y, seen = primitive.apply(params, x, stride, inner, axis_name)
-        y, last = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[-1], axis_name)
-        return y, (*seen, last)
+        y, _ = primitive.apply({}, x, stride)
+        y, seen = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[0], axis_name)
+        return y, (seen,)
 
     def scaled(params: Any, scale: Array) -> Any:
         return {**params, "norm": {"scale": scale}}
 
-    return Primitive(primitive.init, apply, lambda stride: primitive.norms(stride) + 1, scaled)
+    return Primitive(primitive.init, apply, lambda stride: 1, scaled, Normed(primitive.apply))
 
 
 def primitives(operations: Sequence[str], normed_pools: bool) -> tuple[Primitive, ...]:
@@ -95,10 +102,15 @@ _per_channel.defvjp(
 )
 
 
-def mixed_edge(operations: Sequence[Primitive], none: int | None, stride: int, axis_name: str | None) -> Edge:
-    """The sum of all operations' outputs, each times its weight; `none` is the index of the zero operation."""
+def mixed_edge(
+    operations: Sequence[Primitive], none: int | None, stride: int, axis_name: str | None, remat: bool = False
+) -> Edge:
+    """The sum of all operations' outputs, each times its weight; `none` is the index of the zero operation.
 
-    def edge(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
+    remat: edges that are computed together are computed again in the backward pass.
+    """
+
+    def alone(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
         del stats  # a mixture is normalised by the batch alone
         scales = _per_channel(weights, x.shape[-1])
         outputs = []
@@ -110,7 +122,14 @@ def mixed_edge(operations: Sequence[Primitive], none: int | None, stride: int, a
             outputs.append(y * scales[o, None, None, None, :].astype(x.dtype) if with_scale is None else y)
         return sum(outputs), ()  # type: ignore[return-value]
 
-    return edge
+    mixture = together(operations, none, stride, axis_name)
+
+    def stage(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
+        del stats
+        return mixture(params, weights, x), ()
+
+    chosen = jax.checkpoint(stage) if remat else stage
+    return Edge(alone, lambda slots: chosen)
 
 
 def path_edge(operations: Sequence[Primitive], stride: int, axis_name: str | None, given: bool) -> Edge:
@@ -129,10 +148,20 @@ def path_edge(operations: Sequence[Primitive], stride: int, axis_name: str | Non
 
     branches = [branch(o) for o in range(len(operations))]
 
-    def edge(params: Any, operation: Array, x: Array, stats: Any) -> tuple[Array, Any]:
+    def alone(params: Any, operation: Array, x: Array, stats: Any) -> tuple[Array, Any]:
         return lax.switch(operation, branches, params, x, stats)
 
-    return edge
+    return Edge(alone, lambda slots: one_by_one(alone))
+
+
+def one_by_one(alone: Alone) -> Together:
+    """The edges of a stage under `vmap`, for want of anything better."""
+
+    def stage(params: Any, selection: Array, x: Array, stats: Any) -> tuple[Array, Any]:
+        outputs, seen = jax.vmap(jax.vmap(alone, (0, 0, None, 0)))(params, selection, x, stats)
+        return jnp.sum(outputs, 0), seen
+
+    return stage
 
 
 def edge_stats(operations: Sequence[Primitive], channels: int, stride: int) -> list[Any]:
@@ -157,23 +186,12 @@ def run_edges(
     params, selection, stats: with a leading axis E. Returns the nodes and the statistics [E, ...].
     """
     if form == "scan":
-        return _scan_edges(edge, tuple(edges), inputs, nodes, params, selection, stats)
-    values = list(nodes)
-    seen_at: dict[int, Any] = {}
-    for source in sorted({source for source, _ in edges}):
-        slots = np.array([slot for slot, (start, _) in enumerate(edges) if start == source])
-        x = values[source] if inputs is None else inputs[source]
-        taken = jax.tree.map(lambda leaf, slots=slots: leaf[slots], (params, selection, stats))
-        outputs, seen = jax.vmap(edge, (0, 0, None, 0))(taken[0], taken[1], x, taken[2])
-        for i, slot in enumerate(slots.tolist()):
-            values[edges[slot][1]] = values[edges[slot][1]] + outputs[i]
-            seen_at[slot] = jax.tree.map(lambda leaf, i=i: leaf[i], seen)
-    ordered = [seen_at[slot] for slot in range(len(edges))]
-    return jnp.stack(values), jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
+        return _scan_edges(edge.alone, tuple(edges), inputs, nodes, params, selection, stats)
+    return run_stages(edge.together, inputs, nodes, edges, params, selection, stats)
 
 
 def _scan(
-    edge: Edge,
+    edge: Alone,
     edges: tuple[tuple[int, int], ...],
     inputs: Array | None,
     nodes: Array,
@@ -191,7 +209,7 @@ def _scan(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _edge_by_rules(edge: Edge, p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Any]:
+def _edge_by_rules(edge: Alone, p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Any]:
     """The edge by the forward rules of what it consists of, not by the operations themselves.
 
     These have no forward-mode derivative, which a second-order hypergradient takes of a forward pass. Compiled for
@@ -202,13 +220,13 @@ def _edge_by_rules(edge: Edge, p: Any, s: Array, x: Array, given: Any) -> tuple[
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _edge_gradient(edge: Edge, p: Any, s: Array, x: Array, given: Any, g: Array) -> Any:
+def _edge_gradient(edge: Alone, p: Any, s: Array, x: Array, given: Any, g: Array) -> Any:
     """Gradients of the parameters, of the weights (None for a chosen operation) and of the input."""
     return _edge_vjp(edge, p, s, x, given)[1](g)
 
 
 def _scan_edges_forward(
-    edge: Edge,
+    edge: Alone,
     edges: tuple[tuple[int, int], ...],
     inputs: Array | None,
     nodes: Array,
@@ -221,7 +239,7 @@ def _scan_edges_forward(
     return (nodes, seen), (inputs, nodes, params, selection, stats)
 
 
-def _edge_vjp(edge: Edge, p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Callable[[Array], Any], Any]:
+def _edge_vjp(edge: Alone, p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Callable[[Array], Any], Any]:
     """(output, its gradient -> (to p, to s or None, to x), statistics); a chosen operation has no gradient."""
     if jnp.issubdtype(s.dtype, jnp.floating):
         return jax.vjp(lambda p, s, x: edge(p, s, x, given), p, s, x, has_aux=True)
@@ -235,7 +253,7 @@ def _edge_vjp(edge: Edge, p: Any, s: Array, x: Array, given: Any) -> tuple[Array
 
 
 def _scan_edges_backward(
-    edge: Edge, edges: tuple[tuple[int, int], ...], residuals: Any, cotangents: Any
+    edge: Alone, edges: tuple[tuple[int, int], ...], residuals: Any, cotangents: Any
 ) -> tuple[Any, ...]:
     """The edges in reverse, each computed again from its source, which by now is complete.
 

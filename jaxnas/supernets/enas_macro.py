@@ -87,7 +87,7 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
         stats = given_stats(context)
         x, stem_seen = conv_bn(x.astype(dtype), params["stem"], context, part(stats, "stem"))
         seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
-        mixture = mixed.mixed_edge(_PRIMITIVES, None, 1, context.axis_name)
+        mixture = mixed.mixed_edge(_PRIMITIVES, None, 1, context.axis_name).alone
         states = x[None]
         for s, stage in enumerate(stages):
             here = slice(stage.layers.start, stage.layers.stop)

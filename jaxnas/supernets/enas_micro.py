@@ -68,8 +68,7 @@ def enas_micro_supernet(
 
     @functools.cache  # one function for all cells, so that its rules are traced once
     def edge_of(stride: int, axis_name: str | None) -> mixed.Edge:
-        edge = mixed.mixed_edge(primitives, 0, stride, axis_name)
-        return jax.checkpoint(edge) if remat else edge
+        return mixed.mixed_edge(primitives, 0, stride, axis_name, remat)
 
     def mixed_cell(weights: Weights) -> CellApply:
         def cell(

@@ -19,6 +19,8 @@ from jax import lax
 from jaxnas.base import Arch, Array, Context, PyTree, Supernet
 from jaxnas.ops.primitives import Primitive
 from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.stages import Slots, Together
+from jaxnas.supernets.together import together
 
 Rows = Literal["all"] | np.ndarray
 """Which entries along the second axis of a leaf are held, int [R]; "all" for a leaf that has no axis of edges."""
@@ -105,9 +107,9 @@ def kept_edges(
     params: of all operations with a leading axis of all edges; what is not kept is not read.
     """
     present = [o for o in range(len(operations)) if o != none and keep[:, o].any()]
-    each = [mixed.mixed_edge([operations[o]], None, stride, axis_name) for o in present]
+    each = [mixed.mixed_edge([operations[o]], None, stride, axis_name).alone for o in present]
 
-    def edge(params: Any, weights: Array, x: Array, there: Any) -> tuple[Array, Any]:
+    def alone(params: Any, weights: Array, x: Array, there: Any) -> tuple[Array, Any]:
         """The sum of the operations that are there, bool [P]."""
 
         def gone(p: Any, w: Array, x: Array) -> Array:
@@ -119,22 +121,24 @@ def kept_edges(
             total = total + lax.cond(there[o], here, gone, params[o], weights[o], x)
         return total, ()
 
-    def scan(inputs: Array | None, nodes: Array, params: list[Any], weights: Array) -> Array:
+    def stage(slots: Slots) -> Together:
+        def run(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
+            """Of each source by itself: they need not have kept the same."""
+            del stats
+            outputs = []
+            for s, row in enumerate(slots):
+                mixture = together(operations, none, stride, axis_name, keep[list(row)])
+                own = jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], (params, weights, x))
+                outputs.append(mixture(*own))
+            return functools.reduce(jnp.add, outputs), ()
+
+        return jax.checkpoint(run) if remat else run
+
+    def run(inputs: Array | None, nodes: Array, params: list[Any], weights: Array) -> Array:
+        edge = mixed.Edge(alone, stage)
+        if form == "batch":
+            return mixed.run_edges(form, edge, inputs, nodes, ends, params, weights, ())[0]
         taken, there = [params[o] for o in present], jnp.asarray(keep[:, present])
         return mixed.run_edges(form, edge, inputs, nodes, ends, taken, weights[:, jnp.array(present)], there)[0]
 
-    def batch(inputs: Array | None, nodes: Array, params: list[Any], weights: Array) -> Array:
-        values = list(nodes)
-        for source in sorted({source for source, _ in ends}):
-            x = values[source] if inputs is None else inputs[source]
-            for o, one in zip(present, each, strict=True):
-                slots = np.array([s for s, (start, _) in enumerate(ends) if start == source and keep[s, o]], np.int32)
-                if len(slots):
-                    own = jax.tree.map(lambda leaf, slots=slots: leaf[slots], [params[o]])
-                    run = jax.vmap(jax.checkpoint(one) if remat else one, (0, 0, None, None))
-                    outputs, _ = run(own, weights[slots, o][:, None], x, ())
-                    for output, slot in zip(outputs, slots.tolist(), strict=True):
-                        values[ends[slot][1]] = values[ends[slot][1]] + output
-        return jnp.stack(values)
-
-    return scan if form == "scan" else batch
+    return run

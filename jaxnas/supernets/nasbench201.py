@@ -7,7 +7,6 @@ part; the benchmark's own networks have.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -102,8 +101,8 @@ def nasbench201_supernet(
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         if not isinstance(context.bn, str):
             raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
-        edge: Callable[..., Any] = mixed.mixed_edge(primitives, none, 1, context.axis_name)
-        return forward(params, weights["cell"], x, context, jax.checkpoint(edge) if remat else edge, path=False)
+        edge = mixed.mixed_edge(primitives, none, 1, context.axis_name, remat)
+        return forward(params, weights["cell"], x, context, edge, path=False)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         edge = mixed.path_edge(primitives, 1, context.axis_name, not isinstance(context.bn, str))

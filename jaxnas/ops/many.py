@@ -1,0 +1,164 @@
+"""Many depthwise convolutions, or batch norms, in one kernel, as an accelerator wants them.
+
+A GPU waits for the start of a small kernel longer than for its work, so that operations of one shape are computed
+together. Depthwise convolutions are sums of shifted arrays with two leading axes, S inputs and K convolutions of each;
+a 3x3 kernel among 5x5 ones gets a border of zeros.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from jaxnas.base import Array
+from jaxnas.ops.layers import EPSILON, pmean, widened
+
+
+def bordered(kernels: Array, size: int) -> Array:
+    """Kernels [..., k, k, C] with a border of zeros, [..., size, size, C]: the same convolutions."""
+    border = (size - kernels.shape[-2]) // 2
+    return jnp.pad(kernels, [(0, 0)] * (kernels.ndim - 3) + [(border, border), (border, border), (0, 0)])
+
+
+def _padded(x: Array, border: int) -> Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(border, border), (border, border), (0, 0)])
+
+
+def _shifted(padded: Array, row: int, column: int, stride: int, height: int, width: int) -> Array:
+    rows = slice(row, row + stride * (height - 1) + 1, stride)
+    return padded[..., rows, column : column + stride * (width - 1) + 1 : stride, :]
+
+
+def _correlate(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
+    size = kernels.shape[2]
+    height, width = (-(-n // stride) for n in x.shape[3:5])
+    padded = _padded(x, dilation * (size // 2))
+    weights = kernels[:, :, :, :, None, None, None]  # [S, K, k, k, 1, 1, 1, C]
+    total = jnp.zeros((), x.dtype)
+    for i in range(size):
+        for j in range(size):
+            total = total + _shifted(padded, i * dilation, j * dilation, stride, height, width) * weights[:, :, i, j]
+    return total
+
+
+def _spread(g: Array, height: int, width: int, stride: int) -> Array:
+    """Zeros between the entries of a strided gradient, back to the input's height and width."""
+    if stride == 1:
+        return g
+    gaps = [(0, n - (stride * (m - 1) + 1), stride - 1) for n, m in zip((height, width), g.shape[3:5], strict=True)]
+    return lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0)] * 3 + gaps + [(0, 0, 0)])
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    """Sums over images and positions of shifted input x output gradient, [S, K, k, k, C] in float32."""
+    height, width = g.shape[3:5]
+    padded = _padded(x, dilation * (size // 2))
+    taps = [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
+
+    def at_once(padded: Array, g: Array) -> Array:
+        """One reduction: the shifts are looked up inside its kernel."""
+        spans = [stride * (n - 1) + 1 for n in (height, width)]
+        sizes = (*padded.shape[:3], *spans, padded.shape[5])
+        zero = jnp.zeros((), jnp.int32)
+        windows = jax.vmap(lambda at: lax.dynamic_slice(padded, (zero, zero, zero, at[0], at[1], zero), sizes))(
+            jnp.array(taps, jnp.int32)
+        )[..., ::stride, ::stride, :]
+        products = widened(windows) * widened(g)[None]
+        # Left to itself, XLA would sum along rows, and transpose the gradient for that.
+        products = with_layout_constraint(products, Layout(major_to_minor=tuple(range(products.ndim))))
+        return jnp.moveaxis(jnp.sum(products, (3, 4, 5)), 0, 2)
+
+    def one_by_one(padded: Array, g: Array) -> Array:
+        sums = [jnp.sum(widened(_shifted(padded, *tap, stride, height, width)) * widened(g), (2, 3, 4)) for tap in taps]
+        return jnp.stack(sums, 2)
+
+    # A gather is no part of a larger kernel on a TPU.
+    sums = lax.platform_dependent(padded, g, tpu=one_by_one, default=at_once)
+    return sums.reshape(*sums.shape[:2], size, size, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def relu_depthwise(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
+    """ReLU, then depthwise convolutions: x [S, J, B, H, W, C], kernels [S, K, k, k, C] -> [S, K, B, h, w, C].
+
+    J is 1, where all K read the same, or K. Rows and padding are those of `jaxnas.ops.depthwise`.
+    """
+    return _correlate(jax.nn.relu(x), kernels.astype(x.dtype), stride, dilation)
+
+
+def _forward(x: Array, kernels: Array, stride: int, dilation: int) -> tuple[Array, tuple[Array, Array]]:
+    return relu_depthwise(x, kernels, stride, dilation), (x, kernels)
+
+
+def _backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernels = residuals
+    spread = _spread(g, x.shape[3], x.shape[4], stride)
+    dx = _correlate(spread, kernels[:, :, ::-1, ::-1].astype(g.dtype), 1, dilation)
+    if x.shape[1] == 1:
+        dx = jnp.sum(dx, 1, keepdims=True)
+    dkernels = _kernel_gradients(jax.nn.relu(x), g, kernels.shape[2], stride, dilation)
+    return jnp.where(x > 0, dx, 0).astype(x.dtype), dkernels.astype(kernels.dtype)
+
+
+relu_depthwise.defvjp(_forward, _backward)
+
+
+def _means(arrays: list[Array], axis_name: str | None) -> Array:
+    """Means of [I, B, H, W, C] over all but the first and last axis, [N, I, C], in one pass over the arrays.
+
+    In two steps, images first: XLA would split one reduction of that length anyway, and then each array's by itself.
+    """
+    count = math.prod(arrays[0].shape[1:4])
+    images = jnp.stack([jnp.sum(array, (2, 3)) / count for array in arrays])
+    return pmean(jnp.sum(images, 2), axis_name)
+
+
+def _everywhere(values: Array) -> Array:
+    """[I, C] -> [I, 1, 1, 1, C]."""
+    return values[:, None, None, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def standardise(x: Array, scale: Array | None, axis_name: str | None) -> tuple[Array, Array, Array]:
+    """Batch norms of x [I, B, H, W, C] for each of the I, times scale [I, C]: (y, mean [I, C], biased variance [I, C]).
+
+    The variance is the mean square less the squared mean, in float32: half the passes over x of `layers.batch_norm`,
+    and as exact while the mean is not hundreds of standard deviations. As there, statistics carry no gradient.
+    """
+    return _standardise_forward(x, scale, axis_name)[0]
+
+
+def _standardise_forward(
+    x: Array, scale: Array | None, axis_name: str | None
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array | None]]:
+    wide = widened(x)
+    mean, square = _means([wide, jnp.square(wide)], axis_name)
+    variance = jnp.maximum(square - jnp.square(mean), 0)
+    factor = lax.rsqrt(variance + EPSILON) if scale is None else lax.rsqrt(variance + EPSILON) * scale
+    y = ((wide - _everywhere(mean)) * _everywhere(factor)).astype(x.dtype)
+    return (y, mean, variance), (x, mean, variance, scale)
+
+
+def _standardise_backward(
+    axis_name: str | None, residuals: tuple[Array, Array, Array, Array | None], cotangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array | None]:
+    x, mean, variance, scale = residuals
+    g = widened(cotangents[0])
+    inverse = lax.rsqrt(variance + EPSILON)
+    centred = (widened(x) - _everywhere(mean)) * _everywhere(inverse)
+    local = _means([g, g * centred], None)
+    g_mean, g_along = pmean(local, axis_name)
+    factor = inverse if scale is None else inverse * scale
+    dx = _everywhere(factor) * (g - _everywhere(g_mean) - centred * _everywhere(g_along))
+    if scale is None:
+        return dx.astype(x.dtype), None
+    return dx.astype(x.dtype), (local[1] * math.prod(x.shape[1:4])).astype(scale.dtype)
+
+
+standardise.defvjp(_standardise_forward, _standardise_backward)

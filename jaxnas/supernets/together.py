@@ -1,0 +1,206 @@
+"""The mixture of edges that share their sources, in few large kernels: what an accelerator wants.
+
+S sources of one size, each with edges to the same E targets. Operations without parameters are computed once a source,
+not once an edge. Separable convolutions of all edges and kinds go in step, each layer of them one depthwise kernel a
+dilation, one batched matrix product and one batch norm; dense convolutions are one convolution.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnas.base import Array
+from jaxnas.ops import layers
+from jaxnas.ops.many import bordered, relu_depthwise, standardise
+from jaxnas.ops.primitives import Dense, Normed, Primitive, Separable
+
+Mixture = Callable[[list[Any], Array, Array], Array]
+"""(params of each operation, leaves [S, E, ...]; weights [S, E, O]; x [S, B, H, W, C]) -> [E, B, h, w, C]."""
+
+
+def together(
+    operations: Sequence[Primitive],
+    none: int | None,
+    stride: int,
+    axis_name: str | None,
+    keep: np.ndarray | None = None,
+) -> Mixture:
+    """The sum of all operations' outputs over the sources, each times its weight.
+
+    none: the index of the zero operation. keep: bool [E, O], the operations that the edges still have; all by default.
+    """
+
+    def run(params: list[Any], weights: Array, x: Array) -> Array:
+        edges = weights.shape[1]
+        there = np.ones((edges, len(operations)), bool) if keep is None else keep
+        scales = jnp.broadcast_to(weights[..., None], (*weights.shape, x.shape[-1]))
+        separable, dense, pools, free, sums = [], [], {}, {}, []
+        for o, (primitive, p) in enumerate(zip(operations, params, strict=True)):
+            row = np.flatnonzero(there[:, o])
+            if o == none or not len(row):
+                continue
+            own, scale = jax.tree.map(lambda leaf, row=row: _rows(leaf, row), (p, scales[:, :, o]))
+            items = _Items(own, scale, tuple(row.tolist()))
+            if isinstance(primitive.family, Separable):
+                separable.append((primitive.family, items))
+            elif isinstance(primitive.family, Dense):
+                dense.append((primitive.family, items))
+            elif isinstance(primitive.family, Normed):
+                pools[o] = primitive.family
+            elif not jax.tree.leaves(p):
+                free[o] = jax.vmap(lambda x, apply=primitive.apply: apply({}, x, stride)[0])(x)
+            else:
+                sums.append(_single(primitive, items, edges, x, stride, axis_name))
+        if pools:
+            free |= dict(zip(pools, _pools(list(pools.values()), x, stride, axis_name), strict=True))
+        if free:
+            chosen = jnp.stack([jnp.where(there[None, :, o], weights[:, :, o], 0) for o in free], -1)
+            sums.append(_combined(list(free.values()), chosen))
+        if separable:
+            sums.append(_separable(separable, edges, x, stride, axis_name))
+        if dense:
+            sums.append(_dense(dense, edges, x, stride, axis_name))
+        return functools.reduce(jnp.add, sums)
+
+    return run
+
+
+class _Items(NamedTuple):
+    """An operation on the R edges that have it: parameters [S, R, ...], scale [S, R, C], which of the E edges."""
+
+    params: Any
+    scale: Array
+    edges: tuple[int, ...]
+
+
+def _rows(leaf: Array, rows: np.ndarray) -> Array:
+    return leaf if len(rows) == leaf.shape[1] else leaf[:, rows]
+
+
+def _single(primitive: Primitive, items: _Items, edges: int, x: Array, stride: int, axis_name: str | None) -> Array:
+    """An operation of no family, under `vmap`."""
+
+    def one(params: Any, scale: Array, x: Array) -> Array:
+        with_scale = primitive.scaled(params, scale)
+        y = primitive.apply(params if with_scale is None else with_scale, x, stride, None, axis_name)[0]
+        return y * scale[None, None, None].astype(x.dtype) if with_scale is None else y
+
+    return _summed(jax.vmap(jax.vmap(one, (0, 0, None)))(items.params, items.scale, x), items.edges, edges)
+
+
+def _separable(
+    members: Sequence[tuple[Separable, _Items]], edges: int, x: Array, stride: int, axis_name: str | None
+) -> Array:
+    """The last layers of all operations are one; operations of fewer layers begin later."""
+    depth = max(family.repeats for family, _ in members)
+    reached: dict[int, Array] = {}  # what each operation has come to, [S, R, B, h, w, C]
+    for step in range(depth):
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for m, (family, _) in enumerate(members):
+            if depth - family.repeats <= step:
+                groups.setdefault((depth - family.repeats == step, family.dilation), []).append(m)
+        layer = {m: members[m][1].params[step - depth] for group in groups.values() for m in group}
+        order, filtered = [], []
+        for (begins, dilation), group in groups.items():
+            size = max(members[m][0].size for m in group)
+            kernels = jnp.concatenate([bordered(layer[m]["depthwise"], size) for m in group], 1)
+            source = x[:, None] if begins else jnp.concatenate([reached[m] for m in group], 1)
+            filtered.append(relu_depthwise(source, kernels, stride if begins else 1, dilation))
+            order += group
+        y = _pointwise(jnp.concatenate(filtered, 1), jnp.concatenate([layer[m]["pointwise"] for m in order], 1))
+        last = step == depth - 1
+        y = _normalised(y, jnp.concatenate([members[m][1].scale for m in order], 1) if last else None, axis_name)
+        ends = np.cumsum([len(members[m][1].edges) for m in order])
+        reached = dict(zip(order, jnp.split(y, ends[:-1], 1), strict=True))
+    return _summed(y, tuple(e for m in order for e in members[m][1].edges), edges)
+
+
+def _pointwise(x: Array, kernels: Array) -> Array:
+    """1x1 convolutions as one batched matrix product: x [S, K, B, H, W, C], kernels [S, K, C, C] -> as x."""
+    flat = x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
+    flat_kernels = kernels.reshape(-1, *kernels.shape[2:]).astype(x.dtype)
+    return lax.dot_general(flat, flat_kernels, (((2,), (1,)), ((0,), (0,)))).reshape(x.shape)
+
+
+def _normalised(x: Array, scale: Array | None, axis_name: str | None) -> Array:
+    """Batch norm of each [B, H, W, C] of x [S, K, B, H, W, C]; scale [S, K, C]."""
+    flat = x.reshape(-1, *x.shape[2:])
+    y, _, _ = standardise(flat, None if scale is None else scale.reshape(-1, x.shape[-1]), axis_name)
+    return y.reshape(x.shape)
+
+
+def _pools(members: Sequence[Normed], x: Array, stride: int, axis_name: str | None) -> list[Array]:
+    """Of each operation [S, B, h, w, C]: once a source, their batch norms as one."""
+    images = x.reshape(-1, *x.shape[2:])
+    pooled = jnp.stack([family.apply({}, images, stride)[0] for family in members])
+    shape = (len(members), *x.shape[:2], *pooled.shape[2:])
+    return list(_normalised(pooled.reshape(shape), None, axis_name))
+
+
+@jax.custom_vjp
+def _combined(arrays: list[Array], weights: Array) -> Array:
+    """Sums of F arrays [S, B, h, w, C] and over S with weights [S, E, F]: [E, B, h, w, C]."""
+    weights = weights.astype(arrays[0].dtype)
+    parts = [array[:, None] * weights[:, :, f, None, None, None, None] for f, array in enumerate(arrays)]
+    return jnp.sum(functools.reduce(jnp.add, parts), 0)
+
+
+def _combined_backward(residuals: tuple[list[Array], Array], g: Array) -> tuple[list[Array], Array]:
+    """The weights' gradients image by image first: sums of all arrays are then few kernels."""
+    arrays, weights = residuals
+    narrow = weights.astype(g.dtype)
+    to_arrays = [jnp.sum(g[None] * narrow[:, :, f, None, None, None, None], 1) for f in range(len(arrays))]
+    images = [jnp.sum(layers.widened(g[None] * array[:, None]), (3, 4)) for array in arrays]
+    return to_arrays, jnp.sum(jnp.stack(images, 2), (3, 4)).astype(weights.dtype)
+
+
+_combined.defvjp(lambda arrays, weights: (_combined(arrays, weights), (arrays, weights)), _combined_backward)
+
+
+def _dense(members: Sequence[tuple[Dense, _Items]], edges: int, x: Array, stride: int, axis_name: str | None) -> Array:
+    """One convolution a source, to the channels of all edges and operations; small kernels get a border of zeros."""
+    size = max(family.size for family, _ in members)
+
+    def of_source(s: int) -> Array:
+        channels = x.shape[-1]
+        kernels = []
+        for _, items in members:
+            kernel = items.params["kernel"][s]  # [R, k, k, C, C], or [R, C, C]
+            kernel = kernel[:, None, None] if kernel.ndim == 3 else kernel
+            flat = bordered(kernel.reshape(*kernel.shape[:3], -1), size)
+            kernels.append(flat.reshape(-1, size, size, channels, channels))
+        kernel = jnp.moveaxis(jnp.concatenate(kernels), 0, 3).reshape(size, size, channels, -1)
+        y = layers.conv(jax.nn.relu(x[s]), kernel, stride)
+        scale = jnp.concatenate([items.scale[s].reshape(-1) for _, items in members])
+        y, _ = layers.batch_norm(y, {"scale": scale}, None, axis_name)
+        return jnp.moveaxis(y.reshape(*y.shape[:3], -1, channels), 3, 0)
+
+    parts = [of_source(s) for s in range(x.shape[0])]
+    return _summed(jnp.stack(parts), tuple(e for _, items in members for e in items.edges), edges)
+
+
+def _summed(items: Array, edges: tuple[int, ...], count: int) -> Array:
+    """Adds items [S, K, B, h, w, C] of the given edges, over the sources too: [count, B, h, w, C]."""
+    if edges == tuple(range(count)) * (len(edges) // count):
+        return jnp.sum(items.reshape(-1, count, *items.shape[2:]), 0)
+    return _gathered(jnp.sum(items, 0), edges, count)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(items: Array, edges: tuple[int, ...], count: int) -> Array:
+    """The gradient is a lookup, not a sum of slices."""
+    zero = jnp.zeros(items.shape[1:], items.dtype)
+    return jnp.stack([sum((items[k] for k, e in enumerate(edges) if e == edge), zero) for edge in range(count)])
+
+
+_gathered.defvjp(
+    lambda items, edges, count: (_gathered(items, edges, count), None),
+    lambda edges, count, _, g: (g[np.array(edges)],),
+)
