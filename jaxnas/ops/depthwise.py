@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, PyTree
+from jaxnas.ops.many import kernel_gradients
 
 
 def materialised(tree: PyTree) -> PyTree:
@@ -81,8 +82,17 @@ def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) 
 
     A reduction of a slice is not vectorised on a CPU. Elementwise sums are, so images are added elementwise in groups
     of up to 16, row by row, into [W, C] accumulators, and only those are reduced. One row of taps at a time keeps the
-    unrolled program, hence the compile time, small.
+    unrolled program, hence the compile time, small. An accelerator would wait for every turn of these loops.
     """
+    in_loops = functools.partial(_kernel_gradient_in_loops, size=size, stride=stride, dilation=dilation)
+
+    def at_once(x: Array, g: Array) -> Array:
+        return kernel_gradients(x[None, None], g[None, None], size, stride, dilation)[0, 0].astype(g.dtype)
+
+    return lax.platform_dependent(x, g, cpu=in_loops, default=at_once)
+
+
+def _kernel_gradient_in_loops(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     batch, height, width, channels = g.shape
     padded = _pad(x, dilation * (size // 2), dilation * (size // 2))
     group = math.gcd(batch, 16)

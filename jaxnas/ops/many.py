@@ -55,8 +55,11 @@ def _spread(g: Array, height: int, width: int, stride: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
-    """Sums over images and positions of shifted input x output gradient, [S, K, k, k, C] in float32."""
+def kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    """Sums over images and positions of shifted input x output gradient, [S, K, k, k, C] in float32.
+
+    x: [S, J, B, H, W, C]. g: [S, K, B, h, w, C].
+    """
     height, width = g.shape[3:5]
     padded = _padded(x, dilation * (size // 2))
     taps = [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
@@ -89,11 +92,11 @@ def relu_depthwise(x: Array, kernels: Array, stride: int, dilation: int) -> Arra
 
     J is 1, where all K read the same, or K. Rows and padding are those of `jaxnas.ops.depthwise`.
     """
-    return _correlate(jax.nn.relu(x), kernels.astype(x.dtype), stride, dilation)
+    return _forward(x, kernels, stride, dilation)[0]
 
 
 def _forward(x: Array, kernels: Array, stride: int, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return relu_depthwise(x, kernels, stride, dilation), (x, kernels)
+    return _correlate(jax.nn.relu(x), kernels.astype(x.dtype), stride, dilation), (x, kernels)
 
 
 def _backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -102,7 +105,7 @@ def _backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Arr
     dx = _correlate(spread, kernels[:, :, ::-1, ::-1].astype(g.dtype), 1, dilation)
     if x.shape[1] == 1:
         dx = jnp.sum(dx, 1, keepdims=True)
-    dkernels = _kernel_gradients(jax.nn.relu(x), g, kernels.shape[2], stride, dilation)
+    dkernels = kernel_gradients(jax.nn.relu(x), g, kernels.shape[2], stride, dilation)
     return jnp.where(x > 0, dx, 0).astype(x.dtype), dkernels.astype(kernels.dtype)
 
 

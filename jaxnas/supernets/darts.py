@@ -22,6 +22,7 @@ from jaxnas.ops import layers
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.kept import between, checked_keep, kept_edges, narrowed, widened
+from jaxnas.supernets.stages import apart
 
 Pass = Literal["mixture", "path", "path, statistics given"]
 
@@ -152,7 +153,7 @@ def darts_supernet(
         """The edges of one cell from its two preprocessed inputs: (output [B, h, w, nodes * C], statistics)."""
 
         def run(name: str, inputs: Array | None, states: Array) -> tuple[Array, Any]:
-            chosen = selection[jnp.array(groups[kind][name])]
+            chosen = selection if kind == "normal" else selection[jnp.array(groups[kind][name])]
             if kept is not None and pass_ == "mixture":
                 return kept_of(kind, name, axis_name)(inputs, states, params[name], chosen), ()
             edge = edge_of(strides[name], pass_, axis_name)
@@ -181,7 +182,7 @@ def darts_supernet(
         s0: Array,
         s1: Array,
     ) -> tuple[Array, Array, Any]:
-        """Equal cells in turn, as one loop: (the outputs of the last two cells, statistics).
+        """Equal cells in turn, as one loop in the form `scan`: (the outputs of the last two cells, statistics).
 
         The first preprocessing of a cell after the first reads the input of the cell before, so it is done there, and
         the first cell's before the loop: that one may reduce. Statistics have a leading axis of cells; of
@@ -189,6 +190,7 @@ def darts_supernet(
         """
         first = params["preprocess0"][0]
         given = stats["preprocess"]
+        looped = form == "scan" and len(run) > 1  # in a loop, what is kept for the backward pass has to be copied
         reduces = run[0].input_reduced
         p0 = (layers.factorised_reduce if reduces else layers.pointwise)(jax.nn.relu(s0), first)
         p0, seen_first = layers.batch_norm(p0, None, given and given["first"], axis_name)
@@ -197,7 +199,7 @@ def darts_supernet(
             return layers.batch_norm(layers.pointwise(jax.nn.relu(x), kernel), None, stats, axis_name)
 
         # The inputs of the first cell may have fewer channels than its output has, or more: zeros fill up.
-        width = max(s1.shape[-1], nodes * run[0].channels) if len(run) > 1 else s1.shape[-1]
+        width = max(s1.shape[-1], nodes * run[0].channels) if looped else 0
 
         def cell(carry: tuple[Array, Array, Array], slot: Any) -> tuple[Any, Any]:
             p0, _, s1 = carry
@@ -208,20 +210,28 @@ def darts_supernet(
             if next_kernel0 is None:
                 return (p0, s1, out), seen
             next_p0, seen["preprocess0"] = preprocess(s1, next_kernel0, given and given["preprocess0"])
-            return (next_p0, s1, _widened(out, width, -1)), seen
+            return (next_p0, s1, _widened(out, width, -1) if looped else out), seen
 
         each = None if given is None else {name: given[name] for name in given if name != "first"}
-        kernels = [_widened(kernel, width, 0) for kernel in params["preprocess1"]]
-        if len(run) == 1:
-            edges, edge_given, only = jax.tree.map(lambda leaf: leaf[0], (params["edges"], stats["edges"], each))
-            (_, s0, s1), seen = cell((p0, s0, s1), (edges, kernels[0], None, edge_given, only))
-            seen = jax.tree.map(lambda leaf: leaf[None], seen)
-        else:
+        if looped:
+            kernels = [_widened(kernel, width, 0) for kernel in params["preprocess1"]]
             following = [_widened(kernel, width, 0) for kernel in params["preprocess0"][1:]]
             following.append(jnp.zeros_like(following[-1]))
             slots = (params["edges"], jnp.stack(kernels), jnp.stack(following), stats["edges"], each)
             s1 = _widened(s1, width, -1)
             (_, s0, s1), seen = lax.scan(cell, (p0, s1, s1), slots)
+        else:
+            stacks, tree = jax.tree.flatten((params["edges"], stats["edges"], each))
+            carry, told = (p0, s0, s1), []
+            for c, *leaves in zip(range(len(run)), *map(apart, stacks), strict=True):
+                edges, edge_given, own = jax.tree.unflatten(tree, leaves)
+                kernels = [*params["preprocess0"][c + 1 : c + 2], None]
+                carry, cell_seen = cell(carry, (edges, params["preprocess1"][c], kernels[0], edge_given, own))
+                told.append(cell_seen)
+            if len(run) > 1:
+                told[-1]["preprocess0"] = layers.initial_stats(run[0].channels)
+            _, s0, s1 = carry
+            seen = jax.tree.map(lambda *leaves: jnp.stack(leaves), *told)
         seen_edges = seen.pop("edges")
         return (
             s0,

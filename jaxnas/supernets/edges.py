@@ -292,16 +292,22 @@ def _at(array: Array, index: Array) -> Array:
 
 
 def _add_at(array: Array, index: Array, value: Array) -> Array:
-    """array[index] += value, image by image.
+    """array[index] += value.
 
     An update of a slice is one thread's work on a CPU, and XLA would fuse into it all that `value` is computed from. A
-    loop keeps that out: its operand is computed before, by all threads.
+    loop over the images keeps that out: its operand is computed before, by all threads.
     """
 
-    def image(b: Array, array: Array) -> Array:
-        at = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
-        old = lax.dynamic_slice(array, at, (1, 1, *array.shape[2:]))
-        new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
-        return lax.dynamic_update_slice(array, new, at)
+    def by_images(array: Array, index: Array, value: Array) -> Array:
+        def image(b: Array, array: Array) -> Array:
+            at = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
+            old = lax.dynamic_slice(array, at, (1, 1, *array.shape[2:]))
+            new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
+            return lax.dynamic_update_slice(array, new, at)
 
-    return lax.fori_loop(jnp.zeros((), index.dtype), array.shape[1], image, array)
+        return lax.fori_loop(jnp.zeros((), index.dtype), array.shape[1], image, array)
+
+    def at_once(array: Array, index: Array, value: Array) -> Array:
+        return lax.dynamic_update_index_in_dim(array, _at(array, index) + value, index, 0)
+
+    return lax.platform_dependent(array, index, value, cpu=by_images, default=at_once)

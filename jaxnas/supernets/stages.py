@@ -65,7 +65,7 @@ def run_stages(
         p, s, given = jax.tree.unflatten(tree, own)
         x = jnp.stack([(values if inputs is None else inputs)[source] for source in stage.sources])
         outputs, told = together(stage.slots)(p, s, x, given)
-        for output, target in zip(_apart(outputs), stage.targets, strict=True):
+        for output, target in zip(apart(outputs), stage.targets, strict=True):
             values[target] = values[target] + output
         seen.append(told)
     return jnp.stack(values), jax.tree.map(lambda *parts: _gathered(parts, order), *seen)
@@ -91,9 +91,9 @@ _dealt.defvjp(lambda leaf, order: (_of(leaf, order), None), lambda order, _, g: 
 
 
 @jax.custom_vjp
-def _apart(array: Array) -> tuple[Array, ...]:
+def apart(array: Array) -> tuple[Array, ...]:
     """The entries along the first axis. The gradient is stacked once, not added up."""
     return tuple(array)
 
 
-_apart.defvjp(lambda array: (tuple(array), None), lambda _, g: (jnp.stack(g),))
+apart.defvjp(lambda array: (tuple(array), None), lambda _, g: (jnp.stack(g),))

@@ -147,6 +147,10 @@ def _pools(members: Sequence[Normed], x: Array, stride: int, axis_name: str | No
 @jax.custom_vjp
 def _combined(arrays: list[Array], weights: Array) -> Array:
     """Sums of F arrays [S, B, h, w, C] and over S with weights [S, E, F]: [E, B, h, w, C]."""
+    return _combination(arrays, weights)
+
+
+def _combination(arrays: list[Array], weights: Array) -> Array:
     weights = weights.astype(arrays[0].dtype)
     parts = [array[:, None] * weights[:, :, f, None, None, None, None] for f, array in enumerate(arrays)]
     return jnp.sum(functools.reduce(jnp.add, parts), 0)
@@ -161,7 +165,7 @@ def _combined_backward(residuals: tuple[list[Array], Array], g: Array) -> tuple[
     return to_arrays, jnp.sum(jnp.stack(images, 2), (3, 4)).astype(weights.dtype)
 
 
-_combined.defvjp(lambda arrays, weights: (_combined(arrays, weights), (arrays, weights)), _combined_backward)
+_combined.defvjp(lambda arrays, weights: (_combination(arrays, weights), (arrays, weights)), _combined_backward)
 
 
 def _dense(members: Sequence[tuple[Dense, _Items]], edges: int, x: Array, stride: int, axis_name: str | None) -> Array:
@@ -196,11 +200,15 @@ def _summed(items: Array, edges: tuple[int, ...], count: int) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gathered(items: Array, edges: tuple[int, ...], count: int) -> Array:
     """The gradient is a lookup, not a sum of slices."""
+    return _sums(items, edges, count)
+
+
+def _sums(items: Array, edges: tuple[int, ...], count: int) -> Array:
     zero = jnp.zeros(items.shape[1:], items.dtype)
     return jnp.stack([sum((items[k] for k, e in enumerate(edges) if e == edge), zero) for edge in range(count)])
 
 
 _gathered.defvjp(
-    lambda items, edges, count: (_gathered(items, edges, count), None),
+    lambda items, edges, count: (_sums(items, edges, count), None),
     lambda edges, count, _, g: (g[np.array(edges)],),
 )

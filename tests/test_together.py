@@ -1,0 +1,147 @@
+"""What accelerators run: many depthwise convolutions and batch norms at once, the edges of a stage together."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.launches import launches
+from jaxnas.ops import layers
+from jaxnas.ops.depthwise import depthwise
+from jaxnas.ops.many import bordered, relu_depthwise, standardise
+from jaxnas.spaces import edge_table
+from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.stages import stages
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def close(ours, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, expected)
+
+
+@pytest.mark.parametrize(("stride", "dilation", "shared"), [(1, 2, False), (2, 1, True)])
+def test_many_depthwise_convolutions_are_those_one_by_one(stride, dilation, shared):
+    x, kernels = normal(0, 2, 1 if shared else 3, 2, 5, 6, 2), bordered(normal(1, 2, 3, 3, 3, 2), 5)
+
+    def one_by_one(x, kernels):
+        def one(x, kernel):
+            return depthwise(jax.nn.relu(x), kernel, stride, dilation)
+
+        wide = jnp.broadcast_to(x, (*kernels.shape[:2], *x.shape[2:]))
+        return jax.vmap(jax.vmap(one))(wide, kernels)
+
+    ours, pull = jax.vjp(lambda x, k: relu_depthwise(x, k, stride, dilation), x, kernels)
+    expected, pull_expected = jax.vjp(one_by_one, x, kernels)
+    close(ours, expected)
+    close(pull(jnp.sin(ours)), pull_expected(jnp.sin(ours)))
+
+
+def test_many_batch_norms_are_those_one_by_one_on_one_device_and_over_several():
+    x, scale = 3 + normal(0, 2, 4, 3, 3, 2), normal(1, 2, 2)
+
+    def one_by_one(x, scale):
+        return jax.vmap(lambda x, s: layers.batch_norm(x, {"scale": s})[0])(x, scale)
+
+    expected, pull = jax.vjp(one_by_one, x, scale)
+    g = jnp.sin(expected)
+    ours, own_pull = jax.vjp(lambda x, s: standardise(x, s, None)[0], x, scale)
+    close((ours, own_pull(g)), (expected, pull(g)))
+
+    def device(x, g):
+        ours, pull = jax.vjp(lambda x, s: standardise(x, s, "devices")[0], x, scale)
+        return ours, *pull(g)
+
+    halves = [array.reshape(2, 2, 2, *array.shape[2:]).swapaxes(0, 1) for array in (x, g)]
+    ours, dx, dscale = jax.vmap(device, axis_name="devices")(*halves)
+    whole = [array.swapaxes(0, 1).reshape(x.shape) for array in (ours, dx)]
+    close((*whole, dscale.sum(0)), (expected, *pull(g)))
+
+
+def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
+    names = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5", "nor_conv_1x1")
+    operations = mixed.primitives(names, normed_pools=True)
+    edge = mixed.mixed_edge(operations, 0, 1, None)
+    init = functools.partial(mixed.edge_init, operations, channels=2, stride=1)
+    params = jax.vmap(jax.vmap(init))(jax.random.split(jax.random.key(0), (2, 2)))
+    weights, x = normal(1, 2, 2, len(names)), normal(2, 2, 2, 4, 4, 2)
+    tangents = jax.tree.map(jnp.cos, (params, weights))
+
+    def derivatives(stage):
+        """Values, gradients, and the derivative of the gradients along a direction, as in a second-order search."""
+
+        def loss(params, weights):
+            outputs, _ = stage(params, weights, x, ())
+            return jnp.sum(jnp.sin(outputs)), outputs
+
+        gradient = jax.grad(loss, (0, 1), has_aux=True)
+        return jax.jvp(gradient, (params, weights), tangents, has_aux=True)
+
+    ours = jax.jit(lambda: derivatives(edge.together(((0, 1), (2, 3)))))()
+    expected = jax.jit(lambda: derivatives(mixed.one_by_one(edge.alone)))()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * (1 + np.abs(b).max())), ours, expected
+    )
+
+
+def test_stages_are_sources_that_are_complete_and_have_the_same_targets():
+    edges = [(source, target + 2) for target, source in edge_table(3)]
+    assert [(s.sources, s.targets) for s in stages(edges, within=True)] == [
+        ((0, 1), (2, 3, 4)),
+        ((2,), (3, 4)),
+        ((3,), (4,)),
+    ]
+    dealt = [slot for stage in stages(edges, within=True) for slots in stage.slots for slot in slots]
+    assert sorted(dealt) == list(range(len(edges)))
+    chain = [(0, 2), (1, 2), (2, 3)]
+    assert [s.sources for s in stages(chain, within=True)] == [(0, 1), (2,)]
+    assert [s.sources for s in stages([(0, 1), (1, 1)], within=True)] == [(0,), (1,)]  # 1 is a target as well
+
+
+PROGRAM = """HloModule step
+
+%inner (a: f32[2]) -> f32[2] {
+  %a = f32[2]{0} parameter(0)
+  %n.1 = f32[2]{0:T(128)} negate(%a)
+  ROOT %f = f32[2]{0} fusion(%n.1), kind=kLoop, calls=%fused
+}
+
+%body (p: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %p = (s32[], f32[2]{0}) parameter(0)
+  %x = f32[2]{0} get-tuple-element(%p), index=1
+  %w = (s32[], f32[2]{0}) while(%p), condition=%c, body=%deep, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %t = (s32[], /*index=1*/f32[2]{0}) tuple(%x, %x)
+}
+
+%deep (q: (s32[], f32[2])) -> (s32[], f32[2]) {
+  ROOT %g = (s32[], f32[2]{0}) custom-call(%q), custom_call_target="gemm"
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  %loop = (s32[], f32[2]{0}) while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"2"}}
+  %blind = (s32[], f32[2]{0}) while(%x), condition=%c, body=%deep
+  %either = f32[2]{0} conditional(%x, %x, %x), branch_computations={%fused, %inner}
+  %s = f32[2]{0} all-reduce-start(%x), replica_groups={{0,1}}, to_apply=%add
+  ROOT %d = f32[2]{0} all-reduce-done(%s)
+}
+
+%fused (a: f32[2]) -> f32[2] {
+  ROOT %a = f32[2]{0} parameter(0)
+}
+"""
+
+
+def test_launches_are_counted_through_loops_and_branches():
+    assert launches(PROGRAM) == {
+        "custom-call": 2 * 3 + 1,
+        "unknown loop": 1,
+        "negate": 1,
+        "fusion": 1,
+        "conditional": 1,
+        "all-reduce-start": 1,
+    }
