@@ -6,7 +6,8 @@ XLA needs the compiler of the device, not the device: `pip install -e '.[aot]'`,
 a gigabyte, without CUDA's libraries). Prints one JSON object a line. `launches` is what the optimised program starts,
 each times the trips of the loops it is in, by kind under `kinds`; a library call may start several kernels. Of branches
 the largest counts. `conditionals` are points where a GPU's host waits for a predicate, `unknown_loops` loops of unknown
-trips, counted once. Bytes are those of one device. `compile_cpu_s` is what `compile_s` took of all cores.
+trips, counted once. `moved_bytes` are the sizes of all operands and results, an estimate from above of what passes
+through memory. Bytes are those of one device. `compile_cpu_s` is what `compile_s` took of all cores.
 
 On the TPU the batch is sharded over a slice of 2x2 chips, `--batch` images on each.
 """
@@ -155,7 +156,7 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
         with open(os.path.join(config.text, f"{name}-{config.target}.txt"), "w") as file:
             file.write(text)
     kinds = launches(text)
-    conditionals, unknown = kinds.pop("conditional", 0), kinds.pop("unknown loop", 0)
+    conditionals, unknown, moved = (kinds.pop(kind, 0) for kind in ("conditional", "unknown loop", "bytes"))
     memory: Any = compiled.memory_analysis()
     return {
         "name": name,
@@ -168,6 +169,7 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
         "conditionals": conditionals,
         "unknown_loops": unknown,
         "all_reduces": kinds["all-reduce"] + kinds["all-reduce-start"],
+        "moved_bytes": moved,
         "temp_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
     }

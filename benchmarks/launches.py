@@ -1,52 +1,72 @@
-"""How many things a compiled program starts, by the text of its optimised HLO."""
+"""How many things a compiled program starts and how much they read and write, by the text of its optimised HLO."""
 
 from __future__ import annotations
 
 import collections
 import functools
+import math
 import re
 
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 """What starts nothing."""
 
 
+def size(kind: str, shape: str) -> int:
+    """Bytes of a shape as HLO writes it, that of a tuple too. The work space of a library call is not counted."""
+    arrays = re.findall(r"\b(pred|bf|[a-z])(\d*)\w*\[([\d,]*)\]", shape)
+    return sum(
+        max(int(bits or 8), 8) // 8 * math.prod(int(n) for n in numbers.split(",") if n)
+        for letter, bits, numbers in arrays
+        if not (kind == "custom-call" and letter in "su" and bits == "8")
+    )
+
+
 def launches(text: str) -> collections.Counter[str]:
-    """How often each kind of instruction of an optimised program is started, by its HLO text."""
-    bodies: dict[str, list[str]] = {}
+    """How often each kind of instruction is started.
+
+    Also "bytes", the sizes of all operands and results of what is started, which is more than moves where a kernel
+    reads a part of an operand; "conditional", of which the largest branch counts; and "unknown loop", of unknown trips,
+    whose body counts once.
+    """
+    bodies: dict[str, list[tuple[str, str, str, str]]] = {}
     entry = name = ""
     for line in text.splitlines():
         if match := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             name = match.group(2)
             bodies[name] = []
             entry = name if match.group(1) else entry
-        elif name and (match := re.match(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*)$", line)):
-            bodies[name].append(match.group(1))
+        elif name and (
+            match := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?)(?:^|(?<=[\s)}\]]))([a-z][a-z0-9\-]*)\((.*)$", line)
+        ):
+            bodies[name].append((match.group(1), match.group(2), match.group(3), match.group(4)))
 
-    def called(instruction: str, *attributes: str) -> list[str]:
-        found = [re.search(rf"\b{a}=\{{?([^}},]+(?:, *%[^}},]+)*)", instruction) for a in attributes]
+    def called(rest: str, *attributes: str) -> list[str]:
+        found = [re.search(rf"\b{a}=\{{?([^}},]+(?:, *%[^}},]+)*)", rest) for a in attributes]
         return [n.strip().lstrip("%") for match in found if match for n in match.group(1).split(",")]
 
     @functools.cache
     def count(computation: str) -> collections.Counter[str]:
         total: collections.Counter[str] = collections.Counter()
-        for instruction in bodies[computation]:
-            match = re.search(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(", instruction)
-            kind = match.group(1) if match else ""
+        sizes = {}
+        for result, shape, kind, rest in bodies[computation]:
+            sizes[result] = size(kind, shape)
             if kind in FREE or kind.endswith("-done"):
                 continue
             if kind == "while":
-                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction)
-                for inner, number in count(*called(instruction, "body")).items():
+                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
+                for inner, number in count(*called(rest, "body")).items():
                     total[inner] += number * (int(trips.group(1)) if trips else 1)
                 total["unknown loop"] += trips is None
             elif kind in ("call", "async-start"):
-                total += count(*called(instruction, "calls", "to_apply"))
+                total += count(*called(rest, "calls", "to_apply"))
             elif kind == "conditional":
-                branches = called(instruction, "branch_computations", "true_computation", "false_computation")
-                total += count(max(branches, key=lambda branch: sum(count(branch).values())))
+                branches = called(rest, "branch_computations", "true_computation", "false_computation")
+                total += count(max(branches, key=lambda branch: count(branch)["bytes"]))
                 total["conditional"] += 1
             else:
                 total[kind] += 1
+                operands = re.findall(r"%([\w.\-]+)", rest.split(")")[0])
+                total["bytes"] += sizes[result] + sum(sizes.get(operand, 0) for operand in operands)
         return total
 
     return count(entry)

@@ -118,6 +118,7 @@ PROGRAM = """HloModule step
 }
 
 %deep (q: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %q = (s32[], f32[2]{0}) parameter(0)
   ROOT %g = (s32[], f32[2]{0}) custom-call(%q), custom_call_target="gemm"
 }
 
@@ -144,4 +145,5 @@ def test_launches_are_counted_through_loops_and_branches():
         "fusion": 1,
         "conditional": 1,
         "all-reduce-start": 1,
+        "bytes": 7 * 24 + 2 * 16 + 16,  # of operand and result, 12 of a pair and 8 of an array
     }
