@@ -80,7 +80,8 @@ class Config:
     cells: int = 8
     """Of the DARTS and ENAS supernets; the NAS-Bench-201 one has five a stage, halved with --cells below 8."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    form: Literal["batch", "scan"] = "batch"
+    form: Literal["batch", "scan"] | None = None
+    """How the edges of a cell are run; by default what suits the target."""
     text: str = ""
     """A folder for the optimised programs, which are long."""
 
@@ -98,7 +99,8 @@ def devices(target: Target) -> list[Any]:
 
 def search(name: Name, config: Config) -> tuple[SearchAlgorithm, Phase]:
     """The algorithm with the settings of its paper, and the phase whose step is compiled."""
-    dtype, form = jnp.dtype(config.dtype), config.form
+    dtype = jnp.dtype(config.dtype)
+    form = config.form
     optimiser = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
     skeleton = Skeleton(config.channels, config.cells, (32, 32, 3), 10)
     if name.startswith("enas"):
@@ -177,6 +179,7 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     mesh = Mesh(np.array(devices(config.target)), ("batch",))
+    config = dataclasses.replace(config, form=config.form or ("batch" if config.target == "h100" else "scan"))
     versions = {"jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib")}
     settings = {n: getattr(config, n) for n in ("batch", "channels", "cells", "dtype", "form")}
     for name in config.names:

@@ -40,10 +40,10 @@ def darts_supernet(
     """The supernet over `darts_space(nodes, operations)`.
 
     The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
-    the edges of a cell are run, by default what suits the platform. remat: in the batch form, recompute each edge in
-    the backward pass instead of keeping its activations; the scan form always does. dtype: of the activations;
-    parameters and statistics stay float32. Equal cells that follow each other are
-    one loop; parameters of an edge are stacked over those cells and over the edges of a cell, [L, E, ...].
+    the edges of a cell are run, by default what suits the platform. remat: in the batch form, compute the edges again
+    in the backward pass instead of keeping their activations; the scan form always does. dtype: of the activations;
+    parameters and statistics stay float32. Equal cells that follow each other are one loop in the form `scan`;
+    parameters of an edge are stacked over those cells and over the edges of a cell, [L, E, ...].
 
     keep: cell kind -> bool [S, O], the operations that each edge still has (`jaxnas.search.weakest_by_alpha`); all by
     default. The others have no parameters, and are not computed in the mixture, whose weights of them are not read. A
@@ -225,8 +225,8 @@ def darts_supernet(
             carry, told = (p0, s0, s1), []
             for c, *leaves in zip(range(len(run)), *map(apart, stacks), strict=True):
                 edges, edge_given, own = jax.tree.unflatten(tree, leaves)
-                kernels = [*params["preprocess0"][c + 1 : c + 2], None]
-                carry, cell_seen = cell(carry, (edges, params["preprocess1"][c], kernels[0], edge_given, own))
+                next_kernel0 = params["preprocess0"][c + 1] if c + 1 < len(run) else None
+                carry, cell_seen = cell(carry, (edges, params["preprocess1"][c], next_kernel0, edge_given, own))
                 told.append(cell_seen)
             if len(run) > 1:
                 told[-1]["preprocess0"] = layers.initial_stats(run[0].channels)

@@ -1,8 +1,8 @@
 """Mixed and single-path operations on the edges of a cell, and the two ways to run all edges of one.
 
 `scan` runs one edge after another in one compiled loop body: small programs that compile fast and stay in a CPU's
-cache. `batch` runs the edges that leave a node together: few and large kernels, what an accelerator wants. Both compute
-the same function.
+cache. `batch` runs the edges that leave a node together (`stages.py`, `together.py`): few and large kernels, what a GPU
+wants, which waits longer for the start of a small one than for its work. Both compute the same function.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Edge(NamedTuple):
 
 
 def default_form() -> Form:
-    """`scan` on a CPU, `batch` elsewhere."""
-    return "scan" if jax.default_backend() == "cpu" else "batch"
+    """`batch` on a GPU, else `scan`: a TPU does not wait for the start of a kernel, and compiles `batch` slowly."""
+    return "batch" if jax.default_backend() == "gpu" else "scan"
 
 
 def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
