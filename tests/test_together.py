@@ -10,7 +10,7 @@ import pytest
 from benchmarks.launches import launches
 from jaxnas.ops import layers
 from jaxnas.ops.depthwise import depthwise
-from jaxnas.ops.many import bordered, relu_depthwise, standardise
+from jaxnas.ops.many import bordered, relu_depthwise, standardise, tap_by_tap, taps_at_once
 from jaxnas.spaces import edge_table
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.stages import stages
@@ -39,6 +39,13 @@ def test_many_depthwise_convolutions_are_those_one_by_one(stride, dilation, shar
     expected, pull_expected = jax.vjp(one_by_one, x, kernels)
     close(ours, expected)
     close(pull(jnp.sin(ours)), pull_expected(jnp.sin(ours)))
+    border = [(0, 0)] * 3 + [(2 * dilation, 2 * dilation)] * 2 + [(0, 0)]
+    close(
+        *(
+            form(jnp.pad(x, border), ours, 5, stride, dilation)
+            for form in (tap_by_tap, jax.jit(taps_at_once, static_argnums=(2, 3, 4)))
+        )
+    )
 
 
 def test_many_batch_norms_are_those_one_by_one_on_one_device_and_over_several():

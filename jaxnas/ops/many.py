@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -60,30 +61,38 @@ def kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) 
 
     x: [S, J, B, H, W, C]. g: [S, K, B, h, w, C].
     """
-    height, width = g.shape[3:5]
-    padded = _padded(x, dilation * (size // 2))
-    taps = [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
+    forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (tap_by_tap, taps_at_once)]
+    # A lookup cannot be part of a larger kernel on a TPU, and a loop costs it little.
+    sums = lax.platform_dependent(_padded(x, dilation * (size // 2)), g, tpu=forms[0], default=forms[1])
+    return jnp.moveaxis(sums, 0, 2).reshape(*g.shape[:2], size, size, -1)
 
-    def at_once(padded: Array, g: Array) -> Array:
-        """One reduction: the shifts are looked up inside its kernel."""
-        spans = [stride * (n - 1) + 1 for n in (height, width)]
-        sizes = (*padded.shape[:3], *spans, padded.shape[5])
-        zero = jnp.zeros((), jnp.int32)
-        windows = jax.vmap(lambda at: lax.dynamic_slice(padded, (zero, zero, zero, at[0], at[1], zero), sizes))(
-            jnp.array(taps, jnp.int32)
-        )[..., ::stride, ::stride, :]
-        products = widened(windows) * widened(g)[None]
-        # Left to itself, XLA would sum along rows, and transpose the gradient for that.
-        products = with_layout_constraint(products, Layout(major_to_minor=tuple(range(products.ndim))))
-        return jnp.moveaxis(jnp.sum(products, (3, 4, 5)), 0, 2)
 
-    def one_by_one(padded: Array, g: Array) -> Array:
-        sums = [jnp.sum(widened(_shifted(padded, *tap, stride, height, width)) * widened(g), (2, 3, 4)) for tap in taps]
-        return jnp.stack(sums, 2)
+def _windows(padded: Array, g: Array, size: int, stride: int, dilation: int) -> tuple[Callable[[Array], Array], Array]:
+    """(tap [2] -> the input that it meets at every position of the output, [S, J, B, h, w, C]; the taps [k * k, 2])."""
+    spans = [stride * (n - 1) + 1 for n in g.shape[3:5]]
+    sizes = (*padded.shape[:3], *spans, padded.shape[5])
+    zero = jnp.zeros((), jnp.int32)
 
-    # A gather is no part of a larger kernel on a TPU.
-    sums = lax.platform_dependent(padded, g, tpu=one_by_one, default=at_once)
-    return sums.reshape(*sums.shape[:2], size, size, -1)
+    def window(tap: Array) -> Array:
+        at = (zero, zero, zero, tap[0], tap[1], zero)
+        return widened(lax.dynamic_slice(padded, at, sizes)[..., ::stride, ::stride, :])
+
+    return window, jnp.array([(i * dilation, j * dilation) for i in range(size) for j in range(size)], jnp.int32)
+
+
+def taps_at_once(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    """[k * k, S, K, C], one reduction: the shifts are looked up inside its kernel."""
+    window, taps = _windows(padded, g, size, stride, dilation)
+    products = jax.vmap(window)(taps) * widened(g)[None]
+    # Left to itself, XLA would sum along rows, and transpose the gradient for that.
+    products = with_layout_constraint(products, Layout(major_to_minor=tuple(range(products.ndim))))
+    return jnp.sum(products, (3, 4, 5))
+
+
+def tap_by_tap(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    """The same in a loop over the taps."""
+    window, taps = _windows(padded, g, size, stride, dilation)
+    return lax.map(lambda tap: jnp.sum(window(tap) * widened(g), (2, 3, 4)), taps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
