@@ -6,18 +6,21 @@ import json
 import jax
 import numpy as np
 
-from experiments import darts
+from experiments import darts, seeds
+from experiments.devices import Devices
 from experiments.evaluation import held_run
 from jaxnas import data
 from jaxnas.base import Skeleton
-from jaxnas.parallel import on_one_device
 from jaxnas.spaces import darts_space
 
 
 def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
     settings = darts.Search(epochs=2, batch_size=30, channels=1, cells=1, limit=60, prune=(2,), alpha_learning_rate=0.1)
     watch = darts.darts_watch.Watch(every=0, eigenvalue_every=0)
-    config = dataclasses.replace(darts.PRESETS["tiny"], search=settings, watch=watch, workdir=str(tmp_path / "run"))
+    config = dataclasses.replace(
+        darts.PRESETS["tiny"], search=settings, watch=watch, workdir=str(tmp_path / "run"), devices=Devices(count=1)
+    )
+    layout = seeds.layout(config, settings.batch_size, side_by_side=True)
     dataset = data.load("digits", None)
     parts, space = darts.search_parts(dataset, config), darts_space()
     skeleton = Skeleton(1, 1, dataset.image_shape, dataset.num_classes)
@@ -25,7 +28,7 @@ def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
     def searched():
         with held_run("darts", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, _):
             return darts.search(
-                run, config, space, skeleton, parts, dataset, jax.random.key(0), lambda: None, on_one_device()
+                run, config, space, skeleton, parts, dataset, jax.random.key(0), lambda: None, layout
             ), darts.search_rounds(run)
 
     (arch, _, sizes, _), rounds = searched()
