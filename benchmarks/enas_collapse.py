@@ -25,7 +25,7 @@ from scipy import stats
 from experiments import cli
 from jaxnas import data
 from jaxnas.base import Arch, Array, Batch, Context, Skeleton
-from jaxnas.benchmarks import load_table
+from jaxnas.benchmarks import Table, nasbench201_table
 from jaxnas.controllers import adam, lstm_controller, reinforce
 from jaxnas.search import enas
 from jaxnas.spaces import NASBENCH201_OPERATIONS, nasbench201_space
@@ -33,6 +33,8 @@ from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train.schedules import cosine, per_epoch, sgd
 
 Statistics = Literal["batch", "accumulated"]
+SCORED = 500
+"""Images of a batch of the final scores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Config:
     candidates: int = 100
 
 
-def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset) -> dict[str, Any]:
+def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset, table: Table) -> dict[str, Any]:
     space, skeleton = nasbench201_space(), Skeleton(config.channels, config.cells, (32, 32, 3), 10)
     supernet = nasbench201_supernet(skeleton)
     half = config.images // 2
@@ -133,9 +135,10 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
     means, stds = dataset.augmentation.mean, dataset.augmentation.std
     whole = [
         Batch(
-            data.normalise(jnp.asarray(valid.images[i : i + 500]), means, stds), jnp.asarray(valid.labels[i : i + 500])
+            data.normalise(jnp.asarray(valid.images[i : i + SCORED]), means, stds),
+            jnp.asarray(valid.labels[i : i + SCORED]),
         )
-        for i in range(0, half - half % 500, 500)
+        for i in range(0, half - half % SCORED, SCORED)
     ]
 
     def score(archs: Array) -> np.ndarray:
@@ -143,7 +146,6 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
         return np.array([np.mean([float(score_batch(weights, arch, batch)) for batch in whole]) for arch in archs])
 
     policy_key, random_key = jax.random.split(end_key)
-    table = load_table(config.table, space)
     skip = NASBENCH201_OPERATIONS.index("skip_connect")
     line: dict[str, Any] = {"statistics": statistics, "seed": seed}
     drawn = {
@@ -174,11 +176,15 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def main(config: Config) -> None:
+    if config.images < 2 * SCORED:
+        raise ValueError(f"images must be at least {2 * SCORED}, half of which are scored on, got {config.images}")
+    table = nasbench201_table(config.table)
+    table.query(table.archs[0], config.metric)  # raises for what it has not got, before anything is trained
     dataset = data.load("cifar10", config.data_dir)
     print(json.dumps(dataclasses.asdict(config)), flush=True)
     for seed in range(config.seeds):
         for statistics in config.statistics:
-            print(json.dumps(run(config, statistics, seed, dataset)), flush=True)
+            print(json.dumps(run(config, statistics, seed, dataset, table)), flush=True)
 
 
 if __name__ == "__main__":
