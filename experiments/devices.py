@@ -18,8 +18,9 @@ class Devices:
 
     count: int = 0
     """How many devices share a batch; 0 is as many of them as divide it."""
-    way: Way = "sharded"
-    """By XLA's partitioner, or the step on each device's part by shard_map or pmap."""
+    way: Way | None = None
+    """By XLA's partitioner ("sharded"), or the step on each device's part by shard_map or pmap; by default shard_map on
+    CPUs, for whose loop over edges the partitioner gathers activations, and sharded elsewhere."""
     coordinator: str | None = None
     """For several processes: "auto" on a TPU VM or under Slurm, else host:port of the first one."""
     processes: int | None = None
@@ -64,6 +65,6 @@ def spread(devices: Devices, *batch_sizes: int) -> DataParallel:
     if not devices.count and len(taken) < jax.device_count():
         sizes = ", ".join(map(str, batch_sizes))
         print(f"batches of {sizes} go over {len(taken)} of {jax.device_count()} devices", file=sys.stderr)
-    if len(taken) == 1 and devices.way == "sharded":
+    if len(taken) == 1 and devices.way in (None, "sharded"):
         return on_one_device()
-    return data_parallel(devices.way, taken)
+    return data_parallel(devices.way or ("shard_map" if taken[0].platform == "cpu" else "sharded"), taken)
