@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, PyTree
-from jaxnas.ops.many import kernel_gradients
+from jaxnas.ops.many import kernel_gradients, pad, spread, window
 
 
 def materialised(tree: PyTree) -> PyTree:
@@ -41,16 +41,6 @@ def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
     return [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
 
 
-def _pad(x: Array, low: int, high: int, value: float = 0.0) -> Array:
-    return jnp.pad(x, ((0, 0), (low, high), (low, high), (0, 0)), constant_values=value)
-
-
-def _window(padded: Array, tap: tuple[int, int], stride: int, height: int, width: int) -> Array:
-    """The input that one tap meets at every output position, [B, height, width, C]."""
-    i, j = tap
-    return padded[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-
-
 def _output_size(x: Array, stride: int) -> tuple[int, int]:
     return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
@@ -58,22 +48,11 @@ def _output_size(x: Array, stride: int) -> tuple[int, int]:
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
     size = kernel.shape[0]
-    padded = _pad(x, dilation * (size // 2), dilation * (size // 2))
+    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
     height, width = _output_size(x, stride)
     taps = _taps(size, dilation)
     weights = kernel.reshape(size * size, 1, 1, 1, -1)
-    return sum(_window(padded, tap, stride, height, width) * weights[t] for t, tap in enumerate(taps))  # type: ignore[return-value]
-
-
-def _spread(g: Array, shape: tuple[int, ...], stride: int) -> Array:
-    """Puts zeros between the entries of a strided gradient, back to the input's height and width."""
-    if stride == 1:
-        return g
-    _, height, width, _ = shape
-    rows, columns = g.shape[1], g.shape[2]
-    zero = jnp.zeros((), g.dtype)
-    high_h, high_w = height - (stride * (rows - 1) + 1), width - (stride * (columns - 1) + 1)
-    return lax.pad(g, zero, ((0, 0, 0), (0, high_h, stride - 1), (0, high_w, stride - 1), (0, 0, 0)))
+    return sum(window(padded, tap, stride, height, width) * weights[t] for t, tap in enumerate(taps))  # type: ignore[return-value]
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -94,7 +73,7 @@ def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) 
 
 def _kernel_gradient_in_loops(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     batch, height, width, channels = g.shape
-    padded = _pad(x, dilation * (size // 2), dilation * (size // 2))
+    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
     group = math.gcd(batch, 16)
     span = stride * (width - 1) + 1
 
@@ -126,7 +105,7 @@ def _depthwise_forward(x: Array, kernel: Array, stride: int, dilation: int) -> t
 
 def _depthwise_backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    dx = _correlate(_spread(g, x.shape, stride), kernel[::-1, ::-1], 1, dilation)
+    dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation)
     return materialised(dx), _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
 
 
@@ -134,13 +113,13 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:
-    padded = _pad(x, 1, 1, -jnp.inf)
+    padded = pad(x, 1, 1, -jnp.inf)
     height, width = _output_size(x, stride)
     taps = _taps(3, 1)
-    best = _window(padded, taps[0], stride, height, width)
+    best = window(padded, taps[0], stride, height, width)
     index = jnp.zeros(best.shape, jnp.int8)
     for t, tap in enumerate(taps[1:], 1):
-        value = _window(padded, tap, stride, height, width)
+        value = window(padded, tap, stride, height, width)
         better = value > best
         best, index = jnp.where(better, value, best), jnp.where(better, jnp.int8(t), index)
     return best, index
@@ -163,17 +142,15 @@ def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]
 def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
     like, index = residuals
     height, width = like.shape[1], like.shape[2]
-    shape = (*g.shape[:1], height, width, *g.shape[3:])
-    g_padded = _pad(_spread(g, shape, stride), 1, 1)
-    index_padded = jnp.pad(
-        _spread(index + jnp.int8(1), shape, stride), ((0, 0), (1, 1), (1, 1), (0, 0))
-    )  # 0 marks where no output is
+    g_padded = pad(spread(g, height, width, stride), 1, 1)
+    # 0 marks where no output is.
+    index_padded = pad(spread(index + jnp.int8(1), height, width, stride), 1, 1)
     parts = []
     for t, (i, j) in enumerate(_taps(3, 1)):
         # output o reads input o + tap - 1, so input p feeds output p + 1 - tap
-        window = (2 - i, 2 - j)
-        g_t = _window(g_padded, window, 1, height, width)
-        chosen = _window(index_padded, window, 1, height, width) == t + 1
+        back = (2 - i, 2 - j)
+        g_t = window(g_padded, back, 1, height, width)
+        chosen = window(index_padded, back, 1, height, width) == t + 1
         parts.append(jnp.where(chosen, g_t, 0))
     return (materialised(sum(parts)),)
 
@@ -209,8 +186,8 @@ def _avg_pool_forward(x: Array, stride: int) -> tuple[Array, Array]:
 def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
     height, width = like.shape[1], like.shape[2]
     scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
-    spread = _spread(scaled, (*g.shape[:1], height, width, *g.shape[3:]), stride)
-    return (materialised(_correlate(spread, jnp.ones((3, 3, 1), g.dtype), 1, 1)),)
+    whole = spread(scaled, height, width, stride)
+    return (materialised(_correlate(whole, jnp.ones((3, 3, 1), g.dtype), 1, 1)),)
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)

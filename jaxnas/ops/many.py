@@ -20,39 +20,43 @@ from jaxnas.base import Array
 from jaxnas.ops.layers import EPSILON, pmean, widened
 
 
+def pad(x: Array, low: int, high: int, value: float = 0.0) -> Array:
+    """x [..., H, W, C] with `low` rows and columns before and `high` after."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(low, high), (low, high), (0, 0)], constant_values=value)
+
+
 def bordered(kernels: Array, size: int) -> Array:
     """Kernels [..., k, k, C] with a border of zeros, [..., size, size, C]: the same convolutions."""
     border = (size - kernels.shape[-2]) // 2
-    return jnp.pad(kernels, [(0, 0)] * (kernels.ndim - 3) + [(border, border), (border, border), (0, 0)])
+    return pad(kernels, border, border)
 
 
-def _padded(x: Array, border: int) -> Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(border, border), (border, border), (0, 0)])
+def window(padded: Array, tap: tuple[int, int], stride: int, height: int, width: int) -> Array:
+    """The input [..., H, W, C] that one tap meets at every output position, [..., height, width, C]."""
+    i, j = tap
+    rows, columns = (slice(n, n + stride * (size - 1) + 1, stride) for n, size in ((i, height), (j, width)))
+    return padded[..., rows, columns, :]
 
 
-def _shifted(padded: Array, row: int, column: int, stride: int, height: int, width: int) -> Array:
-    rows = slice(row, row + stride * (height - 1) + 1, stride)
-    return padded[..., rows, column : column + stride * (width - 1) + 1 : stride, :]
+def spread(g: Array, height: int, width: int, stride: int) -> Array:
+    """Puts zeros between the entries of a strided gradient [..., h, w, C], back to the input's height and width."""
+    if stride == 1:
+        return g
+    sizes = zip((height, width), g.shape[-3:-1], strict=True)
+    gaps = [(0, n - (stride * (m - 1) + 1), stride - 1) for n, m in sizes]
+    return lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0)] * (g.ndim - 3) + gaps + [(0, 0, 0)])
 
 
 def _correlate(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
     size = kernels.shape[2]
     height, width = (-(-n // stride) for n in x.shape[3:5])
-    padded = _padded(x, dilation * (size // 2))
+    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
     weights = kernels[:, :, :, :, None, None, None]  # [S, K, k, k, 1, 1, 1, C]
     total = jnp.zeros((), x.dtype)
     for i in range(size):
         for j in range(size):
-            total = total + _shifted(padded, i * dilation, j * dilation, stride, height, width) * weights[:, :, i, j]
+            total = total + window(padded, (i * dilation, j * dilation), stride, height, width) * weights[:, :, i, j]
     return total
-
-
-def _spread(g: Array, height: int, width: int, stride: int) -> Array:
-    """Zeros between the entries of a strided gradient, back to the input's height and width."""
-    if stride == 1:
-        return g
-    gaps = [(0, n - (stride * (m - 1) + 1), stride - 1) for n, m in zip((height, width), g.shape[3:5], strict=True)]
-    return lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0)] * 3 + gaps + [(0, 0, 0)])
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -63,7 +67,8 @@ def kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) 
     """
     forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (tap_by_tap, taps_at_once)]
     # A lookup cannot be part of a larger kernel on a TPU, and a loop costs it little.
-    sums = lax.platform_dependent(_padded(x, dilation * (size // 2)), g, tpu=forms[0], default=forms[1])
+    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
+    sums = lax.platform_dependent(padded, g, tpu=forms[0], default=forms[1])
     return jnp.moveaxis(sums, 0, 2).reshape(*g.shape[:2], size, size, -1)
 
 
@@ -73,17 +78,17 @@ def _windows(padded: Array, g: Array, size: int, stride: int, dilation: int) -> 
     sizes = (*padded.shape[:3], *spans, padded.shape[5])
     zero = jnp.zeros((), jnp.int32)
 
-    def window(tap: Array) -> Array:
+    def met(tap: Array) -> Array:
         at = (zero, zero, zero, tap[0], tap[1], zero)
         return widened(lax.dynamic_slice(padded, at, sizes)[..., ::stride, ::stride, :])
 
-    return window, jnp.array([(i * dilation, j * dilation) for i in range(size) for j in range(size)], jnp.int32)
+    return met, jnp.array([(i * dilation, j * dilation) for i in range(size) for j in range(size)], jnp.int32)
 
 
 def taps_at_once(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     """[k * k, S, K, C], one reduction: the shifts are looked up inside its kernel."""
-    window, taps = _windows(padded, g, size, stride, dilation)
-    products = jax.vmap(window)(taps) * widened(g)[None]
+    met, taps = _windows(padded, g, size, stride, dilation)
+    products = jax.vmap(met)(taps) * widened(g)[None]
     # Left to itself, XLA would sum along rows, and transpose the gradient for that.
     products = with_layout_constraint(products, Layout(major_to_minor=tuple(range(products.ndim))))
     return jnp.sum(products, (3, 4, 5))
@@ -91,8 +96,8 @@ def taps_at_once(padded: Array, g: Array, size: int, stride: int, dilation: int)
 
 def tap_by_tap(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     """The same in a loop over the taps."""
-    window, taps = _windows(padded, g, size, stride, dilation)
-    return lax.map(lambda tap: jnp.sum(window(tap) * widened(g), (2, 3, 4)), taps)
+    met, taps = _windows(padded, g, size, stride, dilation)
+    return lax.map(lambda tap: jnp.sum(met(tap) * widened(g), (2, 3, 4)), taps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -110,8 +115,7 @@ def _forward(x: Array, kernels: Array, stride: int, dilation: int) -> tuple[Arra
 
 def _backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernels = residuals
-    spread = _spread(g, x.shape[3], x.shape[4], stride)
-    dx = _correlate(spread, kernels[:, :, ::-1, ::-1].astype(g.dtype), 1, dilation)
+    dx = _correlate(spread(g, x.shape[3], x.shape[4], stride), kernels[:, :, ::-1, ::-1].astype(g.dtype), 1, dilation)
     if x.shape[1] == 1:
         dx = jnp.sum(dx, 1, keepdims=True)
     dkernels = kernel_gradients(jax.nn.relu(x), g, kernels.shape[2], stride, dilation)
