@@ -14,10 +14,8 @@ and the chosen one and its baselines trained and tested.
 
 Budgets are of the networks that are trained in the end. As many random architectures within the budget are scored
 alike, and the best of them is trained beside, but not with several seeds (--seeds 8): random search with weight sharing
-(Li & Talwalkar 2019, https://arxiv.org/abs/1902.07638).
-
-For supernets over NAS-Bench-201 on CIFAR-10, Kendall's tau with the benchmark of
-about 0.5 is published. The same command on the same --workdir goes on where it stopped.
+(Li & Talwalkar 2019, https://arxiv.org/abs/1902.07638). For supernets over NAS-Bench-201 on CIFAR-10, Kendall's tau
+with the benchmark of about 0.5 is published. The same command on the same --workdir goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -50,11 +48,7 @@ from experiments.one_shot_budget import Budget, check_feasible, make_budget, wit
 from experiments.one_shot_config import Config, defaults, search_parts
 from experiments.one_shot_latency import latency_table, network_milliseconds
 from experiments.one_shot_scores import Measured, Setting, scored, selected, within
-from experiments.one_shot_select import (
-    agreement,
-    program_of,
-    weakest,
-)
+from experiments.one_shot_select import agreement, program_of, weakest
 from experiments.tabular import load_benchmark, metric_column
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet

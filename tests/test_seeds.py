@@ -78,6 +78,9 @@ def test_batches_go_over_as_many_devices_as_divide_them(capsys):
     assert spread(Devices(), 9).devices == 3
     assert "batches of 9 go over 3 of 4 devices" in capsys.readouterr().err
     assert spread(Devices(), 7).axis_name is None
+    # On CPUs each device runs the step on its part unless another way is asked for.
+    assert spread(Devices(), 8).axis_name is not None
+    assert spread(Devices(way="sharded"), 8).axis_name is None
     with pytest.raises(ValueError, match="a batch of 6 cannot be divided over 4 devices"):
         spread(Devices(count=4), 6)
     with pytest.raises(ValueError, match="up to the 4 that are there; got 5"):
