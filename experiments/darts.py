@@ -163,7 +163,7 @@ def main(config: Config) -> None:
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     seeds.check(config, {"search.early_stop": config.search.early_stop, "search.prune": bool(config.search.prune)})
-    layout = seeds.layout(config, config.search.batch_size, side_by_side=True)
+    layout = seeds.layout(config, dataset.image_shape, config.search.batch_size, side_by_side=True)
     with held_run("darts", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
         if told_finished(run):
             return

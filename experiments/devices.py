@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +19,7 @@ class Devices:
     """Over which devices and processes the batches are spread; results differ by rounding alone."""
 
     count: int = 0
-    """How many devices share a batch; 0 is as many of them as divide it."""
+    """How many devices share a batch; 0 is as many of them as divide it, on CPUs those that have enough to do each."""
     way: Way | None = None
     """By XLA's partitioner ("sharded"), or the step on each device's part by shard_map or pmap; by default shard_map on
     CPUs, for whose loop over edges the partitioner gathers activations, and sharded elsewhere."""
@@ -29,14 +31,31 @@ class Devices:
     """Which of them this one is, from 0."""
 
 
+PIXELS = 2**14
+"""Of the images of a batch that a CPU device must get to be worth having: 16 images of CIFAR-10."""
+
+
 def join(devices: Devices) -> None:
-    """Joins the other processes, if there are any. Comes before all else that uses JAX."""
+    """Joins the other processes, if there are any, or makes each core a device. Comes before all else that uses JAX.
+
+    XLA leaves a good part of a step to one thread; devices each have their own (`benchmarks.darts_step`).
+    """
     if devices.coordinator is not None:
         join_hosts(devices.coordinator, devices.processes, devices.process)
+        return
+    asked_for = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not asked_for and getattr(jax.config, "jax_num_cpu_devices", 0) < 1:
+        with contextlib.suppress(RuntimeError):  # JAX has been used before, by a program that runs this one
+            jax.config.update("jax_num_cpu_devices", _cores())
 
 
-def chosen(devices: Devices, sizes: Sequence[int]) -> list[jax.Device]:
-    """The devices that are asked for, else as many as divide all sizes, or all of several processes.
+def _cores() -> int:
+    """That this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def chosen(devices: Devices, sizes: Sequence[int], most: int | None = None) -> list[jax.Device]:
+    """The devices that are asked for, else as many as divide all sizes, up to `most`, or all of several processes.
 
     Raises: ValueError where there are not so many, or a process would have none of them.
     """
@@ -46,7 +65,8 @@ def chosen(devices: Devices, sizes: Sequence[int]) -> list[jax.Device]:
             f"devices.count must be 0 for all, or up to the {len(there)} that are there; got {devices.count}"
         )
     if devices.count == 0 and jax.process_count() == 1:
-        return there[: max(n for n in range(1, len(there) + 1) if all(size % n == 0 for size in sizes))]
+        most = min(most or len(there), len(there))
+        return there[: max(n for n in range(1, most + 1) if all(size % n == 0 for size in sizes))]
     taken = there[: devices.count or None]
     if len({device.process_index for device in taken}) < jax.process_count():
         raise ValueError(f"devices.count {devices.count} leaves some of the {jax.process_count()} processes no device")
@@ -54,15 +74,21 @@ def chosen(devices: Devices, sizes: Sequence[int]) -> list[jax.Device]:
 
 
 @functools.cache  # asked again for the training, it has told already
-def spread(devices: Devices, *batch_sizes: int) -> DataParallel:
-    """How the batches of these sizes are spread. Raises ValueError where the wanted number of devices does not fit."""
-    taken = chosen(devices, batch_sizes)
+def spread(devices: Devices, image_shape: tuple[int, int, int], *batch_sizes: int) -> DataParallel:
+    """How the batches of these sizes, of images [H, W, C], are spread.
+
+    On CPUs, unless a number is asked for, over no more devices than have `PIXELS` pixels each: with less the steps of a
+    device are so short that the devices wait for each other. Raises ValueError where the wanted number does not fit.
+    """
+    pixels = min(batch_sizes) * image_shape[0] * image_shape[1]
+    most = max(1, pixels // PIXELS) if jax.default_backend() == "cpu" else None
+    taken = chosen(devices, batch_sizes, most)
     for size in batch_sizes:
         if size % len(taken):
             raise ValueError(
                 f"a batch of {size} cannot be divided over {len(taken)} devices; choose a multiple of {len(taken)}"
             )
-    if not devices.count and len(taken) < jax.device_count():
+    if not devices.count and len(taken) < min(most or jax.device_count(), jax.device_count()):
         sizes = ", ".join(map(str, batch_sizes))
         print(f"batches of {sizes} go over {len(taken)} of {jax.device_count()} devices", file=sys.stderr)
     if len(taken) == 1 and devices.way in (None, "sharded"):

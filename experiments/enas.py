@@ -251,7 +251,9 @@ def main(config: Config) -> None:
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet = make_supernet(skeleton)
     seeds.check(config, {})
-    layout = seeds.layout(config, config.search.batch_size, config.controller.batch_size, side_by_side=False)
+    layout = seeds.layout(
+        config, dataset.image_shape, config.search.batch_size, config.controller.batch_size, side_by_side=False
+    )
     algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size, layout.axis_name)
     runtime = ("workdir", "data_dir", "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
     with held_run("enas", config, runtime) as (run, stop):

@@ -116,7 +116,7 @@ def check(
             f"{len(parts.train.labels)} images; choose a smaller one"
         )
     check_parts("train", training.parts, training.batch_size)
-    spread(devices, training.batch_size)
+    spread(devices, dataset.image_shape, training.batch_size)
     NETWORKS[space.name](space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
 
 
@@ -182,7 +182,7 @@ class _Trainer:
         optimiser = schedules.sgd(
             schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
         )
-        self.spread = spread(devices, training.batch_size)
+        self.spread = spread(devices, dataset.image_shape, training.batch_size)
         self.classifier = classifier(
             network._replace(apply=in_parts(network.apply, training.parts)),
             optimiser,

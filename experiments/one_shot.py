@@ -96,7 +96,7 @@ def main(config: Config) -> None:
     measured = None if config.table is None else load_measured(config, space)
     supernet = make_supernet(skeleton)
     seeds.check(config, {"prune_stages": config.prune_stages > 0, "supernet": config.supernet is not None})
-    layout = seeds.layout(config, config.one_shot.batch_size, side_by_side=False)
+    layout = seeds.layout(config, dataset.image_shape, config.one_shot.batch_size, side_by_side=False)
     paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be, before anything runs
     runtime = ("workdir", "supernet", "data_dir", "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
     with held_run("one_shot", config, runtime) as (run, stop):

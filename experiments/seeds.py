@@ -79,14 +79,16 @@ def runtime(config: Seeded) -> tuple[str, ...]:
     return ("seeds",) if config.seeds == 1 else ()
 
 
-def layout(config: Seeded, *batch_sizes: int, side_by_side: bool) -> Layout:
-    """Of a search with batches of these sizes. side_by_side: whether seeds gain by being computed side by side, which
-    those of methods that take single paths do not: all paths would be computed.
+def layout(config: Seeded, image_shape: tuple[int, int, int], *batch_sizes: int, side_by_side: bool) -> Layout:
+    """Of a search with batches of these sizes, of images [H, W, C].
+
+    side_by_side: whether seeds gain by being computed side by side, which those of methods that take single paths do
+    not: all paths would be computed.
 
     Raises: ValueError where the devices that are asked for do not divide the seeds or the batches.
     """
     if config.seeds == 1:
-        over = spread(config.devices, *batch_sizes)
+        over = spread(config.devices, image_shape, *batch_sizes)
         return Layout(
             over.axis_name,
             lambda step, batch: make_chunk(over.step(step), batch),

@@ -132,9 +132,13 @@ def _checked(step: Step, devices: int) -> Step:
     return run
 
 
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _put(leaf: Any, sharding: NamedSharding) -> Array:
     """A leaf whose value every process has, laid out over the devices of all of them."""
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _is_key(leaf):
         data = _put(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -242,12 +246,19 @@ def from_first(value: Any) -> Any:
 
 
 def arrays_from_first(tree: PyTree) -> PyTree:
-    """The arrays of the first process, given to all as NumPy arrays; elsewhere their shapes and types alone count."""
+    """The arrays of the first process, given to all as NumPy arrays, and its keys; elsewhere their shapes and types
+    alone count."""
     if jax.process_count() == 1:
         return tree
-    return jax.tree.map(
-        np.asarray, multihost_utils.broadcast_one_to_all(jax.tree.map(lambda leaf: np.asarray(local(leaf)), tree))
-    )
+
+    def plain(leaf: Any) -> np.ndarray:
+        return np.asarray(local(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
+
+    def as_it_was(sent: Any, leaf: Any) -> Any:
+        sent = np.asarray(sent)
+        return jax.random.wrap_key_data(sent, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else sent
+
+    return jax.tree.map(as_it_was, multihost_utils.broadcast_one_to_all(jax.tree.map(plain, tree)), tree)
 
 
 def largest(values: Sequence[int]) -> list[int]:
@@ -301,7 +312,11 @@ def lost_process(error: Exception) -> bool:
 
 
 def local(leaf: Any) -> Any:
-    """A leaf that is the same on all devices, as this process alone has it."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    """A leaf that is the same on several devices, as one of this process has it; any other leaf as it is.
+
+    What is computed from the leaf would otherwise be computed by all of them, which is lost time where they share the
+    cores of a CPU.
+    """
+    if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 and leaf.is_fully_replicated:
         return leaf.addressable_data(0)
     return leaf

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnas.parallel import data_parallel
 from jaxnas.runfolder import open_run
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import Leg, NonFiniteError, load, run
@@ -334,6 +335,7 @@ import sys, time
 sys.path.insert(0, "tests")
 import jax
 import test_loop as t
+from jaxnas.parallel import data_parallel
 from jaxnas.runfolder import open_run
 from jaxnas.train.loop import run
 from jaxnas.train.stop import Stopped, stop_on_signal
@@ -442,3 +444,22 @@ def test_signals_are_as_before_afterwards_and_a_stop_tells_how_to_go_on():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     with pytest.raises(Stopped, match="stopped by SIGTERM after step 1 of 5, not saved"):
         run(two_legs(), jax.random.key(0), init(), DATA, 1, stop=lambda: signal.SIGTERM, output=io.StringIO())
+
+
+def test_over_several_devices_what_comes_after_a_round_is_given_one_copy():
+    ways = data_parallel("sharded", jax.devices()[:2])
+    seen = []
+
+    def halve(epoch, state):
+        seen.extend(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state))
+        return (state if epoch == 1 else state._replace(w=state.w * 0.5)), {}
+
+    def end(**settings):
+        return run(two_legs(), jax.random.key(1), init(), DATA, 3, after_round=halve, **settings).state
+
+    alone = end()
+    seen.clear()
+    both = end(place=ways.place)
+    assert set(seen) == {1}
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(both)} == {2}
+    chex.assert_trees_all_close(both._replace(key=0), alone._replace(key=0), rtol=1e-6)

@@ -50,7 +50,7 @@ def test_the_best_by_validation_is_kept_whatever_the_test_says(tmp_path):
 
 def test_seeds_go_over_as_many_devices_as_divide_them():
     def laid_out(count):
-        layout = seeds.layout(dataclasses.replace(TINY, devices=Devices(count=count)), side_by_side=True)
+        layout = seeds.layout(dataclasses.replace(TINY, devices=Devices(count=count)), (8, 8, 1), side_by_side=True)
         return layout.keys([jax.random.key(number) for number in range(4)])
 
     assert len(laid_out(0).devices()) == 4
@@ -74,14 +74,23 @@ def test_what_does_not_go_with_several_seeds_is_told(change, told):
 
 
 def test_batches_go_over_as_many_devices_as_divide_them(capsys):
-    assert spread(Devices(), 8, 12).devices == 4
-    assert spread(Devices(), 9).devices == 3
+    large = (128, 128, 3)
+    assert spread(Devices(), large, 8, 12).devices == 4
+    assert spread(Devices(), large, 9).devices == 3
     assert "batches of 9 go over 3 of 4 devices" in capsys.readouterr().err
-    assert spread(Devices(), 7).axis_name is None
+    assert spread(Devices(), large, 7).axis_name is None
     # On CPUs each device runs the step on its part unless another way is asked for.
-    assert spread(Devices(), 8).axis_name is not None
-    assert spread(Devices(way="sharded"), 8).axis_name is None
+    assert spread(Devices(), large, 8).axis_name is not None
+    assert spread(Devices(way="sharded"), large, 8).axis_name is None
     with pytest.raises(ValueError, match="a batch of 6 cannot be divided over 4 devices"):
-        spread(Devices(count=4), 6)
+        spread(Devices(count=4), large, 6)
     with pytest.raises(ValueError, match="up to the 4 that are there; got 5"):
-        spread(Devices(count=5), 10)
+        spread(Devices(count=5), large, 10)
+
+
+def test_a_cpu_device_gets_sixteen_images_of_cifar10_or_as_many_pixels(capsys):
+    assert spread(Devices(), (32, 32, 3), 64).devices == 4
+    assert spread(Devices(), (32, 32, 3), 64, 40).devices == 2
+    assert spread(Devices(), (8, 8, 1), 64).devices == 1
+    assert spread(Devices(count=4), (8, 8, 1), 64).devices == 4
+    assert capsys.readouterr().err == ""

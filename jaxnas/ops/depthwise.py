@@ -74,23 +74,30 @@ def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) 
 def _kernel_gradient_in_loops(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     batch, height, width, channels = g.shape
     padded = pad(x, dilation * (size // 2), dilation * (size // 2))
-    group = math.gcd(batch, 16)
-    span = stride * (width - 1) + 1
+    rows = math.gcd(height, 16)
+    group = math.gcd(batch, 16 // rows)
+    in_group = [(u, r) for u in range(group) for r in range(rows)]
+    high, span = stride * (rows - 1) + 1, stride * (width - 1) + 1
 
-    def tap_row(i: Array) -> Array:
-        def body(t: Array, sums: list[Array]) -> list[Array]:
-            first, row = (t // height) * group, t % height
-            g_rows = lax.dynamic_slice(g, (first, row, 0, 0), (group, 1, width, channels))[:, 0]
-            x_rows = lax.dynamic_slice(
-                padded, (first, row * stride + i * dilation, 0, 0), (group, 1, padded.shape[2], channels)
-            )[:, 0]
-            columns = [x_rows[:, j * dilation : j * dilation + span : stride] for j in range(size)]
-            return [s + sum(c[u] * g_rows[u] for u in range(group)) for s, c in zip(sums, columns, strict=True)]
+    def block(t: Array, sums: list[Array]) -> list[Array]:
+        first, row = t // (height // rows) * group, t % (height // rows) * rows
+        g_rows = lax.dynamic_slice(g, (first, row, 0, 0), (group, rows, width, channels))
+        met = (group, high + (size - 1) * dilation, padded.shape[2], channels)
+        x_rows = lax.dynamic_slice(padded, (first, row * stride, 0, 0), met)
 
-        zeros = [jnp.zeros((width, channels), g.dtype)] * size
-        return jnp.stack(lax.fori_loop(0, (batch // group) * height, body, zeros)).sum(1)
+        def tap_row(i: Array, sums: list[Array]) -> list[Array]:
+            shifted = lax.dynamic_slice_in_dim(x_rows, i * dilation, high, 1)
+            after = []
+            for j, s in enumerate(sums):
+                columns = slice(j * dilation, j * dilation + span, stride)
+                total = sum(shifted[u, r * stride, columns] * g_rows[u, r] for u, r in in_group)
+                after.append(lax.dynamic_update_index_in_dim(s, s[i] + total, i, 0))
+            return after
 
-    return lax.map(tap_row, jnp.arange(size))
+        return lax.fori_loop(0, size, tap_row, sums)
+
+    zeros = [jnp.zeros((size, width, channels), g.dtype)] * size
+    return jnp.stack(lax.fori_loop(0, batch // group * (height // rows), block, zeros), 1).sum(2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -86,7 +86,8 @@ def run(
 
     state: the initial state; it is copied, not used up. data: what the batches are made of, moved to the device once.
     place: lays a state out over devices, before the first step and after a checkpoint was read; the state is saved as
-    the first process has it, and goes on with other devices as well. A key of many seeds, [S], is folded for each.
+    the first process has it, and goes on with other devices as well; `after_round` is given what is the same on all
+    devices as one of them has it. A key of many seeds, [S], is folded for each.
     stage: where checkpoints and metrics go; None keeps neither. Of the steps, every `log_every`-th and the last one are
     written to the metrics, with their exact values. best: the value of `after_round` whose highest one has its state
     kept (`load`). stop: gives the number of a signal once one came (`stop_on_signal`); a chunk lasts about
@@ -159,7 +160,10 @@ def run(
             done += length
             progress.report(number, length, elapsed, f"{epoch}/{rounds}", infos)
             if done == epoch * round_steps and after_round is not None:
-                state, values = _after_round(after_round, epoch, state, best, done)
+                own = jax.tree.map(local, state)
+                after, values = _after_round(after_round, epoch, own, best, done)
+                if after is not own:
+                    state = place(arrays_from_first(after))
                 if stage is not None:
                     stage.log("round", done, {"epoch": epoch, **values})
                 if best is not None and (top is None or values[best] > top.value):
