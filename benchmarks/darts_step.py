@@ -1,6 +1,7 @@
 """The steps that users wait for, beside PyTorch's: search steps of both supernets, a training step of a found network.
 
     python -m benchmarks.darts_step [--batch 64 --channels 16 --cells 8 --device cpu]
+    python -m benchmarks.darts_step --devices 1               all cores of a CPU as one device
 
 In one run the two sides take turns, so that what else the machine does meets both. Prints one JSON object a line, then
 a table. `compile_s` is tracing and compiling from nothing, `cached_s` the same with the persistent cache filled,
@@ -29,8 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli
+from experiments.devices import Devices, join, spread
 from jaxnas.base import Batch, Skeleton
 from jaxnas.networks import darts_network
+from jaxnas.parallel import DataParallel
 from jaxnas.search import adam_l2, darts, exact, finite_difference, first_order
 from jaxnas.spaces import darts_space, nasbench201_space
 from jaxnas.supernets import darts_supernet, nasbench201_supernet
@@ -68,6 +71,8 @@ class Config:
     """Timed steps of each side, after one that is not counted."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
+    devices: int = 0
+    """Over how many devices our batch goes; 0 is as the experiments choose."""
     peer: bool = True
     torch_compile: bool = False
     """The peer's mixed operations go through torch.compile."""
@@ -76,11 +81,11 @@ class Config:
 class Ours:
     """A compiled step that keeps its state: each call is one step."""
 
-    def __init__(self, step: Callable[..., Any], state: Any, data: Any) -> None:
-        self.state, self.data, self.count = state, data, 0
-        jitted = jax.jit(step, donate_argnums=1)
+    def __init__(self, over: DataParallel, step: Callable[..., Any], state: Any, data: Any) -> None:
+        self.state, self.data, self.count = over.place(state), over.place_data(data), 0
+        jitted = jax.jit(over.step(step), donate_argnums=1)
         start = time.perf_counter()
-        lowered = jitted.lower(jax.random.key(0), state, data)
+        lowered = jitted.lower(jax.random.key(0), self.state, self.data)
         self.trace_s = time.perf_counter() - start
         self.compiled = lowered.compile()
         self.compile_s = time.perf_counter() - start
@@ -102,15 +107,21 @@ def batch_of(size: int, seed: int) -> Batch:
 def build(name: Name, config: Config) -> Ours:
     """Compiles one of our steps, with the settings of its paper."""
     dtype = jnp.dtype(config.dtype)
+    size = config.evaluation_batch if name == "evaluation_step" else config.batch
+    over = spread(Devices(count=config.devices), (32, 32, 3), size)
+    axis = over.axis_name
     if name == "evaluation_step":
         skeleton = Skeleton(config.evaluation_channels, config.evaluation_cells, (32, 32, 3), 10, auxiliary=True)
         space = darts_space()
         network = darts_network(space.from_genotype("DARTS_V2"), skeleton, space)
         rule = classifier(
-            network, sgd(cosine(0.025, 0.0, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0), total_steps=1000
+            network,
+            sgd(cosine(0.025, 0.0, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0),
+            total_steps=1000,
+            axis_name=axis,
         )
         state = jax.jit(rule.init)(jax.random.key(0))
-        return Ours(rule.step, state, batch_of(config.evaluation_batch, 0))
+        return Ours(over, rule.step, state, batch_of(size, 0))
     optimiser = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
     if name == "nasbench201_first_order":
         cells = 5 if config.cells >= 8 else max(1, config.cells // 2)
@@ -120,13 +131,13 @@ def build(name: Name, config: Config) -> Ours:
         space = darts_space()
         supernet = darts_supernet(Skeleton(config.channels, config.cells, (32, 32, 3), 10), dtype=dtype)
     method = {
-        "darts_second_order_exact": lambda: exact(optimiser),
-        "darts_second_order_fd": lambda: finite_difference(optimiser),
-    }.get(name, first_order)()
-    algorithm = darts(space, supernet, optimiser, adam_l2(), method)
+        "darts_second_order_exact": lambda: exact(optimiser, axis_name=axis),
+        "darts_second_order_fd": lambda: finite_difference(optimiser, axis_name=axis),
+    }.get(name, lambda: first_order(axis))()
+    algorithm = darts(space, supernet, optimiser, adam_l2(), method, axis_name=axis)
     state = jax.jit(algorithm.init)(jax.random.key(0))
-    data = {part: batch_of(config.batch, seed) for seed, part in enumerate(("train", "valid"))}
-    return Ours(algorithm.phases[0].step, state, data)
+    data = {part: batch_of(size, seed) for seed, part in enumerate(("train", "valid"))}
+    return Ours(over, algorithm.phases[0].step, state, data)
 
 
 def peer(name: Name, config: Config) -> Callable[[], object]:
@@ -197,6 +208,7 @@ def measure(name: Name, config: Config) -> dict[str, Any]:
 def main(config: Config) -> None:
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    join(Devices())
     versions = {"jax": jax.__version__}
     if config.peer and importlib.util.find_spec("torch"):
         import torch
@@ -210,6 +222,8 @@ def main(config: Config) -> None:
             record = measure(name, config)
             record |= {"batch": config.batch, "dtype": config.dtype, "torch_compile": config.torch_compile}
             record |= {"device": jax.devices()[0].device_kind, "cpus": os.cpu_count(), "versions": versions}
+            size = config.evaluation_batch if name == "evaluation_step" else config.batch
+            record["devices"] = spread(Devices(count=config.devices), (32, 32, 3), size).devices
             print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
             records.append(record)
     print(f"\n{'step':26}{'ours, s':>10}{'peer, s':>10}{'ratio':>8}{'compile, s':>12}{'cached, s':>11}{'temp, GB':>10}")

@@ -59,9 +59,11 @@ def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
 def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     """Sum over images and positions of (shifted input x output gradient), [k, k, C].
 
-    A reduction of a slice is not vectorised on a CPU. Elementwise sums are, so images are added elementwise in groups
-    of up to 16, row by row, into [W, C] accumulators, and only those are reduced. One row of taps at a time keeps the
-    unrolled program, hence the compile time, small. An accelerator would wait for every turn of these loops.
+    A reduction of a slice is not vectorised on a CPU. Elementwise sums are, so up to 16 rows of an image, or of several
+    small ones, are added elementwise into [W, C] accumulators, and only those are reduced. Such a block stays in the
+    cache for all taps; its rows follow each other in memory, since rows of different images often fall into the same
+    lines of a cache. One row of taps at a time keeps the unrolled program, hence the compile time, small. An
+    accelerator would wait for every turn of these loops.
     """
     in_loops = functools.partial(_kernel_gradient_in_loops, size=size, stride=stride, dilation=dilation)
 

@@ -116,6 +116,8 @@ def _forward(x: Array, kernels: Array, stride: int, dilation: int) -> tuple[Arra
 def _backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernels = residuals
     dx = _correlate(spread(g, x.shape[3], x.shape[4], stride), kernels[:, :, ::-1, ::-1].astype(g.dtype), 1, dilation)
+    # One kernel of the taps of all sizes and dilations would spill its registers, kilobytes a thread.
+    dx = lax.optimization_barrier(dx)
     if x.shape[1] == 1:
         dx = jnp.sum(dx, 1, keepdims=True)
     dkernels = kernel_gradients(jax.nn.relu(x), g, kernels.shape[2], stride, dilation)
