@@ -97,8 +97,9 @@ def make_measure(
 
     def first_batches(count: int) -> list[Batch]:
         most = min(count, len(order) // batch_size)
-        chosen = jnp.asarray(order[: most * batch_size].reshape(most, batch_size))
-        return [data.plain_batch(valid, part, augmentation) for part in chosen]
+        chosen = order[: most * batch_size].reshape(most, batch_size)
+        parts = [data.Examples(valid.images[part], valid.labels[part]) for part in chosen]
+        return [data.plain_batch(part, jnp.arange(batch_size), augmentation) for part in parts]
 
     gap_of, curvature_of = make_gap(space, supernet), make_curvature(supernet, most_products=watch.products)
     derive = jax.jit(lambda alpha: space.discretise(softmax_mixture(alpha)))

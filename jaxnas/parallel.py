@@ -50,8 +50,9 @@ class DataParallel(NamedTuple):
     """axis_name: what the factory of the step is given. step: transforms a step; outside of it arrays are whole.
 
     place: a pytree as it must be before the first call, the same on all devices. place_data: a data set's arrays,
-    divided over the devices along their first axis where that is a multiple of their number, else whole on each.
-    devices: how many; they must divide the batch.
+    divided over the devices along their first axis, which is filled up with its first rows to a multiple of their
+    number; of what is no array in memory a process asks for its own rows alone. devices: how many; they must divide the
+    batch.
     """
 
     axis_name: str | None
@@ -83,8 +84,19 @@ def data_parallel(way: Way = "sharded", devices: Sequence[jax.Device] | None = N
     mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(_AXIS))
 
+    def divided(leaf: Any) -> Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf  # laid out already
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # the array is divided
+            return np.asarray(leaf[np.arange(filled)[index[0]] % len(leaf)])
+
+        filled = -(-len(leaf) // len(devices)) * len(devices)
+        return jax.make_array_from_callback((filled, *leaf.shape[1:]), split, part)
+
     def place_data(data: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: _put(leaf, whole if len(leaf) % len(devices) else split), data)
+        return jax.tree.map(divided, data)
 
     return DataParallel(
         None if way == "sharded" else _AXIS,
@@ -286,6 +298,26 @@ def led_by_first(work: Callable[[Callable[[Any], Any]], Any], answer: Callable[[
     while "question" in (told := from_first(None)):
         answer(told["question"])
     return told["result"]
+
+
+def block(count: int) -> slice:
+    """Which of `count` things in a row are this process's own, where each has as many of them, or one more."""
+    here, processes = jax.process_index(), jax.process_count()
+    return slice(count * here // processes, count * (here + 1) // processes)
+
+
+def joined(own: np.ndarray, count: int) -> np.ndarray:
+    """[count, ...] of all processes' own blocks [n, ...], given to all; called by all at the same point."""
+    processes = jax.process_count()
+    if processes == 1:
+        return own
+    share = np.zeros((-(-count // processes), *own.shape[1:]), own.dtype)
+    share[: len(own)] = own
+    # As bytes: JAX would make 32 bits of 64.
+    sent = np.asarray(multihost_utils.process_allgather(np.frombuffer(share.tobytes(), np.uint8)))
+    every = [np.frombuffer(row.tobytes(), own.dtype).reshape(share.shape) for row in sent]
+    ends = [count * number // processes for number in range(processes + 1)]
+    return np.concatenate([part[: b - a] for part, a, b in zip(every, ends[:-1], ends[1:], strict=True)])
 
 
 def shared_rows(compute: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:

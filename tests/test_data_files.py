@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_hosts import free_port
 
 from experiments import cli, prepare_cifar10
 from jaxnas import data
 from jaxnas.data import cifar10_archive, dataset, tfrecord
+from jaxnas.data.stored import StoredImages
+from jaxnas.train.classifier import make_evaluate
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -109,6 +113,83 @@ def test_read_only_directory_and_no_tensorflow(prepared):
     assert result.stdout.split()[-2:] == ["30", "False"]
     # The superuser may write in spite of the modes: nothing must have been.
     assert {file: file.stat().st_mtime_ns for file in (directory, *directory.rglob("*"))} == before
+
+
+def test_stored_images_are_read_once_and_only_those_looked_at():
+    everything = np.random.RandomState(0).randint(0, 256, (20, 2, 3, 1)).astype(np.uint8)
+    asked = []
+
+    def read(numbers):
+        asked.extend(numbers.tolist())
+        return everything[numbers]
+
+    images = StoredImages(read, 20, (2, 3, 1))
+    part = images.rows(np.array([3, 5, 7, 11, 13]))[1:]
+    assert (part.shape, part.ndim, part.dtype, len(part), asked) == ((4, 2, 3, 1), 4, np.uint8, 4, [])
+    np.testing.assert_array_equal(part[np.array([3, 0, 3])], everything[[13, 5, 13]])
+    assert asked == [5, 13]
+    np.testing.assert_array_equal(part[1], everything[7])
+    np.testing.assert_array_equal(part, everything[[5, 7, 11, 13]])
+    assert (asked, images.read_so_far) == ([5, 13, 7, 11], 4)
+
+
+# One of two processes: what it has of the data set, and how many images it has read by then.
+TWO = """
+import json, sys, zlib
+import jax, numpy as np
+from jaxnas import data
+from jaxnas.parallel import data_parallel, join_hosts
+from jaxnas.train.classifier import make_evaluate
+jax.config.update("jax_num_cpu_devices", 2)
+join_hosts(sys.argv[1], 2, int(sys.argv[2]))
+digest = lambda images: zlib.crc32(np.asarray(images).tobytes())
+found = data.load("cifar10", sys.argv[3])
+read = [found.train_images.read_so_far, found.test_images.read_so_far]
+parts = data.split(found, 0, 0.5)
+placed = data_parallel("sharded").place_data(parts.train.images)
+shards = {str(s.index[0].start): digest(s.data) for s in placed.addressable_shards}
+read.append(found.train_images.read_so_far)
+evaluate = make_evaluate(lambda scale, images: scale * images.reshape(len(images), -1)[:, :10], found.augmentation, 3)
+result = evaluate(np.float32(2), found.test)
+read.append(found.test_images.read_so_far)
+about = found.augmentation
+print(json.dumps({
+    "labels": found.train_labels.tolist(), "mean": about.mean, "std": about.std, "shards": shards, "read": read,
+    "evaluation": list(result), "train": digest(found.train_images),
+}))
+"""
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_two_processes_read_a_part_each_and_have_what_one_has(prepared, file_format):
+    directory = str(prepared[1][file_format])
+    at = f"127.0.0.1:{free_port()}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, at, str(number), directory], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    told = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    one = data.load("cifar10", directory)
+    train = data.split(one, 0, 0.5).train.images
+    evaluate = make_evaluate(lambda scale, x: scale * x.reshape(len(x), -1)[:, :10], one.augmentation, 3)
+    result = evaluate(np.float32(2), one.test)
+    for number, each in enumerate(told):
+        assert each["labels"] == one.train_labels.tolist()
+        assert each["mean"] == list(one.augmentation.mean)
+        assert each["std"] == list(one.augmentation.std)
+        # 15 training images, over four devices four each, the last one filled up with the first.
+        for start in (8 * number, 8 * number + 4):
+            rows = np.arange(start, start + 4) % 15
+            assert each["shards"][str(start)] == zlib.crc32(train[rows].tobytes())
+        assert each["read"][:2] == [15, 5]
+        assert each["read"][2] <= 15 + 3  # of its half of the part some lie in the other's half of the files
+        assert each["read"][3] <= 6  # two of the four batches of three, and the block of before
+        assert each["evaluation"] == pytest.approx(list(result), rel=1e-6)
+        assert each["train"] == zlib.crc32(one.train_images.tobytes())
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnas.base import Batch, Skeleton
 from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.data.stored import StoredImages
 from jaxnas.networks import darts_network
 from jaxnas.ops.layers import pmean
 from jaxnas.parallel import data_parallel, many_seeds, on_one_device
@@ -142,11 +143,25 @@ def test_a_mean_of_gradients_needs_the_map_without_check_of_varying_axes():
     np.testing.assert_allclose(start - careless(jax.random.key(0), start, data)[0], 4 * true, rtol=1e-5)
 
 
-def test_data_is_divided_over_the_devices_where_it_can_be():
+def test_data_is_divided_over_the_devices_and_filled_up_where_they_do_not_divide_it():
     ways = data_parallel("sharded")
-    divided, whole = ways.place_data((np.arange(8), np.arange(7)))
-    assert {shard.data.shape for shard in divided.addressable_shards} == {(2,)}
-    assert {shard.data.shape for shard in whole.addressable_shards} == {(7,)}
+    for size in (8, 7, 3):
+        placed = ways.place_data(np.arange(size))
+        width = 1 if size == 3 else 2
+        assert {shard.data.shape for shard in placed.addressable_shards} == {(width,)}
+        np.testing.assert_array_equal(placed, np.arange(4 * width) % size)
+
+
+def test_of_data_that_is_not_in_memory_each_device_asks_for_its_rows():
+    asked = []
+
+    def read(numbers):
+        asked.append(numbers.tolist())
+        return np.broadcast_to(numbers.astype(np.uint8)[:, None, None, None], (len(numbers), 2, 2, 1))
+
+    placed = data_parallel("sharded").place_data(StoredImages(read, 10, (2, 2, 1))[1:])
+    assert asked == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]  # the fourth is filled up with the first ones
+    np.testing.assert_array_equal(placed[:, 0, 0, 0], [*range(1, 10), 1, 2, 3])
 
 
 # A bilevel problem small enough to run many seeds of it: the state is a point, the batch a draw of the data.

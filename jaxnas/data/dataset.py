@@ -8,7 +8,11 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import numpy as np
+
+from jaxnas.data.stored import is_stored, rows
+from jaxnas.parallel import block, joined
 
 
 class DataError(ValueError):
@@ -16,7 +20,7 @@ class DataError(ValueError):
 
 
 class Examples(NamedTuple):
-    """images: [N, H, W, C] uint8. labels: [N] int32."""
+    """images: [N, H, W, C] uint8, or `StoredImages` in one of several processes. labels: [N] int32."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -56,7 +60,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images of one size and their labels, all in memory.
+    """Images of one size and their labels, all in memory or, in one of several processes, read as they are needed.
 
     *_images: [N, H, W, C] uint8. *_labels: [N] int32 in 0 … K - 1. valid_* are there only where the data set comes
     with a validation split of its own.
@@ -148,29 +152,34 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
     if dataset.valid_images is not None and dataset.valid_labels is not None:
         if fraction:
             return Split(Examples(images, labels), Examples(dataset.valid_images, dataset.valid_labels))
-        images = np.concatenate([images, dataset.valid_images])
+        images = np.concatenate([np.asarray(images), np.asarray(dataset.valid_images)])
         return Split(Examples(images, np.concatenate([labels, dataset.valid_labels])), None)
     if not fraction:
         return Split(Examples(images, labels), None)
     train, valid = hold_out(labels, round(len(labels) * fraction), seed)
-    return Split(Examples(images[train], labels[train]), Examples(images[valid], labels[valid]))
+    return Split(Examples(rows(images, train), labels[train]), Examples(rows(images, valid), labels[valid]))
 
 
 def with_test_split(images: np.ndarray, labels: np.ndarray) -> tuple[Examples, Examples]:
     """(train, test) for data that comes without a test split: always the same stratified fifth is kept for testing."""
     train, test = hold_out(labels, max(1, round(len(labels) / 5)), seed=0)
-    return Examples(images[train], labels[train]), Examples(images[test], labels[test])
+    return Examples(rows(images, train), labels[train]), Examples(rows(images, test), labels[test])
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, intensities in [0, 1], to four digits.
 
     images: [N, H, W, C] uint8. Counted in integers, so the same on every machine. A constant channel has std 1.
+    `StoredImages` are shared out among the processes.
     """
     means, stds = [], []
     values = np.arange(256)
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+    shared = is_stored(images)
+    own = np.asarray(images[block(len(images))]) if shared else images
+    counted = np.array([np.bincount(own[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
+    if shared:
+        counted = joined(counted[None], jax.process_count()).sum(0)
+    for counts in counted:
         mean = (counts * values).sum() / counts.sum()
         variance = (counts * (values - mean) ** 2).sum() / counts.sum()
         means.append(round(float(mean) / 255, 4))

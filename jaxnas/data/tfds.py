@@ -10,13 +10,16 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import jax
 import numpy as np
 
 from jaxnas.data.dataset import DataError, Dataset, Examples, usual_augmentation, with_test_split
 from jaxnas.data.images import decode, stack
-from jaxnas.data.tfrecord import read_records
+from jaxnas.data.stored import StoredImages
+from jaxnas.data.tfrecord import positions, read_records
+from jaxnas.parallel import block, from_first, joined
 
 _BLOCK = 1024
 _FORMS = "it must be digits, folder:PATH, or the name of a TFDS image-classification data set such as cifar10"
@@ -27,8 +30,9 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
 
     Without a version the newest on disk is taken. `data_dir` None means the directory that TFDS uses by default. The
     test split is "test", else "validation"; where there is neither, a fixed fifth of "train" is kept for testing.
-    `size` resizes the images to size x size, which is needed where they differ in size. Raises DataError where the data
-    is not there, damaged, or no image classification.
+    `size` resizes the images to size x size, which is needed where they differ in size. Several processes load it
+    together, each decoding a part; the images are then `StoredImages`. Raises DataError where the data is not there,
+    damaged, or no image classification.
     """
     # Half a second, which those who use other data need not wait.
     import tensorflow_datasets as tfds
@@ -117,42 +121,52 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
 
 
 def _read_split(info: Any, split: str, image_key: str, label_key: str, size: int | None) -> Examples:
-    """Decodes one split, once, in the order of its files."""
+    """One split in the order of its files, decoded once. Of several processes each decodes a block of it, and later
+    what it is asked for beyond that; the labels are exchanged."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow_datasets.proto import tf_example_pb2
 
     about = info.splits[split]
     count, channels = about.num_examples, info.features[image_key].shape[-1]
-    labels = np.empty(count, np.int32)
+    origin = f"{info.full_name}, split {split},"
+    labels = np.zeros(count, np.int32)
 
-    def images() -> Iterator[np.ndarray]:
-        done = 0
+    def images(numbers: np.ndarray) -> Iterator[np.ndarray]:
+        first = 0
         for file, length in zip(about.filepaths, about.shard_lengths, strict=True):
-            path = str(file)
-            i = -1
-            for i, record in enumerate(_read_file(path, info.file_format.value)):
-                if i == length:
-                    break
+            here = numbers[(numbers >= first) & (numbers < first + length)] - first
+            for i, record in zip(here, _read_file(str(file), info.file_format.value, length, here), strict=True):
                 try:
                     features = tf_example_pb2.Example.FromString(record).features.feature
-                    labels[done + i] = features[label_key].int64_list.value[0]
-                    image = features[image_key].bytes_list.value[0]
-                    yield decode(image, channels, size)
+                    labels[first + i] = features[label_key].int64_list.value[0]
+                    yield decode(features[image_key].bytes_list.value[0], channels, size)
                 except (DecodeError, IndexError, DataError) as error:
-                    raise DataError(f"{path}: record {i} cannot be read: {error}") from error
-            if i + 1 != length:
-                raise DataError(f"{path} has {i + 1 if i < length else 'more'} records, but {length} are described")
-            done += length
+                    raise DataError(f"{file}: record {i} cannot be read: {error}") from error
+            first += length
 
-    return Examples(stack(images(), count, f"{info.full_name}, split {split},"), labels)
+    if jax.process_count() == 1:
+        return Examples(stack(images(np.arange(count)), count, origin), labels)
+    own = np.arange(count)[block(count)]
+    if not own.size:
+        own = np.arange(1)  # one image at least, to tell the size
+    pixels = stack(images(own), len(own), origin)
+    if from_first(list(pixels.shape[1:])) != list(pixels.shape[1:]):
+        raise DataError(f"{origin} has images of different sizes: load it with size=N to resize them")
+    stored = StoredImages(lambda numbers: stack(images(numbers), len(numbers), origin), count, pixels.shape[1:])
+    stored.keep(own, pixels)
+    return Examples(cast(np.ndarray, stored), joined(labels[block(count)], count))
 
 
-def _read_file(path: str, file_format: str) -> Iterator[bytes]:
-    """The records of one file; DataError naming it where it is missing, cut short or damaged."""
+def _read_file(path: str, file_format: str, length: int, numbers: np.ndarray) -> Iterator[bytes]:
+    """Records of one file by their ascending numbers.
+
+    Raises: DataError naming the file where it is missing, cut short, damaged, or has not as many records as described.
+    """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing: prepare the data set again")
     if file_format == "tfrecord":
-        yield from read_records(path)
+        _check_length(path, len(positions(path)), length)
+        yield from read_records(path, numbers.tolist())
         return
     if file_format != "array_record":
         raise DataError(f"{path} is in the format {file_format}; only array_record and tfrecord can be read")
@@ -162,7 +176,13 @@ def _read_file(path: str, file_format: str) -> Iterator[bytes]:
         raise DataError(f"{path} needs the package array_record, which is not installed: {error}") from error
     try:
         with ArrayRecordDataSource([path]) as source:
-            for start in range(0, len(source), _BLOCK):
-                yield from source.__getitems__(range(start, min(start + _BLOCK, len(source))))
+            _check_length(path, len(source), length)
+            for start in range(0, len(numbers), _BLOCK):
+                yield from source.__getitems__(numbers[start : start + _BLOCK].tolist())
     except RuntimeError as error:
         raise DataError(f"{path} is cut short or damaged: {error}") from error
+
+
+def _check_length(path: str, found: int, described: int) -> None:
+    if found != described:
+        raise DataError(f"{path} has {found} records, but {described} are described")

@@ -57,34 +57,54 @@ def masked_crc32c(messages: Sequence[bytes]) -> np.ndarray:
     return ((crc >> 15) | (crc << 17)) + np.uint32(0xA282EAD8)
 
 
-def read_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The records of one file in order; both checksums of each are verified.
+def positions(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
+    """Where the data of each record begins and how long it is; the checksum of each length is verified.
 
     Raises DataError naming the file where it is cut short or damaged.
     """
     size = Path(path).stat().st_size
+    found: list[tuple[int, int]] = []
+    headers: list[bytes] = []
     with open(path, "rb") as file:
-        headers: list[bytes] = []
-        data: list[bytes] = []
-        stored: list[tuple[int, int]] = []
-        first = 0
         while header := file.read(12):
             if len(header) < 12:
-                raise DataError(f"{path} is cut short: record {first + len(data)} has no complete header")
-            length, header_crc = struct.unpack("<QI", header)
+                raise DataError(f"{path} is cut short: record {len(found)} has no complete header")
+            (length,) = struct.unpack("<Q", header[:8])
+            found.append((file.tell(), length))
+            headers.append(header)
             if file.tell() + length + 4 > size:
-                raise DataError(f"{path} is cut short or damaged: record {first + len(data)} goes beyond its end")
-            headers.append(header[:8])
-            data.append(file.read(length))
-            stored.append((header_crc, *struct.unpack("<I", file.read(4))))
-            if len(data) == _BLOCK or file.tell() == size:
-                computed = np.stack([masked_crc32c(headers), masked_crc32c(data)], axis=1)
-                wrong = np.flatnonzero((computed != np.array(stored, np.uint32)).any(axis=1))
-                if wrong.size:
-                    raise DataError(f"{path} is damaged: the checksum of record {first + wrong[0]} is wrong")
-                yield from data
-                first += len(data)
-                headers, data, stored = [], [], []
+                raise DataError(f"{path} is cut short or damaged: record {len(found) - 1} goes beyond its end")
+            file.seek(length + 4, os.SEEK_CUR)
+    stored = np.array([struct.unpack("<I", header[8:])[0] for header in headers], np.uint32)
+    _check(path, np.arange(len(found)), masked_crc32c([header[:8] for header in headers]), stored)
+    return found
+
+
+def _check(path: str | os.PathLike[str], numbers: np.ndarray, computed: np.ndarray, stored: np.ndarray) -> None:
+    wrong = np.flatnonzero(computed != stored)
+    if wrong.size:
+        raise DataError(f"{path} is damaged: the checksum of record {numbers[wrong[0]]} is wrong")
+
+
+def read_records(path: str | os.PathLike[str], numbers: Sequence[int] | None = None) -> Iterator[bytes]:
+    """The records of one file with these ascending numbers, by default all; their checksums are verified.
+
+    Raises DataError naming the file where it is cut short or damaged.
+    """
+    where = positions(path)
+    numbers = range(len(where)) if numbers is None else numbers
+    with open(path, "rb") as file:
+        for start in range(0, len(numbers), _BLOCK):
+            block = numbers[start : start + _BLOCK]
+            data: list[bytes] = []
+            stored: list[int] = []
+            for number in block:
+                offset, length = where[number]
+                file.seek(offset)
+                data.append(file.read(length))
+                stored.append(struct.unpack("<I", file.read(4))[0])
+            _check(path, np.asarray(block), masked_crc32c(data), np.array(stored, np.uint32))
+            yield from data
 
 
 def write_records(path: str | os.PathLike[str], records: Iterable[bytes]) -> None:

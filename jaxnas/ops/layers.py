@@ -143,8 +143,14 @@ def _per_channel(values: Array) -> Array:
 
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     x = widened(x)
-    mean = pmean(jnp.mean(x, (0, 1, 2)), axis_name)
-    return mean, pmean(jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2)), axis_name)
+    mean = jnp.mean(x, (0, 1, 2))
+    variance = jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2))
+    if axis_name is None:
+        return mean, variance
+    # Devices wait for each other once: the mean of all is not needed before their own variances.
+    means, variances = jnp.moveaxis(lax.all_gather(jnp.stack([mean, variance]), axis_name), 1, 0)
+    mean = jnp.mean(means, 0)
+    return mean, jnp.mean(variances + jnp.square(means - mean[None]), 0)
 
 
 def _scaled(x: Array, mean: Array, variance: Array, scale: Array | None) -> Array:

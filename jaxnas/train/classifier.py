@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnas.base import Arch, Array, Batch, Context, Key, Network, PyTree, Stats
@@ -16,6 +17,7 @@ from jaxnas.data.dataset import Augmentation, Examples
 from jaxnas.data.pipeline import eval_batches
 from jaxnas.networks.switched import SwitchedNetwork
 from jaxnas.ops.layers import pmean
+from jaxnas.parallel import block, joined
 from jaxnas.train import losses
 
 
@@ -137,6 +139,8 @@ def make_evaluate(
     The last batch is filled up with examples that count nothing; a `predict` that normalises by the batch would see
     them. Batches are dispatched one by one: inside a loop XLA's convolutions are slow on a CPU.
 
+    Several processes take a part of the batches each; all of them must call it.
+
     Raises: ValueError where batch_size is under 1.
     """
     if batch_size < 1:
@@ -152,11 +156,13 @@ def make_evaluate(
     def evaluate(state: Any, data: Examples) -> Evaluation:
         chosen, weights = eval_batches(len(data.labels), batch_size)
         # Splits differ in size; batches cut here do not, so that nothing is compiled again.
+        own = block(len(chosen))
         counted = jax.device_get(
-            [count(state, data.images[i], data.labels[i], w) for i, w in zip(chosen, weights, strict=True)]
+            [count(state, data.images[i], data.labels[i], w) for i, w in zip(chosen[own], weights[own], strict=True)]
         )
-        total, correct = len(data.labels), sum(int(right) for right, _ in counted)
-        return Evaluation(correct / total, math.fsum(float(loss) for _, loss in counted) / total, correct, total)
+        every = joined(np.array(counted, np.float64).reshape(-1, 2), len(chosen))
+        total, correct = len(data.labels), int(every[:, 0].sum())
+        return Evaluation(correct / total, math.fsum(every[:, 1]) / total, correct, total)
 
     return evaluate
 

@@ -61,7 +61,7 @@ def make_path_score(
         total = len(data.labels)
         size = min(batch_size, total)
         position = np.arange(-(-total // size) * size).reshape(-1, size)
-        images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+        images, labels = jnp.asarray(np.asarray(data.images)), jnp.asarray(data.labels)
         if shared is not None:
             stacked = (images[position % total], labels[position % total], jnp.asarray(position < total))
             return shared(params, np.asarray(archs, np.int32), stacked) / total
