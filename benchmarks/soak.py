@@ -2,12 +2,13 @@
 
     python -m benchmarks.soak --minutes 20 --kills 60
 
-Four experiments, as small as they go, take turns: a DARTS search with its early stop and the training of what it found,
-a training alone, one-shot scoring, and a search by a predictor on a table. Each is run once undisturbed, which also
-fills the cache of compiled programs. Then it is started again and again in one folder, each time killed after a random
-time by SIGKILL, or by SIGTERM, on which it must exit with 75, or by two SIGTERMs, 143; when it finishes, everything in
-its result.json and in its metrics but the clock must be equal, and a new folder is begun. A run that finishes before
-its kill counts as a round without a kill. The rest of the last round is let finish.
+Five experiments, as small as they go, take turns: a DARTS search with its early stop and the training of what it found,
+each batch on two devices of the CPU; a training alone; ENAS for two seeds at once, one on each device; one-shot scoring;
+and a search by a predictor on a table. Each is run once undisturbed, which also fills the cache of compiled programs.
+Then it is started again and again in one folder, each time killed after a random time by SIGKILL, or by SIGTERM, on
+which it must exit with 75, or by two SIGTERMs, 143; when it finishes, everything in its result.json and in its metrics
+but the clock must be equal, and a new folder is begun. A run that finishes before its kill counts as a round without a
+kill. The rest of the last round is let finish.
 """
 
 from __future__ import annotations
@@ -35,10 +36,15 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
         "experiments.darts", "--search.epochs", "6", "--search.channels", "2", "--search.cells", "1",
         "--search.batch-size", "180", "--watch.eigenvalue-every", "1", "--watch.products", "3", "--watch.batches", "1",
         "--search.early-stop", "--watch.window", "1", "--watch.lag", "1", "--watch.ratio", "0.999",
-        "--watch.first", "1", "--random-baselines", "0", *_TINY_TRAINING,
+        "--watch.first", "1", "--random-baselines", "0", "--devices.count", "2", *_TINY_TRAINING,
     ),
     "training": (
         "experiments.retrain", "--genotype", "DARTS_V2", *_TINY_TRAINING[:-2], "--train.epochs", "8",
+    ),
+    "enas": (
+        "experiments.enas", "--space", "nasbench201", "--seeds", "2", "--search.epochs", "6", "--search.batch-size",
+        "300", "--search.channels", "2", "--search.candidates", "3", "--controller.steps", "3", "--controller.samples",
+        "2", "--controller.batch-size", "200", "--random-baselines", "0", *_TINY_TRAINING,
     ),
     "one-shot scoring": (
         "experiments.one_shot", "--one-shot.epochs", "2", "--one-shot.channels", "2", "--one-shot.batch-size", "300",
@@ -160,7 +166,11 @@ class _Soak:
         places = ["--workdir", str(self.folder / run), "--cache-dir", str(self.folder.parent / "cache")]
         with open(self._log(), "wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", module, *flags, *places], cwd=ROOT, stdout=log, stderr=log, env={**os.environ}
+                [sys.executable, "-m", module, *flags, *places],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
             )
 
 
