@@ -5,7 +5,8 @@
 
 In one run the two sides take turns, so that what else the machine does meets both. Prints one JSON object a line, then
 a table. `compile_s` is tracing and compiling from nothing, `cached_s` the same with the persistent cache filled,
-`ratio` the peer's median time divided by ours. The peer is `benchmarks.torch_darts`, channels-last; it needs PyTorch
+`ratio` the peer's median time divided by ours. `input_s`, no part of it, is what drawing and augmenting the images of a
+step takes, from 50,000 of CIFAR-10's size. The peer is `benchmarks.torch_darts`, channels-last; it needs PyTorch
 (`pip install -e '.[torch]'`), and without it the peer's figures are null.
 """
 
@@ -31,6 +32,7 @@ import numpy as np
 
 from experiments import cli
 from experiments.devices import Devices, join, spread
+from jaxnas import data
 from jaxnas.base import Batch, Skeleton
 from jaxnas.networks import darts_network
 from jaxnas.parallel import DataParallel
@@ -136,8 +138,8 @@ def build(name: Name, config: Config) -> Ours:
     }.get(name, lambda: first_order(axis))()
     algorithm = darts(space, supernet, optimiser, adam_l2(), method, axis_name=axis)
     state = jax.jit(algorithm.init)(jax.random.key(0))
-    data = {part: batch_of(size, seed) for seed, part in enumerate(("train", "valid"))}
-    return Ours(over, algorithm.phases[0].step, state, data)
+    batches = {part: batch_of(size, seed) for seed, part in enumerate(("train", "valid"))}
+    return Ours(over, algorithm.phases[0].step, state, batches)
 
 
 def peer(name: Name, config: Config) -> Callable[[], object]:
@@ -172,6 +174,23 @@ def peer(name: Name, config: Config) -> Callable[[], object]:
     return synchronised
 
 
+def input_seconds(name: Name, config: Config) -> float:
+    """The median time in which the images that a step reads are drawn and augmented."""
+    both = name != "evaluation_step"
+    count, size = (25_000, config.batch) if both else (45_000, config.evaluation_batch)
+    augmentation = data.Augmentation(shift=4, flip=True, cutout=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    over = spread(Devices(count=config.devices), (32, 32, 3), size)
+    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    examples = over.place_data(data.Examples(images, np.zeros(count, np.int32)))
+    draw = jax.jit(data.make_batches(count, size, augmentation, cutout=not both))
+    times = []
+    for number in range(11):
+        start = time.perf_counter()
+        jax.block_until_ready([draw(jax.random.key(part), number, examples) for part in range(1 + both)])
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
 def seconds(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
@@ -194,6 +213,7 @@ def measure(name: Name, config: Config) -> dict[str, Any]:
         "ours_s": ours_s,
         "peer_s": peer_s[0] if peer_s else None,
         "ratio": peer_s[0] / ours_s if peer_s else None,
+        "input_s": input_seconds(name, config),
         "trace_s": ours.trace_s,
         "compile_s": ours.compile_s,
         "temp_bytes": ours.temp_bytes,

@@ -13,10 +13,11 @@ The state is the same on all devices, the images of a data set are divided among
 
 `many_seeds` runs a step for S seeds at once: S keys, S states, one data set.
 
-Over hosts, all processes run the same program on the same data, each on its own devices. The first one alone reads and
-writes the run folder: what it finds there is sent to the others (`from_first`), so that hosts need no common disk. What
-depends on a clock or a signal is agreed on (`largest`), since a process that took another turn would wait for ever.
-Work whose turns depend on files of the first process is led by it (`led_by_first`).
+Over hosts, all processes run the same program, each on its own devices, and of the data a process reads what these
+need. The first one alone reads and writes the run folder: what it finds there is sent to the others (`from_first`), so
+that hosts need no common disk. What depends on a clock or a signal is agreed on (`largest`), since a process that took
+another turn would wait for ever. Work whose turns depend on files of the first process is led by it (`led_by_first`);
+work that can be shared out is done in blocks (`block`, `joined`).
 """
 
 from __future__ import annotations

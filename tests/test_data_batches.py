@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnas import data
+from jaxnas.parallel import data_parallel
 
 IDENTITY = data.Augmentation(shift=0, flip=False, cutout=0, mean=(0.0,), std=(1.0,))
 
@@ -132,6 +133,15 @@ def test_batches_without_augmentation_have_matching_images_and_labels():
     batch = data.make_batches(300, 64, IDENTITY, train=False)(jax.random.key(8), 0, on_device)
     number = np.round(np.asarray(batch.image) * 255).astype(int)
     np.testing.assert_array_equal(number[:, 0, 0, 0] * 256 + number[:, 0, 1, 0], batch.label)
+
+
+def test_what_fills_a_split_up_for_its_devices_is_not_drawn():
+    placed = data_parallel("sharded").place_data(numbered(10))
+    assert len(placed.labels) == 12
+    batch = jax.jit(data.make_batches(10, 5, IDENTITY))
+    for step in range(2):
+        found = batch(jax.random.key(0), step, placed)
+        chex.assert_trees_all_equal(*map(jax.device_get, (found, batch(jax.random.key(0), step, numbered(10)))))
 
 
 def test_wrong_batches():

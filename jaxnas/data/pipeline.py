@@ -76,15 +76,16 @@ def make_batches(
     """Makes (key, step, data) -> Batch for a split of `size` examples.
 
     The key stays the same over the steps. `data` holds the split's arrays and is an argument so that it is no constant
-    of the compiled program. With `train` false the batches are in random order but not augmented. `cutout` adds the
-    cutout of the data set, if it has one.
+    of the compiled program; what comes after its first `size` examples, to divide them over devices, is not drawn. With
+    `train` false the batches are in random order but not augmented. `cutout` adds the cutout of the data set, if it has
+    one.
     """
     _steps_per_epoch(size, batch_size)
     if cutout and not train:
         raise ValueError("cutout=True belongs to training batches: leave it out with train=False")
 
     def batch(key: Key, step: int | Array, data: Examples) -> Batch:
-        if len(data.labels) != size:
+        if len(data.labels) < size:
             raise ValueError(f"these batches are for a split of {size} examples, got {len(data.labels)}")
         chosen = indices(jax.random.fold_in(key, 0), step, size, batch_size)
         if not train:
