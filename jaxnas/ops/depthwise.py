@@ -12,6 +12,7 @@ rows at odd and even sizes, as in PyTorch; "SAME" would pad even sizes on one si
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import jax
@@ -32,7 +33,7 @@ def materialised(tree: PyTree) -> PyTree:
     def apart(tree: PyTree) -> PyTree:
         first = jax.tree.leaves(tree)[0]
         known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
-        return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), t), tree)
+        return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: lax.full_like(x, jnp.nan), t), tree)
 
     return lax.platform_dependent(tree, cpu=apart, default=lambda t: t)
 
@@ -50,9 +51,15 @@ def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
     size = kernel.shape[0]
     padded = pad(x, dilation * (size // 2), dilation * (size // 2))
     height, width = _output_size(x, stride)
-    taps = _taps(size, dilation)
-    weights = kernel.reshape(size * size, 1, 1, 1, -1)
-    return sum(window(padded, tap, stride, height, width) * weights[t] for t, tap in enumerate(taps))  # type: ignore[return-value]
+    shape = (x.shape[0], height, width, x.shape[3])
+    weights = jnp.broadcast_to(kernel, (size, size, x.shape[3])).reshape(size * size, -1)
+
+    def product(t: int, tap: tuple[int, int]) -> Array:
+        weight = lax.broadcast_in_dim(lax.index_in_dim(weights, t, keepdims=False), shape, (3,))
+        return lax.mul(window(padded, tap, stride, height, width), weight)
+
+    # Many small operations, by `lax`: those of jax.numpy take several times as long to trace.
+    return functools.reduce(lax.add, itertools.starmap(product, enumerate(_taps(size, dilation))))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -86,15 +93,21 @@ def _kernel_gradient_in_loops(x: Array, g: Array, size: int, stride: int, dilati
         g_rows = lax.dynamic_slice(g, (first, row, 0, 0), (group, rows, width, channels))
         met = (group, high + (size - 1) * dilation, padded.shape[2], channels)
         x_rows = lax.dynamic_slice(padded, (first, row * stride, 0, 0), met)
+        each_g = [lax.slice(g_rows, (u, r, 0, 0), (u + 1, r + 1, width, channels)) for u, r in in_group]
 
         def tap_row(i: Array, sums: list[Array]) -> list[Array]:
             shifted = lax.dynamic_slice_in_dim(x_rows, i * dilation, high, 1)
-            after = []
-            for j, s in enumerate(sums):
-                columns = slice(j * dilation, j * dilation + span, stride)
-                total = sum(shifted[u, r * stride, columns] * g_rows[u, r] for u, r in in_group)
-                after.append(lax.dynamic_update_index_in_dim(s, s[i] + total, i, 0))
-            return after
+
+            def column(j: int, s: Array) -> Array:
+                ends, strides = (j * dilation + span, channels), (1, 1, stride, 1)
+                each_x = [
+                    lax.slice(shifted, (u, r * stride, j * dilation, 0), (u + 1, r * stride + 1, *ends), strides)
+                    for u, r in in_group
+                ]
+                total = functools.reduce(lax.add, map(lax.mul, each_x, each_g)).reshape(width, channels)
+                return lax.dynamic_update_index_in_dim(s, s[i] + total, i, 0)
+
+            return list(itertools.starmap(column, enumerate(sums)))
 
         return lax.fori_loop(0, size, tap_row, sums)
 

@@ -33,9 +33,10 @@ def bordered(kernels: Array, size: int) -> Array:
 
 def window(padded: Array, tap: tuple[int, int], stride: int, height: int, width: int) -> Array:
     """The input [..., H, W, C] that one tap meets at every output position, [..., height, width, C]."""
-    i, j = tap
-    rows, columns = (slice(n, n + stride * (size - 1) + 1, stride) for n, size in ((i, height), (j, width)))
-    return padded[..., rows, columns, :]
+    leading, channels = padded.shape[:-3], padded.shape[-1]
+    zeros, ones = (0,) * len(leading), (1,) * len(leading)
+    ends = [n + stride * (size - 1) + 1 for n, size in zip(tap, (height, width), strict=True)]
+    return lax.slice(padded, (*zeros, *tap, 0), (*leading, *ends, channels), (*ones, stride, stride, 1))
 
 
 def spread(g: Array, height: int, width: int, stride: int) -> Array:
