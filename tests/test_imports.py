@@ -26,7 +26,8 @@ ALLOWED = {
     "samplers": {"base", "spaces", "benchmarks", "controllers", "predictors"},
     "train": {"base", "ops", "networks", "parallel", "checkpoint", "runfolder", "data"},
     "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},
-    **{name: {"base", "spaces", "runfolder", "celllayout"} for name in OUTSIDE},
+    **{name: {"base", "spaces", "runfolder", "celllayout"} for name in OUTSIDE - {"data"}},
+    "data": {"base", "parallel"},
 }
 
 

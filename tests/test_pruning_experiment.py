@@ -20,8 +20,8 @@ def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
     config = dataclasses.replace(
         darts.PRESETS["tiny"], search=settings, watch=watch, workdir=str(tmp_path / "run"), devices=Devices(count=1)
     )
-    layout = seeds.layout(config, settings.batch_size, side_by_side=True)
     dataset = data.load("digits", None)
+    layout = seeds.layout(config, dataset.image_shape, settings.batch_size, side_by_side=True)
     parts, space = darts.search_parts(dataset, config), darts_space()
     skeleton = Skeleton(1, 1, dataset.image_shape, dataset.num_classes)
 
