@@ -106,11 +106,16 @@ def batch_of(size: int, seed: int) -> Batch:
     return Batch(image, jnp.asarray(rng.integers(0, 10, size), jnp.int32))
 
 
+def batch_layout(name: Name, config: Config) -> tuple[int, DataParallel]:
+    """The size of a batch, and how it is spread."""
+    size = config.evaluation_batch if name == "evaluation_step" else config.batch
+    return size, spread(Devices(count=config.devices), (32, 32, 3), size)
+
+
 def build(name: Name, config: Config) -> Ours:
     """Compiles one of our steps, with the settings of its paper."""
     dtype = jnp.dtype(config.dtype)
-    size = config.evaluation_batch if name == "evaluation_step" else config.batch
-    over = spread(Devices(count=config.devices), (32, 32, 3), size)
+    size, over = batch_layout(name, config)
     axis = over.axis_name
     if name == "evaluation_step":
         skeleton = Skeleton(config.evaluation_channels, config.evaluation_cells, (32, 32, 3), 10, auxiliary=True)
@@ -177,9 +182,9 @@ def peer(name: Name, config: Config) -> Callable[[], object]:
 def input_seconds(name: Name, config: Config) -> float:
     """The median time in which the images that a step reads are drawn and augmented."""
     both = name != "evaluation_step"
-    count, size = (25_000, config.batch) if both else (45_000, config.evaluation_batch)
+    count = 25_000 if both else 45_000
+    size, over = batch_layout(name, config)
     augmentation = data.Augmentation(shift=4, flip=True, cutout=16, mean=(0.5,) * 3, std=(0.25,) * 3)
-    over = spread(Devices(count=config.devices), (32, 32, 3), size)
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
     examples = over.place_data(data.Examples(images, np.zeros(count, np.int32)))
     draw = jax.jit(data.make_batches(count, size, augmentation, cutout=not both))
@@ -242,8 +247,7 @@ def main(config: Config) -> None:
             record = measure(name, config)
             record |= {"batch": config.batch, "dtype": config.dtype, "torch_compile": config.torch_compile}
             record |= {"device": jax.devices()[0].device_kind, "cpus": os.cpu_count(), "versions": versions}
-            size = config.evaluation_batch if name == "evaluation_step" else config.batch
-            record["devices"] = spread(Devices(count=config.devices), (32, 32, 3), size).devices
+            record["devices"] = batch_layout(name, config)[1].devices
             print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
             records.append(record)
     print(f"\n{'step':26}{'ours, s':>10}{'peer, s':>10}{'ratio':>8}{'compile, s':>12}{'cached, s':>11}{'temp, GB':>10}")

@@ -105,7 +105,8 @@ def main(config: Config) -> None:
         return lambda x, kernel: lax.fori_loop(0, LOOP, body, (x, kernel))
 
     half, width = config.size // 2, config.channels
-    for size, channels, stride in ((config.size, width, 2), (half, 2 * width, 2), (2, 2 * width, 1)):
+    strided = ((config.size, width, 2), (half, 2 * width, 2))
+    for size, channels, stride in (*strided, (2, 2 * width, 1), (config.size, width, 1)):
         small = jax.random.normal(keys[0], (config.batch, size, size, channels))
         kernel = 0.1 * jax.random.normal(keys[2], (3, 3, channels, stride * channels))
         times = [milliseconds(repeated(form, stride), small, kernel) / LOOP for form in (xla, layers.conv)]

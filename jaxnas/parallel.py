@@ -145,13 +145,14 @@ def _checked(step: Step, devices: int) -> Step:
     return run
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed random keys."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> Array:
     """A leaf whose value every process has, laid out over the devices of all of them."""
-    if _is_key(leaf):
+    if is_key(leaf):
         data = _put(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -265,11 +266,11 @@ def arrays_from_first(tree: PyTree) -> PyTree:
         return tree
 
     def plain(leaf: Any) -> np.ndarray:
-        return np.asarray(local(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
+        return np.asarray(local(jax.random.key_data(leaf) if is_key(leaf) else leaf))
 
     def as_it_was(sent: Any, leaf: Any) -> Any:
         sent = np.asarray(sent)
-        return jax.random.wrap_key_data(sent, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else sent
+        return jax.random.wrap_key_data(sent, impl=jax.random.key_impl(leaf)) if is_key(leaf) else sent
 
     return jax.tree.map(as_it_was, multihost_utils.broadcast_one_to_all(jax.tree.map(plain, tree)), tree)
 
@@ -322,18 +323,12 @@ def joined(own: np.ndarray, count: int) -> np.ndarray:
 
 
 def shared_rows(compute: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:
-    """A function of rows [P, ...] -> float64 [P] of which each process computes every so many-th row, and has all."""
-    processes, here = jax.process_count(), jax.process_index()
+    """A function of rows [P, ...] -> float64 [P] of which each process computes its block, and has all."""
 
     def together(rows: Any) -> np.ndarray:
-        share = np.zeros(-(-len(rows) // processes))
-        own = np.asarray(compute(rows[here::processes]), np.float64)
-        share[: len(own)] = own
-        # As bytes: JAX would make float32 of them.
-        every = np.asarray(multihost_utils.process_allgather(share.view(np.uint8))).view(np.float64)
-        return every.T.reshape(-1)[: len(rows)]
+        return joined(np.asarray(compute(rows[block(len(rows))]), np.float64), len(rows))
 
-    return compute if processes == 1 else together
+    return together
 
 
 def lost_process(error: Exception) -> bool:

@@ -335,7 +335,6 @@ import sys, time
 sys.path.insert(0, "tests")
 import jax
 import test_loop as t
-from jaxnas.parallel import data_parallel
 from jaxnas.runfolder import open_run
 from jaxnas.train.loop import run
 from jaxnas.train.stop import Stopped, stop_on_signal

@@ -54,7 +54,8 @@ class StoredImages:
         if isinstance(index, slice):
             return self.rows(index)
         rows = self._rows[np.asarray(index)]
-        missing = np.unique(rows[~self._there[rows]]) if rows.ndim else rows[None][~self._there[rows[None]]]
+        wanted = np.unique(rows)
+        missing = wanted[~self._there[wanted]]
         if missing.size:
             self.keep(missing, self._read(missing))
         return self._pixels[rows]

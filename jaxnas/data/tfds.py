@@ -7,8 +7,9 @@ is not needed, since TFDS stores a description beside them.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,12 +131,14 @@ def _read_split(info: Any, split: str, image_key: str, label_key: str, size: int
     count, channels = about.num_examples, info.features[image_key].shape[-1]
     origin = f"{info.full_name}, split {split},"
     labels = np.zeros(count, np.int32)
+    positions_of = functools.cache(positions)  # a file is asked several times where it is read as needed
 
     def images(numbers: np.ndarray) -> Iterator[np.ndarray]:
         first = 0
         for file, length in zip(about.filepaths, about.shard_lengths, strict=True):
             here = numbers[(numbers >= first) & (numbers < first + length)] - first
-            for i, record in zip(here, _read_file(str(file), info.file_format.value, length, here), strict=True):
+            records = _read_file(str(file), info.file_format.value, length, here, positions_of) if here.size else ()
+            for i, record in zip(here, records, strict=True):
                 try:
                     features = tf_example_pb2.Example.FromString(record).features.feature
                     labels[first + i] = features[label_key].int64_list.value[0]
@@ -157,7 +160,10 @@ def _read_split(info: Any, split: str, image_key: str, label_key: str, size: int
     return Examples(cast(np.ndarray, stored), joined(labels[block(count)], count))
 
 
-def _read_file(path: str, file_format: str, length: int, numbers: np.ndarray) -> Iterator[bytes]:
+def _read_file(
+    path: str, file_format: str, length: int, numbers: np.ndarray,
+    positions_of: Callable[[str], list[tuple[int, int]]],
+) -> Iterator[bytes]:  # fmt: skip
     """Records of one file by their ascending numbers.
 
     Raises: DataError naming the file where it is missing, cut short, damaged, or has not as many records as described.
@@ -165,8 +171,9 @@ def _read_file(path: str, file_format: str, length: int, numbers: np.ndarray) ->
     if not Path(path).is_file():
         raise DataError(f"{path} is missing: prepare the data set again")
     if file_format == "tfrecord":
-        _check_length(path, len(positions(path)), length)
-        yield from read_records(path, numbers.tolist())
+        where = positions_of(path)
+        _check_length(path, len(where), length)
+        yield from read_records(path, numbers.tolist(), where)
         return
     if file_format != "array_record":
         raise DataError(f"{path} is in the format {file_format}; only array_record and tfrecord can be read")

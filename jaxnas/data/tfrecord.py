@@ -86,12 +86,15 @@ def _check(path: str | os.PathLike[str], numbers: np.ndarray, computed: np.ndarr
         raise DataError(f"{path} is damaged: the checksum of record {numbers[wrong[0]]} is wrong")
 
 
-def read_records(path: str | os.PathLike[str], numbers: Sequence[int] | None = None) -> Iterator[bytes]:
+def read_records(
+    path: str | os.PathLike[str], numbers: Sequence[int] | None = None, where: Sequence[tuple[int, int]] | None = None
+) -> Iterator[bytes]:
     """The records of one file with these ascending numbers, by default all; their checksums are verified.
 
-    Raises DataError naming the file where it is cut short or damaged.
+    where: the `positions` of the file, if they are known. Raises DataError naming the file where it is cut short or
+    damaged.
     """
-    where = positions(path)
+    where = positions(path) if where is None else where
     numbers = range(len(where)) if numbers is None else numbers
     with open(path, "rb") as file:
         for start in range(0, len(numbers), _BLOCK):

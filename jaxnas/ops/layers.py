@@ -110,7 +110,7 @@ def _same_conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array
 
     XLA:CPU brings the automatic ones into a layout that it has a fast kernel for only outside of loops; in a scan over
     cells or edges they would take many times as long. The kernel's gradient as a convolution is slow there everywhere,
-    at 108 channels by a factor of six.
+    the more channels, the more so.
     """
     x, kernel = residuals
     pad = kernel.shape[0] // 2

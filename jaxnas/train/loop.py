@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxnas.base import Array, Key, PyTree
 from jaxnas.checkpoint import Checkpoints, Restored, abstract
-from jaxnas.parallel import arrays_from_first, from_first, is_first_process, largest, local
+from jaxnas.parallel import arrays_from_first, from_first, is_first_process, is_key, largest, local
 from jaxnas.runfolder import Stage
 from jaxnas.train.chunk import Chunk, Infos, check_same_types
 from jaxnas.train.progress import Progress
@@ -263,7 +263,7 @@ def _after_round(
 
 def _own(leaf: Any) -> Array:
     """A copy of a leaf that a chunk may use up, of a type that is not weak: a weak one would be traced for itself."""
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         return jax.random.clone(leaf)
     return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
 
