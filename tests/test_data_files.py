@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -152,10 +153,11 @@ read.append(found.train_images.read_so_far)
 evaluate = make_evaluate(lambda scale, images: scale * images.reshape(len(images), -1)[:, :10], found.augmentation, 3)
 result = evaluate(np.float32(2), found.test)
 read.append(found.test_images.read_so_far)
+uneven = make_evaluate(lambda scale, images: scale * images.reshape(len(images), -1)[:, :10], found.augmentation, 4)
 about = found.augmentation
 print(json.dumps({
     "labels": found.train_labels.tolist(), "mean": about.mean, "std": about.std, "shards": shards, "read": read,
-    "evaluation": list(result), "train": digest(found.train_images),
+    "evaluation": list(result), "uneven": list(uneven(np.float32(2), found.test)), "train": digest(found.train_images),
 }))
 """
 
@@ -189,6 +191,7 @@ def test_two_processes_read_a_part_each_and_have_what_one_has(prepared, file_for
         assert each["read"][2] <= 15 + 3  # of its half of the part some lie in the other's half of the files
         assert each["read"][3] <= 6  # two of the four batches of three, and the block of before
         assert each["evaluation"] == pytest.approx(list(result), rel=1e-6)
+        assert each["uneven"] == pytest.approx(list(result), rel=1e-6)  # three batches: one and two
         assert each["train"] == zlib.crc32(one.train_images.tobytes())
 
 
@@ -224,6 +227,24 @@ def test_fewer_records_than_described(prepared, tmp_path):
     (copy / "dataset_info.json").write_text("{")
     with pytest.raises(data.DataError, match="cannot read the description of cifar10"):
         data.load("cifar10", str(tmp_path))
+
+
+def test_several_files_are_one_split_in_their_order(prepared, tmp_path):
+    directory = prepared[1]["tfrecord"]
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "cifar10" / "3.0.2"
+    whole = folder / "cifar10-train.tfrecord-00000-of-00001"
+    records = list(tfrecord.read_records(whole))
+    whole.unlink()
+    for number, part in enumerate((records[:17], records[17:])):
+        tfrecord.write_records(folder / f"cifar10-train.tfrecord-{number:05}-of-00002", part)
+    description = json.loads((folder / "dataset_info.json").read_text())
+    (train,) = (split for split in description["splits"] if split["name"] == "train")
+    train["shardLengths"] = ["17", "13"]
+    (folder / "dataset_info.json").write_text(json.dumps(description))
+    one, several = (data.load("cifar10", str(where)) for where in (directory, tmp_path))
+    np.testing.assert_array_equal(several.train_images, one.train_images)
+    np.testing.assert_array_equal(several.train_labels, one.train_labels)
 
 
 def test_crc32c_check_values():
