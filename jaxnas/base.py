@@ -120,12 +120,15 @@ class Context(NamedTuple):
     bn: "batch" normalises by the statistics of the batch; a Stats pytree normalises by those. key: randomness of
     drop-path and dropout, None where the pass is deterministic. drop_path: probability of dropping a path.
     axis_name: the mapped axis over which statistics and gradients are averaged, None outside pmap and shard_map.
+    wanted: bool [], whether gradients of the parameters are; where they are not, a mixture may leave them zero instead
+    of computing them. None: always.
     """
 
     bn: Literal["batch"] | Stats = "batch"
     key: Key | None = None
     drop_path: float | Array = 0.0
     axis_name: str | None = None
+    wanted: Array | None = None
 
 
 class Aux(NamedTuple):

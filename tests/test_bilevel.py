@@ -16,15 +16,15 @@ TARGET = RNG.normal(size=5)
 W, ALPHA = {"w": RNG.normal(size=5)}, {"a": RNG.normal(size=3)}
 
 
-def inner(w, a, batch, key):
+def inner(w, a, batch, key, wanted):
     """Half w'Aw + w'Ba: its gradient is Aw + Ba."""
-    del key
+    del key, wanted
     return batch * (0.5 * w["w"] @ A @ w["w"] + w["w"] @ B @ a["a"]), None
 
 
-def outer(w, a, batch, key):
+def outer(w, a, batch, key, wanted):
     """Half |w - target|^2 + half |a|^2."""
-    del key
+    del key, wanted
     return batch * (0.5 * jnp.sum(jnp.square(w["w"] - TARGET)) + 0.5 * jnp.sum(jnp.square(a["a"]))), None
 
 
@@ -38,7 +38,7 @@ def hypergradient(method, update):
     w = jax.tree.map(jnp.asarray, W)
     state = update.init(w)
     for _ in range(3):
-        g = jax.grad(inner, has_aux=True)(w, ALPHA, 1.0, None)[0]
+        g = jax.grad(inner, has_aux=True)(w, ALPHA, 1.0, None, None)[0]
         updates, state = update.update(g, state, w)
         w = optax.apply_updates(w, updates)
     result = jax.jit(lambda: method(inner, outer, w, ALPHA, state, 1.0, 1.0, jax.random.key(0), stay))()
@@ -68,7 +68,7 @@ def test_second_order_is_the_closed_form(momentum, decay):
         after = w["w"] - 0.1 * g
         expected = ALPHA["a"] - 0.1 * B.T @ (after - TARGET)
         np.testing.assert_allclose(result.hypergradient["a"], expected, rtol=1e-9)
-        np.testing.assert_allclose(result.outer, outer({"w": after}, ALPHA, 1.0, None)[0], rtol=1e-12)
+        np.testing.assert_allclose(result.outer, outer({"w": after}, ALPHA, 1.0, None, None)[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_second_order_is_the_derivative_of_the_whole_step(update):
     _, w, state = results["exact"]
 
     def whole(a):
-        g = jax.grad(inner, has_aux=True)(w, {"a": a}, 1.0, None)[0]
+        g = jax.grad(inner, has_aux=True)(w, {"a": a}, 1.0, None, None)[0]
         after = optax.apply_updates(w, update.update(g, state, w)[0])
-        return outer(after, {"a": a}, 1.0, None)[0]
+        return outer(after, {"a": a}, 1.0, None, None)[0]
 
     step = 1e-6
     expected = [(whole(ALPHA["a"] + step * e) - whole(ALPHA["a"] - step * e)) / (2 * step) for e in jnp.eye(3)]
@@ -115,7 +115,7 @@ def test_excluding_clipping_is_an_explicit_choice():
     assert np.abs(excluded.hypergradient["a"] - included.hypergradient["a"]).max() > 1e-3
 
 
-def both(w, a, batch, key):
+def both(w, a, batch, key, wanted):
     """One loss for both levels, with a third of the batch's value from `key`."""
     scale = batch * (1 + 0.1 * jax.random.uniform(key))
     return scale * (jnp.sum(jnp.cos(w["w"]) * (B @ a["a"])) + jnp.sum(jnp.square(w["w"]))), scale
@@ -136,7 +136,7 @@ def test_three_passes_in_one_loop_are_three_passes_in_turn(make):
     rolled, straight = run(both), run(lambda *arguments: both(*arguments))
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-12), rolled, straight)
     (value, scale), gradient = jax.value_and_grad(both, has_aux=True)(
-        w, rolled.moved[0], 1.0, jax.random.split(jax.random.key(0), 3)[2]
+        w, rolled.moved[0], 1.0, jax.random.split(jax.random.key(0), 3)[2], None
     )
     np.testing.assert_allclose(rolled.inner, value, rtol=1e-12)
     np.testing.assert_allclose(rolled.inner_told, scale, rtol=1e-12)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, PyTree
+from jaxnas.ops.gated import Kernel, opened, where_wanted
 from jaxnas.ops.many import kernel_gradients, pad, spread, window
 
 
@@ -64,74 +64,87 @@ def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
-    """Sum over images and positions of (shifted input x output gradient), [k, k, C].
+    """Sum over images and positions of (shifted input x output gradient), [k, k, C]."""
+    forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (_tap_after_tap, _at_once)]
+    return lax.platform_dependent(x, g, cpu=forms[0], default=forms[1])
 
-    A reduction of a slice is not vectorised on a CPU. Elementwise sums are, so up to 16 rows of an image, or of several
-    small ones, are added elementwise into [W, C] accumulators, and only those are reduced. Such a block stays in the
-    cache for all taps; its rows follow each other in memory, since rows of different images often fall into the same
-    lines of a cache. One row of taps at a time keeps the unrolled program, hence the compile time, small. An
-    accelerator would wait for every turn of these loops.
+
+def _at_once(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    return kernel_gradients(x[None, None], g[None, None], size, stride, dilation)[0, 0].astype(g.dtype)
+
+
+def _tap_after_tap(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    """The same for a CPU, in a loop over the taps.
+
+    A reduction of a slice is not vectorised on a CPU. Elementwise sums are, so the rows of each image are added
+    elementwise, up to 16 at a time, and only the [B, W, C] that this leaves are reduced. Everything a tap does is one
+    kernel, which finds the tap's window itself; so the loop turns few times and the program is small.
     """
-    in_loops = functools.partial(_kernel_gradient_in_loops, size=size, stride=stride, dilation=dilation)
-
-    def at_once(x: Array, g: Array) -> Array:
-        return kernel_gradients(x[None, None], g[None, None], size, stride, dilation)[0, 0].astype(g.dtype)
-
-    return lax.platform_dependent(x, g, cpu=in_loops, default=at_once)
-
-
-def _kernel_gradient_in_loops(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     batch, height, width, channels = g.shape
     padded = pad(x, dilation * (size // 2), dilation * (size // 2))
-    rows = math.gcd(height, 16)
-    group = math.gcd(batch, 16 // rows)
-    in_group = [(u, r) for u in range(group) for r in range(rows)]
-    high, span = stride * (rows - 1) + 1, stride * (width - 1) + 1
+    # A strided window is a plain one of every stride-th row and column, of which there are stride ** 2 kinds.
+    rows, columns = (-(-n // stride) for n in padded.shape[1:3])
+    whole = ((0, 0), (0, rows * stride - padded.shape[1]), (0, columns * stride - padded.shape[2]), (0, 0))
+    padded = jnp.pad(padded, whole)
+    kinds = [padded[:, a::stride, b::stride] for a in range(stride) for b in range(stride)]
+    source = kinds[0][None] if stride == 1 else jnp.stack(kinds)
+    together = max(n for n in range(1, 17) if height % n == 0)
+    starts = [
+        (i % stride * stride + j % stride, first, first + i // stride, j // stride)
+        for i, j in _taps(size, dilation)
+        for first in range(0, height, together)
+    ]
 
-    def block(t: Array, sums: list[Array]) -> list[Array]:
-        first, row = t // (height // rows) * group, t % (height // rows) * rows
-        g_rows = lax.dynamic_slice(g, (first, row, 0, 0), (group, rows, width, channels))
-        met = (group, high + (size - 1) * dilation, padded.shape[2], channels)
-        x_rows = lax.dynamic_slice(padded, (first, row * stride, 0, 0), met)
-        each_g = [lax.slice(g_rows, (u, r, 0, 0), (u + 1, r + 1, width, channels)) for u, r in in_group]
+    def one(start: Array) -> Array:
+        kind, first, row, column = start
+        zero = jnp.zeros((), start.dtype)
 
-        def tap_row(i: Array, sums: list[Array]) -> list[Array]:
-            shifted = lax.dynamic_slice_in_dim(x_rows, i * dilation, high, 1)
+        def product(r: int) -> Array:
+            met = lax.dynamic_slice(source, (kind, zero, row + r, column, zero), (1, batch, 1, width, channels))
+            return lax.mul(met[0], lax.dynamic_slice(g, (zero, first + r, zero, zero), (batch, 1, width, channels)))
 
-            def column(j: int, s: Array) -> Array:
-                ends, strides = (j * dilation + span, channels), (1, 1, stride, 1)
-                each_x = [
-                    lax.slice(shifted, (u, r * stride, j * dilation, 0), (u + 1, r * stride + 1, *ends), strides)
-                    for u, r in in_group
-                ]
-                total = functools.reduce(lax.add, map(lax.mul, each_x, each_g)).reshape(width, channels)
-                return lax.dynamic_update_index_in_dim(s, s[i] + total, i, 0)
+        return functools.reduce(lax.add, map(product, range(together)))
 
-            return list(itertools.starmap(column, enumerate(sums)))
-
-        return lax.fori_loop(0, size, tap_row, sums)
-
-    zeros = [jnp.zeros((size, width, channels), g.dtype)] * size
-    return jnp.stack(lax.fori_loop(0, batch // group * (height // rows), block, zeros), 1).sum(2)
+    sums = lax.map(one, jnp.array(starts, jnp.int32))
+    return sums.reshape(size, size, -1, channels).sum(2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
-    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
-    return _correlate(x, kernel, stride, dilation)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _depthwise(x: Array, kernel: Array, wanted: Array | None, stride: int, dilation: int, relu: bool) -> Array:
+    return _correlate(jax.nn.relu(x) if relu else x, kernel, stride, dilation)
 
 
-def _depthwise_forward(x: Array, kernel: Array, stride: int, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return _correlate(x, kernel, stride, dilation), (x, kernel)
+def _depthwise_forward(
+    x: Array, kernel: Array, wanted: Array | None, stride: int, dilation: int, relu: bool
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    y = _correlate(jax.nn.relu(x) if relu else x, kernel, stride, dilation)
+    return y, (x, kernel, wanted)
 
 
-def _depthwise_backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+def _depthwise_backward(
+    stride: int, dilation: int, relu: bool, residuals: tuple[Array, Array, Array | None], g: Array
+) -> tuple[Array, Array, None]:
+    x, kernel, wanted = residuals
     dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation)
-    return materialised(dx), _kernel_gradient(x, g, kernel.shape[0], stride, dilation)
+
+    def to_kernel(x: Array, g: Array) -> Array:
+        return _kernel_gradient(jax.nn.relu(x) if relu else x, g, kernel.shape[0], stride, dilation)
+
+    dx = jnp.where(x > 0, dx, 0) if relu else dx
+    return materialised(dx), where_wanted(wanted, to_kernel, x, g), None
 
 
-depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def depthwise(x: Array, kernel: Kernel, stride: int = 1, dilation: int = 1) -> Array:
+    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
+    return _depthwise(x, *opened(kernel, x.dtype), stride, dilation, False)
+
+
+def relu_depthwise(x: Array, kernel: Kernel, stride: int = 1, dilation: int = 1) -> Array:
+    """`depthwise` of relu(x). Its backward pass keeps x, and computes relu(x) where it reads it."""
+    return _depthwise(x, *opened(kernel, x.dtype), stride, dilation, True)
 
 
 def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:

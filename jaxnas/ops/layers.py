@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, Key
+from jaxnas.ops.gated import Kernel, opened, where_wanted
 
 Params = dict[str, Any]
 EPSILON = 1e-5
@@ -35,22 +36,36 @@ def depthwise_init(key: Key, size: int, channels: int) -> Array:
     return uniform_fan_in(key, (size, size, channels), size * size)
 
 
-def pointwise(x: Array, kernel: Array, stride: int = 1) -> Array:
+def pointwise(x: Array, kernel: Kernel, stride: int = 1) -> Array:
     """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out] -> [B, ceil(H/stride), ceil(W/stride), C_out]."""
     if stride != 1:
         x = x[:, ::stride, ::stride]
     # flattened: the gradient of a product over four dimensions is several times slower on a CPU
-    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+    flat = x.reshape(-1, x.shape[-1])
+    matrix, wanted = opened(kernel, x.dtype)
+    product = jnp.dot(flat, matrix) if wanted is None else _gated_product(flat, matrix, wanted)
+    return product.reshape(*x.shape[:-1], -1)
 
 
-def conv(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
+@jax.custom_vjp
+def _gated_product(x: Array, matrix: Array, wanted: Array) -> Array:
+    return jnp.dot(x, matrix)
+
+
+_gated_product.defvjp(
+    lambda x, matrix, wanted: (jnp.dot(x, matrix), (x, matrix, wanted)),
+    lambda kept, g: (jnp.dot(g, kept[1].T), where_wanted(kept[2], lambda x, g: jnp.dot(x.T, g), kept[0], g), None),
+)
+
+
+def conv(x: Array, kernel: Kernel, stride: int = 1, padding: int | None = None) -> Array:
     """Dense convolution: kernel [k, k, C_in, C_out]; padding k // 2 on each side unless given."""
-    kernel = kernel.astype(x.dtype)
+    kernel, wanted = opened(kernel, x.dtype)
     pad = kernel.shape[0] // 2 if padding is None else padding
     small = x.shape[1] * x.shape[2] <= (64 if x.shape[-1] < 8 else 16)
     if stride != 1 or small:
-        return _conv_by_taps(x, kernel, stride, pad)
-    return _same_conv(x, kernel) if padding is None else _convolve(x, kernel, stride, pad)
+        return _conv_by_taps(x, kernel, wanted, stride, pad)
+    return _same_conv(x, kernel, wanted) if padding is None else _convolve(x, kernel, stride, pad)
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
@@ -77,8 +92,8 @@ def _taps_or_whole(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return lax.platform_dependent(x, kernel, cpu=taps, default=whole)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_by_taps(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _conv_by_taps(x: Array, kernel: Array, wanted: Array | None, stride: int, padding: int) -> Array:
     """A convolution that is a sum of matrix products on a CPU, one for each entry of the window.
 
     XLA:CPU has no fast kernel for the gradients of a strided convolution: inside a loop, as a chunk of training steps
@@ -87,32 +102,44 @@ def _conv_by_taps(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return _taps_or_whole(x, kernel, stride, padding)
 
 
-def _conv_by_taps_backward(stride: int, padding: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    def gradient(form: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
-        return lambda x, kernel, g: jax.vjp(lambda x, kernel: form(x, kernel, stride, padding), x, kernel)[1](g)
+def _conv_by_taps_backward(
+    stride: int, padding: int, residuals: tuple[Array, Array, Array | None], g: Array
+) -> tuple[Array, Array, None]:
+    x, kernel, wanted = residuals
 
-    return lax.platform_dependent(*residuals, g, cpu=gradient(_sum_of_taps), default=gradient(_convolve))
+    def to_input(form: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda x, kernel, g: jax.vjp(lambda x: form(x, kernel, stride, padding), x)[1](g)[0]
+
+    def to_kernel(form: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda x, kernel, g: jax.vjp(lambda kernel: form(x, kernel, stride, padding), kernel)[1](g)[0]
+
+    def by_platform(gradient: Callable[..., Callable[..., Array]]) -> Callable[..., Array]:
+        forms = {"cpu": gradient(_sum_of_taps), "default": gradient(_convolve)}
+        return functools.partial(lax.platform_dependent, **forms)
+
+    dx = by_platform(to_input)(x, kernel, g)
+    return dx, where_wanted(wanted, by_platform(to_kernel), x, kernel, g), None
 
 
 _conv_by_taps.defvjp(
-    lambda x, kernel, stride, padding: (_taps_or_whole(x, kernel, stride, padding), (x, kernel)),
+    lambda x, kernel, wanted, stride, padding: (_taps_or_whole(x, kernel, stride, padding), (x, kernel, wanted)),
     _conv_by_taps_backward,
 )
 
 
 @jax.custom_vjp
-def _same_conv(x: Array, kernel: Array) -> Array:
+def _same_conv(x: Array, kernel: Array, wanted: Array | None) -> Array:
     return _convolve(x, kernel, 1, kernel.shape[0] // 2)
 
 
-def _same_conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _same_conv_backward(residuals: tuple[Array, Array, Array | None], g: Array) -> tuple[Array, Array, None]:
     """Both gradients in the plain layout.
 
     XLA:CPU brings the automatic ones into a layout that it has a fast kernel for only outside of loops; in a scan over
     cells or edges they would take many times as long. The kernel's gradient as a convolution is slow there everywhere,
     the more channels, the more so.
     """
-    x, kernel = residuals
+    x, kernel, wanted = residuals
     pad = kernel.shape[0] // 2
     dx = _convolve(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1, pad)
 
@@ -120,7 +147,8 @@ def _same_conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array
         return _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, pad).transpose(1, 2, 0, 3)
 
     by_products = functools.partial(_kernel_gradient_by_products, size=kernel.shape[0])
-    return dx, lax.platform_dependent(x, g, cpu=by_products, default=by_convolution)
+    to_kernel = functools.partial(lax.platform_dependent, cpu=by_products, default=by_convolution)
+    return dx, where_wanted(wanted, to_kernel, x, g), None
 
 
 def _kernel_gradient_by_products(x: Array, g: Array, size: int) -> Array:
@@ -138,7 +166,9 @@ def _kernel_gradient_by_products(x: Array, g: Array, size: int) -> Array:
     return products.transpose(0, 2, 1, 3)[::-1, ::-1]
 
 
-_same_conv.defvjp(lambda x, kernel: (_convolve(x, kernel, 1, kernel.shape[0] // 2), (x, kernel)), _same_conv_backward)
+_same_conv.defvjp(
+    lambda x, kernel, wanted: (_convolve(x, kernel, 1, kernel.shape[0] // 2), (x, kernel, wanted)), _same_conv_backward
+)
 
 
 def widened(x: Array) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxnas.base import Array, Key, Stats
 from jaxnas.ops import layers
-from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool
+from jaxnas.ops.depthwise import avg_pool, max_pool, relu_depthwise
 
 
 class Apply(Protocol):
@@ -136,8 +136,7 @@ def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
     ) -> tuple[Array, Stats]:
         seen = []
         for r, layer in enumerate(params):
-            kernel = layer["depthwise"].astype(x.dtype)
-            x = depthwise(jax.nn.relu(x), kernel, stride if r == 0 else 1, dilation)
+            x = relu_depthwise(x, layer["depthwise"], stride if r == 0 else 1, dilation)
             x = layers.pointwise(x, layer["pointwise"])
             x, one_seen = layers.batch_norm(x, layer["norm"], None if stats is None else stats[r], axis_name)
             seen.append(one_seen)

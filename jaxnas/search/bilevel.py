@@ -15,14 +15,15 @@ v = grad_w' L_outer and u = J^T v, where J is the derivative of the update with 
 The paper's program does not differentiate through its update: it takes u = -learning_rate v whatever the optimiser. For
 SGD with momentum and coupled weight decay the two are the same; clipping makes them differ where it acts.
 
-A second-order step needs the gradient of a whole network three times: at (w, a), at (w', a), and at (w, a) again when
-`a` has moved. Where the two losses are one function, the three are iterations of one loop, so that it is compiled once.
+A step needs the gradient of a whole network several times: for `a`, and at (w, a) for `w` when `a` has moved; in second
+order also for the inner step, and for a difference at w +- eps u. Where the two losses are one function, all of these
+passes are iterations of one loop, so that the network is compiled once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,11 @@ from jax import lax
 from jaxnas.base import Array, Key, PyTree
 from jaxnas.ops.layers import pmean
 
-Loss = Callable[[PyTree, PyTree, Any, Key], tuple[Array, Any]]
-"""(w, a, batch, key) -> (loss, what it tells beside); the key is the randomness of the pass."""
+Loss = Callable[[PyTree, PyTree, Any, Key, Array | None], tuple[Array, Any]]
+"""(w, a, batch, key, wanted) -> (loss, what it tells beside); the key is the randomness of the pass.
+
+wanted: bool [], or None for true: whether the gradient with respect to w will be used. It may be left zero where not.
+"""
 
 
 Move = Callable[[PyTree], tuple[PyTree, Any]]
@@ -76,40 +80,60 @@ class Bilevel(Protocol):
     ) -> BilevelStep: ...
 
 
+class _Carry(NamedTuple):
+    """Where the next gradient is taken, and what is kept of those before; `along` is a method's own."""
+
+    w: PyTree
+    a: PyTree
+    gradient: PyTree
+    hypergradient: PyTree
+    along: Any = ()
+
+
+class _Pass(NamedTuple):
+    """A gradient of a network: of which loss, with which of the step's keys, whether its gradient to w is wanted.
+
+    link: (carry, gradient to w, to a) -> the carry of the next pass.
+    """
+
+    loss: Literal["inner", "outer"]
+    key: int
+    wanted: bool
+    link: Callable[[_Carry, PyTree, PyTree], _Carry]
+
+
 def first_order(axis_name: str | None = None) -> Bilevel:
     """The gradient at the present parameters, as if they did not depend on `a`."""
 
-    def step(
-        inner: Loss,
-        outer: Loss,
-        w: PyTree,
-        a: PyTree,
-        opt_state: optax.OptState,
-        inner_batch: Any,
-        outer_batch: Any,
-        key: Key,
-        move: Move,
-    ) -> BilevelStep:
-        del opt_state  # no inner step
-        outer_key, last_key = jax.random.split(key)
-        (value, told), hypergradient = jax.value_and_grad(outer, argnums=1, has_aux=True)(w, a, outer_batch, outer_key)
-        hypergradient = pmean(hypergradient, axis_name)
-        moved = move(hypergradient)
-        (inner_value, inner_told), gradient = jax.value_and_grad(inner, has_aux=True)(
-            w, moved[0], inner_batch, last_key
-        )
-        return BilevelStep(value, told, hypergradient, moved, inner_value, inner_told, pmean(gradient, axis_name))
+    def passes(w: PyTree, a: PyTree, inner_step: Any, inner: Any, move: Move) -> list[_Pass]:
+        del w, a, inner_step, inner
 
-    return step
+        def after_outer(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
+            del to_w
+            return carry._replace(a=move(to_a)[0], hypergradient=to_a)
+
+        return [_Pass("outer", 1, False, after_outer), _Pass("inner", 2, True, _keep)]
+
+    return _bilevel(None, passes, axis_name)
 
 
 def exact(update: optax.GradientTransformation, axis_name: str | None = None) -> Bilevel:
     """The whole gradient, the second term by forward over reverse differentiation."""
 
-    def along(alpha_gradient: Callable[[PyTree], PyTree], w: PyTree, u: PyTree) -> PyTree:
-        return jax.jvp(alpha_gradient, (w,), (u,))[1]
+    def passes(w: PyTree, a: PyTree, inner_step: InnerStep, inner: AlphaGradient, move: Move) -> list[_Pass]:
+        def after_outer(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
+            (u,) = jax.vjp(inner_step, carry.gradient)[1](to_w)
+            implicit = pmean(jax.jvp(lambda w: inner(w, a), (w,), (u,))[1], axis_name)
+            hypergradient = jax.tree.map(jnp.add, to_a, implicit)
+            return carry._replace(w=w, a=move(hypergradient)[0], hypergradient=hypergradient)
 
-    return _second_order(update, along, axis_name)
+        return [
+            _Pass("inner", 0, True, _stepped(inner_step)),
+            _Pass("outer", 1, True, after_outer),
+            _Pass("inner", 2, True, _keep),
+        ]
+
+    return _bilevel(update, passes, axis_name)
 
 
 def finite_difference(
@@ -119,32 +143,81 @@ def finite_difference(
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
 
-    def along(alpha_gradient: Callable[[PyTree], PyTree], w: PyTree, u: PyTree) -> PyTree:
-        norm = optax.tree.norm(u)
-        step = epsilon / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-        both = lax.map(  # one loop body for the two
-            lambda sign: alpha_gradient(jax.tree.map(lambda p, q: p + sign * step * q, w, u)),
-            jnp.array([1, -1], norm.dtype),
-        )
-        return jax.tree.map(lambda g: (g[0] - g[1]) / (2 * step), both)
+    def passes(w: PyTree, a: PyTree, inner_step: InnerStep, inner: AlphaGradient, move: Move) -> list[_Pass]:
+        del a, inner
 
-    return _second_order(update, along, axis_name)
+        def away(direction: PyTree, sign: int) -> PyTree:
+            return jax.tree.map(lambda p, d: p + sign * d, w, direction)
+
+        def after_outer(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
+            (u,) = jax.vjp(inner_step, carry.gradient)[1](to_w)
+            norm = optax.tree.norm(u)
+            step = epsilon / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+            direction = jax.tree.map(lambda q: step * q, u)
+            along = carry.along._replace(step=step, direction=direction)
+            return carry._replace(w=away(direction, 1), hypergradient=to_a, along=along)
+
+        def after_plus(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
+            del to_w
+            return carry._replace(w=away(carry.along.direction, -1), along=carry.along._replace(plus=to_a))
+
+        def after_minus(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
+            del to_w
+            implicit = jax.tree.map(lambda p, q: (p - q) / (2 * carry.along.step), carry.along.plus, to_a)
+            hypergradient = jax.tree.map(jnp.add, carry.hypergradient, implicit)
+            return carry._replace(w=w, a=move(hypergradient)[0], hypergradient=hypergradient)
+
+        return [
+            _Pass("inner", 0, True, _stepped(inner_step)),
+            _Pass("outer", 1, True, after_outer),
+            _Pass("inner", 0, False, after_plus),
+            _Pass("inner", 0, False, after_minus),
+            _Pass("inner", 2, True, _keep),
+        ]
+
+    def start(w: PyTree, a: PyTree) -> _Difference:
+        step = jnp.zeros((), optax.tree.norm(w).dtype)
+        return _Difference(step, jax.tree.map(jnp.zeros_like, w), jax.tree.map(jnp.zeros_like, a))
+
+    return _bilevel(update, passes, axis_name, start)
 
 
-class _Carry(NamedTuple):
-    """Where the next gradient is taken, and what is kept of those before."""
+class _Difference(NamedTuple):
+    """step: epsilon / |u|. direction: step u, as w. plus: the gradient to a at w + direction."""
 
-    w: PyTree
-    a: PyTree
-    gradient: PyTree
-    hypergradient: PyTree
+    step: Array
+    direction: PyTree
+    plus: PyTree
 
 
-def _second_order(
-    update: optax.GradientTransformation,
-    along: Callable[[Callable[[PyTree], PyTree], PyTree, PyTree], PyTree],
+InnerStep = Callable[[PyTree], PyTree]
+"""The gradient of the inner loss -> w after the update that it gives."""
+
+AlphaGradient = Callable[[PyTree, PyTree], PyTree]
+"""(w, a) -> the gradient of the inner loss with respect to a, with the randomness of the inner step."""
+
+
+def _keep(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
+    del to_a
+    return carry._replace(gradient=to_w)
+
+
+def _stepped(inner_step: InnerStep) -> Callable[[_Carry, PyTree, PyTree], _Carry]:
+    def after_inner(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
+        del to_a
+        return carry._replace(w=inner_step(to_w), gradient=to_w)
+
+    return after_inner
+
+
+def _bilevel(
+    update: optax.GradientTransformation | None,
+    passes: Callable[[PyTree, PyTree, InnerStep, AlphaGradient, Move], list[_Pass]],
     axis_name: str | None,
+    start: Callable[[PyTree, PyTree], Any] = lambda w, a: (),
 ) -> Bilevel:
+    """A step made of passes, of which the last outer and the last inner one are told of. start: the carry's `along`."""
+
     def step(
         inner: Loss,
         outer: Loss,
@@ -158,60 +231,51 @@ def _second_order(
     ) -> BilevelStep:
         w, a = jax.tree.map(jnp.asarray, (w, a))
         keys = jax.random.split(key, 3)
-        difference_key = jax.random.clone(keys)[0]
+        shared = jax.random.clone(keys)[0]
 
         def inner_step(g: PyTree) -> PyTree:
-            return optax.apply_updates(w, update.update(g, opt_state, w)[0])
+            return optax.apply_updates(w, update.update(g, opt_state, w)[0])  # type: ignore[union-attr]
 
-        def alpha_gradient(w: PyTree) -> PyTree:
+        def alpha_gradient(w: PyTree, a: PyTree) -> PyTree:
             # With respect to w too, and thrown away: a layer with a reverse rule of its own is only then replaced by
             # that rule, and the rule can be differentiated forward. What is not used is not computed.
             def loss(w: PyTree, a: PyTree) -> Array:
-                return inner(w, a, inner_batch, jax.random.clone(difference_key))[0]
+                return inner(w, a, inner_batch, jax.random.clone(shared), None)[0]
 
             return jax.grad(loss, (0, 1))(w, a)[1]
 
-        def after_inner(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
-            del to_a
-            return carry._replace(w=inner_step(to_w), gradient=to_w)
+        plan = passes(w, a, inner_step, alpha_gradient, move)
+        each = keys[jnp.array([pass_.key for pass_ in plan])]
+        batches = [outer_batch if pass_.loss == "outer" else inner_batch for pass_ in plan]
+        selective = not all(pass_.wanted for pass_ in plan)
 
-        def after_outer(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
-            (u,) = jax.vjp(inner_step, carry.gradient)[1](to_w)
-            implicit = pmean(along(alpha_gradient, w, u), axis_name)
-            hypergradient = jax.tree.map(jnp.add, to_a, implicit)
-            return carry._replace(w=w, a=move(hypergradient)[0], hypergradient=hypergradient)
-
-        def after_last(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
-            del to_a
-            return carry._replace(gradient=to_w)
-
-        links = (after_inner, after_outer, after_last)
-        carry = _Carry(w, a, jax.tree.map(jnp.zeros_like, w), jax.tree.map(jnp.zeros_like, a))
-
-        def evaluate(loss: Loss, carry: _Carry, batch: Any, key: Key) -> tuple[Any, PyTree]:
-            told, gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(carry.w, carry.a, batch, key)
+        def evaluate(loss: Loss, carry: _Carry, batch: Any, key: Key, wanted: Array | None) -> tuple[Any, PyTree]:
+            at = jax.value_and_grad(loss, (0, 1), has_aux=True)
+            told, gradients = at(carry.w, carry.a, batch, key, wanted)
             return told, pmean(gradients, axis_name)
 
-        def body(carry: _Carry, at: tuple[Array, Any, Key]) -> tuple[_Carry, Any]:
-            index, batch, key = at
-            told, gradients = evaluate(inner, carry, batch, key)
-            return lax.switch(index, links, carry, *gradients), told
+        def body(carry: _Carry, at: tuple[Array, Array, Any, Key]) -> tuple[_Carry, Any]:
+            index, wanted, batch, key = at
+            told, gradients = evaluate(inner, carry, batch, key, wanted if selective else None)
+            return lax.switch(index, [pass_.link for pass_ in plan], carry, *gradients), told
 
-        losses = (inner, outer, inner)
-        batches = (inner_batch, outer_batch, inner_batch)
+        zeros = jax.tree.map(jnp.zeros_like, (w, a))
+        carry = _Carry(w, a, *zeros, start(w, a))
         if inner is outer and _alike(inner_batch, outer_batch):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-            carry, told = lax.scan(body, carry, (jnp.arange(3), stacked, keys))
-            _, at_outer, at_last = [jax.tree.map(lambda leaf, i=i: leaf[i], told) for i in range(3)]
+            wanted = jnp.array([pass_.wanted for pass_ in plan])
+            carry, told = lax.scan(body, carry, (jnp.arange(len(plan)), wanted, stacked, each))
+            tolds = [jax.tree.map(lambda leaf, i=i: leaf[i], told) for i in range(len(plan))]
         else:
             tolds = []
-            for index, (loss, link, batch) in enumerate(zip(losses, links, batches, strict=True)):
-                told, gradients = evaluate(loss, carry, batch, keys[index])
-                carry = link(carry, *gradients)
+            for pass_, batch, own in zip(plan, batches, each, strict=True):
+                loss = outer if pass_.loss == "outer" else inner
+                told, gradients = evaluate(loss, carry, batch, own, None if pass_.wanted else jnp.array(False))
+                carry = pass_.link(carry, *gradients)
                 tolds.append(told)
-            _, at_outer, at_last = tolds
+        (at_outer,) = [told for told, pass_ in zip(tolds, plan, strict=True) if pass_.loss == "outer"]
         moved = move(carry.hypergradient)
-        return BilevelStep(at_outer[0], at_outer[1], carry.hypergradient, moved, at_last[0], at_last[1], carry.gradient)
+        return BilevelStep(*at_outer, carry.hypergradient, moved, *tolds[-1], carry.gradient)
 
     return step
 

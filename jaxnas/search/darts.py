@@ -35,7 +35,7 @@ from jaxnas.base import (
 )
 from jaxnas.ops.layers import pmean
 from jaxnas.relax import softmax
-from jaxnas.search.bilevel import Bilevel, first_order
+from jaxnas.search.bilevel import Bilevel, Loss, first_order
 from jaxnas.search.health import entropy
 
 
@@ -98,11 +98,12 @@ def darts(
         keys = [None] * len(alpha) if key is None else list(jax.random.split(key, len(alpha)))
         return {kind: relaxation(k, alpha[kind], step) for kind, k in zip(sorted(alpha), keys, strict=True)}
 
-    def loss_at(step: Array) -> Callable[[PyTree, Weights, Batch, Key], tuple[Array, Array]]:
-        def loss(params: PyTree, alpha: Weights, batch: Batch, key: Key) -> tuple[Array, Array]:
+    def loss_at(step: Array) -> Loss:
+        def loss(params: PyTree, alpha: Weights, batch: Batch, key: Key, wanted: Array | None) -> tuple[Array, Array]:
             relax_key, pass_key = jax.random.split(key)
             weights = mixture(relax_key, alpha, step)
-            logits, _ = supernet.apply(params, weights, batch.image, Context(key=pass_key, axis_name=axis_name))
+            context = Context(key=pass_key, axis_name=axis_name, wanted=wanted)
+            logits, _ = supernet.apply(params, weights, batch.image, context)
             losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label)
             return losses.mean(), (jnp.argmax(logits, -1) == batch.label).mean()
 

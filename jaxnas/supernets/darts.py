@@ -19,6 +19,7 @@ from jax import lax
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
 from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
 from jaxnas.ops import layers
+from jaxnas.ops.gated import gated
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.kept import between, checked_keep, kept_edges, narrowed, widened
@@ -143,7 +144,7 @@ def darts_supernet(
     def cell_edges(
         kind: str,
         pass_: Pass,
-        axis_name: str | None,
+        context: Context,
         params: PyTree,
         selection: Array,
         stats: Any,
@@ -155,9 +156,10 @@ def darts_supernet(
         def run(name: str, inputs: Array | None, states: Array) -> tuple[Array, Any]:
             chosen = selection if kind == "normal" else selection[jnp.array(groups[kind][name])]
             if kept is not None and pass_ == "mixture":
-                return kept_of(kind, name, axis_name)(inputs, states, params[name], chosen), ()
-            edge = edge_of(strides[name], pass_, axis_name)
-            return mixed.run_edges(form, edge, inputs, states, ends_of(kind, name), params[name], chosen, stats[name])
+                edges = kept_of(kind, name, context.axis_name)
+                return edges(inputs, states, params[name], chosen, context.wanted), ()
+            edge, ends = edge_of(strides[name], pass_, context.axis_name), ends_of(kind, name)
+            return mixed.run_edges(form, edge, inputs, states, ends, params[name], chosen, stats[name], context.wanted)
 
         inputs = jnp.stack([s0, s1])
         if kind == "normal":
@@ -175,7 +177,7 @@ def darts_supernet(
     def run_forward(
         run: list[CellShape],
         pass_: Pass,
-        axis_name: str | None,
+        context: Context,
         params: PyTree,
         selection: Array,
         stats: Any,
@@ -188,15 +190,16 @@ def darts_supernet(
         the first cell's before the loop: that one may reduce. Statistics have a leading axis of cells; of
         "preprocess0" they are those of the cell after, the last ones of nothing.
         """
-        first = params["preprocess0"][0]
+        first = gated(params["preprocess0"][0], context.wanted)
         given = stats["preprocess"]
         looped = form == "scan" and len(run) > 1  # in a loop, what is kept for the backward pass has to be copied
         reduces = run[0].input_reduced
         p0 = (layers.factorised_reduce if reduces else layers.pointwise)(jax.nn.relu(s0), first)
-        p0, seen_first = layers.batch_norm(p0, None, given and given["first"], axis_name)
+        p0, seen_first = layers.batch_norm(p0, None, given and given["first"], context.axis_name)
 
         def preprocess(x: Array, kernel: Array, stats: Any) -> tuple[Array, Any]:
-            return layers.batch_norm(layers.pointwise(jax.nn.relu(x), kernel), None, stats, axis_name)
+            y = layers.pointwise(jax.nn.relu(x), gated(kernel, context.wanted))
+            return layers.batch_norm(y, None, stats, context.axis_name)
 
         # The inputs of the first cell may have fewer channels than its output has, or more: zeros fill up.
         width = max(s1.shape[-1], nodes * run[0].channels) if looped else 0
@@ -205,7 +208,7 @@ def darts_supernet(
             p0, _, s1 = carry
             edges, kernel1, next_kernel0, edge_given, given = slot
             p1, seen1 = preprocess(s1, kernel1, given and given["preprocess1"])
-            out, seen_edges = cell_edges(run[0].kind, pass_, axis_name, edges, selection, edge_given, p0, p1)
+            out, seen_edges = cell_edges(run[0].kind, pass_, context, edges, selection, edge_given, p0, p1)
             seen = {"preprocess1": seen1, "edges": seen_edges}
             if next_kernel0 is None:
                 return (p0, s1, out), seen
@@ -259,9 +262,7 @@ def darts_supernet(
             else:
                 empty = dict.fromkeys(groups[kind], ())
                 stats = {"preprocess": None, "edges": empty if pass_ == "mixture" else initial_edge_stats(run)}
-            s0, s1, run_seen = run_forward(
-                run, pass_, context.axis_name, params["runs"][i], selections[kind], stats, s0, s1
-            )
+            s0, s1, run_seen = run_forward(run, pass_, context, params["runs"][i], selections[kind], stats, s0, s1)
             seen.append(run_seen)
         features = jnp.mean(layers.widened(s1), (1, 2))
         return layers.dense(features, params["head"]), Aux({"stem": stem, "runs": seen})

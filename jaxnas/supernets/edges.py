@@ -18,6 +18,7 @@ from jax import lax
 from jaxnas.base import Array, Key, Skeleton, Stats
 from jaxnas.ops import layers
 from jaxnas.ops.depthwise import materialised
+from jaxnas.ops.gated import gated
 from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
 from jaxnas.supernets.stages import Slots, Together, run_stages
 from jaxnas.supernets.together import together
@@ -178,15 +179,17 @@ def run_edges(
     params: Any,
     selection: Array,
     stats: Any,
+    wanted: Array | None = None,
 ) -> tuple[Array, Any]:
     """Adds the output of every edge to the node it ends in.
 
     inputs: [I, B, H, W, C] that edges start from, or None where they start from `nodes` themselves, whose edges must
     then be ordered so that a node is complete before it is read. nodes: [N, B, h, w, C]. edges: (source, target).
-    params, selection, stats: with a leading axis E. Returns the nodes and the statistics [E, ...].
+    params, selection, stats: with a leading axis E. wanted: as of `Context`; the form `batch` always computes them.
+    Returns the nodes and the statistics [E, ...].
     """
     if form == "scan":
-        return _scan_edges(edge.alone, tuple(edges), inputs, nodes, params, selection, stats)
+        return _scan_edges(edge.alone, tuple(edges), inputs, nodes, params, selection, stats, wanted)
     return run_stages(edge.together, inputs, nodes, edges, params, selection, stats)
 
 
@@ -198,7 +201,10 @@ def _scan(
     params: Any,
     selection: Array,
     stats: Any,
+    wanted: Array | None,
 ) -> tuple[Array, Any]:
+    del wanted  # of gradients
+
     def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
         (source, target), p, s, given = slot
         p = materialised(p)
@@ -215,14 +221,14 @@ def _edge_by_rules(edge: Alone, p: Any, s: Array, x: Array, given: Any) -> tuple
     These have no forward-mode derivative, which a second-order hypergradient takes of a forward pass. Compiled for
     itself, it is traced once for all cells of one size.
     """
-    y, _, seen = _edge_vjp(edge, p, s, x, given)
+    y, _, seen = _edge_vjp(edge, p, s, x, given, None)
     return y, seen
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _edge_gradient(edge: Alone, p: Any, s: Array, x: Array, given: Any, g: Array) -> Any:
+def _edge_gradient(edge: Alone, p: Any, s: Array, x: Array, given: Any, wanted: Array | None, g: Array) -> Any:
     """Gradients of the parameters, of the weights (None for a chosen operation) and of the input."""
-    return _edge_vjp(edge, p, s, x, given)[1](g)
+    return _edge_vjp(edge, p, s, x, given, wanted)[1](g)
 
 
 def _scan_edges_forward(
@@ -233,17 +239,20 @@ def _scan_edges_forward(
     params: Any,
     selection: Array,
     stats: Any,
+    wanted: Array | None,
 ) -> tuple[tuple[Array, Any], Any]:
     by_rules = functools.partial(_edge_by_rules, edge)
-    nodes, seen = _scan(by_rules, edges, inputs, nodes, params, selection, stats)
-    return (nodes, seen), (inputs, nodes, params, selection, stats)
+    nodes, seen = _scan(by_rules, edges, inputs, nodes, params, selection, stats, wanted)
+    return (nodes, seen), (inputs, nodes, params, selection, stats, wanted)
 
 
-def _edge_vjp(edge: Alone, p: Any, s: Array, x: Array, given: Any) -> tuple[Array, Callable[[Array], Any], Any]:
+def _edge_vjp(
+    edge: Alone, p: Any, s: Array, x: Array, given: Any, wanted: Array | None
+) -> tuple[Array, Callable[[Array], Any], Any]:
     """(output, its gradient -> (to p, to s or None, to x), statistics); a chosen operation has no gradient."""
     if jnp.issubdtype(s.dtype, jnp.floating):
-        return jax.vjp(lambda p, s, x: edge(p, s, x, given), p, s, x, has_aux=True)
-    y, pull, seen = jax.vjp(lambda p, x: edge(p, s, x, given), p, x, has_aux=True)
+        return jax.vjp(lambda p, s, x: edge(gated(p, wanted), s, x, given), p, s, x, has_aux=True)
+    y, pull, seen = jax.vjp(lambda p, x: edge(gated(p, wanted), s, x, given), p, x, has_aux=True)
 
     def with_none(g: Array) -> Any:
         to_p, to_x = pull(g)
@@ -260,14 +269,14 @@ def _scan_edges_backward(
     The automatic rule would keep every activation of every edge and, for each edge, add an array of all nodes to the
     gradient; here a step touches two nodes of it. Statistics carry no gradient.
     """
-    inputs, nodes, params, selection, stats = residuals
+    inputs, nodes, params, selection, stats, wanted = residuals
 
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), p, s, given = slot
         p = materialised(p)
         to_inputs, to_nodes = gradients
         x = _at(nodes if inputs is None else inputs, source)
-        dp, ds, dx = _edge_gradient(edge, p, s, x, given, _at(to_nodes, target))
+        dp, ds, dx = _edge_gradient(edge, p, s, x, given, wanted, _at(to_nodes, target))
         if to_inputs is None:
             return (None, _add_at(to_nodes, source, dx)), (dp, ds)
         return (_add_at(to_inputs, source, dx), to_nodes), (dp, ds)
@@ -275,7 +284,7 @@ def _scan_edges_backward(
     start = (None if inputs is None else jnp.zeros_like(inputs), cotangents[0])
     slots = (_ends(edges), params, selection, stats)
     (to_inputs, to_nodes), (dp, ds) = lax.scan(body, start, slots, reverse=True)
-    return to_inputs, to_nodes, dp, ds, None
+    return to_inputs, to_nodes, dp, ds, None, None
 
 
 _scan_edges = jax.custom_vjp(_scan, nondiff_argnums=(0, 1))

@@ -101,8 +101,10 @@ def kept_edges(
     stride: int,
     axis_name: str | None,
     remat: bool,
-) -> Callable[[Array | None, Array, list[Any], Array], Array]:
-    """Makes (inputs, nodes, params, weights [E, O]) -> nodes, as of `edges.run_edges`, of what is kept: bool [E, O].
+) -> Callable[[Array | None, Array, list[Any], Array, Array | None], Array]:
+    """Makes (inputs, nodes, params, weights [E, O], wanted) -> nodes, as of `edges.run_edges`.
+
+    keep: bool [E, O], what the edges still have.
 
     params: of all operations with a leading axis of all edges; what is not kept is not read.
     """
@@ -134,11 +136,12 @@ def kept_edges(
 
         return jax.checkpoint(run) if remat else run
 
-    def run(inputs: Array | None, nodes: Array, params: list[Any], weights: Array) -> Array:
+    def run(inputs: Array | None, nodes: Array, params: list[Any], weights: Array, wanted: Array | None) -> Array:
         edge = mixed.Edge(alone, stage)
         if form == "batch":
             return mixed.run_edges(form, edge, inputs, nodes, ends, params, weights, ())[0]
         taken, there = [params[o] for o in present], jnp.asarray(keep[:, present])
-        return mixed.run_edges(form, edge, inputs, nodes, ends, taken, weights[:, jnp.array(present)], there)[0]
+        chosen = weights[:, jnp.array(present)]
+        return mixed.run_edges(form, edge, inputs, nodes, ends, taken, chosen, there, wanted)[0]
 
     return run

@@ -77,7 +77,7 @@ def nasbench201_supernet(
         def cell(x: Array, slot: tuple[PyTree, PyTree]) -> tuple[Array, PyTree]:
             params, stats = slot
             states = jnp.concatenate([x[None], jnp.zeros((3, *x.shape), x.dtype)])
-            states, seen = mixed.run_edges(form, edge, None, states, ends, params, selection, stats)
+            states, seen = mixed.run_edges(form, edge, None, states, ends, params, selection, stats, context.wanted)
             return states[3], seen
 
         def norm(name: str, x: Array) -> Array:
