@@ -18,24 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.base import Array, PyTree
+from jaxnas.base import Array
 from jaxnas.ops.gated import Kernel, opened, where_wanted
 from jaxnas.ops.many import kernel_gradients, pad, spread, window
-
-
-def materialised(tree: PyTree) -> PyTree:
-    """The arrays of a tree, computed on its own on a CPU instead of inside the loop of whatever reads it.
-
-    Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
-    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know.
-    """
-
-    def apart(tree: PyTree) -> PyTree:
-        first = jax.tree.leaves(tree)[0]
-        known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
-        return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: lax.full_like(x, jnp.nan), t), tree)
-
-    return lax.platform_dependent(tree, cpu=apart, default=lambda t: t)
+from jaxnas.ops.trees import materialised
 
 
 def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
@@ -105,7 +91,7 @@ def _tap_after_tap(x: Array, g: Array, size: int, stride: int, dilation: int) ->
 
         return functools.reduce(lax.add, map(product, range(together)))
 
-    sums = lax.map(one, jnp.array(starts, jnp.int32))
+    sums = lax.map(one, jnp.array(starts, jnp.uint32))
     return sums.reshape(size, size, -1, channels).sum(2)
 
 

@@ -32,6 +32,7 @@ from jax import lax
 
 from jaxnas.base import Array, Key, PyTree
 from jaxnas.ops.layers import pmean
+from jaxnas.ops.trees import norm, times
 
 Loss = Callable[[PyTree, PyTree, Any, Key, Array | None], tuple[Array, Any]]
 """(w, a, batch, key, wanted) -> (loss, what it tells beside); the key is the randomness of the pass.
@@ -151,9 +152,9 @@ def finite_difference(
 
         def after_outer(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
             (u,) = jax.vjp(inner_step, carry.gradient)[1](to_w)
-            norm = optax.tree.norm(u)
-            step = epsilon / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-            direction = jax.tree.map(lambda q: step * q, u)
+            size = norm(u)
+            step = epsilon / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+            direction = times(u, step)
             along = carry.along._replace(step=step, direction=direction)
             return carry._replace(w=away(direction, 1), hypergradient=to_a, along=along)
 
@@ -176,7 +177,7 @@ def finite_difference(
         ]
 
     def start(w: PyTree, a: PyTree) -> _Difference:
-        step = jnp.zeros((), optax.tree.norm(w).dtype)
+        step = jnp.zeros((), norm(w).dtype)
         return _Difference(step, jax.tree.map(jnp.zeros_like, w), jax.tree.map(jnp.zeros_like, a))
 
     return _bilevel(update, passes, axis_name, start)

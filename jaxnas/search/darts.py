@@ -34,6 +34,7 @@ from jaxnas.base import (
     Weights,
 )
 from jaxnas.ops.layers import pmean
+from jaxnas.ops.trees import norm
 from jaxnas.relax import softmax
 from jaxnas.search.bilevel import Bilevel, Loss, first_order
 from jaxnas.search.health import entropy
@@ -149,8 +150,8 @@ def darts(
             train_accuracy,
             valid_loss,
             valid_accuracy,
-            optax.tree.norm(taken.gradient),
-            optax.tree.norm(taken.hypergradient),
+            norm(taken.gradient),
+            norm(taken.hypergradient),
             entropy(weights),
         )
         return DartsState(params, alpha, weight_state, alpha_state, state.step + 1), info

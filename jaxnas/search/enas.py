@@ -23,6 +23,7 @@ import optax
 from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
 from jaxnas.controllers import PolicyGradient, PolicyState
 from jaxnas.ops.layers import pmean
+from jaxnas.ops.trees import norm
 from jaxnas.search.paths import path_only
 
 
@@ -132,9 +133,7 @@ def enas(
         (value, accuracy), gradient = pmean((told, gradient), axis_name)
         updates, weight_state = optimiser.update(gradient, state.weight_state, state.params, used=supernet.used(arch))
         params = optax.apply_updates(state.params, updates)
-        return state._replace(params=params, weight_state=weight_state), ChildInfo(
-            value, accuracy, optax.tree.norm(gradient)
-        )
+        return state._replace(params=params, weight_state=weight_state), ChildInfo(value, accuracy, norm(gradient))
 
     def controller(key: Key, state: EnasState, batch: Mapping[str, Batch]) -> tuple[EnasState, ControllerInfo]:
         archs = policy.sample(key, state.policy, samples).arch

@@ -31,6 +31,7 @@ import optax
 
 from jaxnas.base import Arch, Array, Batch, Choice, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
 from jaxnas.ops.layers import pmean
+from jaxnas.ops.trees import norm
 from jaxnas.search.paths import path_only
 
 Paths = Callable[[Key], Array]
@@ -153,7 +154,7 @@ def single_path(
         used = jax.tree.map(lambda masks: masks.any(axis=0), jax.vmap(supernet.used)(archs))
         updates, opt_state = optimiser.update(gradient, state.opt_state, state.params, used=used)
         params = optax.apply_updates(state.params, updates)
-        return SinglePathState(params, opt_state), SinglePathInfo(value, accuracy, optax.tree.norm(gradient))
+        return SinglePathState(params, opt_state), SinglePathInfo(value, accuracy, norm(gradient))
 
     def derive(key: Key, state: SinglePathState, score: Callable[[Array], Array] | None = None) -> Arch:
         del state

@@ -20,7 +20,7 @@ from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, give
 from jaxnas.networks.switched import switch
 from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
-from jaxnas.ops.depthwise import materialised
+from jaxnas.ops.trees import materialised
 from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
 
 

@@ -17,9 +17,9 @@ from jax import lax
 
 from jaxnas.base import Array, Key, Skeleton, Stats
 from jaxnas.ops import layers
-from jaxnas.ops.depthwise import materialised
 from jaxnas.ops.gated import gated
 from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
+from jaxnas.ops.trees import materialised
 from jaxnas.supernets.stages import Slots, Together, run_stages
 from jaxnas.supernets.together import together
 
@@ -293,7 +293,7 @@ _scan_edges.defvjp(_scan_edges_forward, _scan_edges_backward)
 
 def _ends(edges: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
     sources, targets = zip(*edges, strict=True)
-    return jnp.array(sources, jnp.int32), jnp.array(targets, jnp.int32)
+    return jnp.array(sources, jnp.uint32), jnp.array(targets, jnp.uint32)  # signed ones are normalised at each use
 
 
 def _at(array: Array, index: Array) -> Array:
@@ -309,12 +309,13 @@ def _add_at(array: Array, index: Array, value: Array) -> Array:
 
     def by_images(array: Array, index: Array, value: Array) -> Array:
         def image(b: Array, array: Array) -> Array:
+            b = lax.convert_element_type(b, index.dtype)
             at = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
             old = lax.dynamic_slice(array, at, (1, 1, *array.shape[2:]))
             new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
             return lax.dynamic_update_slice(array, new, at)
 
-        return lax.fori_loop(jnp.zeros((), index.dtype), array.shape[1], image, array)
+        return lax.fori_loop(0, array.shape[1], image, array)
 
     def at_once(array: Array, index: Array, value: Array) -> Array:
         return lax.dynamic_update_index_in_dim(array, _at(array, index) + value, index, 0)

@@ -17,6 +17,7 @@ from jaxnas.data.dataset import Augmentation, Examples
 from jaxnas.data.pipeline import eval_batches
 from jaxnas.networks.switched import SwitchedNetwork
 from jaxnas.ops.layers import pmean
+from jaxnas.ops.trees import norm
 from jaxnas.parallel import block, joined
 from jaxnas.train import losses
 
@@ -113,7 +114,7 @@ def classifier(
         updates, opt_state = optimiser.update(gradient, state.opt_state, state.params, value=value)
         stats = jax.tree.map(lambda old, new: (1.0 - momentum) * old + momentum * new, state.stats, seen)
         params = optax.apply_updates(state.params, updates)
-        info = TrainInfo(value, score, optax.tree.norm(gradient))
+        info = TrainInfo(value, score, norm(gradient))
         return TrainState(params, stats, opt_state, state.step + 1, state.arch), info
 
     def predict(state: TrainState, x: Array) -> Array:

@@ -1,0 +1,58 @@
+"""Pytrees: arrays kept out of the kernels that read them, the norm, the product with a scalar."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnas.base import Array, PyTree
+
+
+def materialised(tree: PyTree) -> PyTree:
+    """The arrays of a tree, computed on its own on a CPU instead of inside the loop of whatever reads it.
+
+    Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
+    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know.
+    """
+
+    def apart(tree: PyTree) -> PyTree:
+        first = jax.tree.leaves(tree)[0]
+        known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
+        return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: lax.full_like(x, jnp.nan), t), tree)
+
+    return lax.platform_dependent(tree, cpu=apart, default=lambda t: t)
+
+
+def _total(parts: list[Array]) -> Array:
+    """XLA would compute a sum over many leaves again in the kernel of each leaf that it is multiplied with, which makes
+    a program of the square of their number."""
+    return materialised(jnp.sum(jnp.stack(parts)))
+
+
+def norm(tree: PyTree) -> Array:
+    """The Euclidean norm of all entries of a pytree of real arrays, [].
+
+    Its gradient at zero is zero.
+    """
+    square = _total([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)])
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+@jax.custom_vjp
+def times(tree: PyTree, factor: Array) -> PyTree:
+    """Every leaf times a scalar."""
+    return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree)
+
+
+def _times_backward(kept: tuple[PyTree, Array], g: PyTree) -> tuple[PyTree, Array]:
+    tree, factor = kept
+    along = jax.tree.leaves(jax.tree.map(lambda leaf, cotangent: jnp.sum(leaf * cotangent), tree, g))
+    to_tree = jax.tree.map(lambda leaf, cotangent: (cotangent * factor).astype(leaf.dtype), tree, g)
+    return to_tree, _total(along).astype(factor.dtype)
+
+
+times.defvjp(
+    lambda tree, factor: (jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree), (tree, factor)),
+    _times_backward,
+)
