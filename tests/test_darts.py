@@ -34,8 +34,8 @@ def test_exact_and_difference_agree_on_a_real_cell_in_double_precision():
         alpha = {k: jax.random.normal(jax.random.key(i), v.shape) for i, (k, v) in enumerate(SPACE.template().items())}
         data = batches(jnp.float64)
 
-        def loss(params, alpha, batch, key):
-            del key
+        def loss(params, alpha, batch, key, wanted):
+            del key, wanted
             weights = {k: jax.nn.softmax(a) for k, a in alpha.items()}
             logits, _ = net.apply(params, weights, batch.image, Context())
             return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch.label[:, None], 1)), None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -238,12 +238,36 @@ def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any
 
 _standardise.defvjp(_standardise_forward, _standardise_backward)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _standardise_by(x: Array, mean: Array, variance: Array, scale: Array | None, axis_name: str | None) -> Array:
+    """`_standardise` with the statistics of x known: its gradient is that of a function of x alone."""
+    return _scaled(x, mean, variance, scale)
+
+
+def _standardise_by_backward(axis_name: str | None, residuals: Any, g: Array) -> tuple[Any, ...]:
+    dx, to_scale = _standardise_backward(axis_name, residuals, (g,))
+    return dx, None, None, to_scale
+
+
+_standardise_by.defvjp(
+    lambda x, mean, variance, scale, axis_name: (_scaled(x, mean, variance, scale), (x, mean, variance, scale)),
+    _standardise_by_backward,
+)
+
 BatchStats = tuple[Array, Array]
 """(mean [C], variance [C]), the variance unbiased."""
 
 
+class Known(NamedTuple):
+    """What a batch norm has told before of the very batch that it is given again: as None, without summing again."""
+
+    mean: Array
+    variance: Array
+
+
 def batch_norm(
-    x: Array, affine: Params | None = None, stats: BatchStats | None = None, axis_name: str | None = None
+    x: Array, affine: Params | None = None, stats: BatchStats | Known | None = None, axis_name: str | None = None
 ) -> tuple[Array, BatchStats]:
     """Batch norm of x [B, H, W, C]: by the batch's statistics where `stats` is None, else by those given.
 
@@ -253,12 +277,13 @@ def batch_norm(
     the one of all devices.
     """
     scale = None if affine is None else affine["scale"]
+    count = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+    unbiased = count / max(count - 1, 1)
     if stats is None:
         y, mean, variance = _standardise(x, scale, axis_name)
-        count = x.shape[0] * x.shape[1] * x.shape[2]
-        if axis_name is not None:
-            count = count * lax.axis_size(axis_name)
-        seen = lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
+        seen = mean, variance * unbiased
+    elif isinstance(stats, Known):
+        y, seen = _standardise_by(x, stats.mean, stats.variance / unbiased, scale, axis_name), stats
     else:
         y, seen = _scaled(x, *stats, scale), stats
     if affine is not None and "offset" in affine:

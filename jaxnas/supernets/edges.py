@@ -26,7 +26,10 @@ from jaxnas.supernets.together import together
 Form = Literal["scan", "batch"]
 
 Alone = Callable[[Any, Any, Array, Any], tuple[Array, Any]]
-"""(params of one edge, its weights [O] or operation, x, its statistics or ()) -> (y, statistics seen)."""
+"""(params of one edge, its weights [O] or operation, x, its statistics or ()) -> (y, statistics seen).
+
+A mixture that is given what it has seen before of the same x computes the same without asking for them again.
+"""
 
 
 class Edge(NamedTuple):
@@ -111,17 +114,19 @@ def mixed_edge(
     remat: edges that are computed together are computed again in the backward pass.
     """
 
-    def alone(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
-        del stats  # a mixture is normalised by the batch alone
+    def alone(params: Any, weights: Array, x: Array, known: Any) -> tuple[Array, Any]:
         scales = _per_channel(weights, x.shape[-1])
-        outputs = []
+        outputs, seen = [], []
         for o, (primitive, p) in enumerate(zip(operations, params, strict=True)):
             if o == none:
+                seen.append(())
                 continue
             with_scale = primitive.scaled(p, scales[o])
-            y = primitive.apply(p if with_scale is None else with_scale, x, stride, None, axis_name)[0]
+            given = known[o] if known else None
+            y, stats = primitive.apply(p if with_scale is None else with_scale, x, stride, given, axis_name)
             outputs.append(y * scales[o, None, None, None, :].astype(x.dtype) if with_scale is None else y)
-        return sum(outputs), ()  # type: ignore[return-value]
+            seen.append(tuple(layers.Known(*pair) for pair in stats))
+        return functools.reduce(jnp.add, outputs), tuple(seen)
 
     mixture = together(operations, none, stride, axis_name)
 
@@ -203,8 +208,24 @@ def _scan(
     stats: Any,
     wanted: Array | None,
 ) -> tuple[Array, Any]:
-    del wanted  # of gradients
+    nodes, seen = _run(edge, edges, inputs, nodes, params, selection, stats)
+    return nodes, () if _mixture(selection) else seen
 
+
+def _mixture(selection: Array) -> bool:
+    """Or one chosen operation an edge."""
+    return bool(jnp.issubdtype(selection.dtype, jnp.floating))
+
+
+def _run(
+    edge: Alone,
+    edges: tuple[tuple[int, int], ...],
+    inputs: Array | None,
+    nodes: Array,
+    params: Any,
+    selection: Array,
+    stats: Any,
+) -> tuple[Array, Any]:
     def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
         (source, target), p, s, given = slot
         p = materialised(p)
@@ -242,15 +263,16 @@ def _scan_edges_forward(
     wanted: Array | None,
 ) -> tuple[tuple[Array, Any], Any]:
     by_rules = functools.partial(_edge_by_rules, edge)
-    nodes, seen = _scan(by_rules, edges, inputs, nodes, params, selection, stats, wanted)
-    return (nodes, seen), (inputs, nodes, params, selection, stats, wanted)
+    nodes, seen = _run(by_rules, edges, inputs, nodes, params, selection, stats)
+    told, needed = ((), seen) if _mixture(selection) else (seen, stats)
+    return (nodes, told), (inputs, nodes, params, selection, needed, wanted)
 
 
 def _edge_vjp(
     edge: Alone, p: Any, s: Array, x: Array, given: Any, wanted: Array | None
 ) -> tuple[Array, Callable[[Array], Any], Any]:
     """(output, its gradient -> (to p, to s or None, to x), statistics); a chosen operation has no gradient."""
-    if jnp.issubdtype(s.dtype, jnp.floating):
+    if _mixture(s):
         return jax.vjp(lambda p, s, x: edge(gated(p, wanted), s, x, given), p, s, x, has_aux=True)
     y, pull, seen = jax.vjp(lambda p, x: edge(gated(p, wanted), s, x, given), p, x, has_aux=True)
 
@@ -267,7 +289,8 @@ def _scan_edges_backward(
     """The edges in reverse, each computed again from its source, which by now is complete.
 
     The automatic rule would keep every activation of every edge and, for each edge, add an array of all nodes to the
-    gradient; here a step touches two nodes of it. Statistics carry no gradient.
+    gradient; here a step touches two nodes of it. Statistics carry no gradient; those of a mixture are kept, so that
+    no sum over the batch, for which devices wait for each other, is taken a second time.
     """
     inputs, nodes, params, selection, stats, wanted = residuals
 

@@ -121,7 +121,7 @@ def kept_edges(
         for o, one in enumerate(each):
             here = functools.partial(lambda one, p, w, x: one([p], w[None], x, ())[0], one)
             total = total + lax.cond(there[o], here, gone, params[o], weights[o], x)
-        return total, ()
+        return total, there
 
     def stage(slots: Slots) -> Together:
         def run(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
