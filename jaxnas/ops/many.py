@@ -1,8 +1,8 @@
 """Many depthwise convolutions, or batch norms, in one kernel, as an accelerator wants them.
 
 A GPU waits for the start of a small kernel longer than for its work, so that operations of one shape are computed
-together. Depthwise convolutions are sums of shifted arrays with two leading axes, S inputs and K convolutions of each;
-a 3x3 kernel among 5x5 ones gets a border of zeros.
+together. Depthwise convolutions are sums over the taps of their kernels with two leading axes, S inputs and K
+convolutions of each; a 3x3 kernel among 5x5 ones gets a border of zeros.
 """
 
 from __future__ import annotations
@@ -49,15 +49,14 @@ def spread(g: Array, height: int, width: int, stride: int) -> Array:
 
 
 def _correlate(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
+    """One reduction over the taps, whose inputs are looked up inside its kernel: 25 sums written out are twenty times
+    the program, which XLA fuses, assembles and recomputes for every reader."""
     size = kernels.shape[2]
-    height, width = (-(-n // stride) for n in x.shape[3:5])
     padded = pad(x, dilation * (size // 2), dilation * (size // 2))
-    weights = kernels[:, :, :, :, None, None, None]  # [S, K, k, k, 1, 1, 1, C]
-    total = jnp.zeros((), x.dtype)
-    for i in range(size):
-        for j in range(size):
-            total = total + window(padded, (i * dilation, j * dilation), stride, height, width) * weights[:, :, i, j]
-    return total
+    height, width = (-(-n // stride) for n in x.shape[3:5])
+    met, taps = _windows(padded, (height, width), size, stride, dilation)
+    weights = jnp.moveaxis(kernels.reshape(*kernels.shape[:2], size * size, -1), 2, 0)[:, :, :, None, None, None]
+    return jnp.sum(jax.vmap(met)(taps) * weights, 0)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -73,23 +72,25 @@ def kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) 
     return jnp.moveaxis(sums, 0, 2).reshape(*g.shape[:2], size, size, -1)
 
 
-def _windows(padded: Array, g: Array, size: int, stride: int, dilation: int) -> tuple[Callable[[Array], Array], Array]:
+def _windows(
+    padded: Array, shape: tuple[int, int], size: int, stride: int, dilation: int
+) -> tuple[Callable[[Array], Array], Array]:
     """(tap [2] -> the input that it meets at every position of the output, [S, J, B, h, w, C]; the taps [k * k, 2])."""
-    spans = [stride * (n - 1) + 1 for n in g.shape[3:5]]
+    spans = [stride * (n - 1) + 1 for n in shape]
     sizes = (*padded.shape[:3], *spans, padded.shape[5])
     zero = jnp.zeros((), jnp.int32)
 
     def met(tap: Array) -> Array:
         at = (zero, zero, zero, tap[0], tap[1], zero)
-        return widened(lax.dynamic_slice(padded, at, sizes)[..., ::stride, ::stride, :])
+        return lax.dynamic_slice(padded, at, sizes)[..., ::stride, ::stride, :]
 
     return met, jnp.array([(i * dilation, j * dilation) for i in range(size) for j in range(size)], jnp.int32)
 
 
 def taps_at_once(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     """[k * k, S, K, C], one reduction: the shifts are looked up inside its kernel."""
-    met, taps = _windows(padded, g, size, stride, dilation)
-    products = jax.vmap(met)(taps) * widened(g)[None]
+    met, taps = _windows(padded, g.shape[3:5], size, stride, dilation)
+    products = widened(jax.vmap(met)(taps)) * widened(g)[None]
     # Left to itself, XLA would sum along rows, and transpose the gradient for that.
     products = with_layout_constraint(products, Layout(major_to_minor=tuple(range(products.ndim))))
     return jnp.sum(products, (3, 4, 5))
@@ -97,8 +98,8 @@ def taps_at_once(padded: Array, g: Array, size: int, stride: int, dilation: int)
 
 def tap_by_tap(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     """The same in a loop over the taps."""
-    met, taps = _windows(padded, g, size, stride, dilation)
-    return lax.map(lambda tap: jnp.sum(met(tap) * widened(g), (2, 3, 4)), taps)
+    met, taps = _windows(padded, g.shape[3:5], size, stride, dilation)
+    return lax.map(lambda tap: jnp.sum(widened(met(tap)) * widened(g), (2, 3, 4)), taps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

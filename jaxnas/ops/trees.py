@@ -10,10 +10,11 @@ from jaxnas.base import Array, PyTree
 
 
 def materialised(tree: PyTree) -> PyTree:
-    """The arrays of a tree, computed on its own on a CPU instead of inside the loop of whatever reads it.
+    """The arrays of a tree, computed on its own instead of inside the loop of whatever reads it.
 
     Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
-    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know.
+    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know. An
+    accelerator keeps the barrier, without which every reader would compute the arrays again.
     """
 
     def apart(tree: PyTree) -> PyTree:
@@ -21,7 +22,7 @@ def materialised(tree: PyTree) -> PyTree:
         known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
         return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: lax.full_like(x, jnp.nan), t), tree)
 
-    return lax.platform_dependent(tree, cpu=apart, default=lambda t: t)
+    return lax.platform_dependent(tree, cpu=apart, default=lax.optimization_barrier)
 
 
 def _total(parts: list[Array]) -> Array:

@@ -39,6 +39,7 @@ def together(
 
     def run(params: list[Any], weights: Array, x: Array) -> Array:
         edges = weights.shape[1]
+        x = lax.optimization_barrier(x)  # or it would be computed again for every tap of what reads it
         there = np.ones((edges, len(operations)), bool) if keep is None else keep
         scales = jnp.broadcast_to(weights[..., None], (*weights.shape, x.shape[-1]))
         separable, dense, pools, free, sums = [], [], {}, {}, []
@@ -139,7 +140,8 @@ def _normalised(x: Array, scale: Array | None, axis_name: str | None) -> Array:
 def _pools(members: Sequence[Normed], x: Array, stride: int, axis_name: str | None) -> list[Array]:
     """Of each operation [S, B, h, w, C]: once a source, their batch norms as one."""
     images = x.reshape(-1, *x.shape[2:])
-    pooled = jnp.stack([family.apply({}, images, stride)[0] for family in members])
+    # Not joined with their batch norms either way, of nine taps each.
+    pooled = lax.optimization_barrier(jnp.stack([family.apply({}, images, stride)[0] for family in members]))
     shape = (len(members), *x.shape[:2], *pooled.shape[2:])
     return list(_normalised(pooled.reshape(shape), None, axis_name))
 
