@@ -44,6 +44,17 @@ def launches(text: str) -> collections.Counter[str]:
         found = [re.search(rf"\b{a}=\{{?([^}},]+(?:, *%[^}},]+)*)", rest) for a in attributes]
         return [n.strip().lstrip("%") for match in found if match for n in match.group(1).split(",")]
 
+    def trips(rest: str) -> int | None:
+        """Of a loop: what the compiler knows, or else where its condition ends, if it counts from zero as JAX does."""
+        if known := re.search(r'known_trip_count":\{"n":"(\d+)"', rest):
+            return int(known.group(1))
+        condition = [body for name in called(rest, "condition") for body in bodies.get(name, [])]
+        if not condition or condition[-1][2] != "compare" or "direction=LT" not in condition[-1][3]:
+            return None
+        constants = {result: value.split(")")[0] for result, _, kind, value in condition if kind == "constant"}
+        ends = [constants[name] for name in re.findall(r"%([\w.\-]+)", condition[-1][3]) if name in constants]
+        return int(ends[0]) if ends else None
+
     @functools.cache
     def count(computation: str) -> collections.Counter[str]:
         total: collections.Counter[str] = collections.Counter()
@@ -53,10 +64,10 @@ def launches(text: str) -> collections.Counter[str]:
             if kind in FREE or kind.endswith("-done"):
                 continue
             if kind == "while":
-                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
+                turns = trips(rest)
                 for inner, number in count(*called(rest, "body")).items():
-                    total[inner] += number * (int(trips.group(1)) if trips else 1)
-                total["unknown loop"] += trips is None
+                    total[inner] += number * (turns or 1)
+                total["unknown loop"] += turns is None
             elif kind in ("call", "async-start"):
                 total += count(*called(rest, "calls", "to_apply"))
             elif kind == "conditional":
