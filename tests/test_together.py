@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.launches import launches
-from jaxnas.ops import layers
+from jaxnas.ops import layers, many
 from jaxnas.ops.depthwise import depthwise
-from jaxnas.ops.many import bordered, relu_depthwise, standardise, tap_by_tap, taps_at_once
+from jaxnas.ops.many import bordered, relu_depthwise, standardise
 from jaxnas.spaces import edge_table
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.stages import stages
@@ -25,7 +25,7 @@ def close(ours, expected):
 
 
 @pytest.mark.parametrize(("stride", "dilation", "shared"), [(1, 2, False), (2, 1, True)])
-def test_many_depthwise_convolutions_are_those_one_by_one(stride, dilation, shared):
+def test_many_depthwise_convolutions_are_those_one_by_one_in_every_form(stride, dilation, shared):
     x, kernels = normal(0, 2, 1 if shared else 3, 2, 5, 6, 2), bordered(normal(1, 2, 3, 3, 3, 2), 5)
 
     def one_by_one(x, kernels):
@@ -39,13 +39,12 @@ def test_many_depthwise_convolutions_are_those_one_by_one(stride, dilation, shar
     expected, pull_expected = jax.vjp(one_by_one, x, kernels)
     close(ours, expected)
     close(pull(jnp.sin(ours)), pull_expected(jnp.sin(ours)))
-    border = [(0, 0)] * 3 + [(2 * dilation, 2 * dilation)] * 2 + [(0, 0)]
-    close(
-        *(
-            form(jnp.pad(x, border), ours, 5, stride, dilation)
-            for form in (tap_by_tap, jax.jit(taps_at_once, static_argnums=(2, 3, 4)))
-        )
-    )
+    g = jnp.sin(ours)
+    for forms, *arguments in (
+        ((many.taps_looked_up, many._grouped), x, kernels, stride, dilation),
+        ((many.sums_looked_up, many._transposed), x, g, 5, stride, dilation),
+    ):
+        close(*(form(*arguments) for form in forms))
 
 
 def test_many_batch_norms_are_those_one_by_one_on_one_device_and_over_several():
@@ -78,6 +77,10 @@ def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
     weights, x = normal(1, 2, 2, len(names)), normal(2, 2, 2, 4, 4, 2)
     tangents = jax.tree.map(jnp.cos, (params, weights))
 
+    def one_by_one(params, weights, x, stats):
+        outputs, seen = jax.vmap(jax.vmap(edge.alone, (0, 0, None, None)), (0, 0, 0, None))(params, weights, x, stats)
+        return jnp.sum(outputs, 0), seen
+
     def derivatives(stage):
         """Values, gradients, and the derivative of the gradients along a direction, as in a second-order search."""
 
@@ -89,7 +92,7 @@ def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
         return jax.jvp(gradient, (params, weights), tangents, has_aux=True)
 
     ours = jax.jit(lambda: derivatives(edge.together(((0, 1), (2, 3)))))()
-    expected = jax.jit(lambda: derivatives(mixed.one_by_one(edge.alone)))()
+    expected = jax.jit(lambda: derivatives(one_by_one))()
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * (1 + np.abs(b).max())), ours, expected
     )
@@ -129,8 +132,16 @@ PROGRAM = """HloModule step
   ROOT %g = (s32[], f32[2]{0}) custom-call(%q), custom_call_target="gemm"
 }
 
+%until (q: (s32[], f32[2])) -> pred[] {
+  %end = s32[]{:T(128)} constant(4)
+  %q = (s32[], f32[2]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%q), index=0
+  ROOT %lt = pred[] compare(%i, %end), direction=LT
+}
+
 ENTRY %main (x: f32[2]) -> f32[2] {
   %x = f32[2]{0} parameter(0)
+  %counted = (s32[], f32[2]{0}) while(%x), condition=%until, body=%deep
   %loop = (s32[], f32[2]{0}) while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"2"}}
   %blind = (s32[], f32[2]{0}) while(%x), condition=%c, body=%deep
   %either = f32[2]{0} conditional(%x, %x, %x), branch_computations={%fused, %inner}
@@ -146,11 +157,11 @@ ENTRY %main (x: f32[2]) -> f32[2] {
 
 def test_launches_are_counted_through_loops_and_branches():
     assert launches(PROGRAM) == {
-        "custom-call": 2 * 3 + 1,
+        "custom-call": 2 * 3 + 4 + 1,
         "unknown loop": 1,
         "negate": 1,
         "fusion": 1,
         "conditional": 1,
         "all-reduce-start": 1,
-        "bytes": 7 * 24 + 2 * 16 + 16,  # of operand and result, 12 of a pair and 8 of an array
+        "bytes": 11 * 24 + 2 * 16 + 16,  # of operand and result, 12 of a pair and 8 of an array
     }

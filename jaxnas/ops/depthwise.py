@@ -1,9 +1,9 @@
 """Depthwise convolution and 3x3 pooling, written as shifted arrays.
 
 XLA's grouped convolution and select-and-scatter run tens of times slower on a CPU than sums of shifted arrays, which
-fuse into one vectorised loop; on an accelerator the same sums are one kernel. The rules for reverse mode are written
-out because the automatic ones (a pad for each tap, a reduction of a slice for each weight) lose that speed again. The
-rules consist of plain operations, so `jvp(grad)` and `grad(grad)` work; `grad(jvp)` does not.
+fuse into one vectorised loop; what accelerators run is in `jaxnas.ops.many`. The rules for reverse mode are written out
+because the automatic ones (a pad for each tap, a reduction of a slice for each weight) lose that speed again. The rules
+consist of plain operations, so `jvp(grad)` and `grad(grad)` work; `grad(jvp)` does not.
 
 Padding is symmetric and explicit, `dilation * (k // 2)` on each side, so that a strided output has ceil(H / stride)
 rows at odd and even sizes, as in PyTorch; "SAME" would pad even sizes on one side only.
@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxnas.base import Array
 from jaxnas.ops.gated import Kernel, opened, where_wanted
-from jaxnas.ops.many import kernel_gradients, pad, spread, window
+from jaxnas.ops.many import correlate, kernel_gradients, pad, spread, window
 from jaxnas.ops.trees import materialised
 
 
@@ -34,6 +34,14 @@ def _output_size(x: Array, stride: int) -> tuple[int, int]:
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    def at_once(x: Array, kernel: Array) -> Array:
+        return correlate(x[None, None], kernel[None, None], stride, dilation)[0, 0]
+
+    shifted = functools.partial(_sum_of_shifted, stride=stride, dilation=dilation)
+    return lax.platform_dependent(x, kernel, cpu=shifted, default=at_once)
+
+
+def _sum_of_shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
     size = kernel.shape[0]
     padded = pad(x, dilation * (size // 2), dilation * (size // 2))
     height, width = _output_size(x, stride)

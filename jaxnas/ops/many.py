@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,15 +49,49 @@ def spread(g: Array, height: int, width: int, stride: int) -> Array:
     return lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0)] * (g.ndim - 3) + gaps + [(0, 0, 0)])
 
 
-def _correlate(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
+def grouped(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    """A depthwise convolution as XLA has it, which a TPU has for its own: x [B, H, W, C], kernel [k, k, C] or [k, k, 1]
+    -> [B, h, w, C]. In the precision of all convolutions there, by default of bfloat16 factors."""
+    border, channels = dilation * (kernel.shape[0] // 2), x.shape[3]
+    return lax.conv_general_dilated(
+        x,
+        jnp.broadcast_to(kernel, (*kernel.shape[:2], channels))[:, :, None],
+        (stride, stride),
+        ((border, border), (border, border)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
+
+
+def _each(one: Callable[[Array, Array], Array], x: Array, other: Array) -> Array:
+    """x [S, J, ...] with other [S, K, ...], one by one: [S, K, ...]. J is 1 or K."""
+    if x.shape[1] == 1:
+        return jax.vmap(jax.vmap(one, (None, 0)))(x[:, 0], other)
+    return jax.vmap(jax.vmap(one))(x, other)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def correlate(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
+    """Depthwise convolutions: x [S, J, B, H, W, C], kernels [S, K, k, k, C] -> [S, K, B, h, w, C]."""
+    forms = [functools.partial(f, stride=stride, dilation=dilation) for f in (_grouped, taps_looked_up)]
+    return lax.platform_dependent(x, kernels, tpu=forms[0], default=forms[1])
+
+
+def _grouped(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
+    return _each(functools.partial(grouped, stride=stride, dilation=dilation), x, kernels)
+
+
+def taps_looked_up(x: Array, kernels: Array, stride: int, dilation: int, each: Array | None = None) -> Array:
     """One reduction over the taps, whose inputs are looked up inside its kernel: 25 sums written out are twenty times
-    the program, which XLA fuses, assembles and recomputes for every reader."""
+    the program, which XLA fuses, assembles and recomputes for every reader.
+
+    each: int32 [S, K], a dilation for each convolution, of which `dilation` is the largest.
+    """
     size = kernels.shape[2]
-    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
-    height, width = (-(-n // stride) for n in x.shape[3:5])
-    met, taps = _windows(padded, (height, width), size, stride, dilation)
-    weights = jnp.moveaxis(kernels.reshape(*kernels.shape[:2], size * size, -1), 2, 0)[:, :, :, None, None, None]
-    return jnp.sum(jax.vmap(met)(taps) * weights, 0)
+    windows = _windows(x, (-(-x.shape[3] // stride), -(-x.shape[4] // stride)), size, stride, dilation, each)
+    weights = jnp.moveaxis(kernels.reshape(*kernels.shape[:2], size * size, -1), 2, 0)
+    return jnp.sum(windows * weights[:, :, :, None, None, None], 0)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -65,68 +100,90 @@ def kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) 
 
     x: [S, J, B, H, W, C]. g: [S, K, B, h, w, C].
     """
-    forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (tap_by_tap, taps_at_once)]
-    # A lookup cannot be part of a larger kernel on a TPU, and a loop costs it little.
-    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
-    sums = lax.platform_dependent(padded, g, tpu=forms[0], default=forms[1])
-    return jnp.moveaxis(sums, 0, 2).reshape(*g.shape[:2], size, size, -1)
+    forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (_transposed, sums_looked_up)]
+    return lax.platform_dependent(x, g, tpu=forms[0], default=forms[1])
+
+
+def _transposed(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
+    def one(x: Array, g: Array) -> Array:
+        kernel = jnp.zeros((size, size, x.shape[3]), g.dtype)
+        return jax.vjp(lambda kernel: grouped(x, kernel, stride, dilation), kernel)[1](g)[0]
+
+    return widened(_each(one, x, g))
 
 
 def _windows(
-    padded: Array, shape: tuple[int, int], size: int, stride: int, dilation: int
-) -> tuple[Callable[[Array], Array], Array]:
-    """(tap [2] -> the input that it meets at every position of the output, [S, J, B, h, w, C]; the taps [k * k, 2])."""
+    x: Array, shape: tuple[int, int], size: int, stride: int, dilation: int, each: Array | None = None
+) -> Array:
+    """What each tap meets at every position of an output of that shape, [k * k, S, J or with `each` K, B, h, w, C]."""
+    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
     spans = [stride * (n - 1) + 1 for n in shape]
-    sizes = (*padded.shape[:3], *spans, padded.shape[5])
-    zero = jnp.zeros((), jnp.int32)
+    steps = jnp.array([(i, j) for i in range(size) for j in range(size)], jnp.int32)
 
-    def met(tap: Array) -> Array:
-        at = (zero, zero, zero, tap[0], tap[1], zero)
-        return lax.dynamic_slice(padded, at, sizes)[..., ::stride, ::stride, :]
+    def met(padded: Array, tap: Array) -> Array:
+        zero = jnp.zeros((), jnp.int32)
+        leading = padded.shape[:-3]
+        at = (*[zero] * len(leading), tap[0], tap[1], zero)
+        return lax.dynamic_slice(padded, at, (*leading, *spans, padded.shape[-1]))[..., ::stride, ::stride, :]
 
-    return met, jnp.array([(i * dilation, j * dilation) for i in range(size) for j in range(size)], jnp.int32)
+    if each is None:
+        return jax.vmap(functools.partial(met, padded))(steps * dilation)
+    first = (dilation - each) * (size // 2)
+    taps = first[None, :, :, None] + steps[:, None, None] * each[None, :, :, None]
+    return jax.vmap(lambda taps: _each(met, padded, taps))(taps)
 
 
-def taps_at_once(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
-    """[k * k, S, K, C], one reduction: the shifts are looked up inside its kernel."""
-    met, taps = _windows(padded, g.shape[3:5], size, stride, dilation)
-    products = widened(jax.vmap(met)(taps)) * widened(g)[None]
+def sums_looked_up(x: Array, g: Array, size: int, stride: int, dilation: int, each: Array | None = None) -> Array:
+    """As `kernel_gradients`: one reduction, as well."""
+    windows = _windows(x, (g.shape[3], g.shape[4]), size, stride, dilation, each)
+    products = widened(windows) * widened(g)[None]
     # Left to itself, XLA would sum along rows, and transpose the gradient for that.
     products = with_layout_constraint(products, Layout(major_to_minor=tuple(range(products.ndim))))
-    return jnp.sum(products, (3, 4, 5))
-
-
-def tap_by_tap(padded: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
-    """The same in a loop over the taps."""
-    met, taps = _windows(padded, g.shape[3:5], size, stride, dilation)
-    return lax.map(lambda tap: jnp.sum(widened(met(tap)) * widened(g), (2, 3, 4)), taps)
+    sums = jnp.sum(products, (3, 4, 5))
+    return jnp.moveaxis(sums, 0, 2).reshape(*g.shape[:2], size, size, -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def relu_depthwise(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
+def relu_depthwise(x: Array, kernels: Array, stride: int, dilation: int, each: Array | None = None) -> Array:
     """ReLU, then depthwise convolutions: x [S, J, B, H, W, C], kernels [S, K, k, k, C] -> [S, K, B, h, w, C].
 
-    J is 1, where all K read the same, or K. Rows and padding are those of `jaxnas.ops.depthwise`.
+    J is 1, where all K read the same, or K. Rows and padding are those of `jaxnas.ops.depthwise`. each: int32 [S, K],
+    their dilations where they are not all the same; `dilation` is then the largest.
     """
-    return _forward(x, kernels, stride, dilation)[0]
+    return _forward(x, kernels, stride, dilation, each)[0]
 
 
-def _forward(x: Array, kernels: Array, stride: int, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return _correlate(jax.nn.relu(x), kernels.astype(x.dtype), stride, dilation), (x, kernels)
+def _forward(x: Array, kernels: Array, stride: int, dilation: int, each: Array | None) -> tuple[Array, Any]:
+    positive, weights = jax.nn.relu(x), kernels.astype(x.dtype)
+    if each is None:
+        return correlate(positive, weights, stride, dilation), (x, kernels, each)
+    return taps_looked_up(positive, weights, stride, dilation, each), (x, kernels, each)
 
 
-def _backward(stride: int, dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernels = residuals
-    dx = _correlate(spread(g, x.shape[3], x.shape[4], stride), kernels[:, :, ::-1, ::-1].astype(g.dtype), 1, dilation)
-    # One kernel of the taps of all sizes and dilations would spill its registers, kilobytes a thread.
-    dx = lax.optimization_barrier(dx)
+def _backward(stride: int, dilation: int, residuals: Any, g: Array) -> tuple[Array, Array, None]:
+    x, kernels, each = residuals
+    positive, size = jax.nn.relu(x), kernels.shape[2]
+    spread_g, flipped = spread(g, x.shape[3], x.shape[4], stride), kernels[:, :, ::-1, ::-1].astype(g.dtype)
+    if each is None:
+        dx = correlate(spread_g, flipped, 1, dilation)
+        dkernels = kernel_gradients(positive, g, size, stride, dilation)
+    else:
+        dx = taps_looked_up(spread_g, flipped, 1, dilation, each)
+        dkernels = sums_looked_up(positive, g, size, stride, dilation, each)
+    dx = lax.optimization_barrier(dx)  # or what reads it would compute it again
     if x.shape[1] == 1:
         dx = jnp.sum(dx, 1, keepdims=True)
-    dkernels = kernel_gradients(jax.nn.relu(x), g, kernels.shape[2], stride, dilation)
-    return jnp.where(x > 0, dx, 0).astype(x.dtype), dkernels.astype(kernels.dtype)
+    return jnp.where(x > 0, dx, 0).astype(x.dtype), dkernels.astype(kernels.dtype), None
 
 
 relu_depthwise.defvjp(_forward, _backward)
+
+
+def pointwise(x: Array, kernels: Array) -> Array:
+    """1x1 convolutions as one batched matrix product: x [S, K, B, H, W, C], kernels [S, K, C, C] -> as x."""
+    flat = x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
+    flat_kernels = kernels.reshape(-1, *kernels.shape[2:]).astype(x.dtype)
+    return lax.dot_general(flat, flat_kernels, (((2,), (1,)), ((0,), (0,)))).reshape(x.shape)
 
 
 def _means(arrays: list[Array], axis_name: str | None) -> Array:

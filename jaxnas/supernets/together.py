@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxnas.base import Array
 from jaxnas.ops import layers
-from jaxnas.ops.many import bordered, relu_depthwise, standardise
+from jaxnas.ops.many import bordered, pointwise, relu_depthwise, standardise
 from jaxnas.ops.primitives import Dense, Normed, Primitive, Separable
 
 Mixture = Callable[[list[Any], Array, Array], Array]
@@ -115,19 +115,12 @@ def _separable(
             source = x[:, None] if begins else jnp.concatenate([reached[m] for m in group], 1)
             filtered.append(relu_depthwise(source, kernels, stride if begins else 1, dilation))
             order += group
-        y = _pointwise(jnp.concatenate(filtered, 1), jnp.concatenate([layer[m]["pointwise"] for m in order], 1))
+        y = pointwise(jnp.concatenate(filtered, 1), jnp.concatenate([layer[m]["pointwise"] for m in order], 1))
         last = step == depth - 1
         y = _normalised(y, jnp.concatenate([members[m][1].scale for m in order], 1) if last else None, axis_name)
         ends = np.cumsum([len(members[m][1].edges) for m in order])
         reached = dict(zip(order, jnp.split(y, ends[:-1], 1), strict=True))
     return _summed(y, tuple(e for m in order for e in members[m][1].edges), edges)
-
-
-def _pointwise(x: Array, kernels: Array) -> Array:
-    """1x1 convolutions as one batched matrix product: x [S, K, B, H, W, C], kernels [S, K, C, C] -> as x."""
-    flat = x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
-    flat_kernels = kernels.reshape(-1, *kernels.shape[2:]).astype(x.dtype)
-    return lax.dot_general(flat, flat_kernels, (((2,), (1,)), ((0,), (0,)))).reshape(x.shape)
 
 
 def _normalised(x: Array, scale: Array | None, axis_name: str | None) -> Array:
