@@ -95,6 +95,31 @@ def test_the_two_forms_agree_in_values_and_gradients(built):
     )
 
 
+@pytest.mark.parametrize("built", TWO_FORMS, indirect=True)
+def test_a_path_is_the_same_in_both_forms(built):
+    """Output, gradients and statistics, by the batch's own and by those of another."""
+    _, make, net, params, archs = built
+
+    def derivatives(net, *, arch, bn):
+        def loss(params):
+            logits, aux = net.apply_path(params, arch, X, Context(bn=bn))
+            return jnp.sum(jnp.square(logits)), (logits, aux.stats)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    other = make(form="batch")
+    by_batch = [quick(functools.partial(derivatives, n, bn="batch")) for n in (net, other)]
+    given = [quick(functools.partial(derivatives, n)) for n in (net, other)]
+    for arch in archs:
+        one, both = (form(arch=arch) for form in by_batch)
+        for ours, expected in ((both, one), [form(arch=arch, bn=one[1][1]) for form in reversed(given)]):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * (np.abs(b).max() + 1e-3)),
+                ours,
+                expected,
+            )
+
+
 def test_recomputing_edges_changes_nothing():
     space = nasbench201_space()
     skeleton = Skeleton(channels=2, cells=1, image_shape=(4, 4, 2), num_classes=3)

@@ -98,6 +98,40 @@ def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
     )
 
 
+@pytest.mark.parametrize(("stride", "given"), [(1, False), (2, False), (2, True)])
+def test_chosen_operations_are_branches(stride, given):
+    """Output, statistics and gradients; those of what is not chosen are exactly zero."""
+    names = ("none", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+    operations = mixed.primitives((*names, "nor_conv_1x1", "nor_conv_3x3"), normed_pools=True)
+    edge = mixed.path_edge(operations, stride, None, given)
+    init = functools.partial(mixed.edge_init, operations, channels=2, stride=stride)
+    params = jax.vmap(jax.vmap(init))(jax.random.split(jax.random.key(0), (2, 5)))
+    choice = jnp.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 6]])
+    x = normal(1, 2, 3, 5, 6, 2)
+    stats = jax.tree.map(
+        lambda leaf: jnp.abs(normal(2, 2, 5, *leaf.shape)), mixed.edge_stats(operations, channels=2, stride=stride)
+    )
+
+    def derivatives(stage):
+        def loss(params, x):
+            outputs, seen = stage(params, choice, x, stats)
+            return jnp.sum(jnp.sin(outputs)), (outputs, seen)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+    def branches(params, choice, x, stats):
+        outputs, seen = jax.vmap(jax.vmap(edge.alone, (0, 0, None, 0)))(params, choice, x, stats)
+        return jnp.sum(outputs, 0), seen
+
+    ours, expected = (jax.jit(lambda stage=stage: derivatives(stage))() for stage in (edge.together(()), branches))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * (1 + np.abs(b).max())), ours, expected
+    )
+    for o, gradient in enumerate(ours[0][0]):
+        for leaf in jax.tree.leaves(gradient):
+            np.testing.assert_array_equal(np.asarray(leaf)[np.asarray(choice) != o], 0)
+
+
 def test_stages_are_sources_that_are_complete_and_have_the_same_targets():
     edges = [(source, target + 2) for target, source in edge_table(3)]
     assert [(s.sources, s.targets) for s in stages(edges, within=True)] == [

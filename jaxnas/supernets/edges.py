@@ -20,6 +20,7 @@ from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
 from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
 from jaxnas.ops.trees import materialised
+from jaxnas.supernets.chosen import chosen
 from jaxnas.supernets.stages import Slots, Together, run_stages
 from jaxnas.supernets.together import together
 
@@ -157,17 +158,8 @@ def path_edge(operations: Sequence[Primitive], stride: int, axis_name: str | Non
     def alone(params: Any, operation: Array, x: Array, stats: Any) -> tuple[Array, Any]:
         return lax.switch(operation, branches, params, x, stats)
 
-    return Edge(alone, lambda slots: one_by_one(alone))
-
-
-def one_by_one(alone: Alone) -> Together:
-    """The edges of a stage under `vmap`, for want of anything better."""
-
-    def stage(params: Any, selection: Array, x: Array, stats: Any) -> tuple[Array, Any]:
-        outputs, seen = jax.vmap(jax.vmap(alone, (0, 0, None, 0)))(params, selection, x, stats)
-        return jnp.sum(outputs, 0), seen
-
-    return stage
+    together = chosen(operations, stride, axis_name, given)
+    return Edge(alone, lambda slots: together)
 
 
 def edge_stats(operations: Sequence[Primitive], channels: int, stride: int) -> list[Any]:

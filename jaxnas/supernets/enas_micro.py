@@ -4,23 +4,26 @@ Every cell holds, for each node, side and source, the parameters of every operat
 affine part; pools have none, as in the paper. The frame is that of the evaluation network, with room for the outputs
 of all nodes: those that are read by another node are zeros in the output, and reach nothing that reads it.
 
-A path looks up the parameters of its two edges a node and computes its own operations, edge after edge in one loop. In
-the mixture a node is in the output with the product of the weights of "none" on the edges that could read it.
+A path looks up the parameters of its two edges a node and computes its own operations, edge after edge in one loop, or
+in the form `batch` both edges of a node at once, without a branch (`chosen.py`). In the mixture a node is in the output
+with the product of the weights of "none" on the edges that could read it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet, Weights
 from jaxnas.networks.blocks import draw
 from jaxnas.networks.darts import CellApply, make_frame
 from jaxnas.networks.switched import apply_padded, switch
+from jaxnas.ops import layers
 from jaxnas.ops.primitives import Primitive
 from jaxnas.spaces.darts import CellEdges, CellShape
 from jaxnas.spaces.enas_micro import (
@@ -31,6 +34,7 @@ from jaxnas.spaces.enas_micro import (
     enas_micro_space,
 )
 from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.chosen import chosen
 
 
 def enas_micro_supernet(
@@ -45,7 +49,7 @@ def enas_micro_supernet(
     """The supernet over `enas_micro_space(nodes, operations)`.
 
     The paper's has `Skeleton(channels=20, cells=8, image_shape=(32, 32, 3), num_classes=10)`: six normal and two
-    reduction cells. form and remat are of the mixture, as in `darts_supernet`. dtype: of the activations. A path has
+    reduction cells. form as in `darts_supernet`, remat of the mixture. dtype: of the activations. A path has
     statistics for two batch norms an edge, [2N, 2, C], of which some are of none.
     """
     operations = tuple(operations)
@@ -111,8 +115,9 @@ def enas_micro_supernet(
         ) -> tuple[Array, Stats]:
             del keys
             taken = edges[shape.kind]
-            chosen = jax.tree.map(lambda leaf: leaf[taken.slot], params)
-            states, seen = _path_cell(primitives, nodes, taken, shape, chosen, inputs, stats, context)
+            own = jax.tree.map(lambda leaf: leaf[taken.slot], params)
+            run = _path_cell if form == "scan" else _path_cell_at_once
+            states, seen = run(primitives, nodes, taken, shape, own, inputs, stats, context)
             return _joined(states, loose[shape.kind]), seen
 
         return cell
@@ -201,8 +206,65 @@ def _path_cell(
         return buffer.at[first + number // 2].add(y), seen
 
     items = (jnp.arange(2 * nodes), edges.source, edges.operation, params, stats)
-    buffer, seen = jax.lax.scan(edge, buffer, items)
+    buffer, seen = lax.scan(edge, buffer, items)
     return buffer[first:], seen
+
+
+def _path_cell_at_once(
+    primitives: tuple[Primitive, ...],
+    nodes: int,
+    edges: CellEdges,
+    shape: CellShape,
+    params: PyTree,
+    inputs: tuple[Array, Array],
+    stats: Stats | None,
+    context: Context,
+) -> tuple[Array, Stats]:
+    """As `_path_cell`. The two edges of a node are two sources of one target."""
+    reduces, given = shape.kind == "reduce", stats is not None
+    empty = jax.tree.map(lambda leaf: jnp.tile(leaf, (2 * nodes, 2, 1)), layers.initial_stats(shape.channels))
+    states: list[Array] = []
+    seen: list[Stats] = []
+    for node in range(nodes):
+        pair = slice(2 * node, 2 * node + 2)
+        source, operation = edges.source[pair], edges.operation[pair]
+        own, told = jax.tree.map(lambda leaf, pair=pair: leaf[pair], (params, empty if stats is None else stats))
+        # A reducing cell has sources of two sizes, of which each edge reads one; the other gives it zeros.
+        readings: list[tuple[Sequence[Array], int, Array, Array]] = []
+        if reduces:
+            readings.append((inputs, 2, source, source < 2))
+            if node > 0:
+                readings.append((states, 1, source - 2, source >= 2))
+        else:
+            readings.append(((*inputs, *states), 1, source, source >= 0))
+        outputs = []
+        for sources, stride, index, reads in readings:
+            x = jnp.stack([lax.select_n(jnp.clip(i, 0, len(sources) - 1), *sources) for i in index])
+            run = _at_once(primitives, stride, context.axis_name, given)
+            y, told = run(own, jnp.where(reads, operation, 0), x, told)
+            outputs.append(y)
+        states.append(functools.reduce(jnp.add, outputs))
+        seen.append(told)
+    return jnp.stack(states), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *seen)
+
+
+@functools.cache
+def _at_once(primitives: tuple[Primitive, ...], stride: int, axis_name: str | None, given: bool) -> Callable[..., Any]:
+    """(params [2, ...], operation [2], x [2, B, H, W, C], statistics [2, 2, C]) -> (their sum, statistics)."""
+    stage = chosen(primitives, stride, axis_name, given)
+
+    def run(params: PyTree, operation: Array, x: Array, stats: Stats) -> tuple[Array, Stats]:
+        each = [tuple((stats[0][:, None, n], stats[1][:, None, n]) for n in range(p.norms(stride))) for p in primitives]
+        outputs, seen = stage(jax.tree.map(lambda leaf: leaf[:, None], params), operation[:, None], x, each)
+        mean, variance = stats
+        for o, told in enumerate(seen):
+            pick = (operation == o)[:, None]
+            for n, (new_mean, new_variance) in enumerate(told):
+                mean = mean.at[:, n].set(jnp.where(pick, new_mean[:, 0], mean[:, n]))
+                variance = variance.at[:, n].set(jnp.where(pick, new_variance[:, 0], variance[:, n]))
+        return outputs[0], (mean, variance)
+
+    return run
 
 
 def _branch(
