@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.ops import layers
+from jaxnas.ops import depthwise as shifted
+from jaxnas.ops import layers, many
 from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool
 from jaxnas.ops.primitives import PRIMITIVES
 
@@ -75,6 +76,17 @@ def test_max_pool_is_reduce_window(height, width, stride):
         )
 
     assert_same_function(lambda x: max_pool(x, stride), reduce, image(2, height, width))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_max_pools_by_lookup_are_those_in_turn(stride):
+    x = jnp.round(image(2, 5, 6))  # with ties
+    both = [f(x, stride) for f in (shifted._max_and_tap_at_once, shifted._max_and_tap_in_turn)]
+    for ours, expected in zip(*both, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    best, index = both[0]
+    g, marks = (many.spread(array, 5, 6, stride) for array in (jnp.cos(best), index + jnp.int8(1)))
+    np.testing.assert_allclose(shifted._routed_at_once(g, marks), shifted._routed_in_turn(g, marks), rtol=1e-5)
 
 
 def test_max_pool_gives_ties_to_the_first_entry():

@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxnas.base import Array
 from jaxnas.ops.gated import Kernel, opened, where_wanted
-from jaxnas.ops.many import correlate, kernel_gradients, pad, spread, window
+from jaxnas.ops.many import correlate, kernel_gradients, pad, spread, window, windows
 from jaxnas.ops.trees import materialised
 
 
@@ -142,6 +142,20 @@ def relu_depthwise(x: Array, kernel: Kernel, stride: int = 1, dilation: int = 1)
 
 
 def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:
+    forms = [functools.partial(f, stride=stride) for f in (_max_and_tap_in_turn, _max_and_tap_at_once)]
+    return lax.platform_dependent(x, cpu=forms[0], tpu=forms[0], default=forms[1])
+
+
+def _max_and_tap_at_once(x: Array, stride: int) -> tuple[Array, Array]:
+    """For a GPU: two small kernels that look the nine entries up, instead of one long one."""
+    met = windows(x, _output_size(x, stride), 3, stride, 1, outside=-jnp.inf)
+    index = lax.optimization_barrier(jnp.argmax(met, 0).astype(jnp.int8))
+    # Selected, not reduced as a maximum, whose derivative would be shared among equal entries.
+    taps = lax.broadcasted_iota(jnp.int8, met.shape, 0)
+    return jnp.sum(jnp.where(taps == index[None], met, 0), 0), index
+
+
+def _max_and_tap_in_turn(x: Array, stride: int) -> tuple[Array, Array]:
     padded = pad(x, 1, 1, -jnp.inf)
     height, width = _output_size(x, stride)
     taps = _taps(3, 1)
@@ -171,17 +185,30 @@ def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]
 def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
     like, index = residuals
     height, width = like.shape[1], like.shape[2]
-    g_padded = pad(spread(g, height, width, stride), 1, 1)
     # 0 marks where no output is.
-    index_padded = pad(spread(index + jnp.int8(1), height, width, stride), 1, 1)
+    marks = spread(index + jnp.int8(1), height, width, stride)
+    forms = {"cpu": _routed_in_turn, "tpu": _routed_in_turn, "default": _routed_at_once}
+    return (materialised(lax.platform_dependent(spread(g, height, width, stride), marks, **forms)),)
+
+
+def _routed_in_turn(g: Array, marks: Array) -> Array:
+    """Each output's gradient to the input that it took, one more than whose number is in marks: [B, H, W, C]."""
+    height, width = g.shape[1], g.shape[2]
+    g_padded, marks_padded = pad(g, 1, 1), pad(marks, 1, 1)
     parts = []
     for t, (i, j) in enumerate(_taps(3, 1)):
         # output o reads input o + tap - 1, so input p feeds output p + 1 - tap
         back = (2 - i, 2 - j)
         g_t = window(g_padded, back, 1, height, width)
-        chosen = window(index_padded, back, 1, height, width) == t + 1
-        parts.append(jnp.where(chosen, g_t, 0))
-    return (materialised(sum(parts)),)
+        parts.append(jnp.where(window(marks_padded, back, 1, height, width) == t + 1, g_t, 0))
+    return sum(parts)  # type: ignore[return-value]
+
+
+def _routed_at_once(g: Array, marks: Array) -> Array:
+    shape = (g.shape[1], g.shape[2])
+    met = windows(marks, shape, 3, 1, 1)
+    wanted = jnp.int8(9) - lax.broadcasted_iota(jnp.int8, met.shape, 0)  # the way back, as above
+    return jnp.sum(jnp.where(met == wanted, windows(g, shape, 3, 1, 1), 0), 0)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

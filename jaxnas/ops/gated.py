@@ -38,8 +38,16 @@ def opened(kernel: Kernel, dtype: Any) -> tuple[Array, Array | None]:
 
 
 def where_wanted(wanted: Array | None, gradient: Callable[..., Array], *operands: Array) -> Array:
-    """gradient(*operands), or zeros without computing it."""
+    """gradient(*operands), or zeros without computing it; a GPU computes it, since its host would wait for a branch."""
     if wanted is None:
         return gradient(*operands)
     shape = jax.eval_shape(gradient, *operands)
-    return lax.cond(wanted, gradient, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
+
+    def branch(wanted: Array, *operands: Array) -> Array:
+        return lax.cond(wanted, gradient, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
+
+    def always(wanted: Array, *operands: Array) -> Array:
+        del wanted
+        return gradient(*operands)
+
+    return lax.platform_dependent(wanted, *operands, cpu=branch, tpu=branch, default=always)

@@ -89,9 +89,9 @@ def taps_looked_up(x: Array, kernels: Array, stride: int, dilation: int, each: A
     each: int32 [S, K], a dilation for each convolution, of which `dilation` is the largest.
     """
     size = kernels.shape[2]
-    windows = _windows(x, (-(-x.shape[3] // stride), -(-x.shape[4] // stride)), size, stride, dilation, each)
+    met = windows(x, (-(-x.shape[3] // stride), -(-x.shape[4] // stride)), size, stride, dilation, each)
     weights = jnp.moveaxis(kernels.reshape(*kernels.shape[:2], size * size, -1), 2, 0)
-    return jnp.sum(windows * weights[:, :, :, None, None, None], 0)
+    return jnp.sum(met * weights[:, :, :, None, None, None], 0)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -112,11 +112,20 @@ def _transposed(x: Array, g: Array, size: int, stride: int, dilation: int) -> Ar
     return widened(_each(one, x, g))
 
 
-def _windows(
-    x: Array, shape: tuple[int, int], size: int, stride: int, dilation: int, each: Array | None = None
+def windows(
+    x: Array,
+    shape: tuple[int, int],
+    size: int,
+    stride: int,
+    dilation: int,
+    each: Array | None = None,
+    outside: float = 0.0,
 ) -> Array:
-    """What each tap meets at every position of an output of that shape, [k * k, S, J or with `each` K, B, h, w, C]."""
-    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
+    """What each tap meets at every position of an output of that shape: x [..., H, W, C] -> [k * k, ..., h, w, C].
+
+    each: as of `taps_looked_up`, x [S, J, B, H, W, C] -> [k * k, S, K, B, h, w, C]. outside: what is around the image.
+    """
+    padded = pad(x, dilation * (size // 2), dilation * (size // 2), outside)
     spans = [stride * (n - 1) + 1 for n in shape]
     steps = jnp.array([(i, j) for i in range(size) for j in range(size)], jnp.int32)
 
@@ -135,8 +144,8 @@ def _windows(
 
 def sums_looked_up(x: Array, g: Array, size: int, stride: int, dilation: int, each: Array | None = None) -> Array:
     """As `kernel_gradients`: one reduction, as well."""
-    windows = _windows(x, (g.shape[3], g.shape[4]), size, stride, dilation, each)
-    products = widened(windows) * widened(g)[None]
+    met = windows(x, (g.shape[3], g.shape[4]), size, stride, dilation, each)
+    products = widened(met) * widened(g)[None]
     # Left to itself, XLA would sum along rows, and transpose the gradient for that.
     products = with_layout_constraint(products, Layout(major_to_minor=tuple(range(products.ndim))))
     sums = jnp.sum(products, (3, 4, 5))
