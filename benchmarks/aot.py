@@ -5,9 +5,10 @@
 XLA needs the compiler of the device, not the device: `pip install -e '.[aot]'`, best in an environment of its own (half
 a gigabyte, without CUDA's libraries). Prints one JSON object a line. `launches` is what the optimised program starts,
 each times the trips of the loops it is in, by kind under `kinds`; a library call may start several kernels. Of branches
-the largest counts. `conditionals` are points where a GPU's host waits for a predicate, `unknown_loops` loops of unknown
-trips, counted once. `moved_bytes` are the sizes of all operands and results, an estimate from above of what passes
-through memory. Bytes are those of one device. `compile_cpu_s` is what `compile_s` took of all cores.
+the largest counts, or each once in a loop of as many turns. `conditionals` are points where a GPU's host waits for a
+predicate, `unknown_loops` loops of unknown trips, counted once. `moved_bytes` are the sizes of all operands and
+results, an estimate from above of what passes through memory. Bytes are those of one device. `compile_cpu_s` is what
+`compile_s` took of all cores.
 
 On the TPU the batch is sharded over a slice of 2x2 chips, `--batch` images on each.
 """

@@ -25,8 +25,8 @@ def launches(text: str) -> collections.Counter[str]:
     """How often each kind of instruction is started.
 
     Also "bytes", the sizes of all operands and results of what is started, which is more than moves where a kernel
-    reads a part of an operand; "conditional", of which the largest branch counts; and "unknown loop", of unknown trips,
-    whose body counts once.
+    reads a part of an operand; "conditional", of which the largest branch counts, or each once in a loop of as many
+    turns as it has branches; and "unknown loop", of unknown trips, whose body counts once.
     """
     bodies: dict[str, list[tuple[str, str, str, str]]] = {}
     entry = name = ""
@@ -56,7 +56,8 @@ def launches(text: str) -> collections.Counter[str]:
         return int(ends[0]) if ends else None
 
     @functools.cache
-    def count(computation: str) -> collections.Counter[str]:
+    def count(computation: str, times: int, turns: int | None) -> collections.Counter[str]:
+        """Of that many runs of a computation; turns: how many of them are one loop."""
         total: collections.Counter[str] = collections.Counter()
         sizes = {}
         for result, shape, kind, rest in bodies[computation]:
@@ -64,20 +65,24 @@ def launches(text: str) -> collections.Counter[str]:
             if kind in FREE or kind.endswith("-done"):
                 continue
             if kind == "while":
-                turns = trips(rest)
-                for inner, number in count(*called(rest, "body")).items():
-                    total[inner] += number * (turns or 1)
-                total["unknown loop"] += turns is None
+                own = trips(rest)
+                for body in called(rest, "body"):
+                    total += count(body, times * (own or 1), own)
+                total["unknown loop"] += times * (own is None)
             elif kind in ("call", "async-start"):
-                total += count(*called(rest, "calls", "to_apply"))
+                for body in called(rest, "calls", "to_apply"):
+                    total += count(body, times, turns)
             elif kind == "conditional":
                 branches = called(rest, "branch_computations", "true_computation", "false_computation")
-                total += count(max(branches, key=lambda branch: count(branch)["bytes"]))
-                total["conditional"] += 1
+                each_once = turns is not None and len(branches) == turns
+                counts = [count(branch, times // len(branches) if each_once else times, None) for branch in branches]
+                for branch in counts if each_once else [max(counts, key=lambda counted: counted["bytes"])]:
+                    total += branch
+                total["conditional"] += times
             else:
-                total[kind] += 1
+                total[kind] += times
                 operands = re.findall(r"%([\w.\-]+)", rest.split(")")[0])
-                total["bytes"] += sizes[result] + sum(sizes.get(operand, 0) for operand in operands)
+                total["bytes"] += times * (sizes[result] + sum(sizes.get(operand, 0) for operand in operands))
         return total
 
-    return count(entry)
+    return count(entry, 1, None)

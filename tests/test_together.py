@@ -156,9 +156,20 @@ PROGRAM = """HloModule step
 
 %body (p: (s32[], f32[2])) -> (s32[], f32[2]) {
   %p = (s32[], f32[2]{0}) parameter(0)
+  %each = f32[2]{0} conditional(%p, %p, %p), branch_computations={%once, %once_more}
   %x = f32[2]{0} get-tuple-element(%p), index=1
   %w = (s32[], f32[2]{0}) while(%p), condition=%c, body=%deep, backend_config={"known_trip_count":{"n":"3"}}
   ROOT %t = (s32[], /*index=1*/f32[2]{0}) tuple(%x, %x)
+}
+
+%once (b: f32[2]) -> f32[2] {
+  %b = f32[2]{0} parameter(0)
+  ROOT %c = f32[2]{0} copy(%b)
+}
+
+%once_more (b: f32[2]) -> f32[2] {
+  %b = f32[2]{0} parameter(0)
+  ROOT %c = f32[2]{0} copy(%b)
 }
 
 %deep (q: (s32[], f32[2])) -> (s32[], f32[2]) {
@@ -195,7 +206,8 @@ def test_launches_are_counted_through_loops_and_branches():
         "unknown loop": 1,
         "negate": 1,
         "fusion": 1,
-        "conditional": 1,
+        "conditional": 2 + 1,
+        "copy": 2,
         "all-reduce-start": 1,
-        "bytes": 11 * 24 + 2 * 16 + 16,  # of operand and result, 12 of a pair and 8 of an array
+        "bytes": 11 * 24 + 2 * 16 + 16 + 2 * 16,  # of operand and result, 12 of a pair and 8 of an array
     }

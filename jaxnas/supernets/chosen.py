@@ -126,18 +126,16 @@ def _separable(
 ) -> Array:
     """All begin together; operations of fewer layers wait for the others."""
     size = max(family.size for family in members.values())
-    reach = max(family.dilation for family in members.values())
     dilations = jnp.ones(picks[0].shape, jnp.int32)
     for o, family in members.items():
         dilations = jnp.where(picks[o], family.dilation, dilations)
     own, y = dict(enumerate(picks)), x[:, None]
     for step in range(max(family.repeats for family in members.values())):
         there = [o for o, family in members.items() if family.repeats > step]
-        reaching = {members[o].dilation for o in there}
         kernels = _looked_up(own, {o: bordered(params[o][step]["depthwise"], size) for o in there})
-        alike = reaching.pop() if len(reaching) == 1 else None
-        steps = stride if step == 0 else 1
-        z = relu_depthwise(y, kernels, steps, alike or reach, None if alike else dilations)
+        largest = max(members[o].dilation for o in there)
+        alike = all(members[o].dilation == largest for o in there)
+        z = relu_depthwise(y, kernels, stride if step == 0 else 1, largest, None if alike else dilations)
         z = pointwise(z, _looked_up(own, {o: params[o][step]["pointwise"] for o in there}))
         z = norm(there, step, z)
         y = z if step == 0 else _where(_any(picks, there), z, y)

@@ -1,8 +1,9 @@
 """Mixed and single-path operations on the edges of a cell, and the two ways to run all edges of one.
 
 `scan` runs one edge after another in one compiled loop body: small programs that compile fast and stay in a CPU's
-cache. `batch` runs the edges that leave a node together (`stages.py`, `together.py`): few and large kernels, what a GPU
-wants, which waits longer for the start of a small one than for its work. Both compute the same function.
+cache. `batch` runs the edges that leave a node together (`stages.py`; `together.py` a mixture, `chosen.py` a path): few
+and large kernels, what a GPU wants, which waits longer for the start of a small one than for its work. Both compute the
+same function.
 """
 
 from __future__ import annotations
