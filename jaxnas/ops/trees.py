@@ -13,7 +13,7 @@ def materialised(tree: PyTree) -> PyTree:
     """The arrays of a tree, computed on its own instead of inside the loop of whatever reads it.
 
     Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
-    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know. An accelerator keeps
+    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know. An accelerator has
     the barrier, without which every reader would compute the arrays again.
     """
 
