@@ -38,7 +38,10 @@ def opened(kernel: Kernel, dtype: Any) -> tuple[Array, Array | None]:
 
 
 def where_wanted(wanted: Array | None, gradient: Callable[..., Array], *operands: Array) -> Array:
-    """gradient(*operands), or zeros without computing it; a GPU computes it, since its host would wait for a branch."""
+    """gradient(*operands), or zeros without computing it on a CPU.
+
+    An accelerator computes it: a GPU's host would wait for a branch, and devices exchange sums in a branch one by one.
+    """
     if wanted is None:
         return gradient(*operands)
     shape = jax.eval_shape(gradient, *operands)
@@ -50,4 +53,4 @@ def where_wanted(wanted: Array | None, gradient: Callable[..., Array], *operands
         del wanted
         return gradient(*operands)
 
-    return lax.platform_dependent(wanted, *operands, cpu=branch, tpu=branch, default=always)
+    return lax.platform_dependent(wanted, *operands, cpu=branch, default=always)
