@@ -89,17 +89,19 @@ def _tap_after_tap(x: Array, g: Array, size: int, stride: int, dilation: int) ->
         for first in range(0, height, together)
     ]
 
+    at = functools.partial(lax.dynamic_slice, allow_negative_indices=False)  # a smaller program
+
     def one(start: Array) -> Array:
         kind, first, row, column = start
         zero = jnp.zeros((), start.dtype)
 
         def product(r: int) -> Array:
-            met = lax.dynamic_slice(source, (kind, zero, row + r, column, zero), (1, batch, 1, width, channels))
-            return lax.mul(met[0], lax.dynamic_slice(g, (zero, first + r, zero, zero), (batch, 1, width, channels)))
+            met = at(source, (kind, zero, row + r, column, zero), (1, batch, 1, width, channels))
+            return lax.mul(met[0], at(g, (zero, first + r, zero, zero), (batch, 1, width, channels)))
 
         return functools.reduce(lax.add, map(product, range(together)))
 
-    sums = lax.map(one, jnp.array(starts, jnp.uint32))
+    sums = lax.map(one, jnp.array(starts, jnp.int32))
     return sums.reshape(size, size, -1, channels).sum(2)
 
 

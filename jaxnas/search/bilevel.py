@@ -260,8 +260,7 @@ def _bilevel(
             told, gradients = evaluate(inner, carry, batch, key, wanted if selective else None)
             return lax.switch(index, [pass_.link for pass_ in plan], carry, *gradients), told
 
-        zeros = jax.tree.map(jnp.zeros_like, (w, a))
-        carry = _Carry(w, a, *zeros, start(w, a))
+        carry = _Carry(w, a, jax.tree.map(jnp.zeros_like, w), jax.tree.map(jnp.zeros_like, a), start(w, a))
         if inner is outer and _alike(inner_batch, outer_batch):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             wanted = jnp.array([pass_.wanted for pass_ in plan])
@@ -274,9 +273,10 @@ def _bilevel(
                 told, gradients = evaluate(loss, carry, batch, own, None if pass_.wanted else jnp.array(False))
                 carry = pass_.link(carry, *gradients)
                 tolds.append(told)
-        (at_outer,) = [told for told, pass_ in zip(tolds, plan, strict=True) if pass_.loss == "outer"]
+        ((outer_value, outer_told),) = [told for told, pass_ in zip(tolds, plan, strict=True) if pass_.loss == "outer"]
         moved = move(carry.hypergradient)
-        return BilevelStep(*at_outer, carry.hypergradient, moved, *tolds[-1], carry.gradient)
+        inner_value, inner_told = tolds[-1]
+        return BilevelStep(outer_value, outer_told, carry.hypergradient, moved, inner_value, inner_told, carry.gradient)
 
     return step
 

@@ -118,7 +118,8 @@ def mixed_edge(
 
     def alone(params: Any, weights: Array, x: Array, known: Any) -> tuple[Array, Any]:
         scales = _per_channel(weights, x.shape[-1])
-        outputs, seen = [], []
+        outputs: list[Array] = []
+        seen: list[Any] = []
         for o, (primitive, p) in enumerate(zip(operations, params, strict=True)):
             if o == none:
                 seen.append(())
@@ -309,7 +310,7 @@ _scan_edges.defvjp(_scan_edges_forward, _scan_edges_backward)
 
 def _ends(edges: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
     sources, targets = zip(*edges, strict=True)
-    return jnp.array(sources, jnp.uint32), jnp.array(targets, jnp.uint32)  # signed ones are normalised at each use
+    return jnp.array(sources, jnp.int32), jnp.array(targets, jnp.int32)
 
 
 def _at(array: Array, index: Array) -> Array:
@@ -325,7 +326,6 @@ def _add_at(array: Array, index: Array, value: Array) -> Array:
 
     def by_images(array: Array, index: Array, value: Array) -> Array:
         def image(b: Array, array: Array) -> Array:
-            b = lax.convert_element_type(b, index.dtype)
             at = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
             old = lax.dynamic_slice(array, at, (1, 1, *array.shape[2:]))
             new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
