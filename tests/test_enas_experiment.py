@@ -10,8 +10,8 @@ from experiments import cli, enas
 
 SMALL = [
     *("--devices.count", "1"),  # programs for several compile for longer; test_parallel has those
-    *("--space", "nasbench201", "--search.epochs", "4", "--search.batch-size", "300", "--search.channels", "2"),
-    *("--search.candidates", "3", "--controller.steps", "3", "--controller.samples", "2"),
+    *("--space", "nasbench201", "--search.epochs", "2", "--search.batch-size", "300", "--search.channels", "2"),
+    *("--search.candidates", "3", "--controller.steps", "4", "--controller.samples", "2"),
     *("--controller.batch-size", "200", "--train.epochs", "1", "--train.channels", "2", "--train.batch-size", "500"),
 ]
 
