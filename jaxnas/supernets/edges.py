@@ -326,6 +326,7 @@ def _add_at(array: Array, index: Array, value: Array) -> Array:
 
     def by_images(array: Array, index: Array, value: Array) -> Array:
         def image(b: Array, array: Array) -> Array:
+            b = lax.convert_element_type(b, index.dtype)
             at = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
             old = lax.dynamic_slice(array, at, (1, 1, *array.shape[2:]))
             new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
