@@ -41,6 +41,7 @@ from benchmarks.launches import launches
 from experiments import cli
 from jaxnas.base import Batch, Key, Phase, SearchAlgorithm, Skeleton
 from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.ops.platform import trace_every_platform
 from jaxnas.search import adam_l2, darts, enas, exact, finite_difference, first_order, single_path, uniform_paths
 from jaxnas.spaces import darts_space, enas_micro_space, nasbench201_space
 from jaxnas.supernets import darts_supernet, enas_micro_supernet, nasbench201_supernet
@@ -179,6 +180,7 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
+    trace_every_platform()
     mesh = Mesh(np.array(devices(config.target)), ("batch",))
     config = dataclasses.replace(config, form=config.form or ("batch" if config.target == "h100" else "scan"))
     versions = {"jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib")}

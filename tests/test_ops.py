@@ -3,13 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 
 from jaxnas.ops import depthwise as shifted
 from jaxnas.ops import layers, many
-from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool
+from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool, relu_depthwise
+from jaxnas.ops.gated import Gated
+from jaxnas.ops.platform import by_platform
 from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.ops.trees import norm
+from jaxnas.train.schedules import clip_by_norm
 
 SIZES = [(6, 6), (7, 5)]
 STRIDES = [1, 2]
@@ -250,3 +255,49 @@ def test_drop_path_keeps_the_mean_and_drops_whole_examples():
     np.testing.assert_allclose(y[kept], 1 / 0.7, rtol=1e-6)
     assert np.all(np.asarray(y[~kept]) == 0)
     assert abs(kept.mean() - 0.7) < 0.04
+
+
+def test_a_process_without_accelerators_traces_the_forms_of_a_cpu_alone():
+    def never(x):
+        raise AssertionError("not a form of this platform")
+
+    assert float(by_platform(jnp.ones(()), cpu=lambda x: 2 * x, tpu=never, default=never)) == 2
+    assert float(by_platform(jnp.ones(()), tpu=never, default=lambda x: 3 * x)) == 3
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients_of_kernels_only_where_they_are_wanted(size, stride):
+    """Wanted, all gradients are those of the plain kernel; else the input's still are, and the kernel's are zero."""
+    x = jax.random.normal(jax.random.key(0), (3, 9, 9, 4))
+    dense = jax.random.normal(jax.random.key(1), (4, 4) if size == 1 else (size, size, 4, 4))
+    each = [(layers.pointwise if size == 1 else layers.conv, dense)]
+    if size > 1:
+        each.append((relu_depthwise, jax.random.normal(jax.random.key(2), (size, size, 4))))
+    for function, kernel in each:
+
+        def gradients(wanted, function=function, kernel=kernel):
+            given = (lambda k: k) if wanted is None else (lambda k: Gated(k, wanted))
+            return jax.grad(lambda x, k: jnp.sum(jnp.sin(function(x, given(k), stride))), (0, 1))(x, kernel)
+
+        plain, wanted, unwanted = (jax.jit(gradients)(w) for w in (None, jnp.array(True), jnp.array(False)))
+        for got, expected in zip(wanted, plain, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(unwanted[0], plain[0], rtol=1e-5, atol=1e-5)
+        assert float(jnp.abs(plain[1]).max()) > 0
+        assert not unwanted[1].any()
+
+
+def test_the_norm_and_the_clipping_are_those_of_optax():
+    """Values and, at a norm on either side of the limit, the gradient through the update."""
+    tree = {"a": jnp.array([3.0, -1.0]), "b": jnp.array([[0.5, 2.0]])}
+    np.testing.assert_allclose(norm(tree), optax.tree.norm(tree), rtol=1e-6)
+    assert float(jax.grad(lambda x: norm({"a": x}))(jnp.zeros(2)).sum()) == 0
+    direction = jax.tree.map(jnp.ones_like, tree)
+    for most in (1.0, 100.0):
+        ours, theirs = (
+            jax.vjp(lambda t, make=make, most=most: make(most).update(t, optax.EmptyState())[0], tree)
+            for make in (clip_by_norm, optax.clip_by_global_norm)
+        )
+        jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-6), ours[0], theirs[0])
+        jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-5), ours[1](direction), theirs[1](direction))

@@ -21,6 +21,7 @@ from jax import lax
 from jaxnas.base import Array
 from jaxnas.ops.gated import Kernel, opened, where_wanted
 from jaxnas.ops.many import correlate, kernel_gradients, pad, spread, window, windows
+from jaxnas.ops.platform import by_platform
 from jaxnas.ops.trees import materialised
 
 
@@ -38,7 +39,7 @@ def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
         return correlate(x[None, None], kernel[None, None], stride, dilation)[0, 0]
 
     shifted = functools.partial(_sum_of_shifted, stride=stride, dilation=dilation)
-    return lax.platform_dependent(x, kernel, cpu=shifted, default=at_once)
+    return by_platform(x, kernel, cpu=shifted, default=at_once)
 
 
 def _sum_of_shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
@@ -60,7 +61,7 @@ def _sum_of_shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Arra
 def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
     """Sum over images and positions of (shifted input x output gradient), [k, k, C]."""
     forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (_tap_after_tap, _at_once)]
-    return lax.platform_dependent(x, g, cpu=forms[0], default=forms[1])
+    return by_platform(x, g, cpu=forms[0], default=forms[1])
 
 
 def _at_once(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
@@ -145,7 +146,7 @@ def relu_depthwise(x: Array, kernel: Kernel, stride: int = 1, dilation: int = 1)
 
 def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:
     forms = [functools.partial(f, stride=stride) for f in (_max_and_tap_in_turn, _max_and_tap_at_once)]
-    return lax.platform_dependent(x, cpu=forms[0], tpu=forms[0], default=forms[1])
+    return by_platform(x, cpu=forms[0], tpu=forms[0], default=forms[1])
 
 
 def _max_and_tap_at_once(x: Array, stride: int) -> tuple[Array, Array]:
@@ -190,7 +191,7 @@ def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) ->
     # 0 marks where no output is.
     marks = spread(index + jnp.int8(1), height, width, stride)
     forms = {"cpu": _routed_in_turn, "tpu": _routed_in_turn, "default": _routed_at_once}
-    return (materialised(lax.platform_dependent(spread(g, height, width, stride), marks, **forms)),)
+    return (materialised(by_platform(spread(g, height, width, stride), marks, **forms)),)
 
 
 def _routed_in_turn(g: Array, marks: Array) -> Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, PyTree
+from jaxnas.ops.platform import by_platform
 
 
 class Gated(NamedTuple):
@@ -53,4 +54,4 @@ def where_wanted(wanted: Array | None, gradient: Callable[..., Array], *operands
         del wanted
         return gradient(*operands)
 
-    return lax.platform_dependent(wanted, *operands, cpu=branch, default=always)
+    return by_platform(wanted, *operands, cpu=branch, default=always)

@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxnas.base import Array, Key
 from jaxnas.ops.gated import Kernel, opened, where_wanted
+from jaxnas.ops.platform import by_platform
 
 Params = dict[str, Any]
 EPSILON = 1e-5
@@ -89,7 +90,7 @@ def _sum_of_taps(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 def _taps_or_whole(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     taps = functools.partial(_sum_of_taps, stride=stride, padding=padding)
     whole = functools.partial(_convolve, stride=stride, padding=padding)
-    return lax.platform_dependent(x, kernel, cpu=taps, default=whole)
+    return by_platform(x, kernel, cpu=taps, default=whole)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -113,12 +114,11 @@ def _conv_by_taps_backward(
     def to_kernel(form: Callable[..., Array]) -> Callable[..., Array]:
         return lambda x, kernel, g: jax.vjp(lambda kernel: form(x, kernel, stride, padding), kernel)[1](g)[0]
 
-    def by_platform(gradient: Callable[..., Callable[..., Array]]) -> Callable[..., Array]:
-        forms = {"cpu": gradient(_sum_of_taps), "default": gradient(_convolve)}
-        return functools.partial(lax.platform_dependent, **forms)
+    def formed(gradient: Callable[..., Callable[..., Array]]) -> Callable[..., Array]:
+        return functools.partial(by_platform, cpu=gradient(_sum_of_taps), default=gradient(_convolve))
 
-    dx = by_platform(to_input)(x, kernel, g)
-    return dx, where_wanted(wanted, by_platform(to_kernel), x, kernel, g), None
+    dx = formed(to_input)(x, kernel, g)
+    return dx, where_wanted(wanted, formed(to_kernel), x, kernel, g), None
 
 
 _conv_by_taps.defvjp(
@@ -147,7 +147,7 @@ def _same_conv_backward(residuals: tuple[Array, Array, Array | None], g: Array) 
         return _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, pad).transpose(1, 2, 0, 3)
 
     by_products = functools.partial(_kernel_gradient_by_products, size=kernel.shape[0])
-    to_kernel = functools.partial(lax.platform_dependent, cpu=by_products, default=by_convolution)
+    to_kernel = functools.partial(by_platform, cpu=by_products, default=by_convolution)
     return dx, where_wanted(wanted, to_kernel, x, g), None
 
 
@@ -207,7 +207,7 @@ def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
 
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     gpu, tpu = (functools.partial(_moments_at_once, images_first=first) for first in (True, False))
-    mean, variance = lax.platform_dependent(widened(x), cpu=_moments_in_turn, tpu=tpu, default=gpu)
+    mean, variance = by_platform(widened(x), cpu=_moments_in_turn, tpu=tpu, default=gpu)
     if axis_name is None:
         return mean, variance
     # Devices wait for each other once: the mean of all is not needed before their own variances.

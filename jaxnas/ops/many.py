@@ -19,6 +19,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxnas.base import Array
 from jaxnas.ops.layers import EPSILON, pmean, widened
+from jaxnas.ops.platform import by_platform
 
 
 def pad(x: Array, low: int, high: int, value: float = 0.0) -> Array:
@@ -75,7 +76,7 @@ def _each(one: Callable[[Array, Array], Array], x: Array, other: Array) -> Array
 def correlate(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
     """Depthwise convolutions: x [S, J, B, H, W, C], kernels [S, K, k, k, C] -> [S, K, B, h, w, C]."""
     forms = [functools.partial(f, stride=stride, dilation=dilation) for f in (_grouped, taps_looked_up)]
-    return lax.platform_dependent(x, kernels, tpu=forms[0], default=forms[1])
+    return by_platform(x, kernels, tpu=forms[0], default=forms[1])
 
 
 def _grouped(x: Array, kernels: Array, stride: int, dilation: int) -> Array:
@@ -101,7 +102,7 @@ def kernel_gradients(x: Array, g: Array, size: int, stride: int, dilation: int) 
     x: [S, J, B, H, W, C]. g: [S, K, B, h, w, C].
     """
     forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (_transposed, sums_looked_up)]
-    return lax.platform_dependent(x, g, tpu=forms[0], default=forms[1])
+    return by_platform(x, g, tpu=forms[0], default=forms[1])
 
 
 def _transposed(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, PyTree
+from jaxnas.ops.platform import by_platform
 
 
 def materialised(tree: PyTree) -> PyTree:
@@ -22,7 +23,7 @@ def materialised(tree: PyTree) -> PyTree:
         known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
         return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: lax.full_like(x, jnp.nan), t), tree)
 
-    return lax.platform_dependent(tree, cpu=apart, default=lax.optimization_barrier)
+    return by_platform(tree, cpu=apart, default=lax.optimization_barrier)
 
 
 def _total(parts: list[Array]) -> Array:

@@ -19,6 +19,7 @@ from jax import lax
 from jaxnas.base import Array, Key, Skeleton, Stats
 from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
+from jaxnas.ops.platform import by_platform
 from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
 from jaxnas.ops.trees import materialised
 from jaxnas.supernets.chosen import chosen
@@ -337,4 +338,4 @@ def _add_at(array: Array, index: Array, value: Array) -> Array:
     def at_once(array: Array, index: Array, value: Array) -> Array:
         return lax.dynamic_update_index_in_dim(array, _at(array, index) + value, index, 0)
 
-    return lax.platform_dependent(array, index, value, cpu=by_images, default=at_once)
+    return by_platform(array, index, value, cpu=by_images, default=at_once)
