@@ -1,11 +1,15 @@
 """The command line: wrong input is one line and exit code 2, before anything is compiled."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from experiments import cli, darts, predict, retrain
+import experiments
+from experiments import TUNABLE, cli, darts, predict, retrain, with_huge_pages
 from experiments.evaluation import held_run
 
 WRONG = {
@@ -101,3 +105,26 @@ def _placed(argument, places):
     for name, path in places.items():
         argument = argument.replace(name, path)
     return argument
+
+
+def test_a_program_starts_again_with_large_pages_once_and_nothing_else_does():
+    assert with_huge_pages("linux", ["-m"], {"A": "1"}) == {"A": "1", "GLIBC_TUNABLES": TUNABLE}
+    for platform, argv, environment in (
+        ("darwin", ["-m"], {}),
+        ("linux", ["pytest"], {}),
+        ("linux", ["-m"], {"GLIBC_TUNABLES": TUNABLE}),
+    ):
+        assert with_huge_pages(platform, argv, environment) is None
+
+
+def test_a_program_is_the_same_process_with_large_pages(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    shutil.copy(experiments.__file__, tmp_path / "experiments")
+    program = "import os; print(os.getpid(), os.environ['GLIBC_TUNABLES'], __name__)"
+    (tmp_path / "experiments" / "told.py").write_text(program)
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "experiments.told"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        told, _ = process.communicate(timeout=60)
+    assert told.split() == [str(process.pid), TUNABLE, "__main__"]
