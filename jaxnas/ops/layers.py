@@ -191,9 +191,24 @@ def _per_channel(values: Array) -> Array:
     return values[None, None, None, :]
 
 
+def _sum_in_parts(terms: Callable[..., Array], *arrays: Array) -> Array:
+    """The sum over all positions of terms(*arrays), [C], for a CPU. terms: elementwise in positions, [N, C] each.
+
+    XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. Elementwise sums
+    of eighths are one vectorised loop; what they leave, a product with a vector of ones adds.
+    """
+    rows, channels = arrays[0].size // arrays[0].shape[-1], arrays[0].shape[-1]
+    count = max(n for n in range(1, 9) if rows % n == 0)
+    parts = [x.reshape(count, rows // count, channels) for x in arrays]
+    each = [terms(*(lax.index_in_dim(part, i, keepdims=False) for part in parts)) for i in range(count)]
+    total = functools.reduce(lax.add, each)
+    return jnp.dot(jnp.ones((rows // count,), total.dtype), total)
+
+
 def _moments_in_turn(x: Array) -> tuple[Array, Array]:
-    mean = jnp.mean(x, (0, 1, 2))
-    return mean, jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2))
+    count = x.size // x.shape[-1]
+    mean = _sum_in_parts(lambda x: x, x) / count
+    return mean, _sum_in_parts(lambda x: jnp.square(x - mean[None]), x) / count
 
 
 def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
@@ -242,7 +257,8 @@ def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any
     inverse = lax.rsqrt(variance + EPSILON)
     centred = (widened(x) - _per_channel(mean)) * _per_channel(inverse)
     count = x.size // x.shape[-1]
-    total, along = jnp.sum(g, (0, 1, 2)), jnp.sum(g * centred, (0, 1, 2))
+    total = _sum_in_parts(lambda g: g, g)
+    along = _sum_in_parts(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, widened(x))
     g_mean, g_along = pmean((total / count, along / count), axis_name)
     factor = inverse if scale is None else inverse * scale
     dx = _per_channel(factor) * (g - _per_channel(g_mean) - centred * _per_channel(g_along))

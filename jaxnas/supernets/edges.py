@@ -65,7 +65,7 @@ def normed(primitive: Primitive) -> Primitive:
     def apply(
         params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
     ) -> tuple[Array, Stats]:
-        y, _ = primitive.apply({}, x, stride)
+        y = materialised(primitive.apply({}, x, stride)[0])
         y, seen = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[0], axis_name)
         return y, (seen,)
 
@@ -291,10 +291,9 @@ def _scan_edges_backward(
 
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), p, s, given = slot
-        p = materialised(p)
         to_inputs, to_nodes = gradients
-        x = _at(nodes if inputs is None else inputs, source)
-        dp, ds, dx = _edge_gradient(edge, p, s, x, given, wanted, _at(to_nodes, target))
+        p, x, g = materialised((p, _at(nodes if inputs is None else inputs, source), _at(to_nodes, target)))
+        dp, ds, dx = _edge_gradient(edge, p, s, x, given, wanted, g)
         if to_inputs is None:
             return (None, _add_at(to_nodes, source, dx)), (dp, ds)
         return (_add_at(to_inputs, source, dx), to_nodes), (dp, ds)
