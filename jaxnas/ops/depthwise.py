@@ -22,7 +22,7 @@ from jaxnas.base import Array
 from jaxnas.ops.gated import Kernel, opened, where_wanted
 from jaxnas.ops.many import correlate, kernel_gradients, pad, spread, window, windows
 from jaxnas.ops.platform import by_platform
-from jaxnas.ops.trees import materialised
+from jaxnas.ops.trees import apart
 
 
 def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
@@ -122,13 +122,15 @@ def _depthwise_backward(
     stride: int, dilation: int, relu: bool, residuals: tuple[Array, Array, Array | None], g: Array
 ) -> tuple[Array, Array, None]:
     x, kernel, wanted = residuals
-    dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation)
+
+    def to_input(g: Array, x: Array, kernel: Array) -> Array:
+        dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation)
+        return jnp.where(x > 0, dx, 0) if relu else dx
 
     def to_kernel(x: Array, g: Array) -> Array:
         return _kernel_gradient(jax.nn.relu(x) if relu else x, g, kernel.shape[0], stride, dilation)
 
-    dx = jnp.where(x > 0, dx, 0) if relu else dx
-    return materialised(dx), where_wanted(wanted, to_kernel, x, g), None
+    return apart(to_input, g, x, kernel), where_wanted(wanted, to_kernel, x, g), None
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -187,11 +189,15 @@ def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]
 
 def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
     like, index = residuals
-    height, width = like.shape[1], like.shape[2]
-    # 0 marks where no output is.
-    marks = spread(index + jnp.int8(1), height, width, stride)
-    forms = {"cpu": _routed_in_turn, "tpu": _routed_in_turn, "default": _routed_at_once}
-    return (materialised(by_platform(spread(g, height, width, stride), marks, **forms)),)
+
+    def routed(g: Array, index: Array) -> Array:
+        height, width = like.shape[1], like.shape[2]
+        # 0 marks where no output is.
+        marks = spread(index + jnp.int8(1), height, width, stride)
+        forms = {"cpu": _routed_in_turn, "tpu": _routed_in_turn, "default": _routed_at_once}
+        return by_platform(spread(g, height, width, stride), marks, **forms)
+
+    return (apart(routed, g, index),)
 
 
 def _routed_in_turn(g: Array, marks: Array) -> Array:
@@ -244,9 +250,12 @@ def _avg_pool_forward(x: Array, stride: int) -> tuple[Array, Array]:
 
 def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
     height, width = like.shape[1], like.shape[2]
-    scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
-    whole = spread(scaled, height, width, stride)
-    return (materialised(_correlate(whole, jnp.ones((3, 3, 1), g.dtype), 1, 1)),)
+
+    def shared(g: Array) -> Array:
+        scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
+        return _correlate(spread(scaled, height, width, stride), jnp.ones((3, 3, 1), g.dtype), 1, 1)
+
+    return (apart(shared, g),)
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)

@@ -191,24 +191,50 @@ def _per_channel(values: Array) -> Array:
     return values[None, None, None, :]
 
 
-def _sum_in_parts(terms: Callable[..., Array], *arrays: Array) -> Array:
-    """The sum over all positions of terms(*arrays), [C], for a CPU. terms: elementwise in positions, [N, C] each.
+def channel_sums(terms: Callable[..., Array], *arrays: Array, weight: float = 1.0) -> Array:
+    """weight times the sum over all positions of terms(*arrays), [C]; arrays: [B, H, W, C].
 
-    XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. Elementwise sums
-    of eighths are one vectorised loop; what they leave, a product with a vector of ones adds.
+    terms: elementwise, of arrays [N, C].
+
+    XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. There, elementwise
+    sums of quarters are one vectorised loop, and a matrix product adds what they leave: of two rows, because one would
+    be a kernel of its own for each such sum.
     """
-    rows, channels = arrays[0].size // arrays[0].shape[-1], arrays[0].shape[-1]
-    count = max(n for n in range(1, 9) if rows % n == 0)
-    parts = [x.reshape(count, rows // count, channels) for x in arrays]
-    each = [terms(*(lax.index_in_dim(part, i, keepdims=False) for part in parts)) for i in range(count)]
-    total = functools.reduce(lax.add, each)
-    return jnp.dot(jnp.ones((rows // count,), total.dtype), total)
+    channels = arrays[0].shape[-1]
+    rows = arrays[0].size // channels
+    count = max(n for n in range(1, 5) if rows % n == 0)
+
+    def in_parts(*arrays: Array) -> Array:
+        parts = [x.reshape(count, rows // count, channels) for x in arrays]
+        each = [terms(*(lax.index_in_dim(part, i, keepdims=False) for part in parts)) for i in range(count)]
+        total = functools.reduce(lax.add, each)
+        return jnp.dot(jnp.full((2, rows // count), weight, total.dtype), total)[0]
+
+    def at_once(*arrays: Array) -> Array:
+        return weight * jnp.sum(terms(*(x.reshape(rows, channels) for x in arrays)).reshape(arrays[0].shape), (0, 1, 2))
+
+    return by_platform(*arrays, cpu=in_parts, default=at_once)
+
+
+@jax.custom_vjp
+def scale_channels(x: Array, scale: Array) -> Array:
+    """x [B, H, W, C] times scale [C], rounded to the type of x."""
+    return x * _per_channel(scale).astype(x.dtype)
+
+
+def _scale_channels_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, scale = kept
+    to_scale = channel_sums(lambda x, g: widened(x) * widened(g), x, g)
+    return g * _per_channel(scale).astype(g.dtype), to_scale.astype(scale.dtype)
+
+
+scale_channels.defvjp(lambda x, scale: (x * _per_channel(scale).astype(x.dtype), (x, scale)), _scale_channels_backward)
 
 
 def _moments_in_turn(x: Array) -> tuple[Array, Array]:
-    count = x.size // x.shape[-1]
-    mean = _sum_in_parts(lambda x: x, x) / count
-    return mean, _sum_in_parts(lambda x: jnp.square(x - mean[None]), x) / count
+    share = x.shape[-1] / x.size
+    mean = channel_sums(lambda x: x, x, weight=share)
+    return mean, channel_sums(lambda x: jnp.square(x - mean[None]), x, weight=share)
 
 
 def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
@@ -257,12 +283,12 @@ def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any
     inverse = lax.rsqrt(variance + EPSILON)
     centred = (widened(x) - _per_channel(mean)) * _per_channel(inverse)
     count = x.size // x.shape[-1]
-    total = _sum_in_parts(lambda g: g, g)
-    along = _sum_in_parts(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, widened(x))
-    g_mean, g_along = pmean((total / count, along / count), axis_name)
+    total = channel_sums(lambda g: g, g, weight=1 / count)
+    along = channel_sums(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, widened(x), weight=1 / count)
+    g_mean, g_along = pmean(jnp.stack([total, along]), axis_name)
     factor = inverse if scale is None else inverse * scale
     dx = _per_channel(factor) * (g - _per_channel(g_mean) - centred * _per_channel(g_along))
-    return dx.astype(x.dtype), None if scale is None else along.astype(scale.dtype)
+    return dx.astype(x.dtype), None if scale is None else (count * along).astype(scale.dtype)
 
 
 _standardise.defvjp(_standardise_forward, _standardise_backward)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -10,20 +12,28 @@ from jaxnas.base import Array, PyTree
 from jaxnas.ops.platform import by_platform
 
 
-def materialised(tree: PyTree) -> PyTree:
-    """The arrays of a tree, computed on its own instead of inside the loop of whatever reads it.
+def apart(function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
+    """function(*operands), computed on its own instead of inside the loops of whatever reads it.
 
     Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
     barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know. An accelerator has
     the barrier, without which every reader would compute the arrays again.
     """
 
-    def apart(tree: PyTree) -> PyTree:
-        first = jax.tree.leaves(tree)[0]
+    def branch(*operands: PyTree) -> PyTree:
+        first = jax.tree.leaves(operands)[0]
         known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
-        return lax.cond(known, lambda t: t, lambda t: jax.tree.map(lambda x: lax.full_like(x, jnp.nan), t), tree)
+        shapes = jax.eval_shape(function, *operands)
+        return lax.cond(
+            known, function, lambda *_: jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes), *operands
+        )
 
-    return by_platform(tree, cpu=apart, default=lax.optimization_barrier)
+    return by_platform(*operands, cpu=branch, default=lambda *operands: lax.optimization_barrier(function(*operands)))
+
+
+def materialised(tree: PyTree) -> PyTree:
+    """The arrays of a tree, computed apart from what reads them."""
+    return apart(lambda tree: tree, tree)
 
 
 def _total(parts: list[Array]) -> Array:

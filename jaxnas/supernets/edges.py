@@ -21,7 +21,7 @@ from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
 from jaxnas.ops.platform import by_platform
 from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
-from jaxnas.ops.trees import materialised
+from jaxnas.ops.trees import apart, materialised
 from jaxnas.supernets.chosen import chosen
 from jaxnas.supernets.stages import Slots, Together, run_stages
 from jaxnas.supernets.together import together
@@ -65,7 +65,7 @@ def normed(primitive: Primitive) -> Primitive:
     def apply(
         params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
     ) -> tuple[Array, Stats]:
-        y = materialised(primitive.apply({}, x, stride)[0])
+        y = apart(lambda x: primitive.apply({}, x, stride)[0], x)
         y, seen = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[0], axis_name)
         return y, (seen,)
 
@@ -128,7 +128,7 @@ def mixed_edge(
             with_scale = primitive.scaled(p, scales[o])
             given = known[o] if known else None
             y, stats = primitive.apply(p if with_scale is None else with_scale, x, stride, given, axis_name)
-            outputs.append(y * scales[o, None, None, None, :].astype(x.dtype) if with_scale is None else y)
+            outputs.append(layers.scale_channels(y, scales[o]) if with_scale is None else y)
             seen.append(tuple(layers.Known(*pair) for pair in stats))
         return functools.reduce(jnp.add, outputs), tuple(seen)
 
@@ -292,7 +292,7 @@ def _scan_edges_backward(
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), p, s, given = slot
         to_inputs, to_nodes = gradients
-        p, x, g = materialised((p, _at(nodes if inputs is None else inputs, source), _at(to_nodes, target)))
+        p, x, g = materialised(p), apart(_at, nodes if inputs is None else inputs, source), apart(_at, to_nodes, target)
         dp, ds, dx = _edge_gradient(edge, p, s, x, given, wanted, g)
         if to_inputs is None:
             return (None, _add_at(to_nodes, source, dx)), (dp, ds)
