@@ -34,6 +34,7 @@ from experiments import cli
 from experiments.devices import Devices, join, spread
 from jaxnas import data
 from jaxnas.base import Batch, Skeleton
+from jaxnas.compiling import top_level_jit
 from jaxnas.networks import darts_network
 from jaxnas.parallel import DataParallel
 from jaxnas.search import adam_l2, darts, exact, finite_difference, first_order
@@ -85,7 +86,7 @@ class Ours:
 
     def __init__(self, over: DataParallel, step: Callable[..., Any], state: Any, data: Any) -> None:
         self.state, self.data, self.count = over.place(state), over.place_data(data), 0
-        jitted = jax.jit(over.step(step), donate_argnums=1)
+        jitted = top_level_jit(over.step(step), donate_argnums=1)
         start = time.perf_counter()
         lowered = jitted.lower(jax.random.key(0), self.state, self.data)
         self.trace_s = time.perf_counter() - start

@@ -21,6 +21,7 @@ from jax import lax
 
 from experiments import cli
 from jaxnas.base import Array
+from jaxnas.compiling import top_level_jit
 from jaxnas.ops import layers
 from jaxnas.ops.depthwise import depthwise
 from jaxnas.spaces import DARTS_OPERATIONS, edge_table
@@ -59,7 +60,7 @@ def main(config: Config) -> None:
     x, g = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape)
 
     def milliseconds(function: Callable[..., Any], *arguments: Any) -> float:
-        compiled = jax.jit(function).lower(*arguments).compile()
+        compiled = top_level_jit(function).lower(*arguments).compile()
         jax.block_until_ready(compiled(*arguments))
         times = []
         for _ in range(config.repeats):

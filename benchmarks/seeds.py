@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from experiments import cli
 from jaxnas.base import Batch, Skeleton
+from jaxnas.compiling import top_level_jit
 from jaxnas.search import adam_l2, darts
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
@@ -51,7 +52,7 @@ def main(config: Config) -> None:
 
     def compiled(function: Any, keys: Any, state: Any, batch: Any) -> tuple[Any, float]:
         started = time.perf_counter()
-        program = jax.jit(function, donate_argnums=1).lower(keys, state, batch).compile()
+        program = top_level_jit(function, donate_argnums=1).lower(keys, state, batch).compile()
         return program, time.perf_counter() - started
 
     keys = jax.random.split(key, config.seeds)

@@ -25,6 +25,7 @@ import optax
 
 from experiments import cli
 from jaxnas.base import Context, SearchSpace, Skeleton, Supernet
+from jaxnas.compiling import top_level_jit
 from jaxnas.ops.macro import MACRO_COSTS
 from jaxnas.search import path_only
 from jaxnas.spaces import (
@@ -105,7 +106,7 @@ class Step:
     def __init__(self, step: Callable[..., Any], state: Any) -> None:
         self.state = state
         start = time.perf_counter()
-        self.compiled = jax.jit(step, donate_argnums=1).lower(jax.random.key(0), state).compile()
+        self.compiled = top_level_jit(step, donate_argnums=1).lower(jax.random.key(0), state).compile()
         self.compile_s = time.perf_counter() - start
         self.times: list[float] = []
 

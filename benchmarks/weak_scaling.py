@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from experiments import cli
 from jaxnas.base import Batch, Skeleton
+from jaxnas.compiling import top_level_jit
 from jaxnas.parallel import DataParallel, Way, data_parallel, on_one_device
 from jaxnas.search import adam_l2, darts, first_order
 from jaxnas.spaces import darts_space
@@ -88,7 +89,7 @@ def _program(config: Config, count: int, over: DataParallel) -> tuple[Any, ...]:
     images = jax.random.normal(key, (count * config.batch, *shape))
     half = Batch(images, jnp.arange(len(images)) % 10)
     given = (key, over.place(jax.jit(algorithm.init)(key)), over.place_data({"train": half, "valid": half}))
-    return jax.jit(over.step(algorithm.phases[0].step)).lower(*given).compile(), *given
+    return top_level_jit(over.step(algorithm.phases[0].step)).lower(*given).compile(), *given
 
 
 if __name__ == "__main__":

@@ -196,9 +196,9 @@ def channel_sums(terms: Callable[..., Array], *arrays: Array, weight: float = 1.
 
     terms: elementwise, of arrays [N, C].
 
-    XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. There, elementwise
-    sums of quarters are one vectorised loop, and a matrix product adds what they leave: of two rows, because one would
-    be a kernel of its own for each such sum.
+    XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. There,
+    elementwise sums of quarters are one vectorised loop, and a matrix product adds what they leave: of two rows,
+    because one would be a kernel of its own for each such sum.
     """
     channels = arrays[0].shape[-1]
     rows = arrays[0].size // channels

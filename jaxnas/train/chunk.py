@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Key, PyTree
+from jaxnas.compiling import top_level_jit
 from jaxnas.parallel import Seeds, SeedStep
 
 Infos = Any
@@ -72,17 +74,18 @@ def make_chunk(
 
         return jax.lax.fori_loop(first, stop, body, (state, infos))
 
-    compiled_loop = jax.jit(on_device, donate_argnums=0)
-    compiled_step = jax.jit(stepped, donate_argnums=0)
+    @functools.cache  # the platform is not asked for before the first run
+    def compiled(function: Callable[..., Any]) -> Any:
+        return top_level_jit(function, donate_argnums=0)
 
     def run_on_device(state: PyTree, key: Key, first: int, stop: int, data: PyTree) -> tuple[PyTree, Infos]:
-        state, infos = compiled_loop(state, key, np.int32(first), np.int32(stop), data)
+        state, infos = compiled(on_device)(state, key, np.int32(first), np.int32(stop), data)
         return state, jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - first], infos)
 
     def run_on_host(state: PyTree, key: Key, first: int, stop: int, data: PyTree) -> tuple[PyTree, Infos]:
         infos = []
         for index in range(first, stop):
-            state, info = compiled_step(state, key, np.int32(index), data)
+            state, info = compiled(stepped)(state, key, np.int32(index), data)
             infos.append(info)
         return state, jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(infos))
 
