@@ -13,7 +13,7 @@ from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool, relu_depthwise
 from jaxnas.ops.gated import Gated
 from jaxnas.ops.platform import by_platform
 from jaxnas.ops.primitives import PRIMITIVES
-from jaxnas.ops.trees import norm
+from jaxnas.ops.trees import apart, norm
 from jaxnas.train.schedules import clip_by_norm
 
 SIZES = [(6, 6), (7, 5)]
@@ -301,3 +301,41 @@ def test_the_norm_and_the_clipping_are_those_of_optax():
         )
         jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-6), ours[0], theirs[0])
         jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-5), ours[1](direction), theirs[1](direction))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 1, 7, 3), (3, 5, 5, 1)])
+def test_sums_over_positions_in_parts_are_plain_sums(shape):
+    """Of a number of positions that quarters divide, and of odd ones; with the derivative along a direction."""
+    x, y, v = (jax.random.normal(jax.random.key(i), shape) for i in range(3))
+
+    def sums(x):
+        return layers.channel_sums(lambda x, y: x * jnp.square(y), x, y, weight=0.5)
+
+    value, along = jax.jit(lambda x: jax.jvp(sums, (x,), (v,)))(x)
+    np.testing.assert_allclose(value, np.sum(x * y**2, (0, 1, 2)) / 2, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(along, np.sum(v * y**2, (0, 1, 2)) / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_scaled_channels_and_their_gradients():
+    x, g = image(14, 4, 3, batch=2), image(15, 4, 3, batch=2)
+    scale = jnp.array([0.5, -2.0, 0.0, 1.0])
+    y, pull = jax.vjp(layers.scale_channels, x, scale)
+    to_x, to_scale = pull(g)
+    np.testing.assert_allclose(y, np.asarray(x) * np.asarray(scale), rtol=1e-6)
+    np.testing.assert_allclose(to_x, np.asarray(g) * np.asarray(scale), rtol=1e-6)
+    np.testing.assert_allclose(to_scale, np.sum(np.asarray(x) * np.asarray(g), (0, 1, 2)), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_computed_apart_is_the_same_also_where_the_operand_is_infinite():
+    """Of NaN it is NaN; derivatives pass through in both directions."""
+    x = jnp.array([[-jnp.inf, 2.0], [3.0, jnp.nan]])
+    np.testing.assert_array_equal(jax.jit(lambda x: apart(jnp.abs, x))(x), jnp.abs(x))
+    assert bool(jnp.isnan(jax.jit(lambda x: apart(jnp.abs, x))(x.T[::-1])).any())
+
+    def loss(x):
+        return jnp.sum(apart(jnp.sin, x) * apart(jnp.cos, 2 * x))
+
+    at = jnp.array([0.3, -1.0, 2.0])
+    twice = jax.jit(jax.grad(lambda x: jnp.sum(jax.grad(loss)(x))))(at)
+    plain = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(x) * jnp.cos(2 * x)))(x)))(at)
+    np.testing.assert_allclose(twice, plain, rtol=1e-5)

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxnas.base import Array
 from jaxnas.ops.gated import Kernel, opened, where_wanted
@@ -33,6 +35,7 @@ def _output_size(x: Array, stride: int) -> tuple[int, int]:
     return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
     def at_once(x: Array, kernel: Array) -> Array:
@@ -40,6 +43,24 @@ def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
 
     shifted = functools.partial(_sum_of_shifted, stride=stride, dilation=dilation)
     return by_platform(x, kernel, cpu=shifted, default=at_once)
+
+
+def _correlate_forward(
+    stride: int, dilation: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Any]:
+    """Each term by itself, so that all three are one kernel, compiled once."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by = functools.partial(_correlate, stride=stride, dilation=dilation)
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(apart(lambda kernel, dx: by(dx, kernel), kernel, dx))
+    if not isinstance(dkernel, SymbolicZero):
+        terms.append(apart(by, x, dkernel))
+    y = by(x, kernel)
+    return y, functools.reduce(lax.add, terms) if terms else jnp.zeros_like(y)
+
+
+_correlate.defjvp(_correlate_forward, symbolic_zeros=True)
 
 
 def _sum_of_shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Array:

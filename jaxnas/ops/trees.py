@@ -17,7 +17,8 @@ def apart(function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
 
     Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
     barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know. An accelerator has
-    the barrier, without which every reader would compute the arrays again.
+    the barrier, without which every reader would compute the arrays again. The condition is of the first operand, which
+    must not be a tangent if the result is to be differentiated in reverse.
     """
 
     def branch(*operands: PyTree) -> PyTree:

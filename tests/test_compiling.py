@@ -1,0 +1,30 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas.compiling import compiler_options, has_wide_vectors, known_options, top_level_jit
+
+
+def test_options_that_this_xla_does_not_know_are_left_out():
+    wanted = {"xla_cpu_no_such_option": 1, "xla_cpu_prefer_vector_width": 256}
+    assert known_options(wanted) == {"xla_cpu_prefer_vector_width": 256}
+    assert known_options({"xla_cpu_prefer_vector_width": "wide"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("processor", "wide"),
+    [("flags\t: fpu avx2 avx512f avx512bw\n", True), ("flags\t: fpu avx2\nmodel: avx512f\n", False), ("", False)],
+)
+def test_wide_vectors_are_read_off_the_flags_of_a_processor(processor, wide):
+    assert has_wide_vectors(processor) == wide
+
+
+def test_a_program_with_the_options_computes_the_same():
+    x = jax.random.normal(jax.random.key(0), (64, 48))
+
+    def function(x):
+        return jnp.sum(jnp.square(x @ x.T), 0)
+
+    assert known_options(compiler_options()) == compiler_options()
+    np.testing.assert_allclose(top_level_jit(function)(x), jax.jit(function)(x), rtol=1e-4)
