@@ -197,7 +197,7 @@ def test_batch_norm_reports_and_uses_statistics():
 
 
 def test_batch_norm_over_devices_is_that_of_the_whole_batch():
-    x = image(9, 4, 4, batch=8)
+    x = image(9, 4, 4, batch=8) + 0.5  # a mean near zero has no relative precision
     g = image(10, 4, 4, batch=8)
 
     def value_and_pull(x, g, axis_name):
@@ -211,7 +211,7 @@ def test_batch_norm_over_devices_is_that_of_the_whole_batch():
     np.testing.assert_allclose(parts[0].reshape(x.shape), whole[0], atol=1e-5)
     np.testing.assert_allclose(parts[1].reshape(x.shape), whole[1], atol=1e-5)
     for part, expected in zip(parts[2], whole[2], strict=True):
-        np.testing.assert_allclose(part[0], expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(part[0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
@@ -309,11 +309,11 @@ def test_sums_over_positions_in_parts_are_plain_sums(shape):
     x, y, v = (jax.random.normal(jax.random.key(i), shape) for i in range(3))
 
     def sums(x):
-        return layers.channel_sums(lambda x, y: x * jnp.square(y), x, y, weight=0.5)
+        return layers.channel_sums(lambda x, y: x * jnp.square(y), x, y)
 
     value, along = jax.jit(lambda x: jax.jvp(sums, (x,), (v,)))(x)
-    np.testing.assert_allclose(value, np.sum(x * y**2, (0, 1, 2)) / 2, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(along, np.sum(v * y**2, (0, 1, 2)) / 2, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(value, np.sum(x * y**2, (0, 1, 2)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(along, np.sum(v * y**2, (0, 1, 2)), rtol=1e-5, atol=1e-5)
 
 
 def test_scaled_channels_and_their_gradients():
