@@ -216,19 +216,23 @@ def channel_sums(terms: Callable[..., Array], *arrays: Array) -> Array:
     return by_platform(*arrays, cpu=in_parts, default=at_once)
 
 
+def _times_channels(x: Array, scale: Array) -> Array:
+    return x * _per_channel(scale).astype(x.dtype)
+
+
 @jax.custom_vjp
 def scale_channels(x: Array, scale: Array) -> Array:
     """x [B, H, W, C] times scale [C], rounded to the type of x."""
-    return x * _per_channel(scale).astype(x.dtype)
+    return _times_channels(x, scale)
 
 
 def _scale_channels_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, scale = kept
     to_scale = channel_sums(lambda x, g: widened(x) * widened(g), x, g)
-    return g * _per_channel(scale).astype(g.dtype), to_scale.astype(scale.dtype)
+    return _times_channels(g, scale), to_scale.astype(scale.dtype)
 
 
-scale_channels.defvjp(lambda x, scale: (x * _per_channel(scale).astype(x.dtype), (x, scale)), _scale_channels_backward)
+scale_channels.defvjp(lambda x, scale: (_times_channels(x, scale), (x, scale)), _scale_channels_backward)
 
 
 def _moments_in_turn(x: Array) -> tuple[Array, Array]:
