@@ -309,11 +309,11 @@ def test_sums_over_positions_in_parts_are_plain_sums(shape):
     x, y, v = (jax.random.normal(jax.random.key(i), shape) for i in range(3))
 
     def sums(x):
-        return layers.channel_sums(lambda x, y: x * jnp.square(y), x, y)
+        return layers.channel_sums(lambda x, y: x * jnp.square(y), x, y, weight=0.5)
 
     value, along = jax.jit(lambda x: jax.jvp(sums, (x,), (v,)))(x)
-    np.testing.assert_allclose(value, np.sum(x * y**2, (0, 1, 2)), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(along, np.sum(v * y**2, (0, 1, 2)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(value, np.sum(x * y**2, (0, 1, 2)) / 2, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(along, np.sum(v * y**2, (0, 1, 2)) / 2, rtol=1e-5, atol=1e-5)
 
 
 def test_scaled_channels_and_their_gradients():

@@ -191,10 +191,11 @@ def _per_channel(values: Array) -> Array:
     return values[None, None, None, :]
 
 
-def channel_sums(terms: Callable[..., Array], *arrays: Array) -> Array:
-    """The sum over all positions of terms(*arrays), [C]; arrays: [B, H, W, C].
+def channel_sums(terms: Callable[..., Array], *arrays: Array, weight: float = 1.0) -> Array:
+    """weight times the sum over all positions of terms(*arrays), [C]; arrays: [B, H, W, C].
 
-    terms: elementwise, of arrays [N, C].
+    terms: elementwise, of arrays [N, C]. A mean is by a weight, in the product below: after a division, which XLA joins with
+    what reads it, two programs round the same mean differently.
 
     XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. There,
     elementwise sums of quarters are one vectorised loop, and a matrix product adds what they leave: of two rows,
@@ -208,10 +209,10 @@ def channel_sums(terms: Callable[..., Array], *arrays: Array) -> Array:
         parts = [x.reshape(count, rows // count, channels) for x in arrays]
         each = [terms(*(lax.index_in_dim(part, i, keepdims=False) for part in parts)) for i in range(count)]
         total = functools.reduce(lax.add, each)
-        return jnp.dot(jnp.ones((2, rows // count), total.dtype), total)[0]
+        return jnp.dot(jnp.full((2, rows // count), weight, total.dtype), total)[0]
 
     def at_once(*arrays: Array) -> Array:
-        return jnp.sum(terms(*(x.reshape(rows, channels) for x in arrays)).reshape(arrays[0].shape), (0, 1, 2))
+        return weight * jnp.sum(terms(*(x.reshape(rows, channels) for x in arrays)).reshape(arrays[0].shape), (0, 1, 2))
 
     return by_platform(*arrays, cpu=in_parts, default=at_once)
 
@@ -236,9 +237,9 @@ scale_channels.defvjp(lambda x, scale: (_times_channels(x, scale), (x, scale)), 
 
 
 def _moments_in_turn(x: Array) -> tuple[Array, Array]:
-    count = x.size // x.shape[-1]
-    mean = channel_sums(lambda x: x, x) / count
-    return mean, channel_sums(lambda x: jnp.square(x - mean[None]), x) / count
+    share = x.shape[-1] / x.size
+    mean = channel_sums(lambda x: x, x, weight=share)
+    return mean, channel_sums(lambda x: jnp.square(x - mean[None]), x, weight=share)
 
 
 def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
@@ -287,12 +288,12 @@ def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any
     inverse = lax.rsqrt(variance + EPSILON)
     centred = (widened(x) - _per_channel(mean)) * _per_channel(inverse)
     count = x.size // x.shape[-1]
-    total = channel_sums(lambda g: g, g)
-    along = channel_sums(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, widened(x))
-    g_mean, g_along = pmean(jnp.stack([total, along]) / count, axis_name)
+    total = channel_sums(lambda g: g, g, weight=1 / count)
+    along = channel_sums(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, widened(x), weight=1 / count)
+    g_mean, g_along = pmean(jnp.stack([total, along]), axis_name)
     factor = inverse if scale is None else inverse * scale
     dx = _per_channel(factor) * (g - _per_channel(g_mean) - centred * _per_channel(g_along))
-    return dx.astype(x.dtype), None if scale is None else along.astype(scale.dtype)
+    return dx.astype(x.dtype), None if scale is None else (count * along).astype(scale.dtype)
 
 
 _standardise.defvjp(_standardise_forward, _standardise_backward)
