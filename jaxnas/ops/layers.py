@@ -194,8 +194,8 @@ def _per_channel(values: Array) -> Array:
 def channel_sums(terms: Callable[..., Array], *arrays: Array, weight: float = 1.0) -> Array:
     """weight times the sum over all positions of terms(*arrays), [C]; arrays: [B, H, W, C].
 
-    terms: elementwise, of arrays [N, C]. A mean is by a weight, in the product below: after a division, which XLA joins with
-    what reads it, two programs round the same mean differently.
+    terms: elementwise, of arrays [N, C]. A mean is by a weight, in the product below: after a division, which XLA joins
+    with what reads it, two programs round the same mean differently.
 
     XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. There,
     elementwise sums of quarters are one vectorised loop, and a matrix product adds what they leave: of two rows,
