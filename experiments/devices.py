@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 
+from jaxnas.compiling import without_locations
 from jaxnas.parallel import DataParallel, Way, data_parallel, join_hosts, on_one_device
 
 
@@ -40,6 +41,7 @@ def join(devices: Devices) -> None:
 
     XLA leaves a good part of a step to one thread; devices each have their own (`benchmarks.darts_step`).
     """
+    without_locations()
     if devices.coordinator is not None:
         join_hosts(devices.coordinator, devices.processes, devices.process)
         return

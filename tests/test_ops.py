@@ -1,5 +1,7 @@
 """Primitives against independent implementations: XLA's convolutions and reduce-window, and plain numpy loops."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,9 @@ from jaxnas.ops import depthwise as shifted
 from jaxnas.ops import layers, many
 from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool, relu_depthwise
 from jaxnas.ops.gated import Gated
-from jaxnas.ops.platform import by_platform
+from jaxnas.ops.platform import by_platform, outlined
 from jaxnas.ops.primitives import PRIMITIVES
-from jaxnas.ops.trees import apart, norm
+from jaxnas.ops.trees import materialised, norm
 from jaxnas.train.schedules import clip_by_norm
 
 SIZES = [(6, 6), (7, 5)]
@@ -326,17 +328,35 @@ def test_scaled_channels_and_their_gradients():
     np.testing.assert_allclose(to_scale, np.sum(np.asarray(x) * np.asarray(g), (0, 1, 2)), rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_computed_apart_is_the_same_also_where_the_operand_is_infinite():
-    """Of NaN it is NaN; derivatives pass through in both directions."""
-    x = jnp.array([[-jnp.inf, 2.0], [3.0, jnp.nan]])
-    for first in (x, -x):
-        np.testing.assert_array_equal(jax.jit(lambda x: apart(jnp.abs, x))(first), jnp.abs(first))
-    assert bool(jnp.isnan(jax.jit(lambda x: apart(jnp.abs, x))(x.T[::-1])).any())
+def test_an_outlined_function_stays_a_call_and_its_derivatives_pass_through():
+    """Also forward over reverse, where its tangents are computed in the call."""
 
-    def loss(x):
-        return jnp.sum(apart(jnp.sin, x) * apart(jnp.cos, 2 * x))
+    @functools.partial(outlined, static=(1,))
+    def wave(x, frequency):
+        return jnp.sin(frequency * x), jnp.cos(x)
 
-    at = jnp.array([0.3, -1.0, 2.0])
-    twice = jax.jit(jax.grad(lambda x: jnp.sum(jax.grad(loss)(x))))(at)
-    plain = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(x) * jnp.cos(2 * x)))(x)))(at)
-    np.testing.assert_allclose(twice, plain, rtol=1e-5)
+    def loss(x, wave):
+        sine, cosine = wave(jnp.exp(x), 2)
+        return jnp.sum(sine * cosine)
+
+    def plain(x, frequency):
+        return jnp.sin(frequency * x), jnp.cos(x)
+
+    at, along = jnp.array([0.3, -1.0, 2.0]), jnp.array([1.0, 0.5, -2.0])
+    for transformed in (
+        lambda wave: lambda x: loss(x, wave),
+        lambda wave: jax.grad(lambda x: loss(x, wave)),
+        lambda wave: lambda x: jax.jvp(jax.grad(lambda x: loss(x, wave)), (x,), (along,))[1],
+    ):
+        compiled = jax.jit(transformed(wave)).lower(at).compile()
+        np.testing.assert_allclose(compiled(at), transformed(plain)(at), rtol=1e-5)
+        assert " call(" in compiled.as_text()
+    assert " call(" not in jax.jit(lambda x: loss(x, plain)).lower(at).compile().as_text()
+
+
+def test_an_array_that_is_materialised_is_the_same():
+    tree = {"a": jnp.array([-jnp.inf, jnp.nan, 2.0]), "b": jnp.arange(3)}
+    compiled = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, materialised(tree))).lower(tree).compile()
+    jax.tree.map(lambda got, leaf: np.testing.assert_array_equal(got, leaf + 1), compiled(tree), tree)
+    assert " call(" in compiled.as_text()
+    assert float(jax.grad(lambda x: jnp.sin(materialised(x)))(0.5)) == pytest.approx(np.cos(0.5))

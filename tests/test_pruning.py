@@ -16,7 +16,7 @@ from jaxnas.train import schedules
 SPACE = nasbench201_space()
 KEEP = ((0, 3), (1, 2, 3), (4,), (0, 1, 2, 3, 4), (2, 3), (0, 4))
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
-SKELETON = Skeleton(channels=3, cells=3, image_shape=(6, 6, 2), num_classes=3)
+SKELETON = Skeleton(channels=3, cells=5, image_shape=(6, 6, 2), num_classes=3)
 DARTS = darts_space(2, OPERATIONS)
 X = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
 

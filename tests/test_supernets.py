@@ -29,9 +29,12 @@ MICRO = ("skip_connect", "nor_conv_1x1")
 BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
 MACRO = Skeleton(channels=4, cells=4, image_shape=(6, 6, 2), num_classes=3)
 DARTS = Skeleton(channels=4, cells=3, image_shape=(6, 6, 2), num_classes=3)
+LOOPS = Skeleton(channels=4, cells=7, image_shape=(6, 6, 2), num_classes=3)  # normal ones: 2, and 1 and 2 after others
+FEW = ("none", "skip_connect", "sep_conv_3x3")
 NB201 = Skeleton(channels=4, cells=2, image_shape=(6, 6, 2), num_classes=3)
 SPACES = {
     "darts": (darts_space(2, OPERATIONS), functools.partial(darts_supernet, DARTS, 2, OPERATIONS)),
+    "darts, cells in loops": (darts_space(2, FEW), functools.partial(darts_supernet, LOOPS, 2, FEW)),
     "enas_micro": (
         enas_micro_space(2, OPERATIONS[1:]),
         functools.partial(enas_micro_supernet, DARTS, 2, OPERATIONS[1:]),
@@ -40,7 +43,7 @@ SPACES = {
     "nasbench201": (nasbench201_space(), functools.partial(nasbench201_supernet, NB201)),
     "chain": (chain_space((2, 2), BLOCKS), lambda form: chain_supernet(MACRO, (2, 2), BLOCKS)),  # of one form
 }
-TWO_FORMS = ("darts", "enas_micro", "nasbench201")
+TWO_FORMS = ("darts", "darts, cells in loops", "enas_micro", "nasbench201")
 X = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
 
 
@@ -93,6 +96,21 @@ def test_the_two_forms_agree_in_values_and_gradients(built):
         gradients,
         expected_gradients,
     )
+
+
+@pytest.mark.parametrize("built", ["darts, cells in loops"], indirect=True)
+def test_the_two_forms_agree_in_what_a_second_order_hypergradient_takes(built):
+    """The derivative of the gradient of the weights along a direction of the parameters."""
+    space, make, net, params, _ = built
+    weights, along = random_weights(space), jax.tree.map(jnp.cos, params)
+
+    def implicit(net, params):
+        return jax.jvp(lambda p: jax.grad(functools.partial(loss, net), (0, 1))(p, weights)[1], (params,), (along,))[1]
+
+    ours, expected = (quick(functools.partial(implicit, n))(params) for n in (net, make(form="batch")))
+    for kind, value in expected.items():
+        np.testing.assert_allclose(ours[kind], value, atol=2e-3 * float(jnp.abs(value).max()))
+        assert float(jnp.abs(value).max()) > 0
 
 
 @pytest.mark.parametrize("built", TWO_FORMS, indirect=True)

@@ -23,8 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxnas.base import Array
 from jaxnas.ops.gated import Kernel, opened, where_wanted
 from jaxnas.ops.many import correlate, kernel_gradients, pad, spread, window, windows
-from jaxnas.ops.platform import by_platform
-from jaxnas.ops.trees import apart
+from jaxnas.ops.platform import by_platform, outlined
 
 
 def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
@@ -35,40 +34,55 @@ def _output_size(x: Array, stride: int) -> tuple[int, int]:
     return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _correlate(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _correlate(x: Array, kernel: Array, stride: int, dilation: int, relu: bool = False, alone: bool = False) -> Array:
+    """Of relu(x) or x. alone: on a CPU, in a kernel into which nothing else is fused."""
+    return _correlation(x, kernel, None, stride, dilation, relu, alone)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _correlation(
+    x: Array, kernel: Array, gate: Array | None, stride: int, dilation: int, relu: bool, alone: bool
+) -> Array:
+    """Of relu(x), or of x where `gate` is positive, or of x."""
+
+    def shifted(x: Array, kernel: Array) -> Array:
+        border = dilation * (kernel.shape[0] // 2)
+        form = _sum_of_taps_alone if alone else _sum_of_taps
+        return form(pad(x, border, border), kernel, stride, dilation, *_output_size(x, stride))
+
     def at_once(x: Array, kernel: Array) -> Array:
         return correlate(x[None, None], kernel[None, None], stride, dilation)[0, 0]
 
-    shifted = functools.partial(_sum_of_shifted, stride=stride, dilation=dilation)
+    if relu:
+        x = jax.nn.relu(x)
+    elif gate is not None:
+        x = lax.select(gate > 0, x, jnp.zeros_like(x))
     return by_platform(x, kernel, cpu=shifted, default=at_once)
 
 
 def _correlate_forward(
-    stride: int, dilation: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+    stride: int, dilation: int, relu: bool, alone: bool, primals: tuple[Array, Array], tangents: tuple[Any, Any]
 ) -> tuple[Array, Any]:
     """Each term by itself, so that all three are one kernel, compiled once."""
+    del alone
     (x, kernel), (dx, dkernel) = primals, tangents
-    by = functools.partial(_correlate, stride=stride, dilation=dilation)
     terms = []
     if not isinstance(dx, SymbolicZero):
-        terms.append(apart(lambda kernel, dx: by(dx, kernel), kernel, dx))
+        terms.append(_correlation(dx, kernel, x if relu else None, stride, dilation, False, True))
     if not isinstance(dkernel, SymbolicZero):
-        terms.append(apart(by, x, dkernel))
-    y = by(x, kernel)
+        terms.append(_correlation(x, dkernel, None, stride, dilation, relu, True))
+    y = _correlation(x, kernel, None, stride, dilation, relu, True)
     return y, functools.reduce(lax.add, terms) if terms else jnp.zeros_like(y)
 
 
 _correlate.defjvp(_correlate_forward, symbolic_zeros=True)
 
 
-def _sum_of_shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+def _sum_of_taps(padded: Array, kernel: Array, stride: int, dilation: int, height: int, width: int) -> Array:
     size = kernel.shape[0]
-    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
-    height, width = _output_size(x, stride)
-    shape = (x.shape[0], height, width, x.shape[3])
-    weights = jnp.broadcast_to(kernel, (size, size, x.shape[3])).reshape(size * size, -1)
+    shape = (padded.shape[0], height, width, padded.shape[3])
+    weights = jnp.broadcast_to(kernel, (size, size, shape[3])).reshape(size * size, -1)
 
     def product(t: int, tap: tuple[int, int]) -> Array:
         weight = lax.broadcast_in_dim(lax.index_in_dim(weights, t, keepdims=False), shape, (3,))
@@ -76,6 +90,9 @@ def _sum_of_shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Arra
 
     # Many small operations, by `lax`: those of jax.numpy take several times as long to trace.
     return functools.reduce(lax.add, itertools.starmap(product, enumerate(_taps(size, dilation))))
+
+
+_sum_of_taps_alone = outlined(_sum_of_taps, static=(2, 3, 4, 5))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -129,14 +146,19 @@ def _tap_after_tap(x: Array, g: Array, size: int, stride: int, dilation: int) ->
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _depthwise(x: Array, kernel: Array, wanted: Array | None, stride: int, dilation: int, relu: bool) -> Array:
-    return _correlate(jax.nn.relu(x) if relu else x, kernel, stride, dilation)
+    return _correlate(x, kernel, stride, dilation, relu, True)
 
 
 def _depthwise_forward(
     x: Array, kernel: Array, wanted: Array | None, stride: int, dilation: int, relu: bool
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    y = _correlate(jax.nn.relu(x) if relu else x, kernel, stride, dilation)
-    return y, (x, kernel, wanted)
+    return _correlate(x, kernel, stride, dilation, relu, True), (x, kernel, wanted)
+
+
+@functools.partial(outlined, static=(3, 4, 5))
+def _to_input(g: Array, x: Array, kernel: Array, stride: int, dilation: int, relu: bool) -> Array:
+    dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation)
+    return lax.select(x > 0, dx, jnp.zeros_like(dx)) if relu else dx
 
 
 def _depthwise_backward(
@@ -144,14 +166,10 @@ def _depthwise_backward(
 ) -> tuple[Array, Array, None]:
     x, kernel, wanted = residuals
 
-    def to_input(g: Array, x: Array, kernel: Array) -> Array:
-        dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation)
-        return jnp.where(x > 0, dx, 0) if relu else dx
-
     def to_kernel(x: Array, g: Array) -> Array:
         return _kernel_gradient(jax.nn.relu(x) if relu else x, g, kernel.shape[0], stride, dilation)
 
-    return apart(to_input, g, x, kernel), where_wanted(wanted, to_kernel, x, g), None
+    return _to_input(g, x, kernel, stride, dilation, relu), where_wanted(wanted, to_kernel, x, g), None
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -167,6 +185,7 @@ def relu_depthwise(x: Array, kernel: Kernel, stride: int = 1, dilation: int = 1)
     return _depthwise(x, *opened(kernel, x.dtype), stride, dilation, True)
 
 
+@functools.partial(outlined, static=(1,))
 def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:
     forms = [functools.partial(f, stride=stride) for f in (_max_and_tap_in_turn, _max_and_tap_at_once)]
     return by_platform(x, cpu=forms[0], tpu=forms[0], default=forms[1])
@@ -210,15 +229,15 @@ def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]
 
 def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
     like, index = residuals
+    return (_routed(g, index, like.shape[1], like.shape[2], stride),)
 
-    def routed(g: Array, index: Array) -> Array:
-        height, width = like.shape[1], like.shape[2]
-        # 0 marks where no output is.
-        marks = spread(index + jnp.int8(1), height, width, stride)
-        forms = {"cpu": _routed_in_turn, "tpu": _routed_in_turn, "default": _routed_at_once}
-        return by_platform(spread(g, height, width, stride), marks, **forms)
 
-    return (apart(routed, g, index),)
+@functools.partial(outlined, static=(2, 3, 4))
+def _routed(g: Array, index: Array, height: int, width: int, stride: int) -> Array:
+    # 0 marks where no output is.
+    marks = spread(index + jnp.int8(1), height, width, stride)
+    forms = {"cpu": _routed_in_turn, "tpu": _routed_in_turn, "default": _routed_at_once}
+    return by_platform(spread(g, height, width, stride), marks, **forms)
 
 
 def _routed_in_turn(g: Array, marks: Array) -> Array:
@@ -260,6 +279,7 @@ def avg_pool(x: Array, stride: int = 1) -> Array:
     return _mean(x, stride)
 
 
+@functools.partial(outlined, static=(1,))
 def _mean(x: Array, stride: int) -> Array:
     counts = _pool_counts(x.shape[1], x.shape[2], stride).astype(x.dtype)
     return _correlate(x, jnp.ones((3, 3, 1), x.dtype), stride, 1) / counts
@@ -270,13 +290,13 @@ def _avg_pool_forward(x: Array, stride: int) -> tuple[Array, Array]:
 
 
 def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
-    height, width = like.shape[1], like.shape[2]
+    return (_shared(g, like.shape[1], like.shape[2], stride),)
 
-    def shared(g: Array) -> Array:
-        scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
-        return _correlate(spread(scaled, height, width, stride), jnp.ones((3, 3, 1), g.dtype), 1, 1)
 
-    return (apart(shared, g),)
+@functools.partial(outlined, static=(1, 2, 3))
+def _shared(g: Array, height: int, width: int, stride: int) -> Array:
+    scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
+    return _correlate(spread(scaled, height, width, stride), jnp.ones((3, 3, 1), g.dtype), 1, 1)
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)

@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxnas.base import Array, Key
 from jaxnas.ops.gated import Kernel, opened, where_wanted
-from jaxnas.ops.platform import by_platform
+from jaxnas.ops.platform import by_platform, outlined
 
 Params = dict[str, Any]
 EPSILON = 1e-5
@@ -251,6 +251,7 @@ def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
     return mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
+@functools.partial(outlined, static=(1,))
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     gpu, tpu = (functools.partial(_moments_at_once, images_first=first) for first in (True, False))
     mean, variance = by_platform(widened(x), cpu=_moments_in_turn, tpu=tpu, default=gpu)
@@ -262,6 +263,7 @@ def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     return mean, jnp.mean(variances + jnp.square(means - mean[None]), 0)
 
 
+@jax.jit
 def _scaled(x: Array, mean: Array, variance: Array, scale: Array | None) -> Array:
     factor = lax.rsqrt(variance + EPSILON)
     if scale is not None:
@@ -277,7 +279,7 @@ def _standardise_forward(
     return (_scaled(x, mean, variance, scale), mean, variance), (x, mean, variance, scale)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(outlined, static=(0,))
 def _standardise_backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[Array, Array | None]:
     """The gradient of the scale is a sum that the gradient of the input needs anyway.
 

@@ -24,7 +24,8 @@ from jaxnas.ops.platform import by_platform
 
 def pad(x: Array, low: int, high: int, value: float = 0.0) -> Array:
     """x [..., H, W, C] with `low` rows and columns before and `high` after."""
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(low, high), (low, high), (0, 0)], constant_values=value)
+    filled = jnp.array(value, x.dtype)
+    return lax.pad(x, filled, [(0, 0, 0)] * (x.ndim - 3) + [(low, high, 0)] * 2 + [(0, 0, 0)])
 
 
 def bordered(kernels: Array, size: int) -> Array:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 _every = False
 
@@ -25,3 +27,29 @@ def by_platform(*operands: Any, default: Callable[..., Any], **forms: Callable[.
     if jax.default_backend() == "cpu" and not _every:
         return forms.get("cpu", default)(*operands)
     return lax.platform_dependent(*operands, default=default, **forms)
+
+
+def outlined(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """The function, which stays one in a CPU's program: a call, into which and out of which nothing is fused.
+
+    static: numbers of the arguments that are no arrays.
+    """
+    jitted = jax.jit(function, static_argnums=static)
+
+    def called(*arguments: Any) -> Any:
+        return jax.tree.map(lambda leaf: set_xla_metadata(leaf, inlineable="false"), jitted(*arguments))
+
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        operands = [argument for i, argument in enumerate(arguments) if i not in static]
+
+        def given(form: Callable[..., Any]) -> Callable[..., Any]:
+            def with_static(*operands: Any) -> Any:
+                left = iter(operands)
+                return form(*(argument if i in static else next(left) for i, argument in enumerate(arguments)))
+
+            return with_static
+
+        return by_platform(*operands, cpu=given(called), default=given(function))
+
+    return run

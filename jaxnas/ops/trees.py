@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, PyTree
-from jaxnas.ops.platform import by_platform
-
-
-def apart(function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
-    """function(*operands), computed on its own instead of inside the loops of whatever reads it.
-
-    Sums of many shifted arrays that are fused into one another are no longer vectorised, and XLA:CPU drops optimisation
-    barriers before it fuses. It does not fuse across a conditional, whose condition it cannot know. An accelerator has
-    the barrier, without which every reader would compute the arrays again. The condition is of the first operand, which
-    must not be a tangent if the result is to be differentiated in reverse.
-    """
-
-    def branch(*operands: PyTree) -> PyTree:
-        first = jax.tree.leaves(operands)[0]
-        known = first[(0,) * first.ndim] <= jnp.inf  # false for NaN alone
-        shapes = jax.eval_shape(function, *operands)
-        return lax.cond(
-            known, function, lambda *_: jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes), *operands
-        )
-
-    return by_platform(*operands, cpu=branch, default=lambda *operands: lax.optimization_barrier(function(*operands)))
+from jaxnas.ops.platform import outlined
 
 
 def materialised(tree: PyTree) -> PyTree:
     """The arrays of a tree, computed apart from what reads them."""
-    return apart(lambda tree: tree, tree)
+    return _materialised(tree)
+
+
+@outlined
+def _materialised(tree: PyTree) -> PyTree:
+    return lax.optimization_barrier(tree)
 
 
 def _total(parts: list[Array]) -> Array:

@@ -177,8 +177,7 @@ def finite_difference(
         ]
 
     def start(w: PyTree, a: PyTree) -> _Difference:
-        step = jnp.zeros((), norm(w).dtype)
-        return _Difference(step, jax.tree.map(jnp.zeros_like, w), jax.tree.map(jnp.zeros_like, a))
+        return _Difference(jnp.zeros((), norm(w).dtype), w, a)
 
     return _bilevel(update, passes, axis_name, start)
 
@@ -260,7 +259,7 @@ def _bilevel(
             told, gradients = evaluate(inner, carry, batch, key, wanted if selective else None)
             return lax.switch(index, [pass_.link for pass_ in plan], carry, *gradients), told
 
-        carry = _Carry(w, a, jax.tree.map(jnp.zeros_like, w), jax.tree.map(jnp.zeros_like, a), start(w, a))
+        carry = _Carry(w, a, w, a, start(w, a))  # gradients are read after they are written alone
         if inner is outer and _alike(inner_batch, outer_batch):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             wanted = jnp.array([pass_.wanted for pass_ in plan])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,21 @@ from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supern
 from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
 from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
+from jaxnas.ops.platform import outlined
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
-from jaxnas.supernets.kept import between, checked_keep, kept_edges, narrowed, widened
+from jaxnas.supernets.kept import between, checked_keep, kept_edge, kept_edges, narrowed, present, widened
 from jaxnas.supernets.stages import apart
 
 Pass = Literal["mixture", "path", "path, statistics given"]
+
+
+class _Evaluation(NamedTuple):
+    """What all cells share. selection: cell kind -> group of edges -> their weights [E, O] or operations [E]."""
+
+    pass_: Pass
+    context: Context
+    selection: Mapping[str, Mapping[str, Array]]
 
 
 def darts_supernet(
@@ -62,6 +71,7 @@ def darts_supernet(
     groups = _groups(nodes)
     strides = {"plain": 1, "strided": 2}
     runs = _runs(cells)
+    loops = _loops(runs, merged=bool(groups["reduce"]["plain"]))
     kept = checked_keep(keep, dict.fromkeys(groups, (len(table), len(operations))), none)
 
     def init_run(key: Key, run: list[CellShape]) -> PyTree:
@@ -70,13 +80,15 @@ def darts_supernet(
         def preprocess(key: Key) -> PyTree:
             keys = fresh_keys(key)
             return {
-                "preprocess0": [
-                    (layers.factorised_reduce_init if cell.input_reduced else pointwise_init)(
-                        next(keys), cell.inputs[0], cell.channels
+                "preprocess": [
+                    (
+                        (layers.factorised_reduce_init if cell.input_reduced else pointwise_init)(
+                            next(keys), cell.inputs[0], cell.channels
+                        ),
+                        pointwise_init(next(keys), cell.inputs[1], cell.channels),
                     )
                     for cell in run
-                ],
-                "preprocess1": [pointwise_init(next(keys), cell.inputs[1], cell.channels) for cell in run],
+                ]
             }
 
         stacked = {
@@ -114,15 +126,14 @@ def darts_supernet(
     def init(key: Key) -> PyTree:
         return init_whole(key) if rows is None else narrowed(init_whole(key), rows)
 
-    def initial_edge_stats(run: list[CellShape]) -> PyTree:
-        return {
-            name: jax.tree.map(
-                functools.partial(_stacked, (len(run), len(slots))),
-                mixed.edge_stats(primitives, run[0].channels, strides[name]),
-            )
-            for name, slots in groups[run[0].kind].items()
-            if slots
-        }
+    def initial_stats(run: list[CellShape], pass_: Pass) -> PyTree:
+        """In the form of those seen: of the edges before any batch, of which a mixture has none; no others."""
+        edges: dict[str, Any] = {name: () for name, slots in groups[run[0].kind].items() if slots}
+        if pass_ != "mixture":
+            for name in edges:
+                one = mixed.edge_stats(primitives, run[0].channels, strides[name])
+                edges[name] = _repeated(len(run), _repeated(len(groups[run[0].kind][name]), one))
+        return {"preprocess": [(None, None)] * len(run), "edges": edges}
 
     @functools.cache  # one function for all passes and cells, so that its rules are traced once
     def edge_of(stride: int, pass_: Pass, axis_name: str | None) -> mixed.Edge:
@@ -132,115 +143,157 @@ def darts_supernet(
 
     def ends_of(kind: str, name: str) -> list[tuple[int, int]]:
         """Of a group of edges; nodes follow the inputs in one buffer where the cell does not reduce."""
+        ends = [table[slot] for slot in groups[kind][name]]
         if kind == "normal":
-            return [(source, target + 2) for source, target in table]
-        return [(table[s][0] - (0 if name == "strided" else 2), table[s][1]) for s in groups[kind][name]]
+            return [(source, target + 2) for source, target in ends]
+        return [(source - (0 if name == "strided" else 2), target) for source, target in ends]
 
     @functools.cache
     def kept_of(kind: str, name: str, axis_name: str | None) -> Callable[..., Array]:
         there = (kept or {})[kind][np.array(groups[kind][name])]
         return kept_edges(form, primitives, none, there, ends_of(kind, name), strides[name], axis_name, remat)
 
-    def cell_edges(
-        kind: str,
-        pass_: Pass,
-        context: Context,
-        params: PyTree,
-        selection: Array,
-        stats: Any,
-        s0: Array,
-        s1: Array,
+    def run_group(
+        now: _Evaluation, kind: str, name: str, params: PyTree, stats: Any, inputs: Array | None, states: Array
     ) -> tuple[Array, Any]:
+        """One group of edges of one cell."""
+        own, chosen, context = params[name], now.selection[kind][name], now.context
+        if kept is not None and now.pass_ == "mixture":
+            return kept_of(kind, name, context.axis_name)(inputs, states, own, chosen, context.wanted), ()
+        edge, ends = edge_of(strides[name], now.pass_, context.axis_name), ends_of(kind, name)
+        return mixed.run_edges(form, edge, inputs, states, ends, own, chosen, stats[name], context.wanted)
+
+    def reduced(inputs: Array) -> Array:
+        """The nodes of a reduction cell before its edges."""
+        _, batch, height, width, channels = inputs.shape
+        return jnp.zeros((nodes, batch, -(-height // 2), -(-width // 2), channels), inputs.dtype)
+
+    def run_cell(now: _Evaluation, kind: str, params: PyTree, stats: Any, inputs: Array) -> tuple[Array, Any]:
         """The edges of one cell from its two preprocessed inputs: (output [B, h, w, nodes * C], statistics)."""
-
-        def run(name: str, inputs: Array | None, states: Array) -> tuple[Array, Any]:
-            chosen = selection if kind == "normal" else selection[jnp.array(groups[kind][name])]
-            if kept is not None and pass_ == "mixture":
-                edges = kept_of(kind, name, context.axis_name)
-                return edges(inputs, states, params[name], chosen, context.wanted), ()
-            edge, ends = edge_of(strides[name], pass_, context.axis_name), ends_of(kind, name)
-            return mixed.run_edges(form, edge, inputs, states, ends, params[name], chosen, stats[name], context.wanted)
-
-        inputs = jnp.stack([s0, s1])
         if kind == "normal":
-            states = jnp.concatenate([inputs, jnp.zeros((nodes, *s0.shape), s0.dtype)])
-            states, seen = run("plain", None, states)
-            return jnp.concatenate(list(states[2:]), -1), {"plain": seen}
-        size = (-(-s0.shape[1] // 2), -(-s0.shape[2] // 2))
-        states = jnp.zeros((nodes, s0.shape[0], *size, s0.shape[3]), s0.dtype)
-        seen = {}
-        for name, slots in groups["reduce"].items():
+            states = jnp.concatenate([inputs, jnp.zeros((nodes, *inputs.shape[1:]), inputs.dtype)])
+            states, seen = run_group(now, kind, "plain", params, stats, None, states)
+            return joined(states, 2), {"plain": seen}
+        states, told = reduced(inputs), {}
+        for name, slots in groups[kind].items():
             if slots:
-                states, seen[name] = run(name, inputs if name == "strided" else None, states)
-        return jnp.concatenate(list(states), -1), seen
+                sources = inputs if name == "strided" else None
+                states, told[name] = run_group(now, kind, name, params, stats, sources, states)
+        return joined(states, 0), told
 
-    def run_forward(
-        run: list[CellShape],
-        pass_: Pass,
-        context: Context,
-        params: PyTree,
-        selection: Array,
-        stats: Any,
-        s0: Array,
-        s1: Array,
-    ) -> tuple[Array, Array, Any]:
-        """Equal cells in turn, as one loop in the form `scan`: (the outputs of the last two cells, statistics).
-
-        The first preprocessing of a cell after the first reads the input of the cell before, so it is done there, and
-        the first cell's before the loop: that one may reduce. Statistics have a leading axis of cells; of
-        "preprocess0" they are those of the cell after, the last ones of nothing.
-        """
-        first = gated(params["preprocess0"][0], context.wanted)
-        given = stats["preprocess"]
-        looped = form == "scan" and len(run) > 1  # in a loop, what is kept for the backward pass has to be copied
-        reduces = run[0].input_reduced
-        p0 = (layers.factorised_reduce if reduces else layers.pointwise)(jax.nn.relu(s0), first)
-        p0, seen_first = layers.batch_norm(p0, None, given and given["first"], context.axis_name)
-
-        def preprocess(x: Array, kernel: Array, stats: Any) -> tuple[Array, Any]:
-            y = layers.pointwise(jax.nn.relu(x), gated(kernel, context.wanted))
-            return layers.batch_norm(y, None, stats, context.axis_name)
-
-        # The inputs of the first cell may have fewer channels than its output has, or more: zeros fill up.
-        width = max(s1.shape[-1], nodes * run[0].channels) if looped else 0
-
-        def cell(carry: tuple[Array, Array, Array], slot: Any) -> tuple[Any, Any]:
-            p0, _, s1 = carry
-            edges, kernel1, next_kernel0, edge_given, given = slot
-            p1, seen1 = preprocess(s1, kernel1, given and given["preprocess1"])
-            out, seen_edges = cell_edges(run[0].kind, pass_, context, edges, selection, edge_given, p0, p1)
-            seen = {"preprocess1": seen1, "edges": seen_edges}
-            if next_kernel0 is None:
-                return (p0, s1, out), seen
-            next_p0, seen["preprocess0"] = preprocess(s1, next_kernel0, given and given["preprocess0"])
-            return (next_p0, s1, _widened(out, width, -1) if looped else out), seen
-
-        each = None if given is None else {name: given[name] for name in given if name != "first"}
-        if looped:
-            kernels = [_widened(kernel, width, 0) for kernel in params["preprocess1"]]
-            following = [_widened(kernel, width, 0) for kernel in params["preprocess0"][1:]]
-            following.append(jnp.zeros_like(following[-1]))
-            slots = (params["edges"], jnp.stack(kernels), jnp.stack(following), stats["edges"], each)
-            s1 = _widened(s1, width, -1)
-            (_, s0, s1), seen = lax.scan(cell, (p0, s1, s1), slots)
-        else:
-            stacks, tree = jax.tree.flatten((params["edges"], stats["edges"], each))
-            carry, told = (p0, s0, s1), []
-            for c, *leaves in zip(range(len(run)), *map(apart, stacks), strict=True):
-                edges, edge_given, own = jax.tree.unflatten(tree, leaves)
-                next_kernel0 = params["preprocess0"][c + 1] if c + 1 < len(run) else None
-                carry, cell_seen = cell(carry, (edges, params["preprocess1"][c], next_kernel0, edge_given, own))
-                told.append(cell_seen)
-            if len(run) > 1:
-                told[-1]["preprocess0"] = layers.initial_stats(run[0].channels)
-            _, s0, s1 = carry
-            seen = jax.tree.map(lambda *leaves: jnp.stack(leaves), *told)
-        seen_edges = seen.pop("edges")
-        return (
-            s0,
-            s1[..., : nodes * run[0].channels],
-            {"preprocess": {"first": seen_first, **seen}, "edges": seen_edges},
+    def preprocess(context: Context, x: Array, params: PyTree, stats: Any) -> tuple[Array, Any]:
+        """What a cell makes of one of its two inputs; by two kernels it reduces it."""
+        convolve = layers.factorised_reduce if isinstance(params, dict) else layers.pointwise
+        return layers.batch_norm(
+            convolve(jax.nn.relu(x), gated(params, context.wanted)), None, stats, context.axis_name
         )
+
+    def one_by_one(now: _Evaluation, params: list[PyTree], stats: list[Any], s0: Array, s1: Array) -> Any:
+        """The cells of some runs in turn: (the outputs of the last two, the statistics of each run)."""
+        told = []
+        for own, given in zip(params, stats, strict=True):
+            kind = "reduce" if "strided" in own["edges"] else "normal"
+            stacks, tree = jax.tree.flatten((own["edges"], given["edges"]))
+            norms, seen = [], []
+            for pair, given_pair, *leaves in zip(
+                own["preprocess"], given["preprocess"], *map(apart, stacks), strict=True
+            ):
+                edges, edge_given = jax.tree.unflatten(tree, leaves)
+                inputs, norm = zip(
+                    *map(functools.partial(preprocess, now.context), (s0, s1), pair, given_pair), strict=True
+                )
+                out, edge_seen = run_cell(now, kind, edges, edge_given, jnp.stack(inputs))
+                s0, s1 = s1, out
+                norms.append(norm)
+                seen.append(edge_seen)
+            told.append({"preprocess": norms, "edges": _stacked(seen)})
+        return s0, s1, told
+
+    def plain_edges(now: _Evaluation, params: list[PyTree], stats: list[Any]) -> tuple[mixed.Alone, Any]:
+        """Of the cells of one loop: (the edge, its parameters, weights and statistics [L, E, ...] and start [L])."""
+        count, axis_name, start = len(params[-1]["preprocess"]), now.context.axis_name, None
+
+        def own(r: int, cells: int, kind: str) -> tuple[PyTree, Array, Any]:
+            return (
+                params[r]["edges"]["plain"],
+                _repeated(cells, now.selection[kind]["plain"]),
+                stats[r]["edges"]["plain"],
+            )
+
+        edges = own(-1, count, "normal")
+        kinds = ["normal"] * count
+        if len(params) > 1:
+            edges = jax.tree.map(_after, own(0, 1, "reduce"), edges)
+            kinds = ["reduce", *kinds]
+            start = jnp.array([len(groups["reduce"]["strided"]), *[0] * count], jnp.int32)
+        if kept is None or now.pass_ != "mixture":
+            return edge_of(1, now.pass_, axis_name).alone, (*edges, start)
+        there = np.zeros((len(kinds), len(table), len(operations)), bool)
+        for cell, kind in zip(there, kinds, strict=True):
+            slots = groups[kind]["plain"]
+            cell[len(table) - len(slots) :] = kept[kind][np.array(slots)]
+        taken = present(there.reshape(-1, len(operations)), none)
+        alone = kept_edge([primitives[o] for o in taken], 1, axis_name)
+        return alone, (
+            [edges[0][o] for o in taken],
+            edges[1][..., np.array(taken)],
+            jnp.array(there[..., taken]),
+            start,
+        )
+
+    def looped(now: _Evaluation, params: list[PyTree], stats: list[Any], s0: Array, s1: Array) -> Any:
+        """The same as one loop over all cells whose plain edges are of one size, compiled once.
+
+        The first may be a reduction cell: its turn begins after the edges that it has no plain ones of. A turn ends
+        with what the next two cells read of its output, so that the first one's inputs come before the loop.
+        """
+        kernels, given = ([pair for own in parts for pair in own["preprocess"]] for parts in (params, stats))
+        prepare = functools.partial(preprocess, now.context)
+        (p0, norm0), (p1, norm1) = map(prepare, (s0, s1), kernels[0], given[0])
+        following, norm2 = prepare(s1, kernels[1][0], given[1][0])
+        inputs, strided = jnp.stack([p0, p1]), ()
+        if len(params) == 1:
+            states = jnp.concatenate([inputs, jnp.zeros((nodes, *p0.shape), p0.dtype)])
+        else:
+            edges, edge_given = jax.tree.map(lambda leaf: leaf[0], (params[0]["edges"], stats[0]["edges"]))
+            states, strided = run_group(now, "reduce", "strided", edges, edge_given, inputs, reduced(inputs))
+            states = jnp.concatenate([jnp.zeros((2, *states.shape[1:]), states.dtype), states])
+        alone, turns = plain_edges(now, params, stats)
+        ends, skipped, count = (
+            ends_of("normal", "plain"),
+            len(groups["reduce"]["strided"]),
+            len(params[-1]["preprocess"]),
+        )
+
+        def later(pairs: list[Any], side: int, nothing: Any) -> Any:
+            """Of the cells 1 + (1 - side) cells on, and of nothing at the end."""
+            own = [pair[side] for pair in pairs[2 - side :]]
+            return _stacked(own + [nothing] * (len(pairs) - len(own)))
+
+        initial = None if given[0][0] is None else layers.initial_stats(p0.shape[-1])
+        ahead = [(later(kernels, side, jnp.zeros_like(kernels[-1][1])), later(given, side, initial)) for side in (0, 1)]
+
+        def cell(carry: Any, slot: Any) -> Any:
+            states, p0, _, s1 = carry
+            (edges, chosen, known, start), ahead = slot
+            wanted = now.context.wanted
+            states, seen = mixed.scan_edges(alone, ends, None, states, edges, chosen, known, wanted, start)
+            out = joined(states, 2)
+            (following, norm0), (p1, norm1) = (prepare(out, *each) for each in ahead)
+            states = jnp.concatenate([jnp.stack([p0, p1]), jnp.zeros_like(states[2:])])
+            return (states, following, s1, out), (seen, norm0, norm1)
+
+        last = jnp.zeros((*states.shape[1:-1], nodes * states.shape[-1]), states.dtype)
+        (_, _, s0, s1), (seen, *norms) = lax.scan(cell, (states, following, last, last), (turns, ahead))
+        norms0, norms1 = (
+            [jax.tree.map(lambda leaf, i=i: leaf[i], part) for i in range(len(kernels))] for part in norms
+        )
+        pairs = [(norm0, norm1), (norm2, norms1[0]), *zip(norms0, norms1[1:], strict=False)][: len(kernels)]
+        told = [{"preprocess": pairs[-count:], "edges": {"plain": jax.tree.map(lambda leaf: leaf[-count:], seen)}}]
+        if len(params) > 1:
+            plain = jax.tree.map(lambda leaf: leaf[:1, skipped:], seen)
+            told = [{"preprocess": pairs[:1], "edges": {"strided": _repeated(1, strided), "plain": plain}}, *told]
+        return s0, s1, told
 
     def forward(
         params: PyTree,
@@ -254,16 +307,17 @@ def darts_supernet(
         x = layers.conv(x.astype(dtype), params["stem"]["kernel"])
         x, stem = layers.batch_norm(x, params["stem"]["norm"], given and given["stem"], context.axis_name)
         s0 = s1 = x
-        seen = []
-        for i, run in enumerate(runs):
-            kind = run[0].kind
-            if given is not None:
-                stats = given["runs"][i]
-            else:
-                empty = dict.fromkeys(groups[kind], ())
-                stats = {"preprocess": None, "edges": empty if pass_ == "mixture" else initial_edge_stats(run)}
-            s0, s1, run_seen = run_forward(run, pass_, context, params["runs"][i], selections[kind], stats, s0, s1)
-            seen.append(run_seen)
+        selection = {
+            kind: {name: selections[kind][np.array(slots)] for name, slots in own.items() if slots}
+            for kind, own in groups.items()
+        }
+        now, seen = _Evaluation(pass_, context, selection), []
+        stats = [initial_stats(run, pass_) for run in runs] if given is None else given["runs"]
+        for loop in loops:
+            several = form == "scan" and sum(len(runs[r]) for r in loop) > 1
+            parts = ([params["runs"][r] for r in loop], [stats[r] for r in loop])
+            s0, s1, told = (looped if several else one_by_one)(now, *parts, s0, s1)
+            seen += told
         features = jnp.mean(layers.widened(s1), (1, 2))
         return layers.dense(features, params["head"]), Aux({"stem": stem, "runs": seen})
 
@@ -326,7 +380,7 @@ def _groups(nodes: int) -> dict[str, dict[str, list[int]]]:
     """The slots of each cell kind that have one stride."""
     sources = [source for _, source in edge_table(nodes)]
     return {
-        "normal": {"plain": list(range(len(sources)))},
+        "normal": {"plain": sorted(range(len(sources)), key=lambda slot: sources[slot] >= 2)},
         "reduce": {
             "strided": [slot for slot, source in enumerate(sources) if source < 2],
             "plain": [slot for slot, source in enumerate(sources) if source >= 2],
@@ -337,6 +391,17 @@ def _groups(nodes: int) -> dict[str, dict[str, list[int]]]:
 def _runs(cells: list[CellShape]) -> list[list[CellShape]]:
     """Equal cells that follow each other."""
     return [list(run) for _, run in itertools.groupby(cells, key=lambda cell: (cell.kind, cell.channels, cell.size))]
+
+
+def _loops(runs: list[list[CellShape]], merged: bool) -> list[list[int]]:
+    """The numbers of the runs, if merged a reduction cell with the normal cells after it."""
+    result: list[list[int]] = []
+    for r, run in enumerate(runs):
+        if merged and r and run[0].kind == "normal" and runs[r - 1][0].kind == "reduce":
+            result[-1].append(r)
+        else:
+            result.append([r])
+    return result
 
 
 def _rows(
@@ -355,15 +420,43 @@ def _rows(
     return rows
 
 
-def _stacked(leading: tuple[int, ...], leaf: Array) -> Array:
-    return jnp.broadcast_to(leaf, (*leading, *leaf.shape))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def joined(states: Array, first: int) -> Array:
+    """The channels of the nodes from `first` on: [N, B, h, w, C] -> [B, h, w, (N - first) * C]."""
+    return _concatenated(states, first)
 
 
-def _widened(array: Array, size: int, axis: int) -> Array:
-    """The array with zeros at the end of an axis, which then has the given size."""
-    pads = [(0, 0)] * array.ndim
-    pads[axis] = (0, size - array.shape[axis])
-    return array if array.shape[axis] == size else jnp.pad(array, pads)
+def _concatenated(states: Array, first: int) -> Array:
+    return jnp.concatenate(list(states[first:]), -1)
+
+
+@functools.partial(outlined, static=(1, 2))
+def _parted(g: Array, nodes: int, first: int) -> Array:
+    """The automatic rule adds up an array of all nodes for each."""
+    parts = jnp.split(g, nodes, -1)
+    return jnp.stack([jnp.zeros_like(parts[0])] * first + parts)
+
+
+joined.defvjp(
+    lambda states, first: (_concatenated(states, first), states[..., :0]),
+    lambda first, like, g: (_parted(g, like.shape[0] - first, first),),
+)
+
+
+def _stacked(trees: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _repeated(count: int, tree: PyTree) -> PyTree:
+    """With a leading axis of so many times the same."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (count, *leaf.shape)), tree)
+
+
+def _after(short: Array, whole: Array) -> Array:
+    """[1, e, ...] with zeros before, as of E edges, before [L, E, ...]."""
+    border = [(0, 0)] * whole.ndim
+    border[1] = (whole.shape[1] - short.shape[1], 0)
+    return jnp.concatenate([jnp.pad(short, border), whole])
 
 
 def pointwise_init(key: Key, channels_in: int, channels_out: int) -> Array:

@@ -19,9 +19,9 @@ from jax import lax
 from jaxnas.base import Array, Key, Skeleton, Stats
 from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
-from jaxnas.ops.platform import by_platform
+from jaxnas.ops.platform import by_platform, outlined
 from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
-from jaxnas.ops.trees import apart, materialised
+from jaxnas.ops.trees import materialised
 from jaxnas.supernets.chosen import chosen
 from jaxnas.supernets.stages import Slots, Together, run_stages
 from jaxnas.supernets.together import together
@@ -65,7 +65,7 @@ def normed(primitive: Primitive) -> Primitive:
     def apply(
         params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
     ) -> tuple[Array, Stats]:
-        y = apart(lambda x: primitive.apply({}, x, stride)[0], x)
+        y, _ = primitive.apply({}, x, stride)
         y, seen = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[0], axis_name)
         return y, (seen,)
 
@@ -189,8 +189,26 @@ def run_edges(
     Returns the nodes and the statistics [E, ...].
     """
     if form == "scan":
-        return _scan_edges(edge.alone, tuple(edges), inputs, nodes, params, selection, stats, wanted)
+        return scan_edges(edge.alone, edges, inputs, nodes, params, selection, stats, wanted)
     return run_stages(edge.together, inputs, nodes, edges, params, selection, stats)
+
+
+def scan_edges(
+    edge: Alone,
+    edges: Sequence[tuple[int, int]],
+    inputs: Array | None,
+    nodes: Array,
+    params: Any,
+    selection: Array,
+    stats: Any,
+    wanted: Array | None = None,
+    start: Array | None = None,
+) -> tuple[Array, Any]:
+    """`run_edges` in the form `scan`. start: int32 [], how many edges at the beginning are left out; None is none.
+
+    Of those that are left out, statistics are zero.
+    """
+    return _scan_edges(edge, tuple(edges), inputs, nodes, params, selection, stats, wanted, start)
 
 
 def _scan(
@@ -202,8 +220,9 @@ def _scan(
     selection: Array,
     stats: Any,
     wanted: Array | None,
+    start: Array | None,
 ) -> tuple[Array, Any]:
-    nodes, seen = _run(edge, edges, inputs, nodes, params, selection, stats)
+    nodes, seen = _run(edge, edges, inputs, nodes, params, selection, stats, start)
     return nodes, () if _mixture(selection) else seen
 
 
@@ -220,6 +239,7 @@ def _run(
     params: Any,
     selection: Array,
     stats: Any,
+    start: Array | None,
 ) -> tuple[Array, Any]:
     def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
         (source, target), p, s, given = slot
@@ -227,7 +247,36 @@ def _run(
         y, seen = edge(p, s, _at(nodes if inputs is None else inputs, source), given)
         return _add_at(nodes, target, y), seen
 
-    return lax.scan(body, nodes, (_ends(edges), params, selection, stats))
+    return _scan_from(start, body, nodes, (_ends(edges), params, selection, stats))
+
+
+def _scan_from(
+    start: Array | None,
+    body: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    slots: Any,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """`lax.scan` without the slots before `start`, of which the outputs are zero."""
+    if start is None:
+        return lax.scan(body, carry, slots, reverse=reverse)
+    count = len(jax.tree.leaves(slots)[0])
+    body = jax.jit(body, inline=True)  # asked for its shapes and then for its operations, it is traced once
+
+    def at(i: Array) -> Any:
+        return jax.tree.map(lambda leaf: _at(leaf, i), slots)
+
+    outputs = jax.eval_shape(lambda carry: body(carry, at(start))[1], carry)
+    outputs = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), outputs)
+
+    def turn(i: Array, state: Any) -> Any:
+        carry, outputs = state
+        i = count - 1 - (i - start) if reverse else i
+        carry, output = body(carry, at(i))
+        return carry, jax.tree.map(lambda rows, row: _put(rows, i, row), outputs, output)
+
+    carry, outputs = lax.fori_loop(start, count, turn, (carry, outputs))
+    return carry, outputs
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -256,11 +305,12 @@ def _scan_edges_forward(
     selection: Array,
     stats: Any,
     wanted: Array | None,
+    start: Array | None,
 ) -> tuple[tuple[Array, Any], Any]:
     by_rules = functools.partial(_edge_by_rules, edge)
-    nodes, seen = _run(by_rules, edges, inputs, nodes, params, selection, stats)
+    nodes, seen = _run(by_rules, edges, inputs, nodes, params, selection, stats, start)
     told, needed = ((), seen) if _mixture(selection) else (seen, stats)
-    return (nodes, told), (inputs, nodes, params, selection, needed, wanted)
+    return (nodes, told), (inputs, nodes, params, selection, needed, wanted, start)
 
 
 def _edge_vjp(
@@ -287,21 +337,22 @@ def _scan_edges_backward(
     gradient; here a step touches two nodes of it. Statistics carry no gradient; those of a mixture are kept, so that
     no sum over the batch, for which devices wait for each other, is taken a second time.
     """
-    inputs, nodes, params, selection, stats, wanted = residuals
+    inputs, nodes, params, selection, stats, wanted, start = residuals
+    sources = nodes if inputs is None else inputs
 
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), p, s, given = slot
         to_inputs, to_nodes = gradients
-        p, x, g = materialised(p), apart(_at, nodes if inputs is None else inputs, source), apart(_at, to_nodes, target)
+        p, x, g = materialised(p), _looked_up(sources, source), _looked_up(to_nodes, target)
         dp, ds, dx = _edge_gradient(edge, p, s, x, given, wanted, g)
         if to_inputs is None:
             return (None, _add_at(to_nodes, source, dx)), (dp, ds)
         return (_add_at(to_inputs, source, dx), to_nodes), (dp, ds)
 
-    start = (None if inputs is None else jnp.zeros_like(inputs), cotangents[0])
+    carry = (None if inputs is None else jnp.zeros_like(inputs), cotangents[0])
     slots = (_ends(edges), params, selection, stats)
-    (to_inputs, to_nodes), (dp, ds) = lax.scan(body, start, slots, reverse=True)
-    return to_inputs, to_nodes, dp, ds, None, None
+    (to_inputs, to_nodes), (dp, ds) = _scan_from(start, body, carry, slots, reverse=True)
+    return to_inputs, to_nodes, dp, ds, None, None, None
 
 
 _scan_edges = jax.custom_vjp(_scan, nondiff_argnums=(0, 1))
@@ -314,7 +365,14 @@ def _ends(edges: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
 
 
 def _at(array: Array, index: Array) -> Array:
-    return lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
+    return lax.dynamic_index_in_dim(array, index, 0, keepdims=False, allow_negative_indices=False)
+
+
+def _put(array: Array, index: Array, value: Array) -> Array:
+    return lax.dynamic_update_index_in_dim(array, value, index, 0, allow_negative_indices=False)
+
+
+_looked_up = outlined(_at)
 
 
 def _add_at(array: Array, index: Array, value: Array) -> Array:
@@ -335,6 +393,6 @@ def _add_at(array: Array, index: Array, value: Array) -> Array:
         return lax.fori_loop(0, array.shape[1], image, array)
 
     def at_once(array: Array, index: Array, value: Array) -> Array:
-        return lax.dynamic_update_index_in_dim(array, _at(array, index) + value, index, 0)
+        return _put(array, index, _at(array, index) + value)
 
     return by_platform(array, index, value, cpu=by_images, default=at_once)

@@ -92,6 +92,28 @@ def between(before: PyTree, after: PyTree) -> PyTree:
     return jax.tree.map(place, before, after)
 
 
+def present(keep: np.ndarray, none: int | None) -> list[int]:
+    """The operations that some edge still has; keep: bool [E, O]."""
+    return [o for o in range(keep.shape[1]) if o != none and keep[:, o].any()]
+
+
+def kept_edge(operations: Sequence[Primitive], stride: int, axis_name: str | None) -> mixed.Alone:
+    """The sum of those operations that are there, which bool [O] in the place of statistics says."""
+    each = [mixed.mixed_edge([operation], None, stride, axis_name).alone for operation in operations]
+
+    def alone(params: Any, weights: Array, x: Array, there: Any) -> tuple[Array, Any]:
+        def gone(p: Any, w: Array, x: Array) -> Array:
+            return jnp.zeros((x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3]), x.dtype)
+
+        total = gone(None, weights, x)
+        for o, one in enumerate(each):
+            here = functools.partial(lambda one, p, w, x: one([p], w[None], x, ())[0], one)
+            total = total + lax.cond(there[o], here, gone, params[o], weights[o], x)
+        return total, there
+
+    return alone
+
+
 def kept_edges(
     form: mixed.Form,
     operations: Sequence[Primitive],
@@ -108,20 +130,7 @@ def kept_edges(
 
     params: of all operations with a leading axis of all edges; what is not kept is not read.
     """
-    present = [o for o in range(len(operations)) if o != none and keep[:, o].any()]
-    each = [mixed.mixed_edge([operations[o]], None, stride, axis_name).alone for o in present]
-
-    def alone(params: Any, weights: Array, x: Array, there: Any) -> tuple[Array, Any]:
-        """The sum of the operations that are there, bool [P]."""
-
-        def gone(p: Any, w: Array, x: Array) -> Array:
-            return jnp.zeros((x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3]), x.dtype)
-
-        total = gone(None, weights, x)
-        for o, one in enumerate(each):
-            here = functools.partial(lambda one, p, w, x: one([p], w[None], x, ())[0], one)
-            total = total + lax.cond(there[o], here, gone, params[o], weights[o], x)
-        return total, there
+    taken = present(keep, none)
 
     def stage(slots: Slots) -> Together:
         def run(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
@@ -137,11 +146,11 @@ def kept_edges(
         return jax.checkpoint(run) if remat else run
 
     def run(inputs: Array | None, nodes: Array, params: list[Any], weights: Array, wanted: Array | None) -> Array:
-        edge = mixed.Edge(alone, stage)
         if form == "batch":
+            edge = mixed.Edge(kept_edge(operations, stride, axis_name), stage)
             return mixed.run_edges(form, edge, inputs, nodes, ends, params, weights, ())[0]
-        taken, there = [params[o] for o in present], jnp.asarray(keep[:, present])
-        chosen = weights[:, jnp.array(present)]
-        return mixed.run_edges(form, edge, inputs, nodes, ends, taken, chosen, there, wanted)[0]
+        alone, there = kept_edge([operations[o] for o in taken], stride, axis_name), jnp.asarray(keep[:, taken])
+        own, chosen = [params[o] for o in taken], weights[:, jnp.array(taken)]
+        return mixed.scan_edges(alone, ends, inputs, nodes, own, chosen, there, wanted)[0]
 
     return run

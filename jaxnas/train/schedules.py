@@ -14,7 +14,7 @@ import optax
 from optax.contrib import reduce_on_plateau
 
 from jaxnas.base import Array, PyTree
-from jaxnas.ops.trees import norm, times
+from jaxnas.ops.trees import materialised, norm, times
 
 Count = int | Array
 
@@ -113,10 +113,15 @@ def sgd(
             optax.identity() if clip is None else clip_by_norm(clip),
             optax.add_decayed_weights(weight_decay),
             optax.trace(momentum, nesterov),
-            optax.scale_by_learning_rate(learning_rate),
+            optax.scale_by_learning_rate(_once(learning_rate)),
             optax.identity() if then is None else then,
         )
     )
+
+
+def _once(learning_rate: float | optax.Schedule) -> float | optax.Schedule:
+    """A schedule that is computed once, not in the kernel of each parameter that it is multiplied with."""
+    return (lambda count: materialised(learning_rate(count))) if callable(learning_rate) else learning_rate
 
 
 def clip_by_norm(most: float) -> optax.GradientTransformation:
