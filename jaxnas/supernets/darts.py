@@ -52,8 +52,9 @@ def darts_supernet(
     The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
     the edges of a cell are run, by default what suits the platform. remat: in the batch form, compute the edges again
     in the backward pass instead of keeping their activations; the scan form always does. dtype: of the activations;
-    parameters and statistics stay float32. Equal cells that follow each other are one loop in the form `scan`;
-    parameters of an edge are stacked over those cells and over the edges of a cell, [L, E, ...].
+    parameters and statistics stay float32. In the form `scan` equal cells that follow each other are one loop, with the
+    reduction cell before them. Parameters of an edge are stacked over equal cells and over the edges of a cell, those
+    from a cell's inputs first, [L, E, ...].
 
     keep: cell kind -> bool [S, O], the operations that each edge still has (`jaxnas.search.weakest_by_alpha`); all by
     default. The others have no parameters, and are not computed in the mixture, whose weights of them are not read. A
@@ -153,6 +154,10 @@ def darts_supernet(
         there = (kept or {})[kind][np.array(groups[kind][name])]
         return kept_edges(form, primitives, none, there, ends_of(kind, name), strides[name], axis_name, remat)
 
+    @functools.cache
+    def kept_alone(taken: tuple[int, ...], axis_name: str | None) -> mixed.Alone:
+        return kept_edge([primitives[o] for o in taken], 1, axis_name)
+
     def run_group(
         now: _Evaluation, kind: str, name: str, params: PyTree, stats: Any, inputs: Array | None, states: Array
     ) -> tuple[Array, Any]:
@@ -233,13 +238,8 @@ def darts_supernet(
             slots = groups[kind]["plain"]
             cell[len(table) - len(slots) :] = kept[kind][np.array(slots)]
         taken = present(there.reshape(-1, len(operations)), none)
-        alone = kept_edge([primitives[o] for o in taken], 1, axis_name)
-        return alone, (
-            [edges[0][o] for o in taken],
-            edges[1][..., np.array(taken)],
-            jnp.array(there[..., taken]),
-            start,
-        )
+        own_kept = [edges[0][o] for o in taken], edges[1][..., np.array(taken)], jnp.array(there[..., taken])
+        return kept_alone(tuple(taken), axis_name), (*own_kept, start)
 
     def looped(now: _Evaluation, params: list[PyTree], stats: list[Any], s0: Array, s1: Array) -> Any:
         """The same as one loop over all cells whose plain edges are of one size, compiled once.
@@ -259,14 +259,10 @@ def darts_supernet(
             states, strided = run_group(now, "reduce", "strided", edges, edge_given, inputs, reduced(inputs))
             states = jnp.concatenate([jnp.zeros((2, *states.shape[1:]), states.dtype), states])
         alone, turns = plain_edges(now, params, stats)
-        ends, skipped, count = (
-            ends_of("normal", "plain"),
-            len(groups["reduce"]["strided"]),
-            len(params[-1]["preprocess"]),
-        )
+        ends, count = ends_of("normal", "plain"), len(params[-1]["preprocess"])
 
         def later(pairs: list[Any], side: int, nothing: Any) -> Any:
-            """Of the cells 1 + (1 - side) cells on, and of nothing at the end."""
+            """What a turn prepares: input 1 of the next cell or input 0 of the one after it; nothing at the end."""
             own = [pair[side] for pair in pairs[2 - side :]]
             return _stacked(own + [nothing] * (len(pairs) - len(own)))
 
@@ -291,7 +287,7 @@ def darts_supernet(
         pairs = [(norm0, norm1), (norm2, norms1[0]), *zip(norms0, norms1[1:], strict=False)][: len(kernels)]
         told = [{"preprocess": pairs[-count:], "edges": {"plain": jax.tree.map(lambda leaf: leaf[-count:], seen)}}]
         if len(params) > 1:
-            plain = jax.tree.map(lambda leaf: leaf[:1, skipped:], seen)
+            plain = jax.tree.map(lambda leaf: leaf[:1, len(groups["reduce"]["strided"]) :], seen)
             told = [{"preprocess": pairs[:1], "edges": {"strided": _repeated(1, strided), "plain": plain}}, *told]
         return s0, s1, told
 
