@@ -10,13 +10,9 @@ from jaxnas.base import Array, PyTree
 from jaxnas.ops.platform import outlined
 
 
+@outlined
 def materialised(tree: PyTree) -> PyTree:
     """The arrays of a tree, computed apart from what reads them."""
-    return _materialised(tree)
-
-
-@outlined
-def _materialised(tree: PyTree) -> PyTree:
     return lax.optimization_barrier(tree)
 
 

@@ -259,7 +259,7 @@ def _bilevel(
             told, gradients = evaluate(inner, carry, batch, key, wanted if selective else None)
             return lax.switch(index, [pass_.link for pass_ in plan], carry, *gradients), told
 
-        carry = _Carry(w, a, w, a, start(w, a))  # gradients are read after they are written alone
+        carry = _Carry(w, a, w, a, start(w, a))  # in the place of gradients, which are written before they are read
         if inner is outer and _alike(inner_batch, outer_batch):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             wanted = jnp.array([pass_.wanted for pass_ in plan])

@@ -178,13 +178,13 @@ def darts_supernet(
         if kind == "normal":
             states = jnp.concatenate([inputs, jnp.zeros((nodes, *inputs.shape[1:]), inputs.dtype)])
             states, seen = run_group(now, kind, "plain", params, stats, None, states)
-            return joined(states, 2), {"plain": seen}
+            return _joined(states, 2), {"plain": seen}
         states, told = reduced(inputs), {}
         for name, slots in groups[kind].items():
             if slots:
                 sources = inputs if name == "strided" else None
                 states, told[name] = run_group(now, kind, name, params, stats, sources, states)
-        return joined(states, 0), told
+        return _joined(states, 0), told
 
     def preprocess(context: Context, x: Array, params: PyTree, stats: Any) -> tuple[Array, Any]:
         """What a cell makes of one of its two inputs; by two kernels it reduces it."""
@@ -274,7 +274,7 @@ def darts_supernet(
             (edges, chosen, known, start), ahead = slot
             wanted = now.context.wanted
             states, seen = mixed.scan_edges(alone, ends, None, states, edges, chosen, known, wanted, start)
-            out = joined(states, 2)
+            out = _joined(states, 2)
             (following, norm0), (p1, norm1) = (prepare(out, *each) for each in ahead)
             states = jnp.concatenate([jnp.stack([p0, p1]), jnp.zeros_like(states[2:])])
             return (states, following, s1, out), (seen, norm0, norm1)
@@ -417,7 +417,7 @@ def _rows(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def joined(states: Array, first: int) -> Array:
+def _joined(states: Array, first: int) -> Array:
     """The channels of the nodes from `first` on: [N, B, h, w, C] -> [B, h, w, (N - first) * C]."""
     return _concatenated(states, first)
 
@@ -433,7 +433,7 @@ def _parted(g: Array, nodes: int, first: int) -> Array:
     return jnp.stack([jnp.zeros_like(parts[0])] * first + parts)
 
 
-joined.defvjp(
+_joined.defvjp(
     lambda states, first: (_concatenated(states, first), states[..., :0]),
     lambda first, like, g: (_parted(g, like.shape[0] - first, first),),
 )

@@ -275,8 +275,7 @@ def _scan_from(
         carry, output = body(carry, at(i))
         return carry, jax.tree.map(lambda rows, row: _put(rows, i, row), outputs, output)
 
-    carry, outputs = lax.fori_loop(start, count, turn, (carry, outputs))
-    return carry, outputs
+    return lax.fori_loop(start, count, turn, (carry, outputs))
 
 
 @functools.partial(jax.jit, static_argnums=0)

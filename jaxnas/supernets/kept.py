@@ -19,7 +19,7 @@ from jax import lax
 from jaxnas.base import Arch, Array, Context, PyTree, Supernet
 from jaxnas.ops.primitives import Primitive
 from jaxnas.supernets import edges as mixed
-from jaxnas.supernets.stages import Slots, Together
+from jaxnas.supernets.stages import Slots, Together, run_stages
 from jaxnas.supernets.together import together
 
 Rows = Literal["all"] | np.ndarray
@@ -147,8 +147,7 @@ def kept_edges(
 
     def run(inputs: Array | None, nodes: Array, params: list[Any], weights: Array, wanted: Array | None) -> Array:
         if form == "batch":
-            edge = mixed.Edge(kept_edge(operations, stride, axis_name), stage)
-            return mixed.run_edges(form, edge, inputs, nodes, ends, params, weights, ())[0]
+            return run_stages(stage, inputs, nodes, ends, params, weights, ())[0]
         alone, there = kept_edge([operations[o] for o in taken], stride, axis_name), jnp.asarray(keep[:, taken])
         own, chosen = [params[o] for o in taken], weights[:, jnp.array(taken)]
         return mixed.scan_edges(alone, ends, inputs, nodes, own, chosen, there, wanted)[0]
