@@ -3,8 +3,10 @@
     python -m benchmarks.darts_step [--batch 64 --channels 16 --cells 8 --device cpu]
     python -m benchmarks.darts_step --devices 1               all cores of a CPU as one device
 
-In one run the two sides take turns, so that what else the machine does meets both. Prints one JSON object a line, then
-a table. `compile_s` is tracing and compiling from nothing, `cached_s` the same with the persistent cache filled,
+In one run the two sides take turns, so that what else the machine does meets both. A turn is two steps, of which the
+second is timed: a search takes its steps one right after the other, while the system may have taken back, for the time
+of the other side's turn, the memory that a step gives back (a virtual machine's host does, and returning it costs
+seconds). Prints one JSON object a line, then a table. `compile_s` is tracing and compiling from nothing, `cached_s` the same with the persistent cache filled,
 `ratio` the peer's median time divided by ours. `input_s`, no part of it, is what drawing and augmenting the images of a
 step takes, from 50,000 of CIFAR-10's size. The peer is `benchmarks.torch_darts`, channels-last; it needs PyTorch
 (`pip install -e '.[torch]'`), and without it the peer's figures are null.
@@ -212,6 +214,7 @@ def measure(name: Name, config: Config) -> dict[str, Any]:
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(config.rounds):
         for side, own in zip(sides, times, strict=True):
+            side()
             own.append(seconds(side))
     ours_s, *peer_s = (statistics.median(own) for own in times)
     record = {
