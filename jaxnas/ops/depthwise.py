@@ -82,7 +82,7 @@ _correlate.defjvp(_correlate_forward, symbolic_zeros=True)
 def _sum_of_taps(padded: Array, kernel: Array, stride: int, dilation: int, height: int, width: int) -> Array:
     size = kernel.shape[0]
     shape = (padded.shape[0], height, width, padded.shape[3])
-    weights = jnp.broadcast_to(kernel, (size, size, shape[3])).reshape(size * size, -1)
+    weights = kernel.reshape(size * size, -1)
 
     def product(t: int, tap: tuple[int, int]) -> Array:
         weight = lax.broadcast_in_dim(lax.index_in_dim(weights, t, keepdims=False), shape, (3,))
@@ -263,6 +263,19 @@ def _routed_at_once(g: Array, marks: Array) -> Array:
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def _window_sums(x: Array, stride: int) -> Array:
+    """Of 3x3 entries, zeros outside: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), C]."""
+
+    def shifted(x: Array) -> Array:
+        padded, (height, width) = pad(x, 1, 1), _output_size(x, stride)
+        return functools.reduce(lax.add, (window(padded, tap, stride, height, width) for tap in _taps(3, 1)))
+
+    def at_once(x: Array) -> Array:
+        return correlate(x[None, None], jnp.ones((1, 1, 3, 3, 1), x.dtype), stride, 1)[0, 0]
+
+    return by_platform(x, cpu=shifted, default=at_once)
+
+
 def _pool_counts(height: int, width: int, stride: int) -> Array:
     """How many of the nine entries of each window lie inside the image, [1, rows, columns, 1]."""
 
@@ -281,8 +294,7 @@ def avg_pool(x: Array, stride: int = 1) -> Array:
 
 @functools.partial(outlined, static=(1,))
 def _mean(x: Array, stride: int) -> Array:
-    counts = _pool_counts(x.shape[1], x.shape[2], stride).astype(x.dtype)
-    return _correlate(x, jnp.ones((3, 3, 1), x.dtype), stride, 1) / counts
+    return _window_sums(x, stride) / _pool_counts(x.shape[1], x.shape[2], stride).astype(x.dtype)
 
 
 def _avg_pool_forward(x: Array, stride: int) -> tuple[Array, Array]:
@@ -296,7 +308,7 @@ def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
 @functools.partial(outlined, static=(1, 2, 3))
 def _shared(g: Array, height: int, width: int, stride: int) -> Array:
     scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
-    return _correlate(spread(scaled, height, width, stride), jnp.ones((3, 3, 1), g.dtype), 1, 1)
+    return _window_sums(spread(scaled, height, width, stride), 1)
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)
