@@ -4,12 +4,13 @@
     python -m benchmarks.darts_step --devices 1               all cores of a CPU as one device
 
 In one run the two sides take turns, so that what else the machine does meets both. A turn is two steps, of which the
-second is timed: a search takes its steps one right after the other, while the system may have taken back, for the time
-of the other side's turn, the memory that a step gives back (a virtual machine's host does, and returning it costs
-seconds). Prints one JSON object a line, then a table. `compile_s` is tracing and compiling from nothing, `cached_s` the same with the persistent cache filled,
-`ratio` the peer's median time divided by ours. `input_s`, no part of it, is what drawing and augmenting the images of a
-step takes, from 50,000 of CIFAR-10's size. The peer is `benchmarks.torch_darts`, channels-last; it needs PyTorch
-(`pip install -e '.[torch]'`), and without it the peer's figures are null.
+second is timed: a search takes its steps one right after the other, but during the other side's turn the system may
+take back the memory that a step has returned, and a virtual machine's host needs seconds to give it again.
+
+Prints one JSON object a line, then a table. `compile_s` is tracing and compiling from nothing, `cached_s` the same with
+the persistent cache filled, `ratio` the peer's median time divided by ours. `input_s`, no part of it, is what drawing
+and augmenting the images of a step takes, from 50,000 of CIFAR-10's size. The peer is `benchmarks.torch_darts`,
+channels-last; it needs PyTorch (`pip install -e '.[torch]'`), and without it the peer's figures are null.
 """
 
 from __future__ import annotations

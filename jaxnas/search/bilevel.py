@@ -236,27 +236,25 @@ def _bilevel(
         def inner_step(g: PyTree) -> PyTree:
             return optax.apply_updates(w, update.update(g, opt_state, w)[0])  # type: ignore[union-attr]
 
+        inner_gradients, outer_gradients = _gradients(inner), _gradients(outer)
+
         def alpha_gradient(w: PyTree, a: PyTree) -> PyTree:
             # With respect to w too, and thrown away: a layer with a reverse rule of its own is only then replaced by
             # that rule, and the rule can be differentiated forward. What is not used is not computed.
-            def loss(w: PyTree, a: PyTree) -> Array:
-                return inner(w, a, inner_batch, jax.random.clone(shared), None)[0]
-
-            return jax.grad(loss, (0, 1))(w, a)[1]
+            return inner_gradients(w, a, inner_batch, jax.random.clone(shared), None)[1][1]
 
         plan = passes(w, a, inner_step, alpha_gradient, move)
         each = keys[jnp.array([pass_.key for pass_ in plan])]
         batches = [outer_batch if pass_.loss == "outer" else inner_batch for pass_ in plan]
         selective = not all(pass_.wanted for pass_ in plan)
 
-        def evaluate(loss: Loss, carry: _Carry, batch: Any, key: Key, wanted: Array | None) -> tuple[Any, PyTree]:
-            at = jax.value_and_grad(loss, (0, 1), has_aux=True)
-            told, gradients = at(carry.w, carry.a, batch, key, wanted)
+        def evaluate(of: _Gradients, carry: _Carry, batch: Any, key: Key, wanted: Array | None) -> tuple[Any, PyTree]:
+            told, gradients = of(carry.w, carry.a, batch, key, wanted)
             return told, pmean(gradients, axis_name)
 
         def body(carry: _Carry, at: tuple[Array, Array, Any, Key]) -> tuple[_Carry, Any]:
             index, wanted, batch, key = at
-            told, gradients = evaluate(inner, carry, batch, key, wanted if selective else None)
+            told, gradients = evaluate(inner_gradients, carry, batch, key, wanted if selective else None)
             return lax.switch(index, [pass_.link for pass_ in plan], carry, *gradients), told
 
         carry = _Carry(w, a, w, a, start(w, a))  # in the place of gradients, which are written before they are read
@@ -268,8 +266,8 @@ def _bilevel(
         else:
             tolds = []
             for pass_, batch, own in zip(plan, batches, each, strict=True):
-                loss = outer if pass_.loss == "outer" else inner
-                told, gradients = evaluate(loss, carry, batch, own, None if pass_.wanted else jnp.array(False))
+                of = outer_gradients if pass_.loss == "outer" else inner_gradients
+                told, gradients = evaluate(of, carry, batch, own, None if pass_.wanted else jnp.array(False))
                 carry = pass_.link(carry, *gradients)
                 tolds.append(told)
         ((outer_value, outer_told),) = [told for told, pass_ in zip(tolds, plan, strict=True) if pass_.loss == "outer"]
@@ -278,6 +276,14 @@ def _bilevel(
         return BilevelStep(outer_value, outer_told, carry.hypergradient, moved, inner_value, inner_told, carry.gradient)
 
     return step
+
+
+_Gradients = Callable[..., tuple[tuple[Array, Any], tuple[PyTree, PyTree]]]
+
+
+def _gradients(loss: Loss) -> _Gradients:
+    """Arguments of the loss -> ((loss, what it tells), gradients to w and a); traced once, however often taken."""
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), inline=True)
 
 
 def _alike(one: PyTree, other: PyTree) -> bool:
