@@ -84,6 +84,8 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     form: Literal["batch", "scan"] | None = None
     """How the edges of a cell are run; by default what suits the target."""
+    loop: Literal["yes", "no"] | None = None
+    """Whether the passes of a step are iterations of one loop; by default what suits the target."""
     text: str = ""
     """A folder for the optimised programs, which are long."""
 
@@ -102,7 +104,7 @@ def devices(target: Target) -> list[Any]:
 def search(name: Name, config: Config) -> tuple[SearchAlgorithm, Phase]:
     """The algorithm with the settings of its paper, and the phase whose step is compiled."""
     dtype = jnp.dtype(config.dtype)
-    form = config.form
+    form, loop = config.form, config.loop == "yes"
     optimiser = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
     skeleton = Skeleton(config.channels, config.cells, (32, 32, 3), 10)
     if name.startswith("enas"):
@@ -120,9 +122,9 @@ def search(name: Name, config: Config) -> tuple[SearchAlgorithm, Phase]:
         algorithm = single_path(supernet, uniform_paths(space.sample), optimiser, space.sample)
     else:
         method = {
-            "darts_second_order_exact": lambda: exact(optimiser),
-            "darts_second_order_fd": lambda: finite_difference(optimiser),
-        }.get(name, first_order)()
+            "darts_second_order_exact": lambda: exact(optimiser, loop=loop),
+            "darts_second_order_fd": lambda: finite_difference(optimiser, loop=loop),
+        }.get(name, lambda: first_order(loop=loop))()
         algorithm = darts(space, supernet, optimiser, adam_l2(), method)
     return algorithm, algorithm.phases[0]
 
@@ -182,9 +184,11 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
 def main(config: Config) -> None:
     trace_every_platform()
     mesh = Mesh(np.array(devices(config.target)), ("batch",))
-    config = dataclasses.replace(config, form=config.form or ("batch" if config.target == "h100" else "scan"))
+    gpu = config.target == "h100"
+    config = dataclasses.replace(config, form=config.form or ("batch" if gpu else "scan"))
+    config = dataclasses.replace(config, loop=config.loop or ("no" if gpu else "yes"))
     versions = {"jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib")}
-    settings = {n: getattr(config, n) for n in ("batch", "channels", "cells", "dtype", "form")}
+    settings = {n: getattr(config, n) for n in ("batch", "channels", "cells", "dtype", "form", "loop")}
     for name in config.names:
         record = measure(name, config, mesh) | settings | {"versions": versions}
         print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in record.items()}), flush=True)

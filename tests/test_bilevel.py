@@ -121,20 +121,34 @@ def both(w, a, batch, key, wanted):
     return scale * (jnp.sum(jnp.cos(w["w"]) * (B @ a["a"])) + jnp.sum(jnp.square(w["w"]))), scale
 
 
-@pytest.mark.parametrize("make", [exact, finite_difference])
-def test_three_passes_in_one_loop_are_three_passes_in_turn(make):
-    """One loss for both levels is evaluated in a loop, two different ones in turn; the numbers are the same."""
+MAKERS = {"first": lambda update, loop: first_order(loop=loop)} | {
+    make.__name__: lambda update, loop, make=make: make(update, loop=loop) for make in (exact, finite_difference)
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_passes_in_one_loop_are_passes_in_turn(make):
+    """One loss for both levels is evaluated in a loop if that is wanted, two different ones always in turn."""
     update = optimiser(0.1, 0.9, clip=1.0)
     w = jax.tree.map(jnp.asarray, W)
 
     def move(gradient):
         return {"a": ALPHA["a"] - 0.5 * gradient["a"]}, jnp.sum(gradient["a"])
 
-    def run(outer):
-        return jax.jit(lambda: make(update)(both, outer, w, ALPHA, update.init(w), 1.0, 2.0, jax.random.key(0), move))()
+    def run(outer, loop):
+        method = make(update, loop)
+        return jax.jit(lambda: method(both, outer, w, ALPHA, update.init(w), 1.0, 2.0, jax.random.key(0), move))
 
-    rolled, straight = run(both), run(lambda *arguments: both(*arguments))
-    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-12), rolled, straight)
+    def other(*arguments):
+        return both(*arguments)
+
+    rolled = run(both, True)()
+    for straight in (run(both, False), run(other, None)):
+        assert "scan" not in str(straight.trace().jaxpr)
+        jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-12), rolled, straight())
+    assert "scan" in str(run(both, None).trace().jaxpr)  # on a CPU
+    with pytest.raises(ValueError, match="the two losses are one function"):
+        run(other, True)()
     (value, scale), gradient = jax.value_and_grad(both, has_aux=True)(
         w, rolled.moved[0], 1.0, jax.random.split(jax.random.key(0), 3)[2], None
     )

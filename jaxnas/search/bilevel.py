@@ -17,7 +17,9 @@ SGD with momentum and coupled weight decay the two are the same; clipping makes 
 
 A step needs the gradient of a whole network several times: for `a`, and at (w, a) for `w` when `a` has moved; in second
 order also for the inner step, and for a difference at w +- eps u. Where the two losses are one function, all of these
-passes are iterations of one loop, so that the network is compiled once.
+passes can be iterations of one loop, so that the network is compiled once. `loop` says whether they are. None: on all
+but a GPU, whose host waits at the branch that follows each iteration; it takes them in turn, a longer program of fewer
+kernels.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class _Pass(NamedTuple):
     link: Callable[[_Carry, PyTree, PyTree], _Carry]
 
 
-def first_order(axis_name: str | None = None) -> Bilevel:
+def first_order(axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
     """The gradient at the present parameters, as if they did not depend on `a`."""
 
     def passes(w: PyTree, a: PyTree, inner_step: Any, inner: Any, move: Move) -> list[_Pass]:
@@ -115,16 +117,18 @@ def first_order(axis_name: str | None = None) -> Bilevel:
 
         return [_Pass("outer", 1, False, after_outer), _Pass("inner", 2, True, _keep)]
 
-    return _bilevel(None, passes, axis_name)
+    return _bilevel(None, passes, axis_name, loop)
 
 
-def exact(update: optax.GradientTransformation, axis_name: str | None = None) -> Bilevel:
+def exact(update: optax.GradientTransformation, axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
     """The whole gradient, the second term by forward over reverse differentiation."""
 
     def passes(w: PyTree, a: PyTree, inner_step: InnerStep, inner: AlphaGradient, move: Move) -> list[_Pass]:
         def after_outer(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
             (u,) = jax.vjp(inner_step, carry.gradient)[1](to_w)
-            implicit = pmean(jax.jvp(lambda w: inner(w, a), (w,), (u,))[1], axis_name)
+            # XLA would find the inner pass in this one, and keep all of its arrays until then.
+            at, u = lax.optimization_barrier((w, u))
+            implicit = pmean(jax.jvp(lambda w: inner(w, a), (at,), (u,))[1], axis_name)
             hypergradient = jax.tree.map(jnp.add, to_a, implicit)
             return carry._replace(w=w, a=move(hypergradient)[0], hypergradient=hypergradient)
 
@@ -134,11 +138,15 @@ def exact(update: optax.GradientTransformation, axis_name: str | None = None) ->
             _Pass("inner", 2, True, _keep),
         ]
 
-    return _bilevel(update, passes, axis_name)
+    return _bilevel(update, passes, axis_name, loop)
 
 
 def finite_difference(
-    update: optax.GradientTransformation, epsilon: float = 0.01, axis_name: str | None = None
+    update: optax.GradientTransformation,
+    epsilon: float = 0.01,
+    axis_name: str | None = None,
+    *,
+    loop: bool | None = None,
 ) -> Bilevel:
     """The second term by a central difference of step epsilon / |u|; the paper's epsilon is 0.01."""
     if not epsilon > 0:
@@ -179,7 +187,7 @@ def finite_difference(
     def start(w: PyTree, a: PyTree) -> _Difference:
         return _Difference(jnp.zeros((), norm(w).dtype), w, a)
 
-    return _bilevel(update, passes, axis_name, start)
+    return _bilevel(update, passes, axis_name, loop, start)
 
 
 class _Difference(NamedTuple):
@@ -214,9 +222,13 @@ def _bilevel(
     update: optax.GradientTransformation | None,
     passes: Callable[[PyTree, PyTree, InnerStep, AlphaGradient, Move], list[_Pass]],
     axis_name: str | None,
+    loop: bool | None,
     start: Callable[[PyTree, PyTree], Any] = lambda w, a: (),
 ) -> Bilevel:
-    """A step made of passes, of which the last outer and the last inner one are told of. start: the carry's `along`."""
+    """A step made of passes, of which the last outer and the last inner one are told of. start: the carry's `along`.
+
+    The step raises ValueError where a loop is asked for and cannot be.
+    """
 
     def step(
         inner: Loss,
@@ -258,7 +270,12 @@ def _bilevel(
             return lax.switch(index, [pass_.link for pass_ in plan], carry, *gradients), told
 
         carry = _Carry(w, a, w, a, start(w, a))  # in the place of gradients, which are written before they are read
-        if inner is outer and _alike(inner_batch, outer_batch):
+        alike = inner is outer and _alike(inner_batch, outer_batch)
+        if loop and not alike:
+            raise ValueError(
+                "passes can be one loop where the two losses are one function of batches of one form: leave out loop"
+            )
+        if alike and (jax.default_backend() != "gpu" if loop is None else loop):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             wanted = jnp.array([pass_.wanted for pass_ in plan])
             carry, told = lax.scan(body, carry, (jnp.arange(len(plan)), wanted, stacked, each))

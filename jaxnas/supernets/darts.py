@@ -20,7 +20,6 @@ from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supern
 from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
 from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
-from jaxnas.ops.platform import outlined
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.kept import between, checked_keep, kept_edge, kept_edges, narrowed, present, widened
@@ -178,13 +177,13 @@ def darts_supernet(
         if kind == "normal":
             states = jnp.concatenate([inputs, jnp.zeros((nodes, *inputs.shape[1:]), inputs.dtype)])
             states, seen = run_group(now, kind, "plain", params, stats, None, states)
-            return _joined(states, 2), {"plain": seen}
+            return mixed.joined(states, 2), {"plain": seen}
         states, told = reduced(inputs), {}
         for name, slots in groups[kind].items():
             if slots:
                 sources = inputs if name == "strided" else None
                 states, told[name] = run_group(now, kind, name, params, stats, sources, states)
-        return _joined(states, 0), told
+        return mixed.joined(states, 0), told
 
     def preprocess(context: Context, x: Array, params: PyTree, stats: Any) -> tuple[Array, Any]:
         """What a cell makes of one of its two inputs; by two kernels it reduces it."""
@@ -274,7 +273,7 @@ def darts_supernet(
             (edges, chosen, known, start), ahead = slot
             wanted = now.context.wanted
             states, seen = mixed.scan_edges(alone, ends, None, states, edges, chosen, known, wanted, start)
-            out = _joined(states, 2)
+            out = mixed.joined(states, 2)
             (following, norm0), (p1, norm1) = (prepare(out, *each) for each in ahead)
             states = jnp.concatenate([jnp.stack([p0, p1]), jnp.zeros_like(states[2:])])
             return (states, following, s1, out), (seen, norm0, norm1)
@@ -414,29 +413,6 @@ def _rows(
                 for o, stack in enumerate(stacks)
             ]
     return rows
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _joined(states: Array, first: int) -> Array:
-    """The channels of the nodes from `first` on: [N, B, h, w, C] -> [B, h, w, (N - first) * C]."""
-    return _concatenated(states, first)
-
-
-def _concatenated(states: Array, first: int) -> Array:
-    return jnp.concatenate(list(states[first:]), -1)
-
-
-@functools.partial(outlined, static=(1, 2))
-def _parted(g: Array, nodes: int, first: int) -> Array:
-    """The automatic rule adds up an array of all nodes for each."""
-    parts = jnp.split(g, nodes, -1)
-    return jnp.stack([jnp.zeros_like(parts[0])] * first + parts)
-
-
-_joined.defvjp(
-    lambda states, first: (_concatenated(states, first), states[..., :0]),
-    lambda first, like, g: (_parted(g, like.shape[0] - first, first),),
-)
 
 
 def _stacked(trees: list[PyTree]) -> PyTree:
