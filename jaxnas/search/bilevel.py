@@ -67,6 +67,8 @@ class Bilevel(Protocol):
 
     opt_state: of the optimiser of `w`. The randomness of the outer pass and of the last inner pass is their own; the
     passes of the hypergradient's inner step share theirs, on both sides of a difference.
+
+    Raises: ValueError where a loop was asked for, and the losses are two functions or the batches differ in form.
     """
 
     def __call__(
@@ -225,10 +227,7 @@ def _bilevel(
     loop: bool | None,
     start: Callable[[PyTree, PyTree], Any] = lambda w, a: (),
 ) -> Bilevel:
-    """A step made of passes, of which the last outer and the last inner one are told of. start: the carry's `along`.
-
-    The step raises ValueError where a loop is asked for and cannot be.
-    """
+    """A step made of passes, of which the last outer and the last inner one are told of. start: the carry's `along`."""
 
     def step(
         inner: Loss,
@@ -248,7 +247,8 @@ def _bilevel(
         def inner_step(g: PyTree) -> PyTree:
             return optax.apply_updates(w, update.update(g, opt_state, w)[0])  # type: ignore[union-attr]
 
-        inner_gradients, outer_gradients = _gradients(inner), _gradients(outer)
+        inner_gradients = _gradients(inner)
+        outer_gradients = inner_gradients if outer is inner else _gradients(outer)
 
         def alpha_gradient(w: PyTree, a: PyTree) -> PyTree:
             # With respect to w too, and thrown away: a layer with a reverse rule of its own is only then replaced by
