@@ -68,9 +68,9 @@ class Program:
 
 def main(config: Config) -> None:
     """Prints a line for each way."""
-    join(Devices())
     if config.seeds < 2 or config.rounds < 1:
         raise ValueError(f"seeds must be at least 2 and rounds at least 1, got {config.seeds} and {config.rounds}")
+    join(Devices())
     skeleton = Skeleton(config.channels, config.cells, (config.side, config.side, 1), 10)
     algorithm = darts(darts_space(), darts_supernet(skeleton), sgd(0.05), adam_l2(3e-3))
     step = algorithm.phases[0].step

@@ -360,3 +360,13 @@ def test_an_array_that_is_materialised_is_the_same():
     jax.tree.map(lambda got, leaf: np.testing.assert_array_equal(got, leaf + 1), compiled(tree), tree)
     assert " call(" in compiled.as_text()
     assert float(jax.grad(lambda x: jnp.sin(materialised(x)))(0.5)) == pytest.approx(np.cos(0.5))
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_nodes_are_joined_and_their_gradient_is_that_of_a_concatenation(first):
+    states, g = jax.random.normal(jax.random.key(0), (4, 2, 3, 3, 5)), jnp.arange(2 * 9 * 5 * (4 - first)) * 0.1
+    g = g.reshape(2, 3, 3, -1)
+    out, pull = jax.vjp(lambda states: layers.joined(states, first), states)
+    expected, plain = jax.vjp(lambda states: jnp.concatenate([states[n] for n in range(first, 4)], -1), states)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(pull(g)[0], plain(g)[0])

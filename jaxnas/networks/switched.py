@@ -138,7 +138,7 @@ def _cell(
 
     items = (jnp.arange(2 * nodes), edges.source, edges.operation, params, stats, keys)
     buffer, seen = jax.lax.scan(edge, buffer, items)
-    return jnp.concatenate(list(buffer[first:]), axis=-1), seen
+    return layers.joined(buffer, first), seen
 
 
 Branch = Callable[[PyTree, tuple[Array, ...], Stats | None], tuple[Array, Stats]]

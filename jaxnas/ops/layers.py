@@ -399,6 +399,29 @@ def drop_path(key: Key, x: Array, probability: float | Array) -> Array:
     return jnp.where(keep, x / (1.0 - probability), 0.0).astype(x.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def joined(states: Array, first: int) -> Array:
+    """The channels of the nodes from `first` on: [N, B, h, w, C] -> [B, h, w, (N - first) * C]."""
+    return _concatenated(states, first)
+
+
+def _concatenated(states: Array, first: int) -> Array:
+    return jnp.concatenate(list(states[first:]), -1)
+
+
+@functools.partial(outlined, static=(1, 2))
+def _parted(g: Array, nodes: int, first: int) -> Array:
+    """The automatic rule adds up an array of all nodes for each."""
+    parts = jnp.split(g, nodes, -1)
+    return jnp.stack([jnp.zeros_like(parts[0])] * first + parts)
+
+
+joined.defvjp(
+    lambda states, first: (_concatenated(states, first), states[..., :0]),
+    lambda first, like, g: (_parted(g, like.shape[0] - first, first),),
+)
+
+
 def stack(keys: Key, init: Callable[[Key], Any]) -> Any:
     """Parameters of equal layers, one for each key, stacked along a leading axis."""
     return jax.vmap(init)(keys)

@@ -177,13 +177,13 @@ def darts_supernet(
         if kind == "normal":
             states = jnp.concatenate([inputs, jnp.zeros((nodes, *inputs.shape[1:]), inputs.dtype)])
             states, seen = run_group(now, kind, "plain", params, stats, None, states)
-            return mixed.joined(states, 2), {"plain": seen}
+            return layers.joined(states, 2), {"plain": seen}
         states, told = reduced(inputs), {}
         for name, slots in groups[kind].items():
             if slots:
                 sources = inputs if name == "strided" else None
                 states, told[name] = run_group(now, kind, name, params, stats, sources, states)
-        return mixed.joined(states, 0), told
+        return layers.joined(states, 0), told
 
     def preprocess(context: Context, x: Array, params: PyTree, stats: Any) -> tuple[Array, Any]:
         """What a cell makes of one of its two inputs; by two kernels it reduces it."""
@@ -273,7 +273,7 @@ def darts_supernet(
             (edges, chosen, known, start), ahead = slot
             wanted = now.context.wanted
             states, seen = mixed.scan_edges(alone, ends, None, states, edges, chosen, known, wanted, start)
-            out = mixed.joined(states, 2)
+            out = layers.joined(states, 2)
             (following, norm0), (p1, norm1) = (prepare(out, *each) for each in ahead)
             states = jnp.concatenate([jnp.stack([p0, p1]), jnp.zeros_like(states[2:])])
             return (states, following, s1, out), (seen, norm0, norm1)

@@ -395,26 +395,3 @@ def _add_at(array: Array, index: Array, value: Array) -> Array:
         return _put(array, index, _at(array, index) + value)
 
     return by_platform(array, index, value, cpu=by_images, default=at_once)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def joined(states: Array, first: int) -> Array:
-    """The channels of the nodes from `first` on: [N, B, h, w, C] -> [B, h, w, (N - first) * C]."""
-    return _concatenated(states, first)
-
-
-def _concatenated(states: Array, first: int) -> Array:
-    return jnp.concatenate(list(states[first:]), -1)
-
-
-@functools.partial(outlined, static=(1, 2))
-def _parted(g: Array, nodes: int, first: int) -> Array:
-    """The automatic rule adds up an array of all nodes for each."""
-    parts = jnp.split(g, nodes, -1)
-    return jnp.stack([jnp.zeros_like(parts[0])] * first + parts)
-
-
-joined.defvjp(
-    lambda states, first: (_concatenated(states, first), states[..., :0]),
-    lambda first, like, g: (_parted(g, like.shape[0] - first, first),),
-)

@@ -165,7 +165,7 @@ def enas_micro_supernet(
 
 def _joined(states: Array, loose: Array) -> Array:
     """Nodes [N, B, H, W, C] side by side, each times its entry of loose [N]."""
-    return mixed.joined(states * loose.astype(states.dtype)[:, None, None, None, None], 0)
+    return layers.joined(states * loose.astype(states.dtype)[:, None, None, None, None], 0)
 
 
 def _path_cell(
