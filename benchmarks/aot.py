@@ -119,13 +119,13 @@ def search(name: Name, config: Config) -> tuple[SearchAlgorithm, Phase]:
     else:
         space, supernet = darts_space(), darts_supernet(skeleton, form=form, dtype=dtype)
     if name.endswith("one_shot"):
-        algorithm = single_path(supernet, uniform_paths(space.sample), optimiser, space.sample)
+        algorithm = single_path(supernet, uniform_paths(space), optimiser)
     else:
         method = {
             "darts_second_order_exact": lambda: exact(optimiser, loop=loop),
             "darts_second_order_fd": lambda: finite_difference(optimiser, loop=loop),
         }.get(name, lambda: first_order(loop=loop))()
-        algorithm = darts(space, supernet, optimiser, adam_l2(), method)
+        algorithm = darts(supernet, optimiser, adam_l2(), method)
     return algorithm, algorithm.phases[0]
 
 

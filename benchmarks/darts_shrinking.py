@@ -49,12 +49,12 @@ def main(config: Config) -> None:
     for left in config.left:
         full = left == len(DARTS_OPERATIONS)
         keep = whole if full else weakest_by_alpha(order, whole, left)
-        every = darts(space, darts_supernet(skeleton, form=config.form), optimiser, adam_l2())
+        every = darts(darts_supernet(skeleton, form=config.form), optimiser, adam_l2())
         state = jax.jit(every.init)(jax.random.key(0))
         if not full:
             state = carried(state, darts_narrowing(skeleton, keep), keep)
         supernet = darts_supernet(skeleton, keep=None if full else keep, form=config.form)
-        (phase,) = darts(space, supernet, optimiser, adam_l2()).phases
+        (phase,) = darts(supernet, optimiser, adam_l2()).phases
         start = time.perf_counter()
         compiled = jax.jit(phase.step).lower(jax.random.key(0), state, batches).compile()
         params = sum(leaf.size for leaf in jax.tree.leaves(state.params))

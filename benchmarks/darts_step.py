@@ -145,7 +145,7 @@ def build(name: Name, config: Config) -> Ours:
         "darts_second_order_exact": lambda: exact(optimiser, axis_name=axis),
         "darts_second_order_fd": lambda: finite_difference(optimiser, axis_name=axis),
     }.get(name, lambda: first_order(axis))()
-    algorithm = darts(space, supernet, optimiser, adam_l2(), method, axis_name=axis)
+    algorithm = darts(supernet, optimiser, adam_l2(), method, axis_name=axis)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     batches = {part: batch_of(size, seed) for seed, part in enumerate(("train", "valid"))}
     return Ours(over, algorithm.phases[0].step, state, batches)

@@ -24,6 +24,7 @@ from jaxnas.base import Array
 from jaxnas.compiling import top_level_jit
 from jaxnas.ops import layers
 from jaxnas.ops.depthwise import depthwise
+from jaxnas.ops.primitives import named
 from jaxnas.spaces import DARTS_OPERATIONS, edge_table
 from jaxnas.supernets import edges as mixed
 
@@ -113,7 +114,7 @@ def main(config: Config) -> None:
         times = [milliseconds(repeated(form, stride), small, kernel) / LOOP for form in (xla, layers.conv)]
         line(f"3x3 convolution of stride {stride}, forward and gradients in a loop, {list(small.shape)}", *times)
 
-    primitives = mixed.primitives(DARTS_OPERATIONS, normed_pools=True)
+    primitives = named(DARTS_OPERATIONS, pool_norms=True)
     edge = mixed.mixed_edge(primitives, 0, 1, None)
     table = [(source, target + 2) for target, source in edge_table(4)]
     params = layers.stack(

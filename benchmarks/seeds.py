@@ -25,7 +25,6 @@ from jaxnas.base import Batch, Skeleton
 from jaxnas.compiling import top_level_jit
 from jaxnas.parallel import many_seeds
 from jaxnas.search import adam_l2, darts
-from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
 from jaxnas.train.schedules import sgd
 
@@ -72,7 +71,7 @@ def main(config: Config) -> None:
         raise ValueError(f"seeds must be at least 2 and rounds at least 1, got {config.seeds} and {config.rounds}")
     join(Devices())
     skeleton = Skeleton(config.channels, config.cells, (config.side, config.side, 1), 10)
-    algorithm = darts(darts_space(), darts_supernet(skeleton), sgd(0.05), adam_l2(3e-3))
+    algorithm = darts(darts_supernet(skeleton), sgd(0.05), adam_l2(3e-3))
     step = algorithm.phases[0].step
     key = jax.random.key(0)
     images = jax.random.normal(key, (10 * config.batch, config.side, config.side, 1))

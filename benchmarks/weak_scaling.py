@@ -25,7 +25,6 @@ from jaxnas.base import Batch, Skeleton
 from jaxnas.compiling import top_level_jit
 from jaxnas.parallel import DataParallel, Way, data_parallel, on_one_device
 from jaxnas.search import adam_l2, darts, first_order
-from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
 from jaxnas.train.schedules import sgd
 
@@ -84,7 +83,7 @@ def _program(config: Config, count: int, over: DataParallel) -> tuple[Any, ...]:
     shape = (config.side, config.side, 1)
     net = darts_supernet(Skeleton(config.channels, config.cells, shape, 10))
     axis = over.axis_name
-    algorithm = darts(darts_space(), net, sgd(0.05), adam_l2(3e-3), first_order(axis), axis_name=axis)
+    algorithm = darts(net, sgd(0.05), adam_l2(3e-3), first_order(axis), axis_name=axis)
     key = jax.random.key(0)
     images = jax.random.normal(key, (count * config.batch, *shape))
     half = Batch(images, jnp.arange(len(images)) % 10)

@@ -334,7 +334,6 @@ def build(
         "second-fd": lambda: finite_difference(optimiser, axis_name=axis_name),
     }[config.order]()
     return darts(
-        space,
         supernet,
         optimiser,
         adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),

@@ -160,7 +160,7 @@ def load_measured(config: Config, space: SearchSpace) -> Measured:
 def paths_of(sampling: str, space: SearchSpace, skeleton: Skeleton) -> Paths:
     """The paths of a step; raises ValueError where the space has no largest and smallest for a sandwich."""
     if sampling == "uniform":
-        return uniform_paths(space.sample)
+        return uniform_paths(space)
     if sampling == "fair":
         return fair_paths(space.choices)
     if space.name != "chain":
@@ -168,7 +168,7 @@ def paths_of(sampling: str, space: SearchSpace, skeleton: Skeleton) -> Paths:
             f"a sandwich needs a largest and a smallest architecture, which {space.name} has not got: "
             "--space chain, or another --one-shot.sampling"
         )
-    return sandwich_paths(*chain_extremes(space, skeleton), space.sample)
+    return sandwich_paths(space, *chain_extremes(space, skeleton))
 
 
 def build(
@@ -182,9 +182,7 @@ def build(
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
     )  # fmt: skip
     paths = paths_of(settings.sampling, space, skeleton)
-    return single_path(
-        supernet, paths, optimiser, space.sample, candidates=config.scoring.evaluations, axis_name=axis_name
-    )
+    return single_path(supernet, paths, optimiser, candidates=config.scoring.evaluations, axis_name=axis_name)
 
 
 def search(
@@ -272,7 +270,7 @@ def train(
         last = number == config.prune_stages
         stage = run.stage("search" if last else f"prune-{number + 1}")
         pruned = prune(setting.space, keep)
-        supernet = embedded(setting.supernet, pruned.embed)
+        supernet = embedded(setting.supernet, pruned)
         sizes.append(
             {
                 "from_epoch": ends[number],

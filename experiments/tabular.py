@@ -126,7 +126,7 @@ def _enas(table: Table, config: Config, limit: int, fidelities: int) -> Plan:
         table.choices, hidden=32, depth=2, temperature=5.0, tanh_constant=2.5, op_tanh_reduce=1.0
     )
     policy = policy_gradient(controller, adam(config.controller_learning_rate))
-    return Plan(controller_search(table.choices, policy), limit)
+    return Plan(controller_search(policy), limit)
 
 
 def _predictor(table: Table, config: Config, limit: int, fidelities: int) -> Plan:

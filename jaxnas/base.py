@@ -142,20 +142,6 @@ class Aux(NamedTuple):
     aux_logits: Array | None = None
 
 
-class Supernet(NamedTuple):
-    """A network that holds the parameters of every architecture of a space.
-
-    init: key -> params. apply: (params, weights, x [B, H, W, C], context) -> (logits [B, K], Aux), the mixture.
-    apply_path: (params, arch, x, context) -> (logits, Aux), one architecture; only its operations are computed.
-    used: arch -> bool pytree that broadcasts against params, true where that architecture's forward pass reads them.
-    """
-
-    init: Callable[[Key], PyTree]
-    apply: Callable[[PyTree, Weights, Array, Context], tuple[Array, Aux]]
-    apply_path: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
-    used: Callable[[Arch], PyTree]
-
-
 class Network(NamedTuple):
     """A fixed network to be trained from scratch.
 
@@ -166,6 +152,34 @@ class Network(NamedTuple):
     init: Callable[[Key], tuple[PyTree, Stats]]
     apply: Callable[[PyTree, Array, Context], tuple[Array, Aux]]
     costs: dict[str, int]
+
+
+def _no_network(*_: Any) -> Any:
+    raise ValueError("this supernet has no derived network: give it `network`, `extract` and `extract_stats`")
+
+
+class Supernet(NamedTuple):
+    """A network that holds the parameters of every architecture of a space.
+
+    space: of which it is; algorithms take it from here, so that the two always fit. init: key -> params. apply:
+    (params, weights, x [B, H, W, C], context) -> (logits [B, K], Aux), the mixture. apply_path: (params, arch, x,
+    context) -> (logits, Aux), one architecture; only its operations are computed. used: arch -> bool pytree that
+    broadcasts against params, true where the output of that architecture depends on them.
+
+    network: arch -> the derived network, which computes what the path computes; arch is concrete here and below.
+    extract: (params, arch) -> the parameters of that network, new batch norms with scale 1 and offset 0.
+    extract_stats: (statistics that a path told, arch) -> those of that network. input_shape: (H, W, C) of one example.
+    """
+
+    space: SearchSpace
+    init: Callable[[Key], PyTree]
+    apply: Callable[[PyTree, Weights, Array, Context], tuple[Array, Aux]]
+    apply_path: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+    used: Callable[[Arch], PyTree]
+    network: Callable[[Arch], Network] = _no_network
+    extract: Callable[[PyTree, Arch], PyTree] = _no_network
+    extract_stats: Callable[[Stats, Arch], Stats] = _no_network
+    input_shape: tuple[int, ...] = ()
 
 
 class Relaxation(Protocol):

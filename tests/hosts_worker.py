@@ -64,7 +64,7 @@ def linear_supernet():
 def search(folder, ways, rounds, stop=lambda: None):
     """Searches in `folder`, or goes on there; what was found, and scores of some architectures."""
     net, name = linear_supernet(), ways.axis_name
-    algorithm = darts(SPACE, net, sgd(0.1, momentum=0.9), adam_l2(0.1), first_order(name), axis_name=name)
+    algorithm = darts(net, sgd(0.1, momentum=0.9), adam_l2(0.1), first_order(name), axis_name=name)
     random = np.random.RandomState(0)
     labels = np.arange(32, dtype=np.int32) % CLASSES
     data = (random.randn(32, 4, 4, 1).astype(np.float32) + labels[:, None, None, None], labels)

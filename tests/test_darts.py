@@ -68,7 +68,6 @@ def test_exact_and_difference_agree_on_a_real_cell_in_double_precision():
 @pytest.fixture(scope="module")
 def searched():
     algorithm = darts(
-        SPACE,
         darts_supernet(SKELETON, 1, OPERATIONS),
         OPTIMISER,
         adam_l2(0.1),
@@ -89,7 +88,7 @@ def test_warmup_moves_the_weights_alone(searched):
     for kind in states[0].alpha:
         np.testing.assert_array_equal(states[2].alpha[kind], states[0].alpha[kind])
         assert np.abs(states[3].alpha[kind] - states[2].alpha[kind]).max() > 1e-3
-    assert np.abs(states[1].params["head"]["kernel"] - states[0].params["head"]["kernel"]).max() > 0
+    assert np.abs(states[1].params["classifier"]["kernel"] - states[0].params["classifier"]["kernel"]).max() > 0
 
 
 def test_a_search_learns_and_decides(searched):
@@ -105,4 +104,4 @@ def test_a_search_learns_and_decides(searched):
 def test_the_factory_refuses_bad_values():
     net = darts_supernet(SKELETON, 1, OPERATIONS)
     with pytest.raises(ValueError, match="warmup_steps must not be negative, got -1"):
-        darts(SPACE, net, OPTIMISER, adam_l2(), warmup_steps=-1)
+        darts(net, OPTIMISER, adam_l2(), warmup_steps=-1)

@@ -1,14 +1,11 @@
 """What is particular to the spaces of ENAS: cells by hand, published architectures, the authors' notation."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnas import spaces
-from jaxnas.base import Context, Skeleton
-from jaxnas.networks import enas_macro_network, enas_micro_network
-from jaxnas.supernets import enas_macro_supernet, enas_micro_supernet
+from jaxnas.base import Skeleton
 
 # The cell of the paper's figure 8, as its programs write it.
 MICRO = (
@@ -78,69 +75,6 @@ def quick(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def count(params):
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def affine(norm, channels):
-    """A norm of the supernet as one of the derived network."""
-    return {"scale": jnp.ones(channels), "offset": jnp.zeros(channels)} if norm is None else norm
-
-
-def test_a_micro_network_with_the_parameters_of_the_supernet_is_its_path():
-    operations = ("sep_conv_3x3", "max_pool_3x3", "skip_connect")
-    space = spaces.enas_micro_space(2, operations)
-    skeleton = Skeleton(4, 4, (6, 6, 2), 3)
-    net = enas_micro_supernet(skeleton, 2, operations)
-    params = quick(net.init)(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
-    path = quick(lambda arch: net.apply_path(params, arch, x, Context())[0])
-    slots = spaces.enas_micro_slots(2)
-    # Both cells have a node that is read and one that is not; every operation, strided or not, is there.
-    for text in ("0 0 1 1 2 2 0 0 1 2 0 0 2 1 2 2", "1 2 1 0 0 1 0 2 0 1 1 0 0 2 2 0"):
-        arch = space.from_genotype(text)
-        genotype, network = space.to_genotype(arch), enas_micro_network(arch, skeleton, space)
-        cells, kinds = [], ["stem", "stem"]
-        for cell in [cell for run in params["cells"] for cell in unstacked(run)]:
-            kind = "reduce" if len(cells) in (1, 2) else "normal"
-            width = cell["preprocess"][1]["kernel"].shape[1]
-            preprocess = []
-            for one, source in zip(cell["preprocess"], kinds[-2:], strict=True):
-                # Of the input's channels, C of each node, those of loose ends alone are there.
-                joined = [0, 1] if source == "stem" else [n - 2 for n in genotype[f"{source}_concat"]]
-
-                def rows(kernel, source=source, joined=joined):
-                    size = len(kernel) // 2
-                    return kernel if source == "stem" else jnp.concatenate([kernel[n * size :][:size] for n in joined])
-
-                name = "reduce" if "reduce" in one else "kernel"
-                preprocess.append({**one, name: jax.tree.map(rows, one[name])})
-            edges = []
-            for e, (name, source) in enumerate(genotype[kind]):
-                slot = slots.index((e // 2, e % 2, source))
-                mine = jax.tree.map(lambda leaf, s=slot: leaf[s], cell["edges"][1 + operations.index(name)])
-                if name == "sep_conv_3x3":
-                    mine = [{**layer, "norm": affine(layer["norm"], width)} for layer in mine]
-                if name == "skip_connect":
-                    strided = kind == "reduce" and source < 2
-                    mine = {**mine, "norm": affine(mine["norm"], width)} if strided else {}
-                edges.append(mine)
-            cells.append({"preprocess": tuple(preprocess), "edges": edges})
-            kinds.append(kind)
-        stacked = [jax.tree.map(lambda leaf: leaf[None], cell) for cell in cells]
-        last = [n - 2 for n in genotype["normal_concat"]]
-        kernel = params["classifier"]["kernel"].reshape(2, -1, 3)[jnp.array(last)].reshape(-1, 3)
-        own = {**params, "cells": stacked, "classifier": {**params["classifier"], "kernel": kernel}}
-        assert count(own) == network.costs["params"] == space.costs(arch, skeleton)["params"]
-        expected = quick(lambda own, network=network: network.apply(own, x, Context())[0])(own)
-        np.testing.assert_allclose(path(arch), expected, rtol=1e-3, atol=1e-4)
-
-
-def unstacked(run):
-    """The cells of a run, each for itself."""
-    return [jax.tree.map(lambda leaf, c=c: leaf[c], run) for c in range(jax.tree.leaves(run)[0].shape[0])]
-
-
 # The macro space.
 
 # The first twelve layers of the published network.
@@ -177,37 +111,6 @@ def test_a_small_macro_network_by_hand():
         found = space.costs(arch, Skeleton(2, 3, (5, 4, 1), 3))
         assert found["params"] == sum(count for count, _ in weights) + norms + 27
         assert found["macs"] == sum(count * places for count, places in weights) + 27
-
-
-def test_a_macro_network_with_the_parameters_of_the_supernet_is_its_path():
-    space, skeleton = spaces.enas_macro_space(4), Skeleton(4, 4, (6, 6, 2), 3)
-    net = enas_macro_supernet(skeleton)
-    params = quick(net.init)(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
-    path = quick(lambda arch: net.apply_path(params, arch, x, Context())[0])
-    stages = spaces.enas_macro_stages(skeleton)
-    # All operations; states that are read after a reduction and such as are not.
-    for text in ("0 1 1 4 0 1 3 1 0 0", "2 5 0 1 1 1 4 0 0 1"):
-        arch = space.from_genotype(text)
-        network = enas_macro_network(arch, skeleton, space)
-        layers, reductions = [], []
-        taken = space.to_genotype(arch)["layers"]
-        for s, stage in enumerate(stages):
-            for number, k in enumerate(stage.layers):
-                choice = spaces.ENAS_MACRO_OPERATIONS.index(taken[k][0])
-                own = jax.tree.map(lambda leaf, n=number: leaf[n], params["stages"][s][choice])
-                own = {name: {**one, "norm": affine(one["norm"], stage.channels)} for name, one in own.items()}
-                layers.append({"operation": own, "norm": affine(None, stage.channels)})
-            if s < 2:
-                last = stage.layers.stop
-                read = sorted({j for _, states in taken[last:] for j in states if j <= last} | {last})
-                own = [jax.tree.map(lambda leaf, j=j: leaf[j], params["reductions"][s]) for j in read]
-                reductions.append([{"reduce": one, "norm": affine(None, 2 * stage.channels)} for one in own])
-        own = {**params, "layers": layers, "reductions": reductions}
-        del own["stages"]
-        assert count(own) == network.costs["params"]
-        expected = quick(lambda own, network=network: network.apply(own, x, Context())[0])(own)
-        np.testing.assert_allclose(path(arch), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

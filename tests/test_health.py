@@ -205,7 +205,7 @@ def test_a_flat_or_falling_eigenvalue_never_stops_and_a_full_history_takes_no_mo
 
 
 def test_a_watched_search_derives_what_the_rule_returns_to():
-    inner = darts(SPACE, NET, sgd(0.1), adam_l2())
+    inner = darts(NET, sgd(0.1), adam_l2())
     state = jax.jit(watched(inner, 3).init)(jax.random.key(0))
     assert state.history.eigenvalues.shape == (3,)
     archs = [SPACE.sample(jax.random.key(i)) for i in range(3)]
@@ -222,7 +222,7 @@ def test_a_watched_search_derives_what_the_rule_returns_to():
 
 
 def test_bad_values_are_named():
-    inner = darts(SPACE, NET, sgd(0.1), adam_l2())
+    inner = darts(NET, sgd(0.1), adam_l2())
     for rule, message in (
         (EarlyStop(window=0), "window must be at least 1, got 0"),
         (EarlyStop(lag=-2), "lag must be at least 1, got -2"),
@@ -243,7 +243,7 @@ def test_a_measurement_gives_the_same_bits_twice_and_is_drawn(params, tmp_path):
     valid = Examples(random.integers(0, 255, (20, 6, 6, 1), dtype=np.uint8), random.integers(0, 3, 20).astype(np.int32))
     watch = darts_watch.Watch(every=1, eigenvalue_every=2, batches=9, products=4)
     augmentation = Augmentation(0, False, 0, mean=(0.5,), std=(0.25,))
-    inner = darts(SPACE, NET, sgd(0.1), adam_l2())
+    inner = darts(NET, sgd(0.1), adam_l2())
     state = jax.jit(watched(inner, darts_watch.measurements(watch, 5)).init)(jax.random.key(0))
     measure = darts_watch.make_measure(watch, SPACE, NET, valid, augmentation, 8, jax.random.key(1))
     rounds = []

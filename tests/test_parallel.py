@@ -48,7 +48,7 @@ BATCHES = [{"train": images(2 * i), "valid": images(2 * i + 1)} for i in range(2
 
 def search_by_darts(axis_name):
     """By exact second order, which has the gradients of the other orders as its parts."""
-    return darts(SPACE, NET, OPTIMISER, adam_l2(0.1), exact(OPTIMISER, axis_name), axis_name=axis_name)
+    return darts(NET, OPTIMISER, adam_l2(0.1), exact(OPTIMISER, axis_name), axis_name=axis_name)
 
 
 def search_by_enas(axis_name):
@@ -57,7 +57,7 @@ def search_by_enas(axis_name):
 
 
 def train_single_paths(axis_name):
-    return single_path(NET, fair_paths(SPACE.choices), OPTIMISER, SPACE.sample, axis_name=axis_name)
+    return single_path(NET, fair_paths(SPACE.choices), OPTIMISER, axis_name=axis_name)
 
 
 def searched(make):

@@ -50,7 +50,7 @@ def test_logits_keep_their_order_and_statistics_are_means(given):
 
 def test_a_second_order_step_in_parts_needs_less_memory():
     def temporaries(net):
-        algorithm = darts(SPACE, net, optax.sgd(0.1), adam_l2(), exact(optax.sgd(0.1)))
+        algorithm = darts(net, optax.sgd(0.1), adam_l2(), exact(optax.sgd(0.1)))
         x = jnp.zeros((64, 8, 8, 1))
         half = Batch(x, jnp.zeros(64, jnp.int32))
         step = jax.jit(algorithm.phases[0].step, compiler_options={"xla_backend_optimization_level": 0})

@@ -101,9 +101,10 @@ def test_what_cannot_be_left_is_refused():
 
 
 def test_a_supernet_of_the_whole_space_runs_the_paths_of_what_is_left():
-    space, embed, _ = prune(SPACE, KEEP)
+    pruned = prune(SPACE, KEEP)
+    space, embed, _ = pruned
     whole = nasbench201_supernet(Skeleton(2, 1, (6, 6, 2), 3))
-    net = embedded(whole, embed)
+    net = embedded(whole, pruned)
     params = jax.jit(net.init)(jax.random.key(0))
     path = quick(lambda arch: net.apply_path(params, arch, X, Context())[0])
     expected = quick(lambda arch: whole.apply_path(params, arch, X, Context())[0])
@@ -196,7 +197,7 @@ def test_a_search_goes_on_from_the_state_that_is_carried_over(half):
         return quick(lambda key, state: algorithm.phases[0].step(key, state, {"train": batch, "valid": batch}))
 
     # The other way: nothing is narrowed, but the weights of what is gone are zero.
-    masked = darts(DARTS, whole, weight_optimiser, alpha_optimiser)
+    masked = darts(whole, weight_optimiser, alpha_optimiser)
     masked_step = step_of(masked)
     state, _ = masked_step(jax.random.key(1), masked.init(jax.random.key(0)))
     narrow = darts_narrowing(SKELETON, keep, None, 2, OPERATIONS)
@@ -204,7 +205,7 @@ def test_a_search_goes_on_from_the_state_that_is_carried_over(half):
     other = start._replace(params=state.params, weight_state=state.weight_state)
     expected, _ = masked_step(jax.random.key(2), other)
     net = darts_supernet(SKELETON, 2, OPERATIONS, keep=keep)
-    shrunk = darts(DARTS, net, weight_optimiser, alpha_optimiser)
+    shrunk = darts(net, weight_optimiser, alpha_optimiser)
     assert jax.tree.structure(jax.eval_shape(shrunk.init, jax.random.key(0))) == jax.tree.structure(start)
     found, info = step_of(shrunk)(jax.random.key(2), start)
     assert int(found.step) == 2

@@ -17,6 +17,7 @@ from jaxnas.samplers.nondominated import crowding, dominates, fronts
 from jaxnas.samplers.simulate import over_seeds, simulate
 from jaxnas.spaces import nasbench201_space
 from jaxnas.spaces.product import product
+from jaxnas.testing import check_sampler
 
 SIZES = (3, 1, 4, 2)
 CHOICES = tuple(Choice(f"c{d}", tuple("abcd"[:size])) for d, size in enumerate(SIZES))
@@ -60,11 +61,20 @@ SINGLE = {
     "reinforce": (samplers.reinforce(CHOICES, optax.adam(0.05)), 300),
     "reinforce_batch": (samplers.reinforce(CHOICES, optax.adam(0.1), batch=4), 100),
     "controller": (
-        samplers.controller_search(CHOICES, reinforce(lstm_controller(CHOICES, hidden=8), adam(0.02)), batch=4),
+        samplers.controller_search(reinforce(lstm_controller(CHOICES, hidden=8), adam(0.02)), batch=4),
         60,
     ),
     "halving": (samplers.halving(MOVES, 8 * samplers.hyperband(range(3), 2)), 8 * 6),
 }
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_the_laws(name):
+    check_sampler(SINGLE[name][0], CHOICES)
+
+
+def test_the_laws_of_a_sampler_of_two_objectives():
+    check_sampler(samplers.nondominated(MOVES, 2, population=8), CHOICES, objectives=2)
 
 
 @pytest.mark.parametrize("name", SINGLE)

@@ -8,11 +8,12 @@ import optax
 import pytest
 
 from jaxnas.base import Aux, Batch, Choice, Context, Skeleton, Supernet
-from jaxnas.search import fair_paths, sandwich_paths, single_path, uniform_paths
-from jaxnas.spaces import chain_extremes, chain_space, nasbench201_space
+from jaxnas.search import Paths, fair_paths, sandwich_paths, single_path, uniform_paths
+from jaxnas.spaces import chain_extremes, chain_space, nasbench201_space, product_space
 
 SPACE = nasbench201_space()
-CHOICES = (Choice("first", ("a", "b", "c")), Choice("second", ("a", "b", "c")))
+TOY = product_space("toy", {"first": "abc", "second": "abc"})
+CHOICES = TOY.choices
 BATCH = {"train": Batch(jax.random.normal(jax.random.key(0), (8, 4)), jnp.arange(8) % 3)}
 
 
@@ -30,14 +31,10 @@ def toy_supernet():
     def used(arch):
         return {"slots": jax.nn.one_hot(arch, 3, dtype=bool)[:, :, None], "head": jnp.array(True)}
 
-    return Supernet(init, lambda *_: None, apply_path, used)
+    return Supernet(TOY, init, lambda *_: None, apply_path, used)
 
 
 NET = toy_supernet()
-
-
-def sample(key):
-    return jax.random.randint(key, (2,), 0, 3)
 
 
 def quick(function):
@@ -50,7 +47,7 @@ def counts(archs, choices):
 
 
 def test_a_fair_update_takes_every_option_exactly_once():
-    updates = np.asarray(quick(jax.vmap(fair_paths(CHOICES)))(jax.random.split(jax.random.key(1), 50)))
+    updates = np.asarray(quick(jax.vmap(fair_paths(CHOICES).draw))(jax.random.split(jax.random.key(1), 50)))
     assert updates.shape == (50, 3, 2)
     for archs in updates:
         assert all((count == 1).all() for count in counts(archs, CHOICES))
@@ -60,7 +57,7 @@ def test_a_fair_update_takes_every_option_exactly_once():
 
 def test_choices_of_unequal_size_are_as_fair_as_can_be_and_equal_in_the_mean():
     choices = tuple(Choice(str(size), tuple(map(str, range(size)))) for size in (1, 2, 3, 7))
-    updates = np.asarray(quick(jax.vmap(fair_paths(choices)))(jax.random.split(jax.random.key(2), 600)))
+    updates = np.asarray(quick(jax.vmap(fair_paths(choices).draw))(jax.random.split(jax.random.key(2), 600)))
     assert updates.shape == (600, 7, 4)
     total = [np.zeros(len(choice.options)) for choice in choices]
     for archs in updates:
@@ -74,7 +71,7 @@ def test_choices_of_unequal_size_are_as_fair_as_can_be_and_equal_in_the_mean():
 
 
 def test_uniform_paths_are_draws_of_the_space():
-    archs = np.asarray(quick(uniform_paths(SPACE.sample, 2000))(jax.random.key(3)))
+    archs = np.asarray(quick(uniform_paths(SPACE, 2000).draw)(jax.random.key(3)))
     assert archs.shape == (2000, 6)
     for count in counts(archs, SPACE.choices):
         assert np.abs(count - 400).max() < 5 * np.sqrt(2000 * 0.2 * 0.8)
@@ -83,8 +80,8 @@ def test_uniform_paths_are_draws_of_the_space():
 def test_a_sandwich_is_the_largest_the_smallest_and_random_ones():
     space = chain_space((2, 2))
     largest, smallest = chain_extremes(space, Skeleton(4, 4, (8, 8, 1), 3))
-    paths = sandwich_paths(largest, smallest, space.sample, 3)
-    updates = np.asarray(quick(jax.vmap(paths))(jax.random.split(jax.random.key(4), 400)))
+    paths = sandwich_paths(space, largest, smallest, 3)
+    updates = np.asarray(quick(jax.vmap(paths.draw))(jax.random.split(jax.random.key(4), 400)))
     assert updates.shape == (400, 5, 4)
     assert (updates[:, 0] == np.asarray(largest)).all()
     assert (updates[:, 1] == np.asarray(smallest)).all()
@@ -100,7 +97,7 @@ def stepped():
     """Two paths given, one step of plain descent at rate 1: (archs, state before, state after, info)."""
     archs = jnp.array([[0, 1], [2, 1]], jnp.int32)
     chex.clear_trace_counter()
-    algorithm = single_path(NET, lambda key: archs, optax.trace(0.9), sample)
+    algorithm = single_path(NET, Paths(CHOICES, lambda key: archs), optax.trace(0.9))
     (phase,) = algorithm.phases
     assert (phase.name, phase.reads) == ("supernet", ("train",))
     step = quick(chex.assert_max_traces(phase.step, n=1))
@@ -143,7 +140,7 @@ def test_what_no_path_used_stays_bit_for_bit_in_parameters_and_momentum(stepped)
 
 def test_spread_over_an_axis_it_is_the_same_step(stepped):
     archs, state, after, info, _ = stepped
-    spread = single_path(NET, lambda key: archs, optax.trace(0.9), sample, axis_name="data").phases[0].step
+    spread = single_path(NET, Paths(CHOICES, lambda key: archs), optax.trace(0.9), axis_name="data").phases[0].step
     halves = jax.tree.map(lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]), BATCH)
     found, told = quick(jax.vmap(spread, (None, None, 0), axis_name="data"))(jax.random.key(1), state, halves)
     for half in range(2):
@@ -152,7 +149,7 @@ def test_spread_over_an_axis_it_is_the_same_step(stepped):
 
 
 def test_derive_keeps_the_best_by_a_score_that_it_must_be_given():
-    algorithm = single_path(NET, uniform_paths(sample), optax.sgd(0.1), sample, candidates=40)
+    algorithm = single_path(NET, uniform_paths(TOY), optax.sgd(0.1), candidates=40)
     seen = []
 
     def score(archs):
@@ -168,12 +165,12 @@ def test_derive_keeps_the_best_by_a_score_that_it_must_be_given():
 
 def test_numbers_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-        uniform_paths(sample, 0)
+        uniform_paths(TOY, 0)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-        sandwich_paths(jnp.array([1, 1]), jnp.array([0, 0]), sample, 0)
-    with pytest.raises(ValueError, match=r"two architectures of one space, got \[1, 1\] and \[1, 1\]"):
-        sandwich_paths(jnp.array([1, 1]), jnp.array([1, 1]), sample)
+        sandwich_paths(TOY, jnp.array([1, 1]), jnp.array([0, 0]), 0)
+    with pytest.raises(ValueError, match=r"must differ, got twice \[1, 1\]"):
+        sandwich_paths(TOY, jnp.array([1, 1]), jnp.array([1, 1]))
     with pytest.raises(ValueError, match="at least one choice"):
         fair_paths(())
     with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
-        single_path(NET, uniform_paths(sample), optax.sgd(0.1), sample, candidates=0)
+        single_path(NET, uniform_paths(TOY), optax.sgd(0.1), candidates=0)

@@ -22,7 +22,7 @@ def quick(function):
 def test_fair_training_on_digits_beats_chance_soon():
     digits = load_digits()
     net = nasbench201_supernet(Skeleton(4, 1, digits.image_shape, digits.num_classes))
-    algorithm = single_path(net, fair_paths(SPACE.choices), sgd(0.05, clip=5.0), SPACE.sample)
+    algorithm = single_path(net, fair_paths(SPACE.choices), sgd(0.05, clip=5.0))
     train = plain_batch(Examples(digits.train_images, digits.train_labels), np.arange(100), digits.augmentation)
     step, state = quick(algorithm.phases[0].step), quick(algorithm.init)(jax.random.key(0))
     losses = []

@@ -11,6 +11,7 @@ from benchmarks.launches import launches
 from jaxnas.ops import layers, many
 from jaxnas.ops.depthwise import depthwise
 from jaxnas.ops.many import bordered, relu_depthwise, standardise
+from jaxnas.ops.primitives import named
 from jaxnas.spaces import edge_table
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.stages import stages
@@ -70,7 +71,7 @@ def test_many_batch_norms_are_those_one_by_one_on_one_device_and_over_several():
 
 def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
     names = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5", "nor_conv_1x1")
-    operations = mixed.primitives(names, normed_pools=True)
+    operations = named(names, pool_norms=True)
     edge = mixed.mixed_edge(operations, 0, 1, None)
     init = functools.partial(mixed.edge_init, operations, channels=2, stride=1)
     params = jax.vmap(jax.vmap(init))(jax.random.split(jax.random.key(0), (2, 2)))
@@ -102,7 +103,7 @@ def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
 def test_chosen_operations_are_branches(stride, given):
     """Output, statistics and gradients; those of what is not chosen are exactly zero."""
     names = ("none", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
-    operations = mixed.primitives((*names, "nor_conv_1x1", "nor_conv_3x3"), normed_pools=True)
+    operations = named((*names, "nor_conv_1x1", "nor_conv_3x3"), pool_norms=True)
     edge = mixed.path_edge(operations, stride, None, given)
     init = functools.partial(mixed.edge_init, operations, channels=2, stride=stride)
     params = jax.vmap(jax.vmap(init))(jax.random.split(jax.random.key(0), (2, 5)))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxnas.base import Arch, Array, Choice
+from jaxnas.checks import check_arch
 from jaxnas.spaces.product import Product, product
 
 LOOKUP_LIMIT = 1 << 22
@@ -117,7 +118,12 @@ def make_table(
     }
     rows = rows.astype(np.int32)
     arrays = {metric: jnp.asarray(value) for metric, value in values.items()}
-    index = _make_index(choices, rows)
+    lookup, owner = _make_index(choices, rows), f"the table {name!r}"
+
+    def index(arch: Arch) -> Array:
+        check_arch(choices, arch, owner)
+        return lookup(arch)
+
     query = _make_query(index, arrays, labels)
     return Table(name, choices, moves, jnp.asarray(rows), arrays, index, query, dict(descriptions or {}), labels)
 

@@ -34,6 +34,7 @@ import numpy as np
 from flax import linen
 
 from jaxnas.base import Arch, Array, Choice, Key, PyTree
+from jaxnas.checks import check_arch
 from jaxnas.controllers.plan import make_plan
 
 _NEVER = -1e9
@@ -55,11 +56,12 @@ class Decisions(NamedTuple):
 
 
 class Controller(NamedTuple):
-    """A policy over architectures. init: key -> params. sample: (key, params) -> decisions drawn from it.
+    """A policy over the architectures of some choices. init: key -> params. sample: (key, params) -> decisions drawn.
 
     score: (params, arch) -> the same for a given architecture. For many architectures use `jax.vmap`.
     """
 
+    choices: tuple[Choice, ...]
     init: Callable[[Key], PyTree]
     sample: Callable[[Key, PyTree], Decisions]
     score: Callable[[PyTree, Arch], Decisions]
@@ -204,9 +206,10 @@ def lstm_controller(
         return run(params, jax.random.gumbel(key, (steps, width, options)), None)
 
     def score(params: PyTree, arch: Arch) -> Decisions:
+        check_arch(choices, arch, "the controller")
         return run(params, None, arch)
 
-    return Controller(init, sample, score)
+    return Controller(choices, init, sample, score)
 
 
 def _divergence(yes: Array, log_target: np.ndarray) -> Array:

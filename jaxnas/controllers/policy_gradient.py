@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnas.base import Array, Key, PyTree
+from jaxnas.base import Array, Choice, Key, PyTree
 from jaxnas.controllers.lstm import Controller, Decisions
 
 
@@ -59,8 +59,12 @@ class Update(Protocol):
 
 
 class PolicyGradient(NamedTuple):
-    """init: key -> state. sample: (key, state, count) -> decisions with a leading axis [count]. update: `Update`."""
+    """A controller that learns. choices: those of the controller. init: key -> state.
 
+    sample: (key, state, count) -> decisions with a leading axis [count]. update: `Update`.
+    """
+
+    choices: tuple[Choice, ...]
     init: Callable[[Key], PolicyState]
     sample: Callable[[Key, PolicyState, int], Decisions]
     update: Update
@@ -195,4 +199,4 @@ def _policy_gradient(
         info = PolicyInfo(mean(rewards), baseline, mean(before.entropy), mean(before.skip_divergence), norms[0])
         return new, info
 
-    return PolicyGradient(init, sample, update)
+    return PolicyGradient(controller.choices, init, sample, update)

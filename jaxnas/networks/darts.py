@@ -3,7 +3,8 @@
 A 3×3 stem, the cells, global pooling and a classifier; every batch norm is affine and, after training, normalises by
 running statistics. Drop-path zeroes the output of any operation but the identity, an image at a time (Larsson et al.
 2017). The auxiliary head of Szegedy et al. reads cell 2L // 3 in training. As in the paper's program, pools have no
-batch norm here, which they have in the search.
+batch norm here, which they have in the search; `pool_norms` gives it to them, so that the network computes what the
+supernet's path computes.
 
 `jaxnas.networks.switched` has the same network with the architecture as data.
 """
@@ -32,7 +33,7 @@ from jaxnas.networks.blocks import (
     stacked_stats,
 )
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.ops.primitives import named
 from jaxnas.spaces.darts import CELL_KINDS, CellShape, darts_cells, darts_space
 
 EdgesInit = Callable[[Key, CellShape, int], PyTree]
@@ -41,21 +42,27 @@ CellApply = Callable[[CellShape, PyTree, tuple[Array, Array], Stats | None, Arra
 """(shape, edges, preprocessed inputs, statistics, key of each edge [E], context) -> (output, statistics)."""
 
 
-def darts_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None) -> Network:
+def darts_network(
+    arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None, *, pool_norms: bool = False
+) -> Network:
     """The network of one concrete architecture of `darts_space()`, or of the given space of the same kind.
 
-    Equal consecutive cells (in stages of six: the third to the last) share their code through a scan; their parameters
-    are stacked.
+    pool_norms: pools are followed by batch norm without affine part, as in the search network. Equal consecutive cells
+    (in stages of six: the third to the last) share their code through a scan; their parameters are stacked.
 
     Raises: ValueError where the architecture is not one of the space, or an auxiliary head has no room.
     """
     space = darts_space() if space is None else space
     costs = space.costs(arch, skeleton)
-    return cell_network(space.to_genotype(arch), skeleton, costs)
+    return cell_network(space.to_genotype(arch), skeleton, costs, pool_norms)
 
 
-def cell_network(genotype: Mapping[str, Any], skeleton: Skeleton, costs: dict[str, int]) -> Network:
+def cell_network(
+    genotype: Mapping[str, Any], skeleton: Skeleton, costs: dict[str, int], pool_norms: bool = False
+) -> Network:
     """The network of two cells whose nodes add two edges each; "normal_concat" and "reduce_concat" make the outputs."""
+    names = sorted({operation for kind in CELL_KINDS for operation, _ in genotype[kind]})
+    primitives = dict(zip(names, named(names, pool_norms), strict=True))
     concat = {kind: genotype[f"{kind}_concat"] for kind in CELL_KINDS}
     nodes = len(genotype["normal"]) // 2
     frame = make_frame(skeleton, nodes, {kind: len(joined) for kind, joined in concat.items()})
@@ -71,7 +78,7 @@ def cell_network(genotype: Mapping[str, Any], skeleton: Skeleton, costs: dict[st
         def one(key: Key) -> PyTree:
             keys = fresh_keys(key)
             return [
-                PRIMITIVES[operation].init(next(keys), shape.channels, stride, True)
+                primitives[operation].init(next(keys), shape.channels, stride, True)
                 for operation, _, stride in edges(shape)
             ]
 
@@ -87,7 +94,7 @@ def cell_network(genotype: Mapping[str, Any], skeleton: Skeleton, costs: dict[st
     ) -> tuple[Array, Stats]:
         states, seen, total = list(inputs), [], None
         for e, (operation, source, stride) in enumerate(edges(shape)):
-            y, edge_seen = PRIMITIVES[operation].apply(
+            y, edge_seen = primitives[operation].apply(
                 params[e], states[source], stride, part(stats, e), context.axis_name
             )
             if keys is not None and (operation, stride) != ("skip_connect", 1):
@@ -102,7 +109,7 @@ def cell_network(genotype: Mapping[str, Any], skeleton: Skeleton, costs: dict[st
 
     def edge_stats(shape: CellShape) -> Stats:
         return [
-            (layers.initial_stats(shape.channels),) * PRIMITIVES[operation].norms(stride)
+            (layers.initial_stats(shape.channels),) * primitives[operation].norms(stride)
             for operation, _, stride in edges(shape)
         ]
 

@@ -6,7 +6,7 @@ these: a supernet takes them with `affine=False` and stacks the parameters of eq
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -42,6 +42,10 @@ class Dense(NamedTuple):
     size: int
 
 
+class Pool(NamedTuple):
+    """A pool, which has no parameters."""
+
+
 class Normed(NamedTuple):
     """What `apply` does, which has no parameters, and batch norm."""
 
@@ -53,14 +57,16 @@ class Primitive(NamedTuple):
 
     scaled: (params without affine, scale [C]) -> params with which the output is multiplied by the scale, where that
     costs less than multiplying it: in a last batch norm, whose gradient has the scale's in it. None: it does not.
-    family: of operations that can be computed in one kernel; None: of no such family.
+    family: of operations that can be computed in one kernel; None: of no such family. selective: `apply` takes kernels
+    whose gradient may be left out (`jaxnas.ops.gated`). Any other gets plain arrays, and its gradients always.
     """
 
     init: Callable[[Key, int, int, bool], Any]
     apply: Apply
     norms: Callable[[int], int]
     scaled: Callable[[Any, Array], Any | None] = lambda params, scale: None
-    family: Separable | Dense | Normed | None = None
+    family: Separable | Dense | Pool | Normed | None = None
+    selective: bool = False
 
 
 def scaled_norm(params: Any, scale: Array) -> Any | None:
@@ -72,8 +78,8 @@ def _norm_init(channels: int, affine: bool) -> layers.Params | None:
     return layers.affine_init(channels) if affine else None
 
 
-def _without_parameters(apply: Apply) -> Primitive:
-    return Primitive(lambda key, channels, stride, affine: {}, apply, lambda stride: 0)
+def _without_parameters(apply: Apply, family: Pool | None = None) -> Primitive:
+    return Primitive(lambda key, channels, stride, affine: {}, apply, lambda stride: 0, family=family)
 
 
 def _none(
@@ -114,7 +120,7 @@ def _skip() -> Primitive:
         y, seen = layers.batch_norm(y, params["norm"], None if stats is None else stats[0], axis_name)
         return y, (seen,)
 
-    return Primitive(init, apply, lambda stride: 0 if stride == 1 else 1, scaled_norm)
+    return Primitive(init, apply, lambda stride: 0 if stride == 1 else 1, scaled_norm, selective=True)
 
 
 def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
@@ -145,7 +151,7 @@ def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
     def scaled(params: Any, scale: Array) -> Any:
         return [*params[:-1], scaled_norm(params[-1], scale)]
 
-    return Primitive(init, apply, lambda stride: repeats, scaled, Separable(size, dilation, repeats))
+    return Primitive(init, apply, lambda stride: repeats, scaled, Separable(size, dilation, repeats), True)
 
 
 def _conv(size: int) -> Primitive:
@@ -162,13 +168,13 @@ def _conv(size: int) -> Primitive:
         x, seen = layers.batch_norm(x, params["norm"], None if stats is None else stats[0], axis_name)
         return x, (seen,)
 
-    return Primitive(init, apply, lambda stride: 1, scaled_norm, Dense(size))
+    return Primitive(init, apply, lambda stride: 1, scaled_norm, Dense(size), True)
 
 
 PRIMITIVES: dict[str, Primitive] = {
     "none": _without_parameters(_none),
-    "max_pool_3x3": _without_parameters(_max),
-    "avg_pool_3x3": _without_parameters(_avg),
+    "max_pool_3x3": _without_parameters(_max, Pool()),
+    "avg_pool_3x3": _without_parameters(_avg, Pool()),
     "skip_connect": _skip(),
     "sep_conv_3x3": _depthwise_separable(3, 1, 2),
     "sep_conv_5x5": _depthwise_separable(5, 1, 2),
@@ -178,3 +184,31 @@ PRIMITIVES: dict[str, Primitive] = {
     "nor_conv_3x3": _conv(3),
 }
 """The operations of the DARTS and NAS-Bench-201 spaces."""
+
+
+def normed(primitive: Primitive) -> Primitive:
+    """A primitive without parameters followed by batch norm without affine: what a pool is in a DARTS search cell."""
+
+    def apply(
+        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
+    ) -> tuple[Array, Stats]:
+        y, _ = primitive.apply({}, x, stride)
+        y, seen = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[0], axis_name)
+        return y, (seen,)
+
+    def scaled(params: Any, scale: Array) -> Any:
+        return {**params, "norm": {"scale": scale}}
+
+    return Primitive(primitive.init, apply, lambda stride: 1, scaled, Normed(primitive.apply))
+
+
+def named(operations: Sequence[str], pool_norms: bool = False) -> tuple[Primitive, ...]:
+    """The primitives of the named operations. pool_norms: pools are followed by batch norm, as `normed` says.
+
+    Raises: ValueError for a name that has none.
+    """
+    unknown = [name for name in operations if name not in PRIMITIVES]
+    if unknown:
+        raise ValueError(f"unknown operation {unknown[0]!r}; known are {', '.join(sorted(PRIMITIVES))}")
+    taken = tuple(PRIMITIVES[name] for name in operations)
+    return tuple(normed(p) if pool_norms and isinstance(p.family, Pool) else p for p in taken)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Array, Graph, Key, Predictor
+from jaxnas.checks import checked_predictor
 from jaxnas.predictors.encodings import Encoding
 from jaxnas.predictors.mlp import encoded_size
 from jaxnas.predictors.regression import Moments, moments
@@ -120,7 +121,7 @@ def gaussian_process(
 
     for block in blocks:
         encoded_size(block.encode, example)
-    return Predictor(init, fit, predict)
+    return checked_predictor(Predictor(init, fit, predict), example)
 
 
 def _columns(block: Block, values: Array, weight: Array, share: float) -> Moments:

@@ -90,7 +90,7 @@ def gnn(
         read = jnp.concatenate([forward[:, -1], starts.sum(axis=1), through], axis=1)
         return dense_apply(params["dense"], jnp.concatenate([read.reshape(-1), encoded]))[0]
 
-    return Regressor(features, encoding, init, apply)
+    return Regressor(example, features, encoding, init, apply)
 
 
 def _flow(weight: Array, edges: Array, gate: Array, bias: Array, mask: Array) -> Array:

@@ -26,6 +26,7 @@ def mlp(encode: Encoding, example: Graph, hidden: Sequence[int] = (64, 64)) -> R
         raise ValueError(f"hidden layers need at least one unit each, got {list(hidden)}")
     features = encoded_size(encode, example)
     return Regressor(
+        example=example,
         features=features,
         encode=encode,
         init=lambda key: dense_init(key, (features, *hidden, 1)),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnas.base import Array, Graph, Key, Predictor, PyTree
+from jaxnas.checks import checked_predictor
 from jaxnas.predictors.encodings import Encoding
 from jaxnas.predictors.losses import Loss, squared
 
@@ -20,10 +21,11 @@ CHUNK = 512
 class Regressor(NamedTuple):
     """A network of one graph.
 
-    encode: what of the graph is not learned, graph -> [F], features = F; it is computed once and standardised.
-    init: key -> params. apply: (params, graph, encoded [F]) -> float32 [].
+    example: any graph of its space, for its shape. encode: what of the graph is not learned, graph -> [F], features =
+    F; it is computed once and standardized. init: key -> params. apply: (params, graph, encoded [F]) -> float32 [].
     """
 
+    example: Graph
     features: int
     encode: Encoding
     init: Callable[[Key], PyTree]
@@ -96,4 +98,4 @@ def regression(
         mean = jax.lax.map(one, graphs, batch_size=CHUNK) * state.targets.std + state.targets.mean
         return mean, jnp.zeros_like(mean)
 
-    return Predictor(init, fit, predict)
+    return checked_predictor(Predictor(init, fit, predict), network.example)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxnas.base import Array, Candidates, Choice, Key, Sampler
+from jaxnas.base import Array, Candidates, Key, Sampler
 from jaxnas.controllers import PolicyGradient, PolicyState
 from jaxnas.samplers.moves import Incumbent, better_of, single, whole
 
@@ -20,10 +20,10 @@ class ControllerState(NamedTuple):
     incumbent: Incumbent
 
 
-def controller_search(choices: tuple[Choice, ...], policy: PolicyGradient, *, batch: int = 1) -> Sampler:
+def controller_search(policy: PolicyGradient, *, batch: int = 1) -> Sampler:
     """Samples `batch` architectures from the policy and then updates it by their values.
 
-    policy: `reinforce` or `ppo` of `jaxnas.controllers`, of a controller over these choices. Values are rewards as they
+    policy: `reinforce` or `ppo` of `jaxnas.controllers`, over whose choices this searches. Values are rewards as they
     are: a policy's `entropy_weight` is in their unit. Those that could not be evaluated are left out.
 
     Raises: ValueError where `batch` is less than 1.
@@ -32,7 +32,7 @@ def controller_search(choices: tuple[Choice, ...], policy: PolicyGradient, *, ba
         raise ValueError(f"batch must be at least 1, got {batch}")
 
     def init(key: Key) -> ControllerState:
-        nothing = Incumbent(jnp.zeros(len(choices), jnp.int32), jnp.float32(-jnp.inf))
+        nothing = Incumbent(jnp.zeros(len(policy.choices), jnp.int32), jnp.float32(-jnp.inf))
         return ControllerState(policy.init(key), nothing)
 
     def ask(key: Key, state: ControllerState) -> Candidates:

@@ -24,6 +24,7 @@ from jaxnas.search.health import (
 from jaxnas.search.paths import path_only
 from jaxnas.search.shrinking import carried, weakest_by_alpha, weakest_by_marginal
 from jaxnas.search.single_path import (
+    Paths,
     SinglePathInfo,
     SinglePathState,
     fair_paths,
@@ -42,6 +43,7 @@ __all__ = [
     "EnasState",
     "Gap",
     "History",
+    "Paths",
     "SinglePathInfo",
     "SinglePathState",
     "WatchedState",

@@ -29,7 +29,6 @@ from jaxnas.base import (
     PyTree,
     Relaxation,
     SearchAlgorithm,
-    SearchSpace,
     Supernet,
     Weights,
 )
@@ -71,7 +70,6 @@ def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.Gr
 
 
 def darts(
-    space: SearchSpace,
     supernet: Supernet,
     weight_optimiser: optax.GradientTransformation,
     alpha_optimiser: optax.GradientTransformation,
@@ -82,13 +80,15 @@ def darts(
     alpha_scale: float = 1e-3,
     axis_name: str | None = None,
 ) -> SearchAlgorithm:
-    """DARTS over any space with a supernet.
+    """DARTS over the space of any supernet that has a mixture.
 
     bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
     `weight_optimiser` or another optimiser with the same state (say, one without clipping). warmup_steps: during the
     first steps only the weights move. alpha_scale: standard deviation of the initial architecture parameters. Its one
-    phase reads "train" and "valid". `derive` discretises the mixture by the rule of the space, without a score.
+    phase reads "train" and "valid". `derive` discretises the mixture by the rule of the space, without a score; for
+    another rule give `supernet._replace(space=supernet.space._replace(discretise=…))`.
     """
+    space = supernet.space
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
     if not alpha_scale >= 0:

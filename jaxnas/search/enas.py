@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
+from jaxnas.checks import check_choices
 from jaxnas.controllers import PolicyGradient, PolicyState
 from jaxnas.ops.layers import pmean
 from jaxnas.ops.trees import norm
@@ -107,8 +108,9 @@ def enas(
     The phase "child" reads "train", "controller" reads "valid". With `axis_name` a batch is spread over that axis and
     all devices, having one key, draw the same architectures.
 
-    Raises: ValueError where a number is less than 1.
+    Raises: ValueError where a number is less than 1, or the policy is over other choices than the supernet's space.
     """
+    check_choices(supernet.space.choices, policy.choices, f"the supernet over {supernet.space.name!r}", "the policy")
     for name, number in (("samples", samples), ("candidates", candidates)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")

@@ -21,7 +21,7 @@ is best is asked of a score afterwards. Passes normalise by the statistics of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -29,13 +29,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas.base import Arch, Array, Batch, Choice, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
+from jaxnas.base import (
+    Arch,
+    Array,
+    Batch,
+    Choice,
+    Context,
+    Key,
+    Phase,
+    PyTree,
+    SearchAlgorithm,
+    SearchSpace,
+    Supernet,
+)
+from jaxnas.checks import check_arch, check_choices
 from jaxnas.ops.layers import pmean
 from jaxnas.ops.trees import norm
 from jaxnas.search.paths import path_only
 
-Paths = Callable[[Key], Array]
-"""key -> int32 [K, D], the architectures whose gradients make one update; traceable."""
+
+class Paths(NamedTuple):
+    """Which paths make one update. choices: of their space. draw: key -> int32 [K, D], the architectures; traceable."""
+
+    choices: tuple[Choice, ...]
+    draw: Callable[[Key], Array]
 
 
 class SinglePathState(NamedTuple):
@@ -53,17 +70,18 @@ class SinglePathInfo(NamedTuple):
     weight_gradient: Array
 
 
-def uniform_paths(sample: Callable[[Key], Arch], count: int = 1) -> Paths:
-    """`count` independent draws of `sample`, that of a space or one of one's own, within a budget say.
+def uniform_paths(space: SearchSpace, count: int = 1) -> Paths:
+    """`count` independent draws of `space.sample`.
 
-    One path an update is that of the paper. Raises: ValueError where count is less than 1.
+    One path an update is that of the paper. For draws within a budget, say, give the space another `sample`. Raises:
+    ValueError where count is less than 1.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    return lambda key: jax.vmap(sample)(jax.random.split(key, count))
+    return Paths(space.choices, lambda key: jax.vmap(space.sample)(jax.random.split(key, count)))
 
 
-def fair_paths(choices: Sequence[Choice]) -> Paths:
+def fair_paths(choices: tuple[Choice, ...]) -> Paths:
     """K paths, K being the most options of any choice, in which each choice takes its options equally often.
 
     A choice of K options takes each exactly once, in an order independent of the other choices: the paper's case. One
@@ -80,7 +98,7 @@ def fair_paths(choices: Sequence[Choice]) -> Paths:
     count = max(len(choice.options) for choice in choices)
     place = jnp.arange(count)[None]
 
-    def paths(key: Key) -> Array:
+    def draw(key: Key) -> Array:
         label_key, order_key = jax.random.split(key)
         drawn = jax.random.uniform(label_key, (len(choices), count))
         options = jnp.argsort(jnp.where(place < sizes, drawn, jnp.inf), axis=1)  # those that exist come first
@@ -88,46 +106,45 @@ def fair_paths(choices: Sequence[Choice]) -> Paths:
         order = jnp.argsort(jax.random.uniform(order_key, columns.shape), axis=1)
         return jnp.take_along_axis(columns, order, axis=1).T.astype(jnp.int32)
 
-    return paths
+    return Paths(choices, draw)
 
 
-def sandwich_paths(largest: Arch, smallest: Arch, sample: Callable[[Key], Arch], count: int = 2) -> Paths:
-    """The largest architecture, the smallest one and `count` draws of `sample`: count + 2 paths an update.
+def sandwich_paths(space: SearchSpace, largest: Arch, smallest: Arch, count: int = 2) -> Paths:
+    """The largest architecture, the smallest one and `count` draws of `space.sample`: count + 2 paths an update.
 
     Two draws are those of both papers. `jaxnas.spaces.chain_extremes` gives the two ends of a chain space.
 
-    Raises: ValueError where count is less than 1, or the ends are not two different architectures of one space.
+    Raises: ValueError where count is less than 1, or the ends are not two different architectures of the space.
     """
-    random = uniform_paths(sample, count)
-    ends = [np.asarray(end) for end in (largest, smallest)]
-    if ends[0].ndim != 1 or ends[0].shape != ends[1].shape or (ends[0] == ends[1]).all():
-        raise ValueError(
-            f"the largest and the smallest must be two architectures of one space, got {ends[0].tolist()} and "
-            f"{ends[1].tolist()}"
-        )
-    both = jnp.asarray(np.stack(ends), jnp.int32)
-    return lambda key: jnp.concatenate([both, random(key)])
+    random = uniform_paths(space, count)
+    for end in (largest, smallest):
+        check_arch(space.choices, end, f"the space {space.name!r}")
+    ends = np.array([largest, smallest], np.int32)
+    if (ends[0] == ends[1]).all():
+        raise ValueError(f"the largest and the smallest architecture must differ, got twice {ends[0].tolist()}")
+    return Paths(space.choices, lambda key: jnp.concatenate([jnp.asarray(ends), random.draw(key)]))
 
 
 def single_path(
     supernet: Supernet,
     paths: Paths,
     weight_optimiser: optax.GradientTransformation,
-    sample: Callable[[Key], Arch],
     *,
     candidates: int = 1000,
     axis_name: str | None = None,
 ) -> SearchAlgorithm:
     """The one phase "supernet" reads "train"; the paths of a step are computed one after another.
 
-    paths: `uniform_paths(space.sample)`, `fair_paths(space.choices)` or `sandwich_paths(largest, smallest,
-    space.sample)`. weight_optimiser: any that `path_only` can hold to a path; the gradient of K paths is their sum, so
-    that its rate and its clip are of the sum. sample, candidates: `derive` draws so many and keeps the one of the
-    highest score, which it must be given: random search with weight sharing. Samplers search further with the same
-    score. With `axis_name` a batch is spread over that axis and all devices, having one key, take the same paths.
+    paths: `uniform_paths(space)`, `fair_paths(space.choices)` or `sandwich_paths(space, largest, smallest)` of the
+    supernet's space. weight_optimiser: any that `path_only` can hold to a path; the gradient of K paths is their sum,
+    so that its rate and its clip are of the sum. candidates: `derive` draws so many by `supernet.space.sample` and
+    keeps the one of the highest score, which it must be given: random search with weight sharing. Samplers search
+    further with the same score. With `axis_name` a batch is spread over that axis and all devices, having one key, take
+    the same paths.
 
-    Raises: ValueError where candidates is less than 1.
+    Raises: ValueError where candidates is less than 1, or the paths are of another space than the supernet.
     """
+    check_choices(supernet.space.choices, paths.choices, f"the supernet over {supernet.space.name!r}", "the paths")
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
     optimiser = path_only(weight_optimiser)
@@ -138,7 +155,7 @@ def single_path(
 
     def step(key: Key, state: SinglePathState, batch: Mapping[str, Batch]) -> tuple[SinglePathState, SinglePathInfo]:
         image, label = batch["train"]
-        archs = paths(key)
+        archs = paths.draw(key)
 
         def loss(params: PyTree, arch: Arch) -> tuple[Array, tuple[Array, Array]]:
             logits, _ = supernet.apply_path(params, arch, image, Context(axis_name=axis_name))
@@ -160,7 +177,7 @@ def single_path(
         del state
         if score is None:
             raise ValueError("a supernet alone prefers no architecture: give a score, archs [P, D] -> [P]")
-        archs = jax.vmap(sample)(jax.random.split(key, candidates))
+        archs = jax.vmap(supernet.space.sample)(jax.random.split(key, candidates))
         return archs[jnp.argmax(score(archs))]
 
     return SearchAlgorithm(init, (Phase("supernet", step, ("train",)),), derive)

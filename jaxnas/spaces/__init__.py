@@ -48,9 +48,11 @@ from jaxnas.spaces.nasbench201 import (
     NASBENCH201_GRAPH_OPERATIONS,
     NASBENCH201_OPERATIONS,
     nasbench201_cost_table,
+    nasbench201_live,
     nasbench201_space,
     nasbench201_stages,
 )
+from jaxnas.spaces.plain import product_space
 from jaxnas.spaces.pruned import Pruned, everything, prune
 
 __all__ = [
@@ -95,7 +97,9 @@ __all__ = [
     "everything",
     "graph_operations",
     "nasbench201_cost_table",
+    "nasbench201_live",
     "nasbench201_space",
     "nasbench201_stages",
+    "product_space",
     "prune",
 ]

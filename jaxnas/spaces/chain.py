@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.spaces import genotypes
@@ -203,7 +204,7 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         adjacency = (follows & mask[:, None] & mask[None, :]).astype(jnp.float32)
         return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], mask[None])
 
-    return SearchSpace(
+    space = SearchSpace(
         name="chain",
         choices=choices,
         sample=moves.sample,
@@ -220,6 +221,7 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         from_genotype=from_genotype,
         notation=lambda arch: " | ".join(" ".join(stage) for stage in names(arch)),
     )
+    return checked_space(space)
 
 
 def _slots(depths: Sequence[int]) -> dict[str, list[int]]:

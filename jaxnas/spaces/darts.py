@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
@@ -228,7 +229,7 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
                 arch += [_pairs(node).index((low, high)), kept_names.index(low_name), kept_names.index(high_name)]
         return jnp.asarray(arch, jnp.int32)
 
-    return SearchSpace(
+    space = SearchSpace(
         name="darts",
         choices=tuple(choices),
         sample=moves.sample,
@@ -247,6 +248,7 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
         from_genotype=from_genotype,
         notation=lambda arch: genotypes.print_darts(to_genotype(arch)),
     )
+    return checked_space(space)
 
 
 def _pairs(node: int) -> list[tuple[int, int]]:

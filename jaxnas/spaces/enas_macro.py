@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.macro import MACRO_COSTS
 from jaxnas.spaces import genotypes
@@ -175,7 +176,7 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
         stem = jnp.full(1, ENAS_MACRO_GRAPH_OPERATIONS.index("stem"), jnp.int32)
         return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], jnp.ones((1, layers + 1), bool))
 
-    return SearchSpace(
+    space = SearchSpace(
         name="enas_macro",
         choices=choices,
         sample=moves.sample,
@@ -192,6 +193,7 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
         from_genotype=from_genotype,
         notation=lambda arch: " ".join(map(str, entries(choices, arch))),
     )
+    return checked_space(space)
 
 
 def _places(layers: int) -> list[int]:

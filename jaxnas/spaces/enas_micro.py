@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, SearchSpace, Skeleton, Weights
+from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.darts import CELL_KINDS, CellEdges, cell_graph, darts_costs
@@ -156,7 +157,7 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
         edges = [edge for cell in cells(arch).values() for edge in cell]
         return " ".join(f"{source} {operations.index(operation)}" for operation, source in edges)
 
-    return SearchSpace(
+    space = SearchSpace(
         name="enas_micro",
         choices=choices,
         sample=moves.sample,
@@ -173,6 +174,7 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
         from_genotype=from_genotype,
         notation=notation,
     )
+    return checked_space(space)
 
 
 def _loose(edges: list[genotypes.Edge]) -> list[int]:

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
@@ -36,6 +37,21 @@ def nasbench201_stages(skeleton: Skeleton) -> list[tuple[int, tuple[int, int]]]:
     """(channels, (height, width)) of each stage; the size is halved, rounding up."""
     size = skeleton.image_shape[:2]
     return [(skeleton.channels << stage, cost.strided(size, 1 << stage)) for stage in range(3)]
+
+
+def nasbench201_live(arch: Arch) -> Array:
+    """Which edges, bool [6], lie on a way from the input to the output of the cell; traceable.
+
+    An edge that does not is computed for nothing: what it reads is zero, or nothing reads what it gives.
+    """
+    present = [arch[slot] != NASBENCH201_OPERATIONS.index("none") for slot in range(len(NASBENCH201_EDGES))]
+    fed, read = [jnp.array(node == 0) for node in range(4)], [jnp.array(node == 3) for node in range(4)]
+    for (node, source), there in zip(NASBENCH201_EDGES, present, strict=True):
+        fed[node] |= there & fed[source]
+    for (node, source), there in zip(reversed(NASBENCH201_EDGES), reversed(present), strict=True):
+        read[source] |= there & read[node]
+    ends = zip(NASBENCH201_EDGES, present, strict=True)
+    return jnp.stack([there & fed[source] & read[node] for (node, source), there in ends])
 
 
 def nasbench201_cost_table(skeleton: Skeleton) -> cost.CostTable:
@@ -88,7 +104,7 @@ def nasbench201_space() -> SearchSpace:
         checked = genotypes.check_nasbench201(found, names)
         return jnp.asarray([names.index(operation) for operation, _ in checked], jnp.int32)
 
-    return SearchSpace(
+    space = SearchSpace(
         name="nasbench201",
         choices=choices,
         sample=moves.sample,
@@ -105,6 +121,7 @@ def nasbench201_space() -> SearchSpace:
         from_genotype=from_genotype,
         notation=lambda arch: genotypes.print_nasbench201(edges(arch)),
     )
+    return checked_space(space)
 
 
 def _graph(arch: Arch) -> Graph:

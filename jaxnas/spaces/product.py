@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, Key
+from jaxnas.checks import check_arch
 
 
 class Product(NamedTuple):
@@ -69,11 +70,5 @@ def entries(choices: tuple[Choice, ...], arch: Arch) -> tuple[int, ...]:
 
     Raises: ValueError where it has another length than the space, or an entry that is no option.
     """
-    values = np.asarray(arch)
-    if values.shape != (len(choices),):
-        raise ValueError(f"an architecture of this space has shape ({len(choices)},), got {values.shape}")
-    result = tuple(int(value) for value in values)
-    for value, choice in zip(result, choices, strict=True):
-        if not 0 <= value < len(choice.options):
-            raise ValueError(f"choice {choice.name!r} has options 0 to {len(choice.options) - 1}, got {value}")
-    return result
+    check_arch(choices, arch, "the space")
+    return tuple(int(value) for value in np.asarray(arch))

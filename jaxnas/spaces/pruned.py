@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, SearchSpace, Weights
+from jaxnas.checks import check_arch, checked_space
 from jaxnas.spaces.product import entries, product
 
 Keep = tuple[tuple[int, ...], ...]
@@ -73,9 +74,11 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
     moves = product(choices)
 
     def embed(arch: Arch) -> Arch:
+        check_arch(choices, arch, f"what is left of the space {space.name!r}")
         return jnp.asarray(table)[columns, arch]
 
     def restrict(arch: Arch) -> Arch:
+        check_arch(space.choices, arch, f"the space {space.name!r}")
         return jnp.asarray(back)[columns, arch]
 
     def concrete(arch: Arch) -> Arch:
@@ -127,4 +130,4 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
         from_genotype=from_genotype,
         notation=lambda arch: space.notation(concrete(arch)),
     )
-    return Pruned(narrow, embed, restrict)
+    return Pruned(checked_space(narrow), embed, restrict)

@@ -13,15 +13,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, part
+from jaxnas.networks.chain import chain_network
 from jaxnas.networks.switched import switch
 from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.ops.trees import materialised
 from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
+from jaxnas.supernets.extracting import as_network, taken
 
 
 class ChainRun(NamedTuple):
@@ -127,18 +131,16 @@ def chain_supernet(
         return layers.dense(jnp.mean(layers.widened(jax.nn.relu(x)), (1, 2)), params["classifier"]), Aux(seen)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        if not isinstance(context.bn, str):
-            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
         return forward(params, weights, x, context, _mixture)
 
-    def taken(arch: Arch) -> Weights:
+    def blocks_of(arch: Arch) -> Weights:
         return {kind: jnp.argmax(rows, axis=1) for kind, rows in space.one_hot(arch).items()}
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        return forward(params, taken(arch), x, context, _path)
+        return forward(params, blocks_of(arch), x, context, _path)
 
     def used(arch: Arch) -> PyTree:
-        chosen = taken(arch)
+        chosen = blocks_of(arch)
         shapes = jax.eval_shape(init, jax.random.key(0))
         result = jax.tree.map(lambda _: jnp.array(True), shapes)
 
@@ -154,7 +156,28 @@ def chain_supernet(
         ]
         return result
 
-    return Supernet(init, apply, apply_path, used)
+    def network(arch: Arch) -> Network:
+        return chain_network(arch, skeleton, space)
+
+    def by_stages(trees: PyTree, arch: Arch) -> list[list[PyTree]]:
+        """Parameters or statistics of all runs -> for each stage those of its layers."""
+        chosen = {kind: np.asarray(own).tolist() for kind, own in blocks_of(arch).items()}
+        each = [
+            taken(own[block], layer)
+            for run, own in zip(runs, trees, strict=True)
+            for layer, block in enumerate(chosen[run.kind][run.slots])
+        ]
+        ends = np.cumsum(depths).tolist()
+        return [each[end - depth : end] for depth, end in zip(depths, ends, strict=True)]
+
+    def extract(params: PyTree, arch: Arch) -> PyTree:
+        return as_network(network, {**params, "stages": by_stages(params["runs"], arch)}, arch)
+
+    def extract_stats(stats: Any, arch: Arch) -> Any:
+        return {"stem": stats["stem"], "stages": by_stages(stats["runs"], arch), "head": stats["head"]}
+
+    parts = (init, apply, apply_path, used, network, extract, extract_stats)
+    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
 def _mixture(run: ChainRun, axis_name: str | None) -> Layer:

@@ -16,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Supernet, Weights
+from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
+from jaxnas.networks.darts import darts_network, make_frame
 from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
+from jaxnas.ops.primitives import named
 from jaxnas.spaces.darts import DARTS_OPERATIONS, CellShape, darts_cells, darts_space, edge_table
 from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.extracting import as_network, stacked, taken
 from jaxnas.supernets.kept import between, checked_keep, kept_edge, kept_edges, narrowed, present, widened
 from jaxnas.supernets.stages import apart
 
@@ -63,7 +67,7 @@ def darts_supernet(
     if nodes < 1:
         raise ValueError(f"nodes must be at least 1, got {nodes}")
     form = mixed.checked_form(skeleton, form, remat)
-    primitives = mixed.primitives(operations, normed_pools=True)
+    primitives = named(operations, pool_norms=True)
     none = operations.index("none") if "none" in operations else None
     space = darts_space(nodes, operations)
     cells = darts_cells(skeleton, nodes)
@@ -109,7 +113,7 @@ def darts_supernet(
             keys = fresh_keys(key)
             return {
                 "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
-                "head": layers.dense_init(next(keys), nodes * cells[-1].channels, skeleton.num_classes),
+                "classifier": layers.dense_init(next(keys), nodes * cells[-1].channels, skeleton.num_classes),
             }
 
         return {
@@ -154,8 +158,8 @@ def darts_supernet(
         return kept_edges(form, primitives, none, there, ends_of(kind, name), strides[name], axis_name, remat)
 
     @functools.cache
-    def kept_alone(taken: tuple[int, ...], axis_name: str | None) -> mixed.Alone:
-        return kept_edge([primitives[o] for o in taken], 1, axis_name)
+    def kept_alone(held: tuple[int, ...], axis_name: str | None) -> mixed.Alone:
+        return kept_edge([primitives[o] for o in held], 1, axis_name)
 
     def run_group(
         now: _Evaluation, kind: str, name: str, params: PyTree, stats: Any, inputs: Array | None, states: Array
@@ -210,7 +214,7 @@ def darts_supernet(
                 s0, s1 = s1, out
                 norms.append(norm)
                 seen.append(edge_seen)
-            told.append({"preprocess": norms, "edges": _stacked(seen)})
+            told.append({"preprocess": norms, "edges": stacked(seen)})
         return s0, s1, told
 
     def plain_edges(now: _Evaluation, params: list[PyTree], stats: list[Any]) -> tuple[mixed.Alone, Any]:
@@ -236,9 +240,9 @@ def darts_supernet(
         for cell, kind in zip(there, kinds, strict=True):
             slots = groups[kind]["plain"]
             cell[len(table) - len(slots) :] = kept[kind][np.array(slots)]
-        taken = present(there.reshape(-1, len(operations)), none)
-        own_kept = [edges[0][o] for o in taken], edges[1][..., np.array(taken)], jnp.array(there[..., taken])
-        return kept_alone(tuple(taken), axis_name), (*own_kept, start)
+        held = present(there.reshape(-1, len(operations)), none)
+        own_kept = [edges[0][o] for o in held], edges[1][..., np.array(held)], jnp.array(there[..., held])
+        return kept_alone(tuple(held), axis_name), (*own_kept, start)
 
     def looped(now: _Evaluation, params: list[PyTree], stats: list[Any], s0: Array, s1: Array) -> Any:
         """The same as one loop over all cells whose plain edges are of one size, compiled once.
@@ -263,7 +267,7 @@ def darts_supernet(
         def later(pairs: list[Any], side: int, nothing: Any) -> Any:
             """What a turn prepares: input 1 of the next cell or input 0 of the one after it; nothing at the end."""
             own = [pair[side] for pair in pairs[2 - side :]]
-            return _stacked(own + [nothing] * (len(pairs) - len(own)))
+            return stacked(own + [nothing] * (len(pairs) - len(own)))
 
         initial = None if given[0][0] is None else layers.initial_stats(p0.shape[-1])
         ahead = [(later(kernels, side, jnp.zeros_like(kernels[-1][1])), later(given, side, initial)) for side in (0, 1)]
@@ -314,11 +318,9 @@ def darts_supernet(
             s0, s1, told = (looped if several else one_by_one)(now, *parts, s0, s1)
             seen += told
         features = jnp.mean(layers.widened(s1), (1, 2))
-        return layers.dense(features, params["head"]), Aux({"stem": stem, "runs": seen})
+        return layers.dense(features, params["classifier"]), Aux({"stem": stem, "runs": seen})
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        if not isinstance(context.bn, str):
-            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
         return forward(params, weights, x, context, "mixture")
 
     def operation_of_slot(arch: Arch) -> dict[str, Array]:
@@ -342,7 +344,39 @@ def darts_supernet(
                 ]
         return everywhere if rows is None else narrowed(everywhere, rows)
 
-    return Supernet(init, apply, apply_path, used)
+    def network(arch: Arch) -> Network:
+        return darts_network(arch, skeleton, space, pool_norms=True)
+
+    def by_cells(trees: PyTree, arch: Arch, preprocessed: Callable[[Any], Any]) -> list[PyTree]:
+        """Parameters or statistics of all runs -> those of the derived network's cells; equal cells are stacked."""
+        genotype, each = space.to_genotype(arch), []
+        for run, own in zip(runs, trees, strict=True):
+            kind = run[0].kind
+            places = {slot: (name, i) for name, slots in groups[kind].items() for i, slot in enumerate(slots)}
+            edges = [
+                (*places[table.index((source, e // 2))], operations.index(operation))
+                for e, (operation, source) in enumerate(genotype[kind])
+            ]
+            for cell, pair in enumerate(own["preprocess"]):
+                chosen = [taken(own["edges"][name][o], cell, i) for name, i, o in edges]
+                each.append({"preprocess": tuple(map(preprocessed, pair)), "edges": chosen})
+        counts = [count for _, count in make_frame(skeleton, nodes).runs]
+        return [stacked(each[end - count : end]) for count, end in zip(counts, np.cumsum(counts), strict=True)]
+
+    def extract(params: PyTree, arch: Arch) -> PyTree:
+        whole = params if rows is None else widened(params, rows, shapes())
+
+        def with_norm(kernel: Any) -> PyTree:
+            return {"reduce" if isinstance(kernel, dict) else "kernel": kernel, "norm": None}
+
+        cells = by_cells(whole["runs"], arch, with_norm)
+        return as_network(network, {"stem": whole["stem"], "cells": cells, "classifier": whole["classifier"]}, arch)
+
+    def extract_stats(stats: Any, arch: Arch) -> Any:
+        return {"stem": stats["stem"], "cells": by_cells(stats["runs"], arch, lambda pair: pair)}
+
+    parts = (init, apply, apply_path, used, network, extract, extract_stats)
+    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
 def darts_narrowing(
@@ -413,10 +447,6 @@ def _rows(
                 for o, stack in enumerate(stacks)
             ]
     return rows
-
-
-def _stacked(trees: list[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _repeated(count: int, tree: PyTree) -> PyTree:

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.base import Array, Key, Skeleton, Stats
+from jaxnas.base import Array, Key, Skeleton
 from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
 from jaxnas.ops.platform import by_platform, outlined
-from jaxnas.ops.primitives import PRIMITIVES, Normed, Primitive
+from jaxnas.ops.primitives import Primitive
 from jaxnas.ops.trees import materialised
 from jaxnas.supernets.chosen import chosen
 from jaxnas.supernets.stages import Slots, Together, run_stages
@@ -28,10 +28,10 @@ from jaxnas.supernets.together import together
 
 Form = Literal["scan", "batch"]
 
-Alone = Callable[[Any, Any, Array, Any], tuple[Array, Any]]
-"""(params of one edge, its weights [O] or operation, x, its statistics or ()) -> (y, statistics seen).
+Alone = Callable[..., tuple[Array, Any]]
+"""(params of one edge, its weights [O] or operation, x, its statistics or (), wanted=None) -> (y, statistics seen).
 
-A mixture that is given what it has seen before of the same x computes the same without asking for them again.
+wanted: as of `Context`. A mixture that is given the statistics that it told of the same x reuses them.
 """
 
 
@@ -57,34 +57,6 @@ def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
     if remat and form == "scan":
         raise ValueError("the form 'scan' always computes edges again: leave out remat, or give form='batch'")
     return form
-
-
-def normed(primitive: Primitive) -> Primitive:
-    """A primitive without parameters followed by batch norm without affine: what a pool is in a DARTS search cell."""
-
-    def apply(
-        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]:
-        y, _ = primitive.apply({}, x, stride)
-        y, seen = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[0], axis_name)
-        return y, (seen,)
-
-    def scaled(params: Any, scale: Array) -> Any:
-        return {**params, "norm": {"scale": scale}}
-
-    return Primitive(primitive.init, apply, lambda stride: 1, scaled, Normed(primitive.apply))
-
-
-def primitives(operations: Sequence[str], normed_pools: bool) -> tuple[Primitive, ...]:
-    """The primitives of the named operations; raises ValueError for a name that has none."""
-    unknown = [name for name in operations if name not in PRIMITIVES]
-    if unknown:
-        raise ValueError(f"unknown operation {unknown[0]!r}; known are {', '.join(sorted(PRIMITIVES))}")
-    chosen = [PRIMITIVES[name] for name in operations]
-    return tuple(
-        normed(p) if normed_pools and name.endswith("pool_3x3") else p
-        for name, p in zip(operations, chosen, strict=True)
-    )
 
 
 def edge_init(operations: Sequence[Primitive], key: Key, channels: int, stride: int) -> list[Any]:
@@ -117,7 +89,7 @@ def mixed_edge(
     remat: edges that are computed together are computed again in the backward pass.
     """
 
-    def alone(params: Any, weights: Array, x: Array, known: Any) -> tuple[Array, Any]:
+    def alone(params: Any, weights: Array, x: Array, known: Any, wanted: Array | None = None) -> tuple[Array, Any]:
         scales = _per_channel(weights, x.shape[-1])
         outputs: list[Array] = []
         seen: list[Any] = []
@@ -125,6 +97,7 @@ def mixed_edge(
             if o == none:
                 seen.append(())
                 continue
+            p = gated(p, wanted) if primitive.selective else p
             with_scale = primitive.scaled(p, scales[o])
             given = known[o] if known else None
             y, stats = primitive.apply(p if with_scale is None else with_scale, x, stride, given, axis_name)
@@ -148,18 +121,19 @@ def path_edge(operations: Sequence[Primitive], stride: int, axis_name: str | Non
     Statistics have the form of `edge_stats`; `given` says whether to normalise by them or by the batch.
     """
 
-    def branch(o: int) -> Callable[[Any, Array, Any], tuple[Array, Any]]:
-        def run(params: Any, x: Array, stats: Any) -> tuple[Array, Any]:
+    def branch(o: int) -> Callable[[Any, Array, Any, Array | None], tuple[Array, Any]]:
+        def run(params: Any, x: Array, stats: Any, wanted: Array | None) -> tuple[Array, Any]:
             own = stats[o] if given else None
-            y, seen = operations[o].apply(params[o], x, stride, own, axis_name)
+            p = gated(params[o], wanted) if operations[o].selective else params[o]
+            y, seen = operations[o].apply(p, x, stride, own, axis_name)
             return y, [seen if other == o else s for other, s in enumerate(stats)]
 
         return run
 
     branches = [branch(o) for o in range(len(operations))]
 
-    def alone(params: Any, operation: Array, x: Array, stats: Any) -> tuple[Array, Any]:
-        return lax.switch(operation, branches, params, x, stats)
+    def alone(params: Any, operation: Array, x: Array, stats: Any, wanted: Array | None = None) -> tuple[Array, Any]:
+        return lax.switch(operation, branches, params, x, stats, wanted)
 
     together = chosen(operations, stride, axis_name, given)
     return Edge(alone, lambda slots: together)
@@ -317,8 +291,8 @@ def _edge_vjp(
 ) -> tuple[Array, Callable[[Array], Any], Any]:
     """(output, its gradient -> (to p, to s or None, to x), statistics); a chosen operation has no gradient."""
     if _mixture(s):
-        return jax.vjp(lambda p, s, x: edge(gated(p, wanted), s, x, given), p, s, x, has_aux=True)
-    y, pull, seen = jax.vjp(lambda p, x: edge(gated(p, wanted), s, x, given), p, x, has_aux=True)
+        return jax.vjp(lambda p, s, x: edge(p, s, x, given, wanted), p, s, x, has_aux=True)
+    y, pull, seen = jax.vjp(lambda p, x: edge(p, s, x, given, wanted), p, x, has_aux=True)
 
     def with_none(g: Array) -> Any:
         to_p, to_x = pull(g)

@@ -15,19 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, part
+from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.networks.switched import apply_padded, switch
 from jaxnas.ops import layers
 from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.ops.primitives import Primitive
 from jaxnas.spaces.enas_macro import (
     ENAS_MACRO_OPERATIONS,
+    MacroStage,
     enas_macro_needed,
     enas_macro_skips,
+    enas_macro_space,
     enas_macro_stages,
 )
 from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.extracting import as_network, padded_stats, taken
 
 _PRIMITIVES = tuple(MACRO_PRIMITIVES[name] for name in ENAS_MACRO_OPERATIONS)
 
@@ -40,6 +45,7 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
 
     Raises: ValueError where there are fewer than three layers or an auxiliary head is asked for.
     """
+    space = enas_macro_space(skeleton.cells)
     stages = enas_macro_stages(skeleton)
     count = skeleton.cells
 
@@ -122,8 +128,6 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
         return layers.dense(features, params["classifier"]), Aux(seen)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        if not isinstance(context.bn, str):
-            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
         rows, columns = np.tril_indices(count, -1)
         skips = jnp.zeros((count, count)).at[rows, columns].set(weights["skip"][:, 1])
         return forward(params, weights["operation"], skips, x, context, path=False)
@@ -147,7 +151,45 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
             result["reductions"][s] = jax.tree.map(lambda _, needed=needed: needed, shapes["reductions"][s])
         return result
 
-    return Supernet(init, apply, apply_path, used)
+    def network(arch: Arch) -> Network:
+        return enas_macro_network(arch, skeleton, space)
+
+    def needed_states(arch: Arch, stage: MacroStage) -> list[int]:
+        """The states that are read after the reduction at the end of a stage."""
+        skips = enas_macro_skips(arch, count)[1]
+        return np.flatnonzero(enas_macro_needed(skips, stage.layers.stop)).tolist()
+
+    def extract(params: PyTree, arch: Arch) -> PyTree:
+        operations = np.asarray(enas_macro_skips(arch, count)[0]).tolist()
+        layers_of = [
+            {"operation": taken(own[operations[k]], number), "norm": None}
+            for stage, own in zip(stages, params["stages"], strict=True)
+            for number, k in enumerate(stage.layers)
+        ]
+        reductions = [
+            [{"reduce": taken(own, state), "norm": None} for state in needed_states(arch, stage)]
+            for stage, own in zip(stages, params["reductions"], strict=False)
+        ]
+        return as_network(network, {**params, "layers": layers_of, "reductions": reductions}, arch)
+
+    def extract_stats(stats: Any, arch: Arch) -> Any:
+        operations = np.asarray(enas_macro_skips(arch, count)[0]).tolist()
+        seen = [
+            {
+                "operation": padded_stats(own["operation"], _PRIMITIVES[operations[k]].norms(1), number),
+                "norm": taken(own["norm"], number),
+            }
+            for stage, own in zip(stages, stats["stages"], strict=True)
+            for number, k in enumerate(stage.layers)
+        ]
+        reductions = [
+            [taken(own, state) for state in needed_states(arch, stage)]
+            for stage, own in zip(stages, stats["reductions"], strict=False)
+        ]
+        return {"stem": stats["stem"], "layers": seen, "reductions": reductions}
+
+    parts = (init, apply, apply_path, used, network, extract, extract_stats)
+    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
 def _branch(

@@ -17,14 +17,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import draw
 from jaxnas.networks.darts import CellApply, make_frame
+from jaxnas.networks.enas_micro import enas_micro_network
 from jaxnas.networks.switched import apply_padded, switch
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Primitive
+from jaxnas.ops.primitives import Primitive, named
 from jaxnas.spaces.darts import CellEdges, CellShape
 from jaxnas.spaces.enas_micro import (
     ENAS_MICRO_OPERATIONS,
@@ -35,6 +38,7 @@ from jaxnas.spaces.enas_micro import (
 )
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.chosen import chosen
+from jaxnas.supernets.extracting import as_network, padded_stats, stacked, taken
 
 
 def enas_micro_supernet(
@@ -53,9 +57,9 @@ def enas_micro_supernet(
     statistics for two batch norms an edge, [2N, 2, C], of which some are of none.
     """
     operations = tuple(operations)
-    enas_micro_space(nodes, operations)  # Raises for operations that it cannot have.
+    space = enas_micro_space(nodes, operations)
     form = mixed.checked_form(skeleton, form, remat)
-    primitives = mixed.primitives(("none", *operations), normed_pools=False)
+    primitives = named(("none", *operations))
     skip = 1 + operations.index("skip_connect") if "skip_connect" in operations else None
     slots = enas_micro_slots(nodes)
     frame = make_frame(skeleton, nodes)
@@ -82,14 +86,14 @@ def enas_micro_supernet(
             selection, before = weights[shape.kind], jnp.stack(inputs)
 
             def run(states: Array, strided: bool | None) -> Array:
-                taken = [s for s, (_, _, source) in enumerate(slots) if strided is None or (source < 2) == strided]
-                if not taken:
+                here = [s for s, (_, _, source) in enumerate(slots) if strided is None or (source < 2) == strided]
+                if not here:
                     return states
                 first = {None: (0, 2), True: (0, 0), False: (2, 0)}[strided]
-                ends = [(slots[s][2] - first[0], slots[s][0] + first[1]) for s in taken]
+                ends = [(slots[s][2] - first[0], slots[s][0] + first[1]) for s in here]
                 # An identity of stride 1 must not take the parameters of one of stride 2 for its own.
                 kept = params if strided else [{} if o == skip else p for o, p in enumerate(params)]
-                mine, chosen = jax.tree.map(lambda leaf: leaf[jnp.array(taken)], (kept, selection))
+                mine, chosen = jax.tree.map(lambda leaf: leaf[jnp.array(here)], (kept, selection))
                 edge = edge_of(2 if strided else 1, context.axis_name)
                 return mixed.run_edges(form, edge, before if strided else None, states, ends, mine, chosen, ())[0]
 
@@ -114,17 +118,15 @@ def enas_micro_supernet(
             shape: CellShape, params: PyTree, inputs: tuple[Array, Array], stats: Any, keys: Any, context: Context
         ) -> tuple[Array, Stats]:
             del keys
-            taken = edges[shape.kind]
-            own = jax.tree.map(lambda leaf: leaf[taken.slot], params)
+            used_edges = edges[shape.kind]
+            own = jax.tree.map(lambda leaf: leaf[used_edges.slot], params)
             run = _path_cell if form == "scan" else _path_cell_at_once
-            states, seen = run(primitives, nodes, taken, shape, own, inputs, stats, context)
+            states, seen = run(primitives, nodes, used_edges, shape, own, inputs, stats, context)
             return _joined(states, loose[shape.kind]), seen
 
         return cell
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        if not isinstance(context.bn, str):
-            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
         return frame.apply(mixed_cell(weights), params, x.astype(dtype), context)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
@@ -134,8 +136,15 @@ def enas_micro_supernet(
         edges, loose = enas_micro_edges(arch), enas_micro_loose(arch)
         shapes = jax.eval_shape(init, jax.random.key(0))
         result = jax.tree.map(lambda _: jnp.array(True), shapes)
+        reads = {kind: [jnp.any(own.source == side) for side in range(2)] for kind, own in edges.items()}
+        # A cell matters where a later one that matters reads it: the next as its input 1, the one after as its input 0.
+        live = [jnp.array(False)] * (len(cells) - 1) + [jnp.array(True)]
+        for c in reversed(range(len(cells) - 1)):
+            live[c] = live[c + 1] & reads[cells[c + 1].kind][1]
+            if c + 2 < len(cells):
+                live[c] |= live[c + 2] & reads[cells[c + 2].kind][0]
 
-        def read(index: int, channels: int) -> Array:
+        def joined(index: int, channels: int) -> Array:
             """Which channels of the output of a cell, or of the stem before the first, hold anything."""
             if index < 0:
                 return jnp.ones(channels, bool)
@@ -143,24 +152,79 @@ def enas_micro_supernet(
 
         start = 0
         for r, (shape, count) in enumerate(frame.runs):
+            alive = jnp.stack(live[start : start + count])
             for side in range(2):
-                rows = jnp.stack([read(start + c - 2 + side, shape.inputs[side]) for c in range(count)])[:, :, None]
-                kernel = result["cells"][r]["preprocess"][side]
-                inner = "reduce" if "reduce" in kernel else "kernel"
-                kernel[inner] = jax.tree.map(lambda _, rows=rows: rows, kernel[inner])
+                given = result["cells"][r]["preprocess"][side]
+                needed = alive & reads[shape.kind][side]
+                rows = jnp.stack([joined(start + c - 2 + side, shape.inputs[side]) for c in range(count)])
+                inner = "reduce" if "reduce" in given else "kernel"
+                given["norm"] = jax.tree.map(lambda _, needed=needed: needed[:, None], given["norm"])
+                kernel_mask = (rows & needed[:, None])[:, :, None]
+                given[inner] = jax.tree.map(lambda _, mask=kernel_mask: mask, given[inner])
             chosen = jnp.zeros(len(slots), jnp.int32).at[edges[shape.kind].slot].set(edges[shape.kind].operation)
             strided = jnp.array([shape.kind == "reduce" and source < 2 for _, _, source in slots])
             for o in range(len(primitives)):
                 # Of identities only those of stride 2 have a use for their parameters.
-                mask = (chosen == o) & (strided | (o != skip))
+                mask = alive[:, None] & ((chosen == o) & (strided | (o != skip)))[None]
                 result["cells"][r]["edges"][o] = jax.tree.map(
-                    lambda leaf, mask=mask: mask.reshape(1, -1, *[1] * (leaf.ndim - 2)), shapes["cells"][r]["edges"][o]
+                    lambda leaf, mask=mask: mask.reshape(*mask.shape, *[1] * (leaf.ndim - 2)),
+                    shapes["cells"][r]["edges"][o],
                 )
             start += count
-        result["classifier"]["kernel"] = read(len(cells) - 1, 0)[:, None]
+        result["classifier"]["kernel"] = joined(len(cells) - 1, 0)[:, None]
         return result
 
-    return Supernet(init, apply, apply_path, used)
+    def network(arch: Arch) -> Network:
+        return enas_micro_network(arch, skeleton, space)
+
+    def extract(params: PyTree, arch: Arch) -> PyTree:
+        genotype, runs, start = space.to_genotype(arch), [], 0
+
+        def joined(index: int, kernel: Array, axis: int) -> Array:
+            """Of the rows of a kernel, which are C of each node of the cell that it reads, those of loose ends."""
+            if index < 0:
+                return kernel
+            rows = np.arange(kernel.shape[axis]).reshape(nodes, -1)
+            return jnp.take(kernel, rows[np.array(genotype[f"{cells[index].kind}_concat"]) - 2].reshape(-1), axis)
+
+        for (shape, count), own in zip(frame.runs, params["cells"], strict=True):
+            each = []
+            for c in range(count):
+                pair = []
+                for side, one in enumerate(taken(own["preprocess"], c)):
+                    name, before = "reduce" if "reduce" in one else "kernel", start + c - 2 + side
+                    pair.append({**one, name: jax.tree.map(lambda k, b=before: joined(b, k, 0), one[name])})
+                edges = [taken(own["edges"][o], c, slot) for slot, o in edges_of(genotype[shape.kind])]
+                each.append({"preprocess": tuple(pair), "edges": edges})
+            runs.append(stacked(each))
+            start += count
+        kernel = joined(len(cells) - 1, params["classifier"]["kernel"], 0)
+        found = {**params, "cells": runs, "classifier": {**params["classifier"], "kernel": kernel}}
+        return as_network(network, found, arch)
+
+    def edges_of(genotype: Sequence[Any]) -> list[tuple[int, int]]:
+        """The (slot, operation) of each edge of a cell."""
+        return [
+            (slots.index((e // 2, e % 2, source)), 1 + operations.index(operation))
+            for e, (operation, source) in enumerate(genotype)
+        ]
+
+    def extract_stats(stats: Any, arch: Arch) -> Any:
+        genotype, runs = space.to_genotype(arch), []
+        for (shape, count), own in zip(frame.runs, stats["cells"], strict=True):
+            each = []
+            for c in range(count):
+                edges = []
+                for e, (operation, source) in enumerate(genotype[shape.kind]):
+                    stride = 2 if shape.kind == "reduce" and source < 2 else 1
+                    norms = primitives[1 + operations.index(operation)].norms(stride)
+                    edges.append(padded_stats(own["edges"], norms, c, e))
+                each.append({"preprocess": taken(own["preprocess"], c), "edges": edges})
+            runs.append(stacked(each))
+        return {**stats, "cells": runs}
+
+    parts = (init, apply, apply_path, used, network, extract, extract_stats)
+    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
 def _joined(states: Array, loose: Array) -> Array:

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Context, PyTree, Supernet
+from jaxnas.base import Arch, Array, Aux, Context, PyTree, Supernet
 from jaxnas.ops.primitives import Primitive
+from jaxnas.spaces.pruned import Pruned
 from jaxnas.supernets import edges as mixed
 from jaxnas.supernets.stages import Slots, Together, run_stages
 from jaxnas.supernets.together import together
@@ -26,17 +27,24 @@ Rows = Literal["all"] | np.ndarray
 """Which entries along the second axis of a leaf are held, int [R]; "all" for a leaf that has no axis of edges."""
 
 
-def embedded(supernet: Supernet, embed: Callable[[Arch], Arch]) -> Supernet:
+def embedded(supernet: Supernet, pruned: Pruned) -> Supernet:
     """The supernet of a space as one of what is left of it (`jaxnas.spaces.prune`), for single paths.
 
     The parameters stay those of the whole space, so that nothing has to be carried over; what no path reaches any more
     is neither computed nor, under `jaxnas.search.path_only`, moved. The mixture is that of the whole space.
     """
 
-    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> Any:
-        return supernet.apply_path(params, embed(arch), x, context)
+    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
+        return supernet.apply_path(params, pruned.embed(arch), x, context)
 
-    return supernet._replace(apply_path=apply_path, used=lambda arch: supernet.used(embed(arch)))
+    return supernet._replace(
+        space=pruned.space,
+        apply_path=apply_path,
+        used=lambda arch: supernet.used(pruned.embed(arch)),
+        network=lambda arch: supernet.network(pruned.embed(arch)),
+        extract=lambda params, arch: supernet.extract(params, pruned.embed(arch)),
+        extract_stats=lambda stats, arch: supernet.extract_stats(stats, pruned.embed(arch)),
+    )
 
 
 def checked_keep(
@@ -101,13 +109,13 @@ def kept_edge(operations: Sequence[Primitive], stride: int, axis_name: str | Non
     """The sum of those operations that are there, which bool [O] in the place of statistics says."""
     each = [mixed.mixed_edge([operation], None, stride, axis_name).alone for operation in operations]
 
-    def alone(params: Any, weights: Array, x: Array, there: Any) -> tuple[Array, Any]:
+    def alone(params: Any, weights: Array, x: Array, there: Any, wanted: Array | None = None) -> tuple[Array, Any]:
         def gone(p: Any, w: Array, x: Array) -> Array:
             return jnp.zeros((x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3]), x.dtype)
 
         total = gone(None, weights, x)
         for o, one in enumerate(each):
-            here = functools.partial(lambda one, p, w, x: one([p], w[None], x, ())[0], one)
+            here = functools.partial(lambda one, p, w, x: one([p], w[None], x, (), wanted)[0], one)
             total = total + lax.cond(there[o], here, gone, params[o], weights[o], x)
         return total, there
 

@@ -11,14 +11,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, Skeleton, Supernet, Weights
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Supernet, Weights
+from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import conv_bn_init, draw, fresh_keys
-from jaxnas.networks.nasbench201 import residual_block, residual_block_init
+from jaxnas.networks.nasbench201 import nasbench201_network, residual_block, residual_block_init
 from jaxnas.ops import layers
-from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, NASBENCH201_OPERATIONS, nasbench201_space, nasbench201_stages
+from jaxnas.ops.primitives import named
+from jaxnas.spaces.nasbench201 import (
+    NASBENCH201_EDGES,
+    NASBENCH201_OPERATIONS,
+    nasbench201_live,
+    nasbench201_space,
+    nasbench201_stages,
+)
 from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.extracting import as_network, taken
 
 
 def nasbench201_supernet(
@@ -34,7 +44,7 @@ def nasbench201_supernet(
     [N, 6, …], and the cells of a stage are scanned.
     """
     form = mixed.checked_form(skeleton, form, remat)
-    primitives = mixed.primitives(NASBENCH201_OPERATIONS, normed_pools=False)
+    primitives = named(NASBENCH201_OPERATIONS)
     none = NASBENCH201_OPERATIONS.index("none")
     space = nasbench201_space()
     stages = nasbench201_stages(skeleton)
@@ -49,8 +59,8 @@ def nasbench201_supernet(
             return {
                 "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
                 "blocks": [residual_block_init(next(keys), c, 2 * c) for c in channels[:-1]],
-                "last_norm": layers.affine_init(channels[-1]),
-                "head": layers.dense_init(next(keys), channels[-1], skeleton.num_classes),
+                "norm": layers.affine_init(channels[-1]),
+                "classifier": layers.dense_init(next(keys), channels[-1], skeleton.num_classes),
             }
 
         return {
@@ -95,12 +105,10 @@ def nasbench201_supernet(
             stats = given["stages"][i] if given is not None else initial_edge_stats(channels) if path else ()
             x, stage_seen = lax.scan(cell, x, (params["stages"][i], stats))
             seen["stages"].append(stage_seen)
-        features = jnp.mean(layers.widened(jax.nn.relu(norm("last_norm", x))), (1, 2))
-        return layers.dense(features, params["head"]), Aux(seen)
+        features = jnp.mean(layers.widened(jax.nn.relu(norm("norm", x))), (1, 2))
+        return layers.dense(features, params["classifier"]), Aux(seen)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        if not isinstance(context.bn, str):
-            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
         edge = mixed.mixed_edge(primitives, none, 1, context.axis_name, remat)
         return forward(params, weights["cell"], x, context, edge, path=False)
 
@@ -110,15 +118,33 @@ def nasbench201_supernet(
 
     def used(arch: Arch) -> PyTree:
         operation = jnp.argmax(space.one_hot(arch)["cell"], -1)
+        live = nasbench201_live(arch)
         shapes = jax.eval_shape(init, jax.random.key(0))
         everywhere = jax.tree.map(lambda _: jnp.array(True), shapes)
         everywhere["stages"] = [
             [
-                jax.tree.map(lambda leaf, o=o: (operation == o).reshape(1, -1, *[1] * (leaf.ndim - 2)), p)
+                jax.tree.map(lambda leaf, o=o: ((operation == o) & live).reshape(1, -1, *[1] * (leaf.ndim - 2)), p)
                 for o, p in enumerate(stage)
             ]
             for stage in shapes["stages"]
         ]
         return everywhere
 
-    return Supernet(init, apply, apply_path, used)
+    def network(arch: Arch) -> Network:
+        return nasbench201_network(arch, skeleton)
+
+    def by_cells(trees: PyTree, arch: Arch) -> list[list[PyTree]]:
+        """Parameters or statistics of all stages -> for each cell those of its edges but "none"."""
+        edges = [(slot, int(o)) for slot, o in enumerate(np.asarray(arch)) if o != none]
+        return [
+            [[taken(stage[o], cell, slot) for slot, o in edges] for cell in range(skeleton.cells)] for stage in trees
+        ]
+
+    def extract(params: PyTree, arch: Arch) -> PyTree:
+        return as_network(network, {**params, "stages": by_cells(params["stages"], arch)}, arch)
+
+    def extract_stats(stats: Any, arch: Arch) -> Any:
+        return {**stats, "stages": by_cells(stats["stages"], arch)}
+
+    parts = (init, apply, apply_path, used, network, extract, extract_stats)
+    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))

@@ -1,0 +1,90 @@
+"""A space that is only a product of named choices: what a space is where no cell and no network stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.checks import checked_space
+from jaxnas.spaces.product import entries, product
+
+
+def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpace:
+    """The space of all combinations of options. options: name of a choice -> its options, known by their `str`.
+
+    A mixture has a cell kind for each choice, [1, O]. The graph is the choices one after another; an operation id is
+    the number of an option among those of all choices in turn. The genotype is {"space": name, choice: option, …}, the
+    notation "choice=option choice=option …". There are no costs.
+
+    A name or an option with a space in it cannot be read back from the notation, only from the genotype.
+
+    Raises: ValueError where a choice has options of one name, no option, or all choices together have one combination.
+    """
+    choices = tuple(Choice(choice, tuple(map(str, values))) for choice, values in options.items())
+    for choice in choices:
+        if len(set(choice.options)) < len(choice.options):
+            raise ValueError(f"choice {choice.name!r} has an option twice: {', '.join(choice.options)}")
+    moves = product(choices)
+    first = jnp.array([sum(len(choice.options) for choice in choices[:d]) for d in range(len(choices))], jnp.int32)
+
+    def template() -> Weights:
+        return {choice.name: jnp.zeros((1, len(choice.options)), jnp.float32) for choice in choices}
+
+    def one_hot(arch: Arch) -> Weights:
+        return {c.name: jax.nn.one_hot(arch[d], len(c.options), dtype=jnp.float32)[None] for d, c in enumerate(choices)}
+
+    def discretise(weights: Weights) -> Arch:
+        return jnp.stack([jnp.argmax(weights[choice.name][0]) for choice in choices]).astype(jnp.int32)
+
+    def graph(arch: Arch) -> Graph:
+        count = len(choices)
+        return Graph(jnp.eye(count, k=1)[None], (first + arch)[None], jnp.ones((1, count), bool))
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        return {}
+
+    def to_genotype(arch: Arch) -> dict[str, Any]:
+        taken = zip(choices, entries(choices, arch), strict=True)
+        return {"space": name, **{choice.name: choice.options[entry] for choice, entry in taken}}
+
+    def parse(text: str) -> dict[str, str]:
+        return {choice: option for choice, _, option in (part.partition("=") for part in text.split())}
+
+    def notation(arch: Arch) -> str:
+        taken = zip(choices, entries(choices, arch), strict=True)
+        return " ".join(f"{choice.name}={choice.options[entry]}" for choice, entry in taken)
+
+    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
+        found: Mapping[str, Any] = parse(genotype) if isinstance(genotype, str) else genotype
+        if found.get("space", name) != name:
+            raise ValueError(f"the genotype is of the space {found['space']!r}, not of {name!r}")
+        arch = []
+        for choice in choices:
+            option = str(found.get(choice.name, "missing"))
+            if option not in choice.options:
+                raise ValueError(f"choice {choice.name!r} is {option}; it must be one of {', '.join(choice.options)}")
+            arch.append(choice.options.index(option))
+        return jnp.array(arch, jnp.int32)
+
+    space = SearchSpace(
+        name=name,
+        choices=choices,
+        sample=moves.sample,
+        mutate=moves.mutate,
+        crossover=moves.crossover,
+        neighbours=moves.neighbours,
+        canonical=lambda arch: arch,
+        template=template,
+        one_hot=one_hot,
+        discretise=discretise,
+        graph=graph,
+        costs=costs,
+        to_genotype=to_genotype,
+        from_genotype=from_genotype,
+        notation=notation,
+    )
+    return checked_space(space)

@@ -1,0 +1,45 @@
+"""What all supernets need to give the parameters of a derived network: cut out, put together, batch norms filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Network, PyTree
+
+
+def taken(tree: PyTree, *places: int) -> PyTree:
+    """The entry at these places of the first axes of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[places], tree)
+
+
+def stacked(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of one form as one whose leaves have a new first axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def as_network(network: Callable[[Arch], Network], params: PyTree, arch: Arch) -> PyTree:
+    """Parameters in the form of the derived network's; where they have no affine batch norm, scale 1 and offset 0."""
+    shapes = jax.eval_shape(network(arch).init, jax.random.key(0))[0]
+    return _filled(params, shapes)
+
+
+def _filled(params: PyTree, shapes: PyTree) -> PyTree:
+    if params is None and isinstance(shapes, dict):
+        return {
+            name: (jnp.ones if name == "scale" else jnp.zeros)(leaf.shape, leaf.dtype) for name, leaf in shapes.items()
+        }
+    if isinstance(shapes, dict):
+        return {name: _filled(params.get(name), each) for name, each in shapes.items()}
+    if isinstance(shapes, list | tuple):
+        return type(shapes)(_filled(*each) for each in zip(params, shapes, strict=True))
+    return params
+
+
+def padded_stats(stats: Any, count: int, *places: int) -> tuple[Any, ...]:
+    """Of statistics (mean, variance) [..., N, C] with room for N batch norms the first `count`, as pairs."""
+    mean, variance = (leaf[places] for leaf in stats)
+    return tuple((mean[n], variance[n]) for n in range(count))
