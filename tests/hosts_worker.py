@@ -58,7 +58,7 @@ def linear_supernet():
     def apply_path(params, arch, x, context):
         return apply(params, SPACE.one_hot(arch), x, context)
 
-    return Supernet(init, apply, apply_path, lambda arch: True)
+    return Supernet(SPACE, init, apply, apply_path, lambda arch: True)
 
 
 def search(folder, ways, rounds, stop=lambda: None):

@@ -90,7 +90,10 @@ def toy():
     def apply(params, weights, x, context):
         return jnp.einsum("bp,opk,so->bk", x.reshape(len(x), -1), params, weights["normal"]) * 2, Aux(None)
 
-    return Supernet(lambda key: jax.random.normal(key, (4, 36, 3)), apply, lambda *a: None, lambda arch: None)
+    def init(key):
+        return jax.random.normal(key, (4, 36, 3))
+
+    return Supernet(SPACE, init, apply, lambda *a: None, lambda arch: None)
 
 
 def test_the_eigenvalue_of_a_small_problem_is_that_of_its_whole_hessian():
