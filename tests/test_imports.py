@@ -11,6 +11,7 @@ ROOT = Path(jaxnas.__file__).parent
 OUTSIDE = {"data", "checkpoint", "runfolder", "draw", "report", "celllayout"}
 ALLOWED = {
     "base": set(),
+    "fingerprint": set(),
     "ops": {"base"},
     "spaces": {"base", "ops"},
     "relax": {"base"},
@@ -21,14 +22,14 @@ ALLOWED = {
     "parallel": {"base"},
     "compiling": set(),
     "search": {"base", "ops", "spaces", "relax", "controllers"},
-    "benchmarks": {"base", "ops", "spaces"},
+    "benchmarks": {"base", "ops", "spaces", "fingerprint"},
     "predictors": {"base"},
     "hardware": {"base", "ops", "spaces"},
     "samplers": {"base", "spaces", "benchmarks", "controllers", "predictors"},
     "train": {"base", "ops", "networks", "parallel", "compiling", "checkpoint", "runfolder", "data"},
     "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},
-    **{name: {"base", "spaces", "runfolder", "celllayout"} for name in OUTSIDE - {"data"}},
-    "data": {"base", "parallel"},
+    **{name: {"base", "spaces", "runfolder", "celllayout", "fingerprint"} for name in OUTSIDE - {"data"}},
+    "data": {"base", "parallel", "fingerprint"},
 }
 
 
