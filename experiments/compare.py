@@ -26,12 +26,15 @@ from experiments import cli
 from experiments.seeds import share_equal, share_equal_by_chance
 from experiments.tabular import write_table
 from jaxnas import draw, report
-from jaxnas.runfolder import read_json, versions
+from jaxnas.runfolder import differences, read_json, versions
 from jaxnas.saved import describe, space_of
 
 HEAD = ("run", "method", "test accuracy", "95 % interval", "valid", "params", "MACs", "search", "seed")
 SEARCHED = ("darts", "enas", "one_shot", "retrain")
 """The experiments that end with a trained network."""
+READ = ("data", "table", "supernet")
+"""What of an identity are fingerprints. Those of data must be equal. Neither a table, with which scores are compared,
+nor a supernet that was taken over, which is the one that a run would train itself, makes another method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +48,12 @@ class Config:
 
 
 class Run(NamedTuple):
-    """name: short, and no other's. settings: its identity but the seed, flat. result: that of result.json."""
+    """name: short, and no other's. data: the fingerprint of its data. settings: its identity but for the seed and what
+    was read, flat. result: that of result.json."""
 
     name: str
     path: Path
+    data: dict[str, Any]
     settings: dict[str, Any]
     seed: int
     result: dict[str, Any]
@@ -94,11 +99,8 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     runs = [_read(folder, short[folder] if unique else str(folder)) for folder in folders]
     first = runs[0]
     for run in runs:
-        if run.result["dataset"] != first.result["dataset"]:
-            raise ValueError(
-                f"{run.path} is on {run.result['dataset']} and {first.path} on {first.result['dataset']}: "
-                "give runs on one data set"
-            )
+        if differing := differences({"data": first.data}, {"data": run.data}):
+            raise ValueError(f"{run.path} is on other data than {first.path} ({differing}): give runs on one data set")
     return runs
 
 
@@ -123,9 +125,9 @@ def _read(path: Path, name: str) -> Run:
                if not isinstance(result, dict) or key not in result]  # fmt: skip
     if lacking:
         raise ValueError(f"{path / 'result.json'} has no {lacking[0]!r}: it is damaged, run again in another folder")
-    settings = dict(_flat(identity))
+    settings = dict(_flat({key: value for key, value in identity.items() if key not in READ}))
     seed = settings.pop("seed")
-    return Run(name, path, settings, seed, result)
+    return Run(name, path, identity.get("data", {}), settings, seed, result)
 
 
 def _flat(tree: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:

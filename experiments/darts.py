@@ -164,7 +164,8 @@ def main(config: Config) -> None:
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     seeds.check(config, {"search.early_stop": config.search.early_stop, "search.prune": bool(config.search.prune)})
     layout = seeds.layout(config, dataset.image_shape, config.search.batch_size, side_by_side=True)
-    with held_run("darts", config, ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")) as (run, stop):
+    runtime = ("workdir", "dataset", "data_dir", "devices", "tensorboard", "cache_dir")
+    with held_run("darts", config, runtime, data=data.fingerprint(dataset)) as (run, stop):
         if told_finished(run):
             return
         search_key, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)

@@ -255,8 +255,8 @@ def main(config: Config) -> None:
         config, dataset.image_shape, config.search.batch_size, config.controller.batch_size, side_by_side=False
     )
     algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size, layout.axis_name)
-    runtime = ("workdir", "data_dir", "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
-    with held_run("enas", config, runtime) as (run, stop):
+    runtime = ("workdir", "dataset", "data_dir", "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
+    with held_run("enas", config, runtime, data=data.fingerprint(dataset)) as (run, stop):
         if told_finished(run):
             return
         _, train_key, random_key = jax.random.split(jax.random.key(config.seed), 3)

@@ -312,8 +312,8 @@ def metrics(run: RunFolder) -> list[dict[str, Any]]:
 def held_run(experiment: str, config: Any, runtime: Sequence[str], **identity: Any) -> Iterator[tuple[RunFolder, Stop]]:
     """The run folder of a config, held, and what tells of a signal.
 
-    runtime: the fields of the config that results do not depend on. identity: what is part of the identity beside the
-    other fields.
+    runtime: the fields of the config that results do not depend on, paths among them. identity: what is part of the
+    identity beside the other fields, such as the fingerprints of what was read from these paths.
     """
     settings = dataclasses.asdict(config)
     apart = {name: settings.pop(name) for name in runtime}

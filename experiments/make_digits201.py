@@ -32,11 +32,12 @@ from experiments.ranges import check_ranges
 from jaxnas.base import Arch, Array, Batch, Key, Skeleton
 from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs, digits201_table, read_digits201
 from jaxnas.data.augment import augment
-from jaxnas.data.dataset import split
+from jaxnas.data.dataset import fingerprint, split
 from jaxnas.data.digits import load_digits
 from jaxnas.data.pipeline import make_batches
+from jaxnas.fingerprint import checksum
 from jaxnas.networks import switched_nasbench201_network
-from jaxnas.runfolder import RunFolder, Stage, open_run, versions, write_atomic
+from jaxnas.runfolder import RunFolder, Stage, differences, open_run, versions, write_atomic
 from jaxnas.train.classifier import classifier
 from jaxnas.train.losses import cross_entropies
 from jaxnas.train.progress import duration
@@ -84,11 +85,11 @@ class Config:
 
 
 RUNTIME = ("start", "collect", "workdir", "cache_dir", "together")
-"""What the numbers do not depend on."""
+"""What the numbers do not depend on; on what was read from `start` they do."""
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """All that the numbers depend on."""
+    """All settings that the numbers depend on."""
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in RUNTIME}
 
 
@@ -223,7 +224,8 @@ def main(config: Config) -> None:
     wanted = {"first": np.arange(len(archs)), "second": np.sort(shuffled[: config.second])}
     earlier = {} if config.start is None else _read_start(config.start, config)
     runtime = {name: getattr(config, name) for name in RUNTIME}
-    whole = {"experiment": "make_digits201", **identity(config)}
+    read = {"data": fingerprint(load_digits()), "start": start_fingerprint(earlier)}
+    whole = {"experiment": "make_digits201", **identity(config), **read}
     with open_run(config.workdir, whole, runtime) as run, stop_on_signal() as stop:
         jobs = {
             name: [
@@ -280,11 +282,17 @@ def _joined(jobs: list[Job], fidelities: int) -> Measured:
 def _read_start(path: str, config: Config) -> dict[str, np.ndarray]:
     """The arrays of an earlier file. Raises ValueError where it was made with other settings."""
     arrays, about = read_digits201(path)
-    there, here = about["config"], json.loads(json.dumps(identity(config)))
-    if there != here:
-        differing = ", ".join(f"{k}: {there.get(k)!r} there, {v!r} now" for k, v in here.items() if there.get(k) != v)
+    if differing := differences(about["config"], json.loads(json.dumps(identity(config)))):
         raise ValueError(f"{path} was made with other settings ({differing}); leave out --start or give those")
     return arrays
+
+
+def start_fingerprint(arrays: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    """Of the arrays of an earlier file, for the identity of the run; None where there is none."""
+    if not arrays:
+        return None
+    content = (part for name in sorted(arrays) for part in (name, arrays[name]))
+    return {"classes": len(arrays["test_correct"]), "checksum": checksum(*content)}
 
 
 def _take_over(arrays: dict[str, np.ndarray], jobs: dict[str, list[Job]]) -> None:

@@ -52,6 +52,7 @@ from experiments.one_shot_select import agreement, program_of, weakest
 from experiments.tabular import load_benchmark, metric_column
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.benchmarks import fingerprint
 from jaxnas.hardware import save_latency
 from jaxnas.parallel import is_first_process, local
 from jaxnas.runfolder import RunFolder, Stage
@@ -75,7 +76,8 @@ def main(config: Config) -> None:
     skeleton = Skeleton(config.one_shot.channels, config.one_shot.cells, dataset.image_shape, dataset.num_classes)
     space = make_space(skeleton)
     parts = search_parts(dataset, config)
-    one_shot_reuse.check(config)
+    read: dict[str, Any] = {"data": data.fingerprint(dataset)}
+    read["supernet"] = one_shot_reuse.check(config, read["data"])
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     network_skeleton, latency = skeleton_of(config.train, dataset), None
     if config.max_latency_ms is not None:
@@ -94,12 +96,14 @@ def main(config: Config) -> None:
     if config.search == "ilp":
         program_of(space, budget)
     measured = None if config.table is None else load_measured(config, space)
+    read["table"] = None if measured is None else measured.fingerprint
     supernet = make_supernet(skeleton)
     seeds.check(config, {"prune_stages": config.prune_stages > 0, "supernet": config.supernet is not None})
     layout = seeds.layout(config, dataset.image_shape, config.one_shot.batch_size, side_by_side=False)
     paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be, before anything runs
-    runtime = ("workdir", "supernet", "data_dir", "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
-    with held_run("one_shot", config, runtime) as (run, stop):
+    paths = ("workdir", "dataset", "data_dir", "supernet", "table")
+    runtime = (*paths, "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
+    with held_run("one_shot", config, runtime, **read) as (run, stop):
         if told_finished(run):
             return
         if latency is not None:
@@ -154,7 +158,7 @@ def load_measured(config: Config, space: SearchSpace) -> Measured:
     if not 2 <= count <= len(rows):
         raise ValueError(f"comparison.architectures must be 2 to {len(rows)}, what the table has, got {count}")
     rows = np.random.RandomState(config.seed).permutation(rows)[:count]
-    return Measured(metric, np.asarray(table.archs)[rows], values[rows])
+    return Measured(table.name, fingerprint(table), metric, np.asarray(table.archs)[rows], values[rows])
 
 
 def paths_of(sampling: str, space: SearchSpace, skeleton: Skeleton) -> Paths:
@@ -206,10 +210,10 @@ def search(
             )  # fmt: skip
             chosen["scored_on"] = f"{len(parts.valid.labels)} validation images"
             if setting.measured is not None:
-                metric, archs, values = setting.measured
+                table, _, metric, archs, values = setting.measured
                 of_measured = {policy: score(archs) for policy, score in scores.items()}
                 chosen["agreement"] = {policy: agreement(own, values) for policy, own in of_measured.items()}
-                chosen["agreement_with"] = f"{config.table}, {metric}, {len(values)} random"
+                chosen["agreement_with"] = f"{table}, {metric}, {len(values)} random"
                 chosen["measured"] = values.tolist()
                 chosen["measured_scores"] = {policy: own.tolist() for policy, own in of_measured.items()}
             return chosen

@@ -12,21 +12,25 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnas.runfolder import RunFolder, read_json, write_atomic
+from jaxnas.checkpoint import fingerprint
+from jaxnas.runfolder import RunFolder, differences, read_json, write_atomic
 
 if TYPE_CHECKING:
     from experiments.one_shot_config import Config
 
-_TRAINING = ("experiment", "space", "dataset", "seed", "one_shot", "prune_stages")
+_TRAINING = ("experiment", "space", "data", "seed", "one_shot", "prune_stages")
 """What a supernet depends on."""
 _SCORING = ("batch_size", "batches")
 """What a score depends on beside the supernet."""
 
 
-def check(config: Config) -> None:
-    """Raises ValueError, or OSError, where the supernet named is not the one that this run would train."""
+def check(config: Config, data: dict[str, Any]) -> dict[str, Any] | None:
+    """The fingerprint of the supernet named, None where none is. data: that of the data set.
+
+    Raises: ValueError, or OSError, where the supernet is not the one that this run would train.
+    """
     if config.supernet is None:
-        return
+        return None
     if config.prune_stages:
         raise ValueError("a supernet that is pruned is of one search: leave out prune_stages, or supernet")
     if config.devices.coordinator is not None:
@@ -34,18 +38,14 @@ def check(config: Config) -> None:
     source = Path(config.supernet)
     if not (source / "config.json").exists():
         raise FileNotFoundError(f"{source} is no run folder (no config.json); give one of experiments.one_shot")
-    theirs, ours = _identity(source), _own(config)
+    theirs, ours = _identity(source), {**_own(config), "data": data}
     if "seeds" in theirs:
         raise ValueError(f"{source} has the supernets of {theirs['seeds']} seeds; give a run with one")
-    differing = [
-        f"{name}: {theirs.get(name)!r} there, {ours[name]!r} here"
-        for name in _TRAINING
-        if theirs.get(name) != ours[name]
-    ]
-    if differing:
-        raise ValueError(f"{source} has another supernet than this run ({'; '.join(differing)}); train one here")
+    if differing := differences(*({name: each.get(name) for name in _TRAINING} for each in (theirs, ours))):
+        raise ValueError(f"{source} has another supernet than this run ({differing}); train one here")
     if not (source / "stages" / "search" / "done.json").exists():
         raise ValueError(f"the search of {source} is not finished; run its command again first")
+    return fingerprint(source / "stages" / "search" / "checkpoints")
 
 
 def take(run: RunFolder, config: Config) -> None:

@@ -29,8 +29,13 @@ from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, 
 
 
 class Measured(NamedTuple):
-    """Architectures of a table, int32 [P, D], and their values of a metric, float64 [P]."""
+    """Architectures of a table, int32 [P, D], and their values of a metric, float64 [P].
 
+    table: its name. fingerprint: of the whole table.
+    """
+
+    table: str
+    fingerprint: dict[str, Any]
     metric: str
     archs: np.ndarray
     values: np.ndarray

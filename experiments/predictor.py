@@ -32,7 +32,7 @@ from experiments.tabular import load_benchmark, metric_column, write_table
 from experiments.tabular_pictures import COLOURS
 from jaxnas import report
 from jaxnas.base import Array, Graph, Predictor
-from jaxnas.benchmarks import Table
+from jaxnas.benchmarks import Table, fingerprint
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.predictors import normal_scores
 from jaxnas.runfolder import RunFolder, open_run, versions
@@ -86,8 +86,8 @@ def main(config: Config) -> None:
     of = known(table, None if config.signals is None else _signals(table, config.signals.split(",")))
     made = {name: PREDICTORS[name](of) for name in methods}
     settings = dataclasses.asdict(config)
-    apart = {name: settings.pop(name) for name in ("workdir", "cache_dir", "methods", "sizes")}
-    identity = {"experiment": "predictor", **settings}
+    apart = {name: settings.pop(name) for name in ("benchmark", "workdir", "cache_dir", "methods", "sizes")}
+    identity = {"experiment": "predictor", "table": fingerprint(table), **settings}
     with open_run(config.workdir, identity, apart) as run, stop_on_signal() as stop:
         graphs = jax.jit(jax.vmap(of.graph))(table.archs)
         outcomes: dict[str, dict[int, Any]] = {name: {} for name in methods}

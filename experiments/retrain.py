@@ -66,9 +66,9 @@ def main(config: Config) -> None:
     arch = space.from_genotype(read_json(path) if config.genotype.endswith(".json") else config.genotype)
     dataset = data.load(config.dataset, config.data_dir)
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
-    runtime = ("workdir", "data_dir", "devices", "tensorboard", "cache_dir")
+    runtime = ("workdir", "dataset", "data_dir", "devices", "tensorboard", "cache_dir")
     genotype = space.to_genotype(arch)  # a name, a file and a text of one architecture are one run
-    with held_run("retrain", config, runtime, genotype=genotype) as (run, stop):
+    with held_run("retrain", config, runtime, genotype=genotype, data=data.fingerprint(dataset)) as (run, stop):
         if told_finished(run):
             return
         write_json(run.path / "genotype.json", genotype)

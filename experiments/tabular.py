@@ -35,7 +35,15 @@ from experiments.ranges import check_ranges
 from experiments.table_predictors import PREDICTORS, known
 from jaxnas import report
 from jaxnas.base import Sampler
-from jaxnas.benchmarks import Table, digits201_table, load_table, make_table, nasbench201_table, nasbench201_time
+from jaxnas.benchmarks import (
+    Table,
+    digits201_table,
+    fingerprint,
+    load_table,
+    make_table,
+    nasbench201_table,
+    nasbench201_time,
+)
 from jaxnas.controllers import adam, lstm_controller
 from jaxnas.controllers import reinforce as policy_gradient
 from jaxnas.runfolder import RunFolder, open_run, versions, write_atomic
@@ -395,10 +403,10 @@ def main(config: Config) -> None:
     timer = clock()
     setting = prepare(config)
     settings = dataclasses.asdict(config)
-    apart = {name: settings.pop(name) for name in ("workdir", "cache_dir", "methods")}
+    apart = {name: settings.pop(name) for name in ("benchmark", "workdir", "cache_dir", "methods")}
     methods = list(dict.fromkeys(config.methods.split(",")))
     plans = {name: make_plan(name, setting, config) for name in methods}  # all, before any is run
-    identity = {"experiment": "tabular", **settings}
+    identity = {"experiment": "tabular", "table": fingerprint(setting.table), **settings}
     with open_run(config.workdir, identity, apart) as run, stop_on_signal() as stop:
         outcomes: dict[str, Any] = {}
         timing: dict[str, float] = {}

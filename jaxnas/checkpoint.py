@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxnas.base import PyTree
+from jaxnas.fingerprint import checksum
 from jaxnas.runfolder import write_json
 
 _FILES = "files.json"
@@ -115,6 +116,18 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def fingerprint(directory: Path) -> dict[str, Any]:
+    """Of the latest checkpoint in the directory of a stage, for the identity of a run that goes on from a copy of it.
+
+    Raises: OSError where there is none.
+    """
+    latest = directory / "latest"
+    steps = [int(path.name) for path in latest.iterdir() if path.name.isdigit()] if latest.is_dir() else []
+    if not steps:
+        raise FileNotFoundError(f"{latest} has no checkpoint; run the command that makes it again")
+    return {"step": max(steps), "checksum": checksum(json.dumps(_files(latest / str(max(steps)))))}
 
 
 def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:

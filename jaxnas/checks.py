@@ -103,7 +103,7 @@ def _listed(shapes: Mapping[str, Any]) -> str:
 
 def checked_space(space: SearchSpace) -> SearchSpace:
     """The space with functions that refuse architectures and weights of another one, by ValueError."""
-    owner, template = f"the space {space.name!r}", space.template()
+    owner = f"the space {space.name!r}"
 
     def of_archs(function: Callable[..., Any], *places: int) -> Callable[..., Any]:
         """The function with a check of the arguments at these places."""
@@ -117,7 +117,7 @@ def checked_space(space: SearchSpace) -> SearchSpace:
         return checked
 
     def discretise(weights: Weights) -> Arch:
-        check_weights(template, weights, owner)
+        check_weights(jax.eval_shape(space.template), weights, owner)
         return space.discretise(weights)
 
     return space._replace(
@@ -141,7 +141,6 @@ def checked_supernet(supernet: Supernet) -> Supernet:
     """
     space = supernet.space
     owner = f"the supernet over {space.name!r}"
-    template = space.template()
     shape = ", ".join(map(str, supernet.input_shape))
 
     @functools.cache
@@ -163,7 +162,7 @@ def checked_supernet(supernet: Supernet) -> Supernet:
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         check_data(params, x)
-        check_weights(template, weights, owner)
+        check_weights(jax.eval_shape(space.template), weights, owner)
         if not isinstance(context.bn, str):
             raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
         return supernet.apply(params, weights, x, context)

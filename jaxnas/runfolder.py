@@ -1,7 +1,8 @@
 """The folder of one run: its configuration, its lock, its metrics, its stages and its result.
 
     run/
-      config.json       {"identity": …, "runtime": …}; a resume must match the identity, the runtime is free to change
+      config.json       {"identity": …, "runtime": …}; a resume must match the identity, the runtime is free to change.
+                        Paths are runtime; the fingerprints of what was read there (`jaxnas.fingerprint`) are identity
       metrics.jsonl     one JSON object a line; "time" is the only field that depends on the clock
       result.json       what came out
       stages/NAME/      done.json once the stage is finished, and what the stage keeps, checkpoints among it
@@ -25,6 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+_ABSENT = "(absent)"
+_LONGEST = 100
+_MOST = 8
 _PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -210,7 +214,7 @@ def open_run(
     depend on; it is written anew each time. tensorboard: metrics also go to `path`/tensorboard. share: gives all
     processes of a run over several hosts the result that the first one reads; each process has a folder of its own.
 
-    Raises ValueError where the folder is of another configuration or holds something else, BlockingIOError where
+    Raises ValueError where the folder is of other settings or data or holds something else, BlockingIOError where
     another process works in it, another OSError where it cannot be written.
     """
     folder = Path(path).absolute()
@@ -222,6 +226,38 @@ def open_run(
     except BaseException:
         lock.close()
         raise
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two identities, in JSON's terms, as "search.epochs: 12 there, 50 now; …"; "" for nothing.
+
+    Of two fingerprints that differ in their checksums alone it is said that the content has changed.
+    """
+    found = _differences(dict(there), dict(now), "")
+    more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
+    return "; ".join(found[:_MOST]) + more
+
+
+def _differences(there: Any, now: Any, name: str) -> list[str]:
+    found: list[str] = []
+    if isinstance(there, dict) and isinstance(now, dict):
+        for key in sorted(there.keys() | now.keys()):
+            if key != "checksum":
+                entry = f"{name}.{key}" if name else key
+                found += _differences(there.get(key, _ABSENT), now.get(key, _ABSENT), entry)
+        if not found and there.get("checksum") != now.get("checksum"):
+            found.append(f"{name}: the content has changed since, its checksum is another")
+    elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
+        for index, (old, new) in enumerate(zip(there, now, strict=True)):
+            found += _differences(old, new, f"{name}[{index}]")
+    elif there != now:
+        found.append(f"{name}: {_short(there)} there, {_short(now)} now")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _make_folder(path: Path) -> None:
@@ -265,16 +301,10 @@ def _configure(folder: Path, identity: Mapping[str, Any], runtime: Mapping[str, 
         config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("identity"), dict):
             raise ValueError(f"{path} is not the configuration of a run; choose another folder")
-        found = config["identity"]
-        absent = "(absent)"
-        differing = [
-            f"{name}: {found.get(name, absent)!r} there, {wanted.get(name, absent)!r} now"
-            for name in sorted(found.keys() | wanted.keys())
-            if found.get(name, absent) != wanted.get(name, absent)
-        ]
-        if differing:
+        if differing := differences(config["identity"], wanted):
             raise ValueError(
-                f"{folder} holds a run of another configuration ({'; '.join(differing)}); choose another folder"
+                f"{folder} holds a run of other settings or data ({differing}); choose another folder, or give "
+                "the run what it was started with"
             )
     elif strangers := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")):
         raise ValueError(

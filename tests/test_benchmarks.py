@@ -190,6 +190,36 @@ def test_a_saved_table_is_read_back(tmp_path, table):
         benchmarks.save_table(table, tmp_path / "t.csv")
 
 
+def test_a_fingerprint_is_of_what_a_table_gives_and_not_of_its_file(tmp_path, table):
+    known = benchmarks.fingerprint(table)
+    assert {**known, "checksum": ""} == {
+        "rows": 3, "choices": [choice.name for choice in SMALL], "metrics": ["accuracy@12", "accuracy@200", "cost"],
+        "checksum": "",
+    }  # fmt: skip
+    names = [choice.name for choice in SMALL]
+    lines = [",".join([*names, "cost", "accuracy@200", "accuracy@12"]), "0,0,3,7,2,1", "2,1,0,8,,3.00", "1,0,2,9,6,5"]
+    for line in range(2):
+        (tmp_path / "other.csv").write_text("\n".join(lines) + "\n" * line)
+        csv = benchmarks.load_table(tmp_path / "other.csv", SMALL, encoding=names)
+        assert benchmarks.fingerprint(csv) == known
+    benchmarks.save_table(table, tmp_path / "t.npz")
+    assert benchmarks.fingerprint(benchmarks.load_table(tmp_path / "t.npz")) == known
+
+    def changed(choices=SMALL, archs=table.archs, metrics=table.metrics, fidelities=table.fidelities):
+        other = benchmarks.fingerprint(benchmarks.make_table("small", choices, archs, metrics, {}, fidelities))
+        return {name for name in known if other[name] != known[name]}
+
+    accuracy = table.metrics["accuracy"]
+    assert changed() == set()
+    missing = np.where(np.isnan(accuracy), np.copysign(np.float32(np.nan), -1), accuracy)
+    assert changed(metrics={**table.metrics, "accuracy": missing}) == set()  # whatever its bits are
+    assert changed(archs=table.archs[::-1]) == {"checksum"}
+    assert changed(metrics={**table.metrics, "accuracy": accuracy.at[1, 0].add(1e-6)}) == {"checksum"}
+    assert changed(metrics={**table.metrics, "accuracy": accuracy.at[1, 1].set(0)}) == {"checksum"}
+    assert changed(choices=(*SMALL[:2], Choice(SMALL[2].name, ("w", "x", "y", "z")))) == {"checksum"}
+    assert changed(fidelities={"accuracy": ("12", "100")}) == {"metrics", "checksum"}
+
+
 GOOD = "x,y,acc\n0,1,5\n1,0,6\n1,1,\n"
 
 

@@ -17,7 +17,8 @@ def make_run(folder, arch, accuracy=0.9, seed=0, experiment="darts", space="dart
     """A finished run that found an architecture, without the training."""
     of = SPACES[space]
     genotype = of.to_genotype(arch)
-    identity = {"experiment": experiment, "dataset": dataset, "seed": seed, "search": {"epochs": 12}, **settings}
+    read = {"data": {"source": dataset, "train_images": 1077, "checksum": "c0ffee"}}
+    identity = {"experiment": experiment, "seed": seed, "search": {"epochs": 12}, **read, **settings}
     result = {
         "test_accuracy": accuracy, "test_interval": [accuracy - 0.02, accuracy + 0.02], "valid_accuracy": None,
         "params": 12345, "macs": 678901, "genotype": genotype, "notation": of.notation(arch), "dataset": dataset,
@@ -43,7 +44,7 @@ def test_seeds_are_one_method_with_mean_std_and_agreement(tmp_path, capsys):
     found = archs(3)
     values = (0.90, 0.94, 0.95)
     runs = [make_run(tmp_path / f"s{i}", found[i], values[i], seed=i, order="first") for i in range(3)]
-    other = make_run(tmp_path / "second", found[0], 0.93, order="second")
+    other = make_run(tmp_path / "second", found[0], 0.93, order="second", supernet={"step": 9, "checksum": "a1"})
     go(*runs, other, "--out", tmp_path / "out")
     printed = capsys.readouterr().out
     lines = printed.splitlines()
@@ -88,6 +89,8 @@ def test_wrong_folders_are_one_line_and_exit_code_two(tmp_path, capsys):
     lacking = make_run(tmp_path / "lacking", archs(1)[0], seed=4)
     (lacking / "result.json").write_text("{}")
     elsewhere = make_run(tmp_path / "elsewhere", archs(1)[0], dataset="cifar10")
+    edited = {"source": "digits", "train_images": 1077, "checksum": "decade"}
+    edited = make_run(tmp_path / "edited", archs(1)[0], data=edited)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     cases = [
@@ -99,7 +102,8 @@ def test_wrong_folders_are_one_line_and_exit_code_two(tmp_path, capsys):
         ([lacking], "has no 'test_accuracy'"),
         ([table], "is a run of tabular, which trains no found network"),
         ([good, good], "is given twice"),
-        ([good, elsewhere], f"{elsewhere} is on cifar10 and {good} on digits"),
+        ([good, elsewhere], f"{elsewhere} is on other data than {good} (data.source: 'digits' there, 'cifar10' now)"),
+        ([good, edited], f"{edited} is on other data than {good} (data: the content has changed"),
         ([good, "--out", good], "is the folder of a run"),
         ([good, "--out", tmp_path / "file" / "x"], "cannot make the folder"),
     ]

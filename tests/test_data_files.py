@@ -1,5 +1,6 @@
 """Data from files: CIFAR-10 prepared from an archive and read back, folders, the embedded digits, wrong input."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -89,6 +90,8 @@ def test_both_formats_have_the_same_order_and_tfds_reads_them(prepared):
     one, other = (data.load("cifar10:3.0.2", str(directory)) for directory in directories.values())
     np.testing.assert_array_equal(one.train_images, other.train_images)
     np.testing.assert_array_equal(one.train_labels, other.train_labels)
+    assert data.fingerprint(one) == data.fingerprint(other)
+    assert data.fingerprint(one)["source"] == "cifar10/3.0.2"
     builder = tfds.builder("cifar10", data_dir=str(directories["array_record"]))
     assert builder.is_prepared()
     source = builder.as_data_source("train")
@@ -136,7 +139,7 @@ def test_stored_images_are_read_once_and_only_those_looked_at():
 
 # One of two processes: what it has of the data set, and how many images it has read by then.
 TWO = """
-import json, sys, zlib
+import dataclasses, json, sys, zlib
 import jax, numpy as np
 from jaxnas import data
 from jaxnas.parallel import data_parallel, join_hosts
@@ -145,6 +148,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 join_hosts(sys.argv[1], 2, int(sys.argv[2]))
 digest = lambda images: zlib.crc32(np.asarray(images).tobytes())
 found = data.load("cifar10", sys.argv[3])
+fingerprints = [data.fingerprint(found)]
 read = [found.train_images.read_so_far, found.test_images.read_so_far]
 parts = data.split(found, 0, 0.5)
 placed = data_parallel("sharded").place_data(parts.train.images)
@@ -153,11 +157,14 @@ read.append(found.train_images.read_so_far)
 evaluate = make_evaluate(lambda scale, images: scale * images.reshape(len(images), -1)[:, :10], found.augmentation, 3)
 result = evaluate(np.float32(2), found.test)
 read.append(found.test_images.read_so_far)
+part = dataclasses.replace(found, train_images=found.train_images[7:], train_labels=found.train_labels[7:])
+fingerprints.append(data.fingerprint(part))
 uneven = make_evaluate(lambda scale, images: scale * images.reshape(len(images), -1)[:, :10], found.augmentation, 4)
 about = found.augmentation
 print(json.dumps({
     "labels": found.train_labels.tolist(), "mean": about.mean, "std": about.std, "shards": shards, "read": read,
     "evaluation": list(result), "uneven": list(uneven(np.float32(2), found.test)), "train": digest(found.train_images),
+    "fingerprints": fingerprints,
 }))
 """
 
@@ -179,6 +186,7 @@ def test_two_processes_read_a_part_each_and_have_what_one_has(prepared, file_for
     train = data.split(one, 0, 0.5).train.images
     evaluate = make_evaluate(lambda scale, x: scale * x.reshape(len(x), -1)[:, :10], one.augmentation, 3)
     result = evaluate(np.float32(2), one.test)
+    part = dataclasses.replace(one, train_images=one.train_images[7:], train_labels=one.train_labels[7:])
     for number, each in enumerate(told):
         assert each["labels"] == one.train_labels.tolist()
         assert each["mean"] == list(one.augmentation.mean)
@@ -193,6 +201,7 @@ def test_two_processes_read_a_part_each_and_have_what_one_has(prepared, file_for
         assert each["evaluation"] == pytest.approx(list(result), rel=1e-6)
         assert each["uneven"] == pytest.approx(list(result), rel=1e-6)  # three batches: one and two
         assert each["train"] == zlib.crc32(one.train_images.tobytes())
+        assert each["fingerprints"] == [data.fingerprint(one), data.fingerprint(part)]
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
@@ -383,6 +392,59 @@ def test_folder_without_test_split(tmp_path):
     assert np.bincount(found.test_labels).tolist() == [2, 2]
     np.testing.assert_array_equal(found.test_images, again.test_images)
     assert not {i.tobytes() for i in found.train_images} & {i.tobytes() for i in found.test_images}
+
+
+def test_a_fingerprint_is_of_the_pixels_and_not_of_their_files(tmp_path):
+    first = tmp_path / "first"
+    write_folder(first, ["train", "test", "valid"])
+    known = data.fingerprint(data.load(f"folder:{first}"))
+    counts = {"train_images": 10, "valid_images": 10, "test_images": 10}
+    assert {**known, "checksum": ""} == {
+        "source": "folder", **counts, "shape": [6, 6, 3], "classes": ["ant", "bee"], "checksum": ""
+    }  # fmt: skip
+
+    def changed(change):
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        shutil.copytree(first, tmp_path / "other")
+        change(tmp_path / "other")
+        return data.fingerprint(data.load(f"{tmp_path}/other/"))
+
+    def save_otherwise(root):
+        for file in root.rglob("*.png"):
+            Image.open(file).save(file.with_suffix(".bmp"))
+            file.unlink()
+
+    def one_pixel(root):
+        pixels = np.array(Image.open(root / "valid" / "bee" / "3.png"))
+        pixels[5, 5, 2] ^= 1
+        Image.fromarray(pixels).save(root / "valid" / "bee" / "3.png")
+
+    def swap_labels(root):
+        for old, new in (("ant", "x"), ("bee", "ant"), ("x", "bee")):
+            (root / "test" / old).rename(root / "test" / new)
+
+    def one_label(root):  # the last of one class becomes the first of the other
+        (root / "train" / "ant" / "4.png").rename(root / "train" / "bee" / "-.png")
+
+    def rename_a_class(root):
+        for part in ("train", "valid", "test"):
+            (root / part / "bee").rename(root / part / "wasp")
+
+    def one_fewer(root):
+        (root / "train" / "bee" / "4.png").unlink()
+
+    (tmp_path / "link").symlink_to(first)
+    assert data.fingerprint(data.load(f"{tmp_path}/link")) == known
+    assert changed(save_otherwise) == known
+    for change, entries in (
+        (one_pixel, {"checksum"}),
+        (swap_labels, {"checksum"}),
+        (one_label, {"checksum"}),
+        (rename_a_class, {"classes"}),
+        (one_fewer, {"train_images", "checksum"}),
+    ):
+        other = changed(change)
+        assert {name for name in known if other[name] != known[name]} == entries
 
 
 def test_folder_of_different_sizes(tmp_path):

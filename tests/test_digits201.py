@@ -11,7 +11,9 @@ from scipy import stats
 from experiments import cli, make_digits201
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import digits201_table, functional_classes
+from jaxnas.benchmarks.digits201 import read_digits201
 from jaxnas.networks import nasbench201_network
+from jaxnas.runfolder import read_json, write_json
 from jaxnas.spaces import nasbench201_space
 
 
@@ -91,7 +93,10 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
     # Another folder takes over what the file has and trains nothing more; its losses have the file's precision.
     over = [*SMALL, "--workdir", str(tmp_path / "over"), "--start", str(tmp_path / "run" / "digits201.npz")]
     (tmp_path / "over" / "stages" / "time").mkdir(parents=True)
-    (tmp_path / "over" / "config.json").write_text((tmp_path / "run" / "config.json").read_text())
+    config = read_json(tmp_path / "run" / "config.json")
+    arrays, _ = read_digits201(tmp_path / "run" / "digits201.npz")
+    config["identity"]["start"] = make_digits201.start_fingerprint(arrays)
+    write_json(tmp_path / "over" / "config.json", config)
     (tmp_path / "over" / "stages" / "time" / "done.json").write_text(
         (tmp_path / "run" / "stages" / "time" / "done.json").read_text()
     )
@@ -101,6 +106,13 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
     again = digits201_table(tmp_path / "over" / "digits201.npz")
     for name in made.metrics:
         np.testing.assert_array_equal(again.metrics[name], made.metrics[name])
+    # A file that was exchanged since is not taken for the one of before.
+    with np.load(tmp_path / "run" / "digits201.npz") as stored:
+        arrays = dict(stored)
+    np.savez(tmp_path / "run" / "digits201.npz", **{**arrays, "test_correct": arrays["test_correct"][::-1]})
+    with pytest.raises(SystemExit):
+        cli.main(make_digits201.main, make_digits201.Config, [*over, "--cache-dir", str(tmp_path / "cache")])
+    assert "(start: the content has changed since" in capsys.readouterr().err
 
 
 def test_a_class_is_the_network_of_its_cell():

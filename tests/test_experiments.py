@@ -1,16 +1,21 @@
 """The command line: wrong input is one line and exit code 2, before anything is compiled."""
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import experiments
-from experiments import TUNABLE, cli, darts, predict, retrain, with_huge_pages
+from experiments import TUNABLE, cli, darts, enas, one_shot, predict, retrain, with_huge_pages
 from experiments.evaluation import held_run
+from jaxnas.runfolder import write_json
+from jaxnas.spaces import darts_space
 
 WRONG = {
     "unknown data set": (darts, ["--dataset", "cifra10"], "cifra10"),
@@ -66,6 +71,92 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path, capsys):
     assert stopped.value.code == 2
     assert error.count("\n") == 1
     assert "seed" in error
+
+
+FOLDER = {
+    "darts": (darts, ["--search.batch-size", "8", "--train.batch-size", "8"]),
+    "enas": (enas, ["--search.batch-size", "8", "--train.batch-size", "8", "--controller.batch-size", "8"]),
+    "one_shot": (
+        one_shot,
+        [
+            *("--one-shot.batch-size", "8", "--train.batch-size", "8"),
+            *("--scoring.batch-size", "8", "--scoring.batches", "1"),
+        ],
+    ),
+    "retrain": (retrain, ["--genotype", "DARTS_V2", "--train.batch-size", "8"]),
+}
+FINISHED = {
+    **{"baselines": {}, "notation": "x", "test_accuracy": 0.5, "test_interval": [0, 1], "valid_accuracy": None},
+    **{"params": 1, "macs": 1},
+}
+
+
+@pytest.fixture
+def finished(monkeypatch, capsys):
+    """Makes the folder of a run by its program, and calls the run finished."""
+
+    def make(start, run):
+        # The package is asked for once the folder is there.
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "tensorboardX", None)
+            with pytest.raises(SystemExit):
+                start("--tensorboard")
+        assert "TensorBoard needs the package tensorboardX" in capsys.readouterr().err
+        write_json(run / "result.json", FINISHED)
+
+    return make
+
+
+@pytest.mark.parametrize("program", sorted(FOLDER))
+def test_a_folder_of_images_may_move_but_not_change(program, finished, tmp_path, capsys, monkeypatch):
+    module, flags = FOLDER[program]
+    random = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(24):
+            pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    run = tmp_path / "run"
+    presets = module.PRESETS if hasattr(module, "PRESETS") else module.defaults
+
+    def start(images, *more):
+        given = ["--dataset", images, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache"), *flags, *more]
+        cli.main(module.main, module.Config, given, presets)
+
+    finished(functools.partial(start, f"folder:{tmp_path / 'images'}"), run)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    start("./moved/")
+    assert f"{run} is finished" in capsys.readouterr().out
+    for old, new in (("ant", "x"), ("bee", "ant"), ("x", "bee")):  # labels swapped
+        (tmp_path / "moved" / old).rename(tmp_path / "moved" / new)
+    with pytest.raises(SystemExit) as stopped:
+        start("./moved/")
+    error = capsys.readouterr().err
+    assert (stopped.value.code, error.count("\n")) == (2, 1)
+    assert "(data: the content has changed since, its checksum is another)" in error
+
+
+def test_a_genotype_may_be_given_otherwise_but_not_change(finished, tmp_path, capsys):
+    run, space = tmp_path / "run", darts_space()
+
+    def start(genotype, *more):
+        given = ["--genotype", str(genotype), "--workdir", str(run), "--cache-dir", str(tmp_path / "cache"), *more]
+        cli.main(retrain.main, retrain.Config, given, retrain.PRESETS)
+
+    def write(path, genotype):
+        write_json(path, space.to_genotype(space.from_genotype(genotype)))
+        return path
+
+    first = write(tmp_path / "first.json", "DARTS_V2")
+    finished(functools.partial(start, first), run)
+    for spelling in (write(tmp_path / "second.json", "DARTS_V2"), "DARTS_V2"):
+        start(spelling)
+        assert f"{run} is finished" in capsys.readouterr().out
+    write(first, "DARTS_V1")
+    with pytest.raises(SystemExit):
+        start(first)
+    assert "(genotype." in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_told_and_the_run_ends_with_the_same_numbers(tmp_path, capfd):

@@ -13,6 +13,7 @@ ALLOWED = {
     "base": set(),
     "checks": {"base"},
     "testing": {"base", "checks"},
+    "fingerprint": set(),
     "ops": {"base"},
     "spaces": {"base", "checks", "ops"},
     "relax": {"base"},
@@ -23,14 +24,14 @@ ALLOWED = {
     "parallel": {"base"},
     "compiling": set(),
     "search": {"base", "checks", "ops", "spaces", "relax", "controllers"},
-    "benchmarks": {"base", "checks", "ops", "spaces"},
+    "benchmarks": {"base", "checks", "fingerprint", "ops", "spaces"},
     "predictors": {"base", "checks"},
     "hardware": {"base", "checks", "ops", "spaces"},
     "samplers": {"base", "checks", "spaces", "benchmarks", "controllers", "predictors"},
     "train": {"base", "ops", "networks", "parallel", "compiling", "checkpoint", "runfolder", "data"},
     "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},
-    **{name: {"base", "spaces", "runfolder", "celllayout"} for name in OUTSIDE - {"data"}},
-    "data": {"base", "parallel"},
+    **{name: {"base", "spaces", "runfolder", "celllayout", "fingerprint"} for name in OUTSIDE - {"data"}},
+    "data": {"base", "parallel", "fingerprint"},
 }
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import jaxnas
 from experiments import cli, one_shot, one_shot_budget, one_shot_reuse
 from experiments.evaluation import metrics
 from experiments.one_shot_config import Config, defaults
+from jaxnas import data
 from jaxnas.base import Skeleton
-from jaxnas.benchmarks import make_table, save_table
+from jaxnas.benchmarks import load_table, make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
 from jaxnas.hardware import load_latency, one_option_each
 from jaxnas.runfolder import open_run
@@ -67,6 +70,18 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     apply, params = jaxnas.load(run)
     assert np.isfinite(apply(params, np.zeros((2, 8, 8, 1), np.uint8))).all()
 
+    # The table in another place is the same to the run, and one of other values is not.
+    shutil.copy(table, tmp_path / "moved.npz")
+    moved = [*arguments, "--table", str(tmp_path / "moved.npz")]
+    cli.main(one_shot.main, Config, moved, defaults)
+    assert f"{run} is finished" in capsys.readouterr().out
+    cells = load_table(table)
+    changed = make_table("cells", cells.choices, cells.archs, {"valid": -cells.metrics["valid"]})
+    save_table(changed, tmp_path / "moved.npz")
+    with pytest.raises(SystemExit):
+        cli.main(one_shot.main, Config, moved, defaults)
+    assert "(table: the content has changed since" in capsys.readouterr().err
+
     # Killed in the middle of a line of scores: those before it are read, the others made again, to the same end.
     kept = run / "stages" / "search" / "scores-recalibrated.jsonl"
     lines = kept.read_text()
@@ -80,7 +95,7 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     assert "error" not in capsys.readouterr().err
 
 
-def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_path, monkeypatch):
+def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_path, monkeypatch, capsys):
     """Of depths alone: all blocks would take minutes to compile."""
     blocks = ("shuffle_3x3", "identity")
     space = chain_space((1, 1, 2), blocks)
@@ -112,7 +127,8 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     another = [*arguments, "--supernet", str(run), "--max-macs", "4300"]
     cli.main(lambda config: parsed.append(config), Config, another, defaults)
     (config,) = parsed
-    one_shot_reuse.check(config)
+    read = data.fingerprint(data.load("digits"))
+    assert one_shot_reuse.check(config, read)["step"] == 9
     with open_run(tmp_path / "other", {}, {}) as other:
         one_shot_reuse.take(other, config)
         steps = [line["step"] for line in metrics(other)]
@@ -120,8 +136,26 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     for path in ("checkpoints/latest/" + folder.name, "scores-batch.jsonl"):
         taken, there = (at / "stages/search" / path for at in (tmp_path / "other", run))
         assert taken.is_dir() or taken.read_text() == there.read_text()
-    with pytest.raises(ValueError, match=r"another supernet than this run \(seed: 0 there, 1 here\)"):
-        one_shot_reuse.check(dataclasses.replace(config, seed=1))
+    with pytest.raises(ValueError, match=r"another supernet than this run \(seed: 0 there, 1 now\)"):
+        one_shot_reuse.check(dataclasses.replace(config, seed=1), read)
+    with pytest.raises(ValueError, match=r"another supernet than this run \(data\.train_images: 1077 there, 1076 now"):
+        one_shot_reuse.check(config, {**read, "train_images": 1076})
+
+    # The same supernet in another place is the same to a run, and one whose parameters are others is not.
+    def refused(supernet):
+        given = [*another, "--supernet", str(supernet), "--workdir", str(tmp_path / "third"), "--tensorboard"]
+        with pytest.raises(SystemExit):
+            cli.main(one_shot.main, Config, given, defaults)
+        return capsys.readouterr().err
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # is asked for once the folder of the run is there
+    assert "tensorboardX" in refused(run)
+    shutil.move(run, tmp_path / "moved")
+    assert "tensorboardX" in refused(tmp_path / "moved")
+    folder = tmp_path / "moved/stages/search/checkpoints/latest" / folder.name
+    largest = max((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1] + b"?")
+    assert "(supernet: the content has changed since" in refused(tmp_path / "moved")
 
 
 WRONG = {

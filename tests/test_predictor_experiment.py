@@ -1,13 +1,14 @@
 """The experiment on predictors: what it writes and shows, and wrong input; search by a predictor as a method."""
 
 import csv
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import cli, predictor, table_predictors, tabular
-from jaxnas.benchmarks import digits201_table, functional_classes, make_table, save_table
+from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, save_table
 from jaxnas.runfolder import read_json
 
 
@@ -38,6 +39,18 @@ def test_a_run_writes_curves_and_is_taken_up_again(folder, capsys):
         first = capsys.readouterr().out
         cli.main(predictor.main, predictor.Config, arguments)
         assert capsys.readouterr().out == first
+        # Of another place the same table is the same, and one that tells other signals is not.
+        shutil.copy(folder / "cells.npz", folder / "moved.npz")
+        moved = [*arguments, "--benchmark", str(folder / "moved.npz")]
+        cli.main(predictor.main, predictor.Config, moved)
+        assert capsys.readouterr().out == first
+        table = load_table(folder / "cells.npz")
+        metrics = {**table.metrics, "seconds": 2 * table.metrics["seconds"]}
+        cells = make_table(table.name, table.choices, table.archs, metrics, {}, table.fidelities)
+        save_table(cells, folder / "moved.npz")
+        with pytest.raises(SystemExit):
+            cli.main(predictor.main, predictor.Config, moved)
+        assert "(table: the content has changed since" in capsys.readouterr().err
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     with open(folder / "run" / "table.csv", newline="", encoding="utf-8") as file:

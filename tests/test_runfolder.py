@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxnas.runfolder import open_run, read_json, versions, write_atomic, write_json
+from jaxnas.runfolder import differences, open_run, read_json, versions, write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
 IDENTITY = {"seed": 1, "channels": 16, "shape": (32, 32, 3)}
@@ -43,6 +43,42 @@ def test_another_identity_is_refused_with_each_difference_and_the_remedy(tmp_pat
     assert "\n" not in message
     assert read_json(tmp_path / "config.json")["identity"]["seed"] == 1
     open_run(tmp_path, IDENTITY, {}).close()  # The refusal released the lock.
+
+
+def test_what_was_read_is_identity_and_its_path_is_not(tmp_path):
+    table = {"rows": 3, "metrics": ["good"], "checksum": "aa"}
+    open_run(tmp_path, {"table": table}, {"benchmark": "t.csv"}).close()
+    with open_run(tmp_path, {"table": table}, {"benchmark": "/elsewhere/t.csv"}) as run:
+        assert run.resumed
+    for changed, told in (
+        ({"checksum": "bb"}, "(table: the content has changed since, its checksum is another)"),
+        ({"rows": 4, "checksum": "bb"}, "(table.rows: 3 there, 4 now)"),
+    ):
+        with pytest.raises(ValueError, match="or give the run what it was started with") as error:
+            open_run(tmp_path, {"table": {**table, **changed}}, {})
+        assert told in str(error.value)
+
+
+def test_differences_are_told_entry_by_entry():
+    classes = [f"class-{number}" for number in range(100)]
+    there = {"search": {"epochs": 12, "prune": [5, 3]}, "data": {"classes": classes}, "limits": [1, 2], "table": None}
+    now = {
+        "search": {"epochs": 50, "prune": [5, 2]},
+        "data": {"classes": [*classes[:70], "wasp", *classes[71:]]},
+        "limits": [1],
+        "table": {"metrics": classes},
+    }
+    *told, table = differences(there, now).split("; ")
+    assert told == [
+        "data.classes[70]: 'class-70' there, 'wasp' now",
+        "limits: [1, 2] there, [1] now",
+        "search.epochs: 12 there, 50 now",
+        "search.prune[1]: 3 there, 2 now",
+    ]
+    assert table.startswith("table: None there, {'metrics': ['class-0'")
+    assert len(table) < 150
+    assert differences(now, now) == ""
+    assert differences({"a": [0] * 20}, {"a": [1] * 20}).endswith("a[7]: 0 there, 1 now and 12 more")
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):

@@ -160,6 +160,42 @@ def test_a_file_is_a_benchmark_too(table, tmp_path):
     np.testing.assert_array_equal(found.metrics["valid"], table.metrics["valid"])
 
 
+def test_a_table_may_be_called_otherwise_but_not_change_between_two_starts(tmp_path, capsys, monkeypatch):
+    rows = ["0,0,1", "0,1,2", "1,0,8", "1,1,3"]
+
+    def write(path, rows):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(["a,b,good", *rows, ""]), encoding="utf-8")
+
+    def start(benchmark):
+        given = ["--benchmark", benchmark, "--encoding", "a,b", "--methods", "random", "--seeds", "2"]
+        given += ["--search-metric", "good", "--report-metric", "good", "--evaluations", "4"]
+        cli.main(tabular.main, tabular.Config, [*given, "--workdir", "run"])
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    write(tmp_path / "t.csv", rows)
+    first = start("t.csv")
+    done = (tmp_path / "run" / "stages" / "random" / "done.json").read_bytes()
+    assert "the best of t has 8.0000" in first
+    (tmp_path / "link.csv").symlink_to("t.csv")
+    for spelling in ("./t.csv", str(tmp_path / "t.csv"), "link.csv"):
+        assert "has 8.0000" in start(spelling)
+    write(tmp_path / "elsewhere" / "cells.csv", [row.replace(",", ", ") for row in rows])
+    assert "the best of cells has 8.0000" in start("elsewhere/cells.csv")
+    assert (tmp_path / "run" / "stages" / "random" / "done.json").read_bytes() == done
+    for edited, told in (
+        ([*rows[:2], "1,0,0.8", rows[3]], "(table: the content has changed since, its checksum is another)"),
+        (rows[:3], "(table.rows: 4 there, 3 now)"),
+    ):
+        write(tmp_path / "t.csv", edited)
+        with pytest.raises(SystemExit) as stopped:
+            start("t.csv")
+        assert stopped.value.code == 2
+        assert told in capsys.readouterr().err
+
+
 def test_front_and_hypervolume_by_brute_force():
     points = np.random.default_rng(3).integers(0, 12, (40, 2)).astype(float)
     points[7] = np.nan

@@ -14,7 +14,7 @@ from jaxnas.benchmarks.nasbench201 import (
     official_classes,
 )
 from jaxnas.benchmarks.natsbench import Record, Trial, nats_records, nats_table
-from jaxnas.benchmarks.table import LOOKUP_LIMIT, Table, make_table, missing
+from jaxnas.benchmarks.table import LOOKUP_LIMIT, Table, fingerprint, make_table, missing
 
 __all__ = [
     "DIGITS201_DESCRIPTIONS",
@@ -27,6 +27,7 @@ __all__ = [
     "Table",
     "Trial",
     "digits201_table",
+    "fingerprint",
     "functional_classes",
     "hw_nasbench201_table",
     "load_table",

@@ -6,10 +6,11 @@ Shapes: A rows, D choices of the space, F fidelities of a metric.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from jaxnas.base import Arch, Array, Choice
 from jaxnas.checks import check_arch
+from jaxnas.fingerprint import checksum
 from jaxnas.spaces.product import Product, product
 
 LOOKUP_LIMIT = 1 << 22
@@ -137,6 +139,25 @@ def missing(table: Table) -> dict[str, int]:
         names = [f"{metric}@{label}" for label in labels] if labels else [metric]
         counts.update(zip(names, columns.tolist(), strict=True))
     return counts
+
+
+def fingerprint(table: Table) -> dict[str, Any]:
+    """What a table holds, for the identity of a run: the same for any file that gives the same table, and its name.
+
+    One changed value, option or order of rows makes another; neither the descriptions of metrics nor their order.
+    """
+    metrics = sorted(table.metrics)
+    described = [
+        [[choice.name, choice.options] for choice in table.choices],
+        [[metric, table.fidelities.get(metric)] for metric in metrics],
+    ]
+    arrays = [np.asarray(table.metrics[metric]) for metric in metrics]
+    return {
+        "rows": len(table.archs),
+        "choices": [choice.name for choice in table.choices],
+        "metrics": sorted(missing(table)),
+        "checksum": checksum(json.dumps(described), np.asarray(table.archs), *arrays),
+    }
 
 
 def _check_metric(metric: str, value: ArrayLike, count: int) -> np.ndarray:

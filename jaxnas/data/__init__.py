@@ -1,7 +1,7 @@
 """Data: sets of uint8 images in memory, batches as a pure function of (key, step), augmentation on the device."""
 
 from jaxnas.data.augment import augment, cutout, normalise, random_crop, random_flip
-from jaxnas.data.dataset import Augmentation, DataError, Dataset, Examples, Split, hold_out, split
+from jaxnas.data.dataset import Augmentation, DataError, Dataset, Examples, Split, fingerprint, hold_out, split
 from jaxnas.data.pipeline import eval_batches, indices, make_batches, permuted, plain_batch, take
 from jaxnas.data.source import load
 
@@ -14,6 +14,7 @@ __all__ = [
     "augment",
     "cutout",
     "eval_batches",
+    "fingerprint",
     "hold_out",
     "indices",
     "load",

@@ -6,12 +6,13 @@ Shapes: N examples, H W C image, K classes.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnas.data.stored import is_stored, rows
+from jaxnas.fingerprint import checksum, row_checksums
 from jaxnas.parallel import block, joined
 
 
@@ -63,7 +64,8 @@ class Dataset:
     """Images of one size and their labels, all in memory or, in one of several processes, read as they are needed.
 
     *_images: [N, H, W, C] uint8. *_labels: [N] int32 in 0 … K - 1. valid_* are there only where the data set comes
-    with a validation split of its own.
+    with a validation split of its own. source: what it is, wherever it lies: "digits", "folder", or its name in TFDS
+    with config and version.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Dataset:
     augmentation: Augmentation
     valid_images: np.ndarray | None = None
     valid_labels: np.ndarray | None = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         if (self.valid_images is None) != (self.valid_labels is None):
@@ -185,6 +188,35 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         means.append(round(float(mean) / 255, 4))
         stds.append(round(float(variance) ** 0.5 / 255, 4) or 1.0)
     return tuple(means), tuple(stds)
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """What was read, for the identity of a run: the same wherever the data lies, and for any number of processes.
+
+    One changed pixel, label or name of a class makes another. Several processes share out the images that are
+    `StoredImages`, and call this at the same point. CIFAR-10 takes a fifth of a second.
+    """
+    counts: dict[str, int] = {}
+    content: list[np.ndarray] = []
+    for part in ("train", "valid", "test"):
+        images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
+        counts[f"{part}_images"] = 0 if images is None else len(images)
+        if images is not None:
+            content += [_image_checksums(images), labels]
+    return {
+        "source": dataset.source,
+        **counts,
+        "shape": list(dataset.image_shape),
+        "classes": list(dataset.class_names),
+        "checksum": checksum(*content),
+    }
+
+
+def _image_checksums(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, 32]."""
+    if not is_stored(images):
+        return row_checksums(images)
+    return joined(row_checksums(np.asarray(images[block(len(images))])), len(images))
 
 
 _SURVIVES_FLIP = ("cifar10", "cifar100", "fashion_mnist", "imagenet_resized", "stl10", "tf_flowers")

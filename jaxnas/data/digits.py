@@ -34,4 +34,5 @@ def load_digits() -> Dataset:
         test_labels=labels[train + valid :],
         class_names=tuple("0123456789"),
         augmentation=Augmentation(shift=1, flip=False, cutout=0, mean=mean, std=std),
+        source="digits",
     )

@@ -55,6 +55,7 @@ def load_folder(path: str | Path, size: int | None = None) -> Dataset:
         test_labels=test.labels,
         class_names=tuple(classes),
         augmentation=usual_augmentation("folder", train.images),
+        source="folder",
     )
 
 

@@ -72,6 +72,7 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
         test_labels=test.labels,
         class_names=tuple(info.features[label_key].names),
         augmentation=usual_augmentation(info.name, train.images),
+        source=info.full_name,
     )
 
 

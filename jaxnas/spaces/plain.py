@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import checked_space
@@ -29,7 +30,7 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
         if len(set(choice.options)) < len(choice.options):
             raise ValueError(f"choice {choice.name!r} has an option twice: {', '.join(choice.options)}")
     moves = product(choices)
-    first = jnp.array([sum(len(choice.options) for choice in choices[:d]) for d in range(len(choices))], jnp.int32)
+    first = np.array([sum(len(choice.options) for choice in choices[:d]) for d in range(len(choices))], np.int32)
 
     def template() -> Weights:
         return {choice.name: jnp.zeros((1, len(choice.options)), jnp.float32) for choice in choices}
@@ -42,7 +43,7 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
 
     def graph(arch: Arch) -> Graph:
         count = len(choices)
-        return Graph(jnp.eye(count, k=1)[None], (first + arch)[None], jnp.ones((1, count), bool))
+        return Graph(jnp.eye(count, k=1)[None], jnp.asarray(first + arch)[None], jnp.ones((1, count), bool))
 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
         return {}
