@@ -1,6 +1,7 @@
 """The operations that cells choose among, by the field's names: `PRIMITIVES[name]` is an (init, apply) pair.
 
-A new operation is one entry here and one of its costs in `jaxnas.ops.costs`. Supernets and derived networks share
+A new operation is one entry here and one of its costs in `jaxnas.ops.costs`; a cost need not grow with the image. What
+`apply` gets are plain arrays, unless the primitive says that it is `selective`. Supernets and derived networks share
 these: a supernet takes them with `affine=False` and stacks the parameters of equal ones.
 """
 
