@@ -134,8 +134,8 @@ def check_supernet(
 ) -> None:
     """Holds a supernet and its derived networks to the laws, at the sizes it was made with: choose small ones.
 
-    network: arch -> the derived network, by default that of the supernet. archs: by default, of 64 sampled ones, the one of the most
-    parameters, in which places that are exchanged show, and the one that has the fewest options in common with it.
+    network: arch -> the derived network, by default that of the supernet. archs: by default, of 64 sampled ones, the
+    one of the most parameters, in which places that are exchanged show, and the one most unlike it.
     tolerance: of differences, in parts of the largest entry.
 
     The laws: the mixture of one-hot weights is the path; different architectures compute different functions; the
