@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 
@@ -45,6 +45,7 @@ from jaxnas.train.loop import run as run_loop
 from jaxnas.train.stop import stop_on_signal
 
 Stop = Callable[[], int | None]
+Made = TypeVar("Made")
 
 NETWORKS: dict[str, Callable[[Arch, Skeleton, SearchSpace], Network]] = {
     "darts": darts_network,
@@ -112,13 +113,34 @@ class Source(Protocol):
 
 
 def load_data(config: Source) -> Dataset:
-    """The data set of a config, which is told in one line; before, whether the run folder can be one."""
+    """The data set of a config, which is told in one line.
+
+    Raises: OSError or ValueError where it cannot be read, its images are too small for the baseline, or the run folder
+    cannot be one.
+    """
     if is_first_process():
         check_folder(config.workdir)
     dataset = data.load(config.dataset, config.data_dir, size=config.size)
     if is_first_process():
         print(dataset.told(), flush=True)
+    _fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_classes), dataset)
     return dataset
+
+
+def _fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> Made:
+    """What is built for the images of a data set. Raises ValueError where they are too small, with what would do."""
+    height, width, channels = dataset.image_shape
+    try:
+        return build((height, width, channels))
+    except ValueError as error:
+        for side in range(min(height, width) + 1, _LARGEST_SIDE + 1):
+            with contextlib.suppress(ValueError):
+                build((side, side, channels))
+                break
+        else:  # something else than the size is wrong
+            raise
+        hint = f"the smallest images that go are {side}×{side}: --size {side} makes them so"
+        raise ValueError(f"{error}; {hint}") from None
 
 
 def check(
@@ -151,31 +173,19 @@ def _try_networks(training: Training, dataset: Dataset, space: SearchSpace) -> N
 
     Raises: ValueError where one does not go with the images, with the smallest that would do.
     """
-    height, width, channels = dataset.image_shape
     arch_key, key = jax.random.split(jax.random.key(0))
     arch = space.sample(arch_key)
 
-    def build(height: int, width: int) -> list[Network | SwitchedNetwork]:
-        skeleton = dataclasses.replace(skeleton_of(training, dataset), image_shape=(height, width, channels))
+    def build(image_shape: tuple[int, int, int]) -> list[Network | SwitchedNetwork]:
+        skeleton = dataclasses.replace(skeleton_of(training, dataset), image_shape=image_shape)
         switched = training.share_step and space.name in SWITCHED
         return [
             NETWORKS[space.name](arch, skeleton, space),
             *([SWITCHED[space.name](skeleton, space)] if switched else []),
-            tutorial_cnn(skeleton.image_shape, dataset.num_classes),
+            tutorial_cnn(image_shape, dataset.num_classes),
         ]
 
-    try:
-        networks = build(height, width)
-    except ValueError as error:
-        for side in range(min(height, width) + 1, _LARGEST_SIDE + 1):
-            with contextlib.suppress(ValueError):
-                build(side, side)
-                break
-        else:  # something else than the size is wrong
-            raise
-        raise ValueError(
-            f"{error}; the smallest images that go are {side}×{side}: --size {side} makes them so"
-        ) from None
+    networks = _fitting(build, dataset)
 
     def example(part: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((training.batch_size, *part.shape[1:]), part.dtype)

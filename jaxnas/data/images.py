@@ -108,7 +108,7 @@ def is_gray(path: Path) -> bool:
 def _check_file(path: Path) -> None:
     """Nothing but a file is opened: a pipe would be waited for without end."""
     if not path.is_file():
-        what = "is no file: take it away" if path.exists() else "is not there"
+        what = "is no regular file: take it away" if path.exists() else "is not there"
         raise DataError(f"{path} {what}")
 
 
