@@ -98,7 +98,7 @@ CASES = {
         "--watch.products 0": "watch.products must be at least 1, got 0",
         "--search.prune 9 3": "search.prune must fall from under 8 to 2 at least, got [9, 3]",
         "--order third": "invalid choice 'third'",
-        "--train.auxiliary": "the auxiliary head needs a map of at least 8×8",
+        "--train.auxiliary": "has 2×2 there; use larger images or auxiliary=False; the smallest images that go",
     },
     "enas": {
         **TRAINING,

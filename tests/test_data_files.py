@@ -538,9 +538,11 @@ def test_folder_with_what_systems_leave_in_it(tmp_path):
     found = data.load(str(tmp_path))
     assert (found.class_names, found.not_read) == (("ant", "bee"), ())
     assert len(found.train_labels) + len(found.test_labels) == 10
-    os.mkfifo(tmp_path / "ant" / "pipe.png")
-    with pytest.raises(data.DataError, match=r"pipe\.png is no regular file"):
-        data.load(str(tmp_path))
+    pipe = tmp_path / "ant" / "+.png"  # the first that is looked at
+    os.mkfifo(pipe)
+    for read in (lambda: data.load(str(tmp_path)), lambda: data.read_image(pipe, data.ImageForm(3))):
+        with pytest.raises(data.DataError, match=r"\+\.png is no regular file"):
+            read()
 
 
 def test_no_class_is_left_without_a_training_image(tmp_path):
