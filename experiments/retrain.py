@@ -30,6 +30,7 @@ from experiments.evaluation import (
     train_all,
 )
 from experiments.ranges import check_ranges
+from jaxnas import data
 from jaxnas.parallel import is_first_process
 from jaxnas.runfolder import read_json, write_json
 from jaxnas.spaces import darts_space

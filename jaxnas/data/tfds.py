@@ -64,7 +64,8 @@ def load_tfds(name: str, data_dir: str | None = None, size: tuple[int, int] | No
         raise DataError(f"{name} has {len(class_names)} class: take a data set with 2 classes or more")
     form = ImageForm(info.features[image_key].shape[-1], size)
     parts = {part: _read_split(info, split, image_key, label_key, form) for part, split in named.items()}
-    return assembled(info.name, parts, named, class_names, [f"split {split}" for split in others], info.name, info.full_name)
+    not_read = [f"split {split}" for split in others]
+    return assembled(info.name, parts, named, class_names, not_read, info.name, info.full_name)
 
 
 def _check_descriptions(folder: Path) -> None:
