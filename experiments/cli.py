@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from jaxnas.parallel import is_first_process, lost_process
 from jaxnas.train.loop import NonFiniteError
 from jaxnas.train.stop import Stopped
 
 Config = TypeVar("Config")
+
+
+def _size_of(arguments: list[str]) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", arguments[0])
+    if match is None:
+        raise ValueError(f"a size is a number of pixels or HEIGHTxWIDTH, such as 32 or 24x32, got {arguments[0]!r}")
+    height, width = match[1], match[2] or match[1]
+    return int(height), int(width)
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (isinstance(value, tuple) and len(value) == 2)
+
+
+Size = Annotated[
+    tuple[int, int] | None,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N|HxW",
+        instance_from_str=_size_of,
+        is_instance=_is_size,
+        str_from_instance=lambda size: ["None"] if size is None else ["x".join(map(str, size))],
+    ),
+]
+"""The type of the flag --size: (height, width), written 24x32, or 32 for both; None where it is not given."""
 
 
 def main(

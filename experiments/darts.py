@@ -29,6 +29,7 @@ from experiments.evaluation import (
     enable_cache,
     finish,
     held_run,
+    load_data,
     metrics,
     random_archs,
     told_finished,
@@ -96,6 +97,8 @@ class Config:
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
+    size: cli.Size = None
+    """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/darts"
     """The run folder."""
     order: Literal["first", "second", "second-fd"] = "first"
@@ -155,15 +158,15 @@ def main(config: Config) -> None:
     enable_cache(config.cache_dir)
     join(config.devices)
     timer = clock()
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = load_data(config)
     space = darts_space()
     if config.derive == "argmax":
         space = space._replace(discretise=discretise_argmax)
     parts = search_parts(dataset, config)
-    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     seeds.check(config, {"search.early_stop": config.search.early_stop, "search.prune": bool(config.search.prune)})
     layout = seeds.layout(config, dataset.image_shape, config.search.batch_size, side_by_side=True)
+    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     runtime = ("workdir", "dataset", "data_dir", "devices", "tensorboard", "cache_dir")
     with held_run("darts", config, runtime, data=data.fingerprint(dataset)) as (run, stop):
         if told_finished(run):
@@ -198,14 +201,17 @@ def main(config: Config) -> None:
 
 
 class SearchParts(NamedTuple):
-    """The half that the weights learn from and the half that the architecture does."""
+    """The part that the weights learn from and the part that the architecture does."""
 
     train: data.Examples
     valid: data.Examples
 
 
 def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
-    """The two disjoint halves of the search. Raises ValueError where a batch or the limit does not fit."""
+    """The two disjoint parts of the search, halves where the data set has no validation split.
+
+    Raises ValueError where a batch or the limit does not fit.
+    """
     settings = config.search
     if settings.limit < 0 or settings.limit == 1:
         raise ValueError(f"search.limit must be 0 for all, or at least 2, got {settings.limit}")
@@ -232,14 +238,15 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     if len(settings.prune) >= settings.epochs:
         raise ValueError(f"search.epochs must be more than the {len(settings.prune)} of search.prune")
     parts = data.split(dataset, config.seed, 0.5)
-    half = settings.limit // 2 or None
-    train, valid = (data.Examples(part.images[:half], part.labels[:half]) for part in parts if part is not None)
-    smallest = min(len(train.labels), len(valid.labels))
-    if settings.batch_size > smallest:
-        raise ValueError(
-            f"search.batch_size {settings.batch_size} is larger than a half of the training split, which has "
-            f"{smallest} images; choose a smaller one"
-        )
+    train, valid = (part for part in parts if part is not None)
+    if settings.limit:
+        train, valid = (data.limited(part, settings.limit // 2) for part in (train, valid))
+    for name, part in (("weights learn", train), ("architecture learns", valid)):
+        if settings.batch_size > len(part.labels):
+            raise ValueError(
+                f"search.batch_size {settings.batch_size} is larger than the part that the {name} from, which has "
+                f"{len(part.labels)} images; choose a smaller one"
+            )
     return SearchParts(train, valid)
 
 

@@ -31,6 +31,7 @@ from experiments.evaluation import (
     enable_cache,
     finish,
     held_run,
+    load_data,
     metrics,
     random_archs,
     told_finished,
@@ -134,6 +135,8 @@ class Config:
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
+    size: cli.Size = None
+    """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/enas"
     """The run folder."""
     random_baselines: int = 1
@@ -243,18 +246,18 @@ def main(config: Config) -> None:
     enable_cache(config.cache_dir)
     join(config.devices)
     timer = clock()
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = load_data(config)
     make_space, make_supernet = SPACES[config.space]
     skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     space = make_space(skeleton)
     parts = search_parts(dataset, config)
-    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     supernet = make_supernet(skeleton)
     seeds.check(config, {})
     layout = seeds.layout(
         config, dataset.image_shape, config.search.batch_size, config.controller.batch_size, side_by_side=False
     )
     algorithm = build(config, space, supernet, len(parts.train.labels) // config.search.batch_size, layout.axis_name)
+    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     runtime = ("workdir", "dataset", "data_dir", "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
     with held_run("enas", config, runtime, data=data.fingerprint(dataset)) as (run, stop):
         if told_finished(run):
@@ -306,9 +309,8 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
         raise ValueError(f"search.valid_part {settings.valid_part} leaves no image to the controller; choose more")
     if settings.limit:
         kept = round(settings.limit * settings.valid_part)
-        valid = data.Examples(valid.images[:kept], valid.labels[:kept])
-        rest = settings.limit - kept
-        train = data.Examples(train.images[:rest], train.labels[:rest])
+        valid = data.limited(valid, kept)
+        train = data.limited(train, settings.limit - kept)
     sizes = {"search": (settings.batch_size, train), "controller": (config.controller.batch_size, valid)}
     for name, (size, part) in sizes.items():
         if size > len(part.labels):

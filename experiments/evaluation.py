@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -12,14 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 
 from experiments.devices import Devices, spread
 from experiments.ranges import check_ranges
 from jaxnas import data, draw, report
-from jaxnas.base import Arch, Key, Network, SearchSpace, Skeleton
+from jaxnas.base import Arch, Array, Context, Key, Network, SearchSpace, Skeleton
 from jaxnas.data import Augmentation, Dataset
 from jaxnas.networks import (
     SwitchedNetwork,
@@ -34,8 +35,8 @@ from jaxnas.networks import (
     tutorial_cnn,
 )
 from jaxnas.parallel import from_first, is_first_process, local
-from jaxnas.runfolder import RunFolder, open_run, versions
-from jaxnas.saved import save_network
+from jaxnas.runfolder import RunFolder, check_folder, open_run, versions
+from jaxnas.saved import form_of, save_network
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.classifier import classifier, confidence_interval, make_evaluate
@@ -44,6 +45,7 @@ from jaxnas.train.loop import run as run_loop
 from jaxnas.train.stop import stop_on_signal
 
 Stop = Callable[[], int | None]
+Made = TypeVar("Made")
 
 NETWORKS: dict[str, Callable[[Arch, Skeleton, SearchSpace], Network]] = {
     "darts": darts_network,
@@ -58,6 +60,8 @@ SWITCHED: dict[str, Callable[[Skeleton, SearchSpace], SwitchedNetwork]] = {
     "nasbench201": lambda skeleton, space: switched_nasbench201_network(skeleton),
 }
 """Name of a space -> the networks of all its architectures in one program, where there is such a one."""
+_LARGEST_SIDE = 256
+"""Of the images that are proposed where those of a data set are too small."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,50 @@ def enable_cache(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+class Source(Protocol):
+    """Of a config, where its data and its run are."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def data_dir(self) -> str | None: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def workdir(self) -> str: ...
+
+
+def load_data(config: Source) -> Dataset:
+    """The data set of a config, which is told in one line.
+
+    Raises: OSError or ValueError where it cannot be read, its images are too small for the baseline, or the run folder
+    cannot be one.
+    """
+    if is_first_process():
+        check_folder(config.workdir)
+    dataset = data.load(config.dataset, config.data_dir, size=config.size)
+    if is_first_process():
+        print(dataset.told(), flush=True)
+    _fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_classes), dataset)
+    return dataset
+
+
+def _fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> Made:
+    """What is built for the images of a data set. Raises ValueError where they are too small, with what would do."""
+    height, width, channels = dataset.image_shape
+    try:
+        return build((height, width, channels))
+    except ValueError as error:
+        for side in range(min(height, width) + 1, _LARGEST_SIDE + 1):
+            with contextlib.suppress(ValueError):
+                build((side, side, channels))
+                break
+        else:  # something else than the size is wrong
+            raise
+        hint = f"the smallest images that go are {side}×{side}: --size {side} makes them so"
+        raise ValueError(f"{error}; {hint}") from None
+
+
 def check(
     training: Training, dataset: Dataset, space: SearchSpace, seed: int, random_baselines: int, devices: Devices
 ) -> None:
@@ -117,7 +165,43 @@ def check(
         )
     check_parts("train", training.parts, training.batch_size)
     spread(devices, dataset.image_shape, training.batch_size)
-    NETWORKS[space.name](space.sample(jax.random.key(0)), skeleton_of(training, dataset), space)
+    _try_networks(training, dataset, space)
+
+
+def _try_networks(training: Training, dataset: Dataset, space: SearchSpace) -> None:
+    """Builds all networks that may be trained and runs each on a batch of shapes alone.
+
+    Raises: ValueError where one does not go with the images, with the smallest that would do.
+    """
+    arch_key, key = jax.random.split(jax.random.key(0))
+    arch = space.sample(arch_key)
+
+    def build(image_shape: tuple[int, int, int]) -> list[Network | SwitchedNetwork]:
+        skeleton = dataclasses.replace(skeleton_of(training, dataset), image_shape=image_shape)
+        switched = training.share_step and space.name in SWITCHED
+        return [
+            NETWORKS[space.name](arch, skeleton, space),
+            *([SWITCHED[space.name](skeleton, space)] if switched else []),
+            tutorial_cnn(image_shape, dataset.num_classes),
+        ]
+
+    networks = _fitting(build, dataset)
+
+    def example(part: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((training.batch_size, *part.shape[1:]), part.dtype)
+
+    batches = data.make_batches(training.batch_size, training.batch_size, dataset.augmentation, cutout=training.cutout)
+    examples = data.Examples(example(dataset.train_images), example(dataset.train_labels))  # type: ignore[arg-type]
+
+    def forward(key: Key, examples: Any, network: Network | SwitchedNetwork) -> Array:
+        init_key, batch_key, context = *jax.random.split(key), Context("batch")
+        (params, _), images = network.init(init_key), batches(batch_key, 0, examples).image
+        if isinstance(network, SwitchedNetwork):
+            return network.apply(params, arch, images, context)[0]
+        return network.apply(params, images, context)[0]
+
+    for network in networks:
+        jax.eval_shape(functools.partial(forward, network=network), key, examples)
 
 
 def check_parts(name: str, parts: int, batch_size: int) -> None:
@@ -277,6 +361,7 @@ def finish(
     result = {
         **rows["found"],
         "dataset": dataset.name,
+        "data": {**dataset.summary(), "read_as": dataclasses.asdict(form_of(dataset))},
         "seed": seed,
         "baselines": {name: row for name, row in rows.items() if name != "found"},
         "versions": versions(),

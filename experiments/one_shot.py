@@ -39,6 +39,7 @@ from experiments.evaluation import (
     enable_cache,
     finish,
     held_run,
+    load_data,
     random_archs,
     skeleton_of,
     told_finished,
@@ -71,16 +72,21 @@ def main(config: Config) -> None:
     enable_cache(config.cache_dir)
     join(config.devices)
     timer = clock()
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = load_data(config)
     make_space, make_supernet = SPACES[config.space]
     skeleton = Skeleton(config.one_shot.channels, config.one_shot.cells, dataset.image_shape, dataset.num_classes)
     space = make_space(skeleton)
     parts = search_parts(dataset, config)
     read: dict[str, Any] = {"data": data.fingerprint(dataset)}
     read["supernet"] = one_shot_reuse.check(config, read["data"])
+    seeds.check(config, {"prune_stages": config.prune_stages > 0, "supernet": config.supernet is not None})
+    layout = seeds.layout(config, dataset.image_shape, config.one_shot.batch_size, side_by_side=False)
+    paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be
+    measured = None if config.table is None else load_measured(config, space)
+    read["table"] = None if measured is None else measured.fingerprint
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     network_skeleton, latency = skeleton_of(config.train, dataset), None
-    if config.max_latency_ms is not None:
+    if config.max_latency_ms is not None:  # last: it takes time
         if config.devices.coordinator is not None:
             raise ValueError("max_latency_ms is measured, by each process otherwise: leave out devices.coordinator")
         saved = Path(config.workdir) / "latency.json"
@@ -95,12 +101,7 @@ def main(config: Config) -> None:
     check_feasible(space, budget, budget_key)
     if config.search == "ilp":
         program_of(space, budget)
-    measured = None if config.table is None else load_measured(config, space)
-    read["table"] = None if measured is None else measured.fingerprint
     supernet = make_supernet(skeleton)
-    seeds.check(config, {"prune_stages": config.prune_stages > 0, "supernet": config.supernet is not None})
-    layout = seeds.layout(config, dataset.image_shape, config.one_shot.batch_size, side_by_side=False)
-    paths_of(config.one_shot.sampling, space, skeleton)  # raises for what cannot be, before anything runs
     paths = ("workdir", "dataset", "data_dir", "supernet", "table")
     runtime = (*paths, "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
     with held_run("one_shot", config, runtime, **read) as (run, stop):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from experiments import cli
 from experiments.darts import SearchParts
 from experiments.devices import Devices
 from experiments.enas import PAPER
@@ -88,6 +89,8 @@ class Config:
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
+    size: cli.Size = None
+    """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/one_shot"
     """The run folder."""
     supernet: str | None = None
@@ -157,7 +160,8 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
     settings, scoring = config.one_shot, config.scoring
     if settings.limit < 0:
         raise ValueError(f"one_shot.limit must be 0 for all, or positive, got {settings.limit}")
-    check_ranges("", config, seed=("seed",), count=("latency_batch",))
+    limits = ("max_params", "max_macs", "max_latency_ms")
+    check_ranges("", config, seed=("seed",), count=("latency_batch",), positive=limits)
     check_ranges("one_shot.", settings, **SUPERNET)
     check_ranges("scoring.", scoring, count=("batches", "batch_size", "population"))
     check_ranges("comparison.", config.comparison, count=("running_paths",))
@@ -175,9 +179,8 @@ def search_parts(dataset: data.Dataset, config: Config) -> SearchParts:
         raise ValueError(f"one_shot.valid_part {settings.valid_part} leaves no image to score on; choose more")
     if settings.limit:
         kept = round(settings.limit * settings.valid_part)
-        valid = data.Examples(valid.images[:kept], valid.labels[:kept])
-        rest = settings.limit - kept
-        train = data.Examples(train.images[:rest], train.labels[:rest])
+        valid = data.limited(valid, kept)
+        train = data.limited(train, settings.limit - kept)
     if settings.batch_size > len(train.labels):
         raise ValueError(
             f"one_shot.batch_size {settings.batch_size} is larger than its part, which has {len(train.labels)} images"

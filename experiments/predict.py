@@ -6,21 +6,22 @@ python -m experiments.predict --run runs/demo IMAGE.png ...
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import jax
 import numpy as np
 import tyro
-from PIL import Image, UnidentifiedImageError
 
 import jaxnas
 from experiments import cli
-from jaxnas.saved import describe
+from jaxnas.data import read_image
+from jaxnas.saved import describe, image_form
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Images are brought to the size and the channels that the network was trained on."""
+    """Images are read as those that the network was trained on: upright, in its size and channels."""
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Image files."""
@@ -33,19 +34,10 @@ def main(config: Config) -> None:
     if not config.images:
         raise ValueError("no image given: name at least one file")
     description = describe(config.run)
-    height, width, channels = description["skeleton"]["image_shape"]
-    pixels = []
-    for path in config.images:
-        try:
-            with Image.open(path) as image:
-                fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height))
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{path} is not an image that can be read") from error
-        except OSError as error:  # Pillow's own do not name the file.
-            raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-        pixels.append(np.asarray(fitted, np.uint8).reshape(height, width, channels))
+    form = image_form(description)
+    pixels = np.stack([read_image(Path(path), form) for path in config.images])
     network = jaxnas.load(config.run)
-    probabilities = np.asarray(jax.nn.softmax(jax.jit(network.apply)(network.params, np.stack(pixels))))
+    probabilities = np.asarray(jax.nn.softmax(jax.jit(network.apply)(network.params, pixels)))
     names = description["class_names"]
     for path, row in zip(config.images, probabilities, strict=True):
         best = np.argsort(-row)[:3]

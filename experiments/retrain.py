@@ -24,6 +24,7 @@ from experiments.evaluation import (
     enable_cache,
     finish,
     held_run,
+    load_data,
     random_archs,
     told_finished,
     train_all,
@@ -44,6 +45,8 @@ class Config:
     preset: Literal["tiny", "small", "paper"] = "tiny"
     dataset: str = "digits"
     data_dir: str | None = None
+    size: cli.Size = None
+    """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/retrain"
     random_baselines: int = 0
     seed: int = 0
@@ -64,7 +67,7 @@ def main(config: Config) -> None:
         raise OSError(f"there is no file {path}: give the genotype.json of a run, or a published name (DARTS_V2)")
     check_ranges("", config, seed=("seed",))
     arch = space.from_genotype(read_json(path) if config.genotype.endswith(".json") else config.genotype)
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = load_data(config)
     check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
     runtime = ("workdir", "dataset", "data_dir", "devices", "tensorboard", "cache_dir")
     genotype = space.to_genotype(arch)  # a name, a file and a text of one architecture are one run

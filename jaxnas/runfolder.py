@@ -15,6 +15,7 @@ Files are replaced in one step: a reader sees the old content or the new, never 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -260,6 +261,28 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raises what `open_run` would of a folder that cannot be that of a run, but makes nothing."""
+    folder = Path(path).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise OSError(
+            f"cannot make the folder {folder}: {os.strerror(errno.ENOTDIR)}; choose a folder that can be written"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OSError(f"cannot write in {there}: {os.strerror(errno.EACCES)}; choose a folder that can be written")
+    if there == folder:
+        _check_strangers(folder)
+
+
+def _check_strangers(folder: Path) -> None:
+    strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    if strangers and not (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} holds {strangers[0]!r} but no run (no config.json); choose an empty or a new folder"
+        )
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -306,10 +329,8 @@ def _configure(folder: Path, identity: Mapping[str, Any], runtime: Mapping[str, 
                 f"{folder} holds a run of other settings or data ({differing}); choose another folder, or give "
                 "the run what it was started with"
             )
-    elif strangers := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")):
-        raise ValueError(
-            f"{folder} holds {strangers[0]!r} but no run (no config.json); choose an empty or a new folder"
-        )
+    else:
+        _check_strangers(folder)
     write_json(path, {"identity": wanted, "runtime": dict(runtime)})
     return resumed
 

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.base import Arch, Array, Context, Network, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Dataset
+from jaxnas.data.images import ImageForm
 from jaxnas.networks import (
     chain_network,
     darts_network,
@@ -42,7 +44,10 @@ _SPACES: dict[
 
 
 class Found(NamedTuple):
-    """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: with the statistics."""
+    """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: with the statistics.
+
+    apply raises ValueError for images of another type or shape: they are 0 to 255, never fractions.
+    """
 
     apply: Callable[[PyTree, Array], Array]
     params: PyTree
@@ -61,12 +66,28 @@ def save_network(
         "mean": dataset.augmentation.mean,
         "std": dataset.augmentation.std,
         "class_names": dataset.class_names,
+        "images": dataclasses.asdict(form_of(dataset)),
     }
     write_json(folder / "network.json", description)
 
 
+def form_of(dataset: Dataset) -> ImageForm:
+    """What files are made into to be images of a data set: as its own were, all of one size."""
+    height, width, channels = dataset.image_shape
+    return ImageForm(channels, (height, width))
+
+
+def image_form(description: Mapping[str, Any]) -> ImageForm:
+    """What files are made into before the network that `describe` described: as in its training."""
+    height, width, channels = description["skeleton"]["image_shape"]
+    if "images" not in description:  # of a network that was kept before this was
+        return ImageForm(channels, (height, width))
+    form = description["images"]
+    return ImageForm(**{**form, "size": tuple(form["size"])})
+
+
 def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """Kept beside the parameters: genotype, skeleton, mean, std, class_names. Raises OSError if nothing is."""
+    """Kept beside the parameters: genotype, skeleton, mean, std, class_names, images. Raises OSError if nothing is."""
     path = Path(run) / "network" / "network.json"
     if not path.exists():
         raise OSError(f"{run} holds no trained network ({path} is missing): give the folder of a finished run")
@@ -87,7 +108,8 @@ def _skeleton(description: Mapping[str, Any]) -> Skeleton:
 def load(run: str | os.PathLike[str]) -> Found:
     """The found and trained network of a run folder, as (apply, params).
 
-    `apply(params, images)` takes uint8 images as they are on disk and normalises them as in training.
+    `apply(params, images)` takes uint8 images as they are on disk and normalises them as in training; files become such
+    images by `jaxnas.data.read_image` with `image_form(describe(run))`.
     Raises OSError where the folder holds no network, ValueError where it is damaged.
     """
     description = describe(run)
@@ -102,7 +124,23 @@ def load(run: str | os.PathLike[str]) -> Found:
     mean, std = tuple(description["mean"]), tuple(description["std"])
 
     def apply(params: PyTree, images: Array) -> Array:
-        x = normalise(jnp.asarray(images), mean, std)
+        x = normalise(_checked(images, skeleton.image_shape), mean, std)
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
     return Found(apply, restored.state)
+
+
+def _checked(images: Any, image_shape: tuple[int, int, int]) -> Array:
+    """The images as an array. Raises ValueError where they are not uint8 [B, H, W, C]."""
+    found = images if isinstance(images, jax.Array) else np.asarray(images)
+    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[1:] != image_shape:
+        wanted = "B, " + ", ".join(map(str, image_shape))
+        remedy = (
+            "fractions of 0 to 1 become such by (255 * images).round().astype('uint8')"
+            if np.issubdtype(found.dtype, np.floating)
+            else "jaxnas.data.read_image makes such of a file, see jaxnas.load"
+        )
+        raise ValueError(
+            f"images must be uint8 [{wanted}] of 0 to 255, got {found.dtype} {list(found.shape)}; {remedy}"
+        )
+    return jnp.asarray(found)

@@ -2,6 +2,7 @@
 compiled and before a run folder is made. The tests of single experiments have more that need files of their own."""
 
 import pytest
+from PIL import Image
 
 from experiments import (
     cli,
@@ -51,6 +52,10 @@ TRAINING = {
     "--dataset cifra10": "cifra10",
     "--dataset folder:ABSENT": "ABSENT is no folder: give the folder that holds one folder of images for each class",
     "--data-dir ABSENT": "'digits' does not use it: leave out ABSENT",
+    "--size 8": "digits are 8x8 and cannot be resized: leave out size 8x8",
+    "--size 0": "Error parsing --size: a size is a number of pixels or HEIGHTxWIDTH",
+    "--size 8x": "Error parsing --size",
+    "--dataset folder:DOTS": "images of at least 4×4, got (1, 1, 3); the smallest images that go are 4×4: --size 4",
     "--preset huge": "invalid choice 'huge'",
     "--train.epochs ten": "Error parsing --train.epochs",
     "--nonsense 3": "--nonsense",
@@ -72,7 +77,7 @@ CASES = {
         "--seeds 2 --search.prune 3": "search.prune is for one search at a time: leave it out, or seeds",
         "--search.epochs 0": "search.epochs must be at least 1, got 0",
         "--search.batch-size 0": "search.batch_size must be at least 1, got 0",
-        "--search.batch-size 5000": "search.batch_size 5000 is larger than a half of the training split",
+        "--search.batch-size 5000": "search.batch_size 5000 is larger than the part that the weights learn from",
         "--search.channels 0": "channels must be at least 1, got 0",
         "--search.learning-rate -1": "search.learning_rate must be positive, got -1.0",
         "--search.last-learning-rate -1": "search.last_learning_rate must be 0 or positive, got -1.0",
@@ -93,7 +98,7 @@ CASES = {
         "--watch.products 0": "watch.products must be at least 1, got 0",
         "--search.prune 9 3": "search.prune must fall from under 8 to 2 at least, got [9, 3]",
         "--order third": "invalid choice 'third'",
-        "--train.auxiliary": "the auxiliary head needs a map of at least 8×8",
+        "--train.auxiliary": "has 2×2 there; use larger images or auxiliary=False; the smallest images that go",
     },
     "enas": {
         **TRAINING,
@@ -141,6 +146,7 @@ CASES = {
         "--scoring.population 0": "scoring.population must be at least 1, got 0",
         "--scoring.batches 99": "scoring.batches 99 of 120 images are more than the 1077",
         "--prune-stages -1": "prune_stages must be 0 to",
+        "--max-latency-ms 0": "max_latency_ms must be positive, got 0.0",
         "--max-params 0": "max_params must be positive, got 0",
         "--max-macs 10": "no architecture meets max_macs 10, where the smallest possible is",
         "--table ABSENT": "there is no file 'ABSENT' and no benchmark of that name",
@@ -212,7 +218,11 @@ def test_wrong_input_is_told_with_its_value_before_anything_is_done(program, tmp
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     (tmp_path / "file").touch()
-    places = {name: str(tmp_path / name.lower()) for name in ("OTHER", "FILE", "ABSENT")}
+    for name in "ab":
+        (tmp_path / "dots" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (1, 1)).save(tmp_path / "dots" / name / f"{number}.png")
+    places = {name: str(tmp_path / name.lower()) for name in ("OTHER", "FILE", "ABSENT", "DOTS")}
 
     def placed(text):
         for name, path in places.items():

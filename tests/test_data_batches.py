@@ -60,6 +60,32 @@ def test_split_of_a_set_with_its_own_validation_part():
         data.split(dataset, 0, 1.0)
 
 
+def test_hold_out_leaves_each_class_one():
+    labels = np.array([0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
+    for count in range(1, 10):
+        kept, held = data.hold_out(labels, count, 0)
+        assert len(held) == count
+        assert sorted([*kept, *held]) == list(range(12))
+        assert set(labels[kept]) == {0, 1, 2}
+    with pytest.raises(ValueError, match=r"can hold out 1 to 9 of 12 examples, .* got 10"):
+        data.hold_out(labels, 10, 0)
+
+
+def test_a_limit_takes_the_first_or_of_classes_in_turn_a_share_of_each():
+    examples = numbered(60)
+    mixed = examples._replace(labels=np.arange(60, dtype=np.int32) % 3)
+    assert data.limited(mixed, 60) is mixed
+    np.testing.assert_array_equal(data.limited(mixed, 7).images, mixed.images[:7])
+    sorted_by_class = examples._replace(labels=np.repeat(np.arange(3), [30, 20, 10]).astype(np.int32))
+    found = data.limited(sorted_by_class, 12)
+    assert np.bincount(found.labels).tolist() == [6, 4, 2]
+    np.testing.assert_array_equal(found.labels, sorted_by_class.labels[found.images[:, 0, 1, 0]])
+    with pytest.raises(data.DataError, match="a limit of 2 images cannot have one of each of the 3 classes"):
+        data.limited(sorted_by_class, 2)
+    with pytest.raises(data.DataError, match="leaves 0 of 60 images"):
+        data.limited(mixed, 0)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 37, 256])
 def test_permuted_is_a_permutation(size):
     keys = jax.random.split(jax.random.key(0), 5)

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -238,6 +239,54 @@ def test_fewer_records_than_described(prepared, tmp_path):
         data.load("cifar10", str(tmp_path))
 
 
+def copied(prepared, tmp_path, **splits):
+    """The small CIFAR-10 as tfrecord, with splits of other names: new name -> name."""
+    shutil.copytree(prepared[1]["tfrecord"], tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "cifar10" / "3.0.2"
+    description = json.loads((folder / "dataset_info.json").read_text())
+    there = {split["name"]: split for split in description["splits"]}
+    description["splits"] = [{**there[old], "name": new} for new, old in splits.items()]
+    (folder / "dataset_info.json").write_text(json.dumps(description))
+    for new, old in splits.items():
+        name = "cifar10-{}.tfrecord-00000-of-00001".format
+        if new != old:
+            shutil.copy(folder / name(old), folder / name(new))
+    return folder
+
+
+def test_splits_of_tfds_are_read_or_named(prepared, tmp_path):
+    copied(prepared, tmp_path, train="train", validation="test", unlabelled="test")
+    found = data.load("cifar10", str(tmp_path), size=(8, 12))
+    assert found.summary() == {
+        "images": {"train": 24, "valid": 10, "test": 6},
+        "origins": {"train": "train but for a fifth", "valid": "validation", "test": "a fifth of train"},
+        "not_read": ["split unlabelled"],
+        "classes": 10,
+        "image_shape": [8, 12, 3],
+    }
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_description_that_names_a_foreign_class_is_not_imported(prepared, tmp_path, monkeypatch, hidden):
+    folder = copied(prepared, tmp_path / "data", train="train", test="test")
+    mark = tmp_path / "mark"
+    (tmp_path / "foreign_features.py").write_text(f"open({str(mark)!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    features = json.loads((folder / "features.json").read_text())
+    image = features["featuresDict"]["features"]["image"]
+    image["pythonClassName"] = "foreign_features.Image"
+    if hidden:  # the old form of a description, inside a string
+        features["featuresDict"]["features"]["image"] = {
+            "pythonClassName": features["pythonClassName"],
+            "jsonFeature": {"json": json.dumps({"x": {"type": "foreign_features.Image", "content": {}}})},
+        }
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(data.DataError, match=r"features\.json names the class 'foreign_features\.Image'") as caught:
+        data.load("cifar10", str(tmp_path / "data"))
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
 def test_several_files_are_one_split_in_their_order(prepared, tmp_path):
     directory = prepared[1]["tfrecord"]
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
@@ -450,12 +499,64 @@ def test_a_fingerprint_is_of_the_pixels_and_not_of_their_files(tmp_path):
 def test_folder_of_different_sizes(tmp_path):
     write_folder(tmp_path, ["train"])
     write_folder(tmp_path, ["test"], side=9)
-    with pytest.raises(data.DataError, match="load with size="):
+    with pytest.raises(data.DataError, match=r"test images are \(9, 9, 3\) and train images .* by --size 32"):
         data.load(f"folder:{tmp_path}")
     Image.fromarray(np.zeros((9, 6, 3), np.uint8)).save(tmp_path / "train" / "bee" / "9.png")
-    with pytest.raises(data.DataError, match=r"different sizes, 6x6 and 9x6: load it with size=N"):
+    with pytest.raises(data.DataError, match=r"different sizes, 6x6 and 9x6: .* by --size 32"):
         data.load(f"folder:{tmp_path}")
     assert data.load(f"folder:{tmp_path}", size=8).train_images.shape == (11, 8, 8, 3)
+    assert data.load(f"folder:{tmp_path}", size=(4, 7)).test_images.shape == (10, 4, 7, 3)
+    with pytest.raises(data.DataError, match="at least 1 pixel, got 0x7"):
+        data.load(f"folder:{tmp_path}", size=(0, 7))
+
+
+@pytest.mark.parametrize("name", ["val", "Validation", "dev", "eval", "valid"])
+def test_folder_with_a_validation_split_of_any_name(tmp_path, name):
+    write_folder(tmp_path, ["Train", name, "extra"], count=10)
+    (tmp_path / "Train" / "ant" / "more").mkdir()
+    (tmp_path / "Train" / "ant" / "notes.txt").touch()
+    found = data.load(str(tmp_path))
+    assert found.summary() == {
+        "images": {"train": 16, "valid": 20, "test": 4},
+        "origins": {"train": "Train but for a fifth", "valid": name, "test": "a fifth of Train"},
+        "not_read": ["extra/", f"1 .txt in {tmp_path / 'Train'}", f"1 folder in {tmp_path / 'Train'}"],
+        "classes": 2,
+        "image_shape": [6, 6, 3],
+    }
+    assert f"images 16 train (Train but for a fifth), 20 valid ({name}), 4 test (a fifth of Train)" in found.told()
+    assert "not read: extra/, 1 .txt" in found.told()
+    shutil.rmtree(tmp_path / "Train")
+    with pytest.raises(data.DataError, match=f"has {name}, but no folder train"):
+        data.load(str(tmp_path))
+
+
+def test_folder_with_what_systems_leave_in_it(tmp_path):
+    write_folder(tmp_path, ["."])
+    (tmp_path / "__MACOSX" / "ant").mkdir(parents=True)
+    shutil.copy(tmp_path / "ant" / "0.png", tmp_path / "__MACOSX" / "ant" / "0.png")
+    (tmp_path / "ant" / "._0.png").write_bytes(b"\x00\x05\x16\x07" + bytes(60))
+    found = data.load(str(tmp_path))
+    assert (found.class_names, found.not_read) == (("ant", "bee"), ())
+    assert len(found.train_labels) + len(found.test_labels) == 10
+    pipe = tmp_path / "ant" / "+.png"  # the first that is looked at
+    os.mkfifo(pipe)
+    for read in (lambda: data.load(str(tmp_path)), lambda: data.read_image(pipe, data.ImageForm(3))):
+        with pytest.raises(data.DataError, match=r"\+\.png is no regular file"):
+            read()
+
+
+def test_no_class_is_left_without_a_training_image(tmp_path):
+    write_folder(tmp_path, ["."], count=1)
+    with pytest.raises(data.DataError, match="a fifth of the 2 training images cannot be kept for testing with an"):
+        data.load(str(tmp_path))
+    write_folder(tmp_path, ["."], classes=("cat", "dog"), count=4)
+    found = data.load(str(tmp_path))
+    assert np.bincount(found.train_labels).min() == 1
+    train, valid = data.split(found, 0, 0.5)
+    assert np.bincount(train.labels).min() == 1
+    assert len(train.labels) + len(valid.labels) == len(found.train_labels) == 8
+    with pytest.raises(data.DataError, match="8 training images of 4 classes: 6 of them cannot be kept"):
+        data.split(found, 0, 0.75)
 
 
 def test_wrong_folders(tmp_path):

@@ -1,7 +1,18 @@
 """Data: sets of uint8 images in memory, batches as a pure function of (key, step), augmentation on the device."""
 
 from jaxnas.data.augment import augment, cutout, normalise, random_crop, random_flip
-from jaxnas.data.dataset import Augmentation, DataError, Dataset, Examples, Split, fingerprint, hold_out, split
+from jaxnas.data.dataset import (
+    Augmentation,
+    DataError,
+    Dataset,
+    Examples,
+    Split,
+    fingerprint,
+    hold_out,
+    limited,
+    split,
+)
+from jaxnas.data.images import ImageForm, read_image
 from jaxnas.data.pipeline import eval_batches, indices, make_batches, permuted, plain_batch, take
 from jaxnas.data.source import load
 
@@ -10,6 +21,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Examples",
+    "ImageForm",
     "Split",
     "augment",
     "cutout",
@@ -17,6 +29,7 @@ __all__ = [
     "fingerprint",
     "hold_out",
     "indices",
+    "limited",
     "load",
     "make_batches",
     "normalise",
@@ -24,6 +37,7 @@ __all__ = [
     "plain_batch",
     "random_crop",
     "random_flip",
+    "read_image",
     "split",
     "take",
 ]

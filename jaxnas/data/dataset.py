@@ -6,6 +6,7 @@ Shapes: N examples, H W C image, K classes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,9 @@ import numpy as np
 from jaxnas.data.stored import is_stored, rows
 from jaxnas.fingerprint import checksum, row_checksums
 from jaxnas.parallel import block, joined
+
+RESIZE = "bring them to one size by --size 32, or size=32 of jaxnas.data.load"
+"""The remedy for images of different sizes."""
 
 
 class DataError(ValueError):
@@ -65,7 +69,8 @@ class Dataset:
 
     *_images: [N, H, W, C] uint8. *_labels: [N] int32 in 0 … K - 1. valid_* are there only where the data set comes
     with a validation split of its own. source: what it is, wherever it lies: "digits", "folder", or its name in TFDS
-    with config and version.
+    with config and version. origins: what of the source each part is, such as {"valid": "val", "test": "a fifth of
+    train"}; a part that is not named has the name of its split. not_read: what the source has beside these, in words.
     """
 
     name: str
@@ -78,6 +83,8 @@ class Dataset:
     valid_images: np.ndarray | None = None
     valid_labels: np.ndarray | None = None
     source: str = ""
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    not_read: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.valid_images is None) != (self.valid_labels is None):
@@ -90,8 +97,7 @@ class Dataset:
                 raise ValueError(f"{part}_images must be uint8 [N, H, W, C], got {images.dtype} {images.shape}")
             if images.shape[1:] != self.image_shape:
                 raise DataError(
-                    f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; "
-                    "all must be of one size: load with size="
+                    f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; {RESIZE}"
                 )
             if labels.dtype != np.int32 or labels.shape != images.shape[:1] or not len(labels):
                 raise ValueError(
@@ -121,21 +127,49 @@ class Dataset:
         """The test split, to be read once, at the end."""
         return Examples(self.test_images, self.test_labels)
 
+    def summary(self) -> dict[str, Any]:
+        """What was read, for the result of a run: images of each part and where they are from, classes, shape."""
+        labels = {"train": self.train_labels, "valid": self.valid_labels, "test": self.test_labels}
+        parts = {part: len(own) for part, own in labels.items() if own is not None}
+        return {
+            "images": parts,
+            "origins": {part: self.origins.get(part, part) for part in parts},
+            "not_read": list(self.not_read),
+            "classes": self.num_classes,
+            "image_shape": list(self.image_shape),
+        }
+
+    def told(self) -> str:
+        """The summary in one line."""
+        summary, (height, width, channels) = self.summary(), self.image_shape
+        parts = [f"{count} {part} ({summary['origins'][part]})" for part, count in summary["images"].items()]
+        if "valid" not in summary["images"]:
+            parts.append("validation is a part of train")
+        unread = f"; not read: {', '.join(self.not_read)}" if self.not_read else ""
+        return (
+            f"{self.name}: images {', '.join(parts)}; {self.num_classes} classes, {height}×{width}×{channels}{unread}"
+        )
+
 
 def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (kept, held out) of a stratified choice of `count` examples, both int32 and ascending.
 
-    labels: [N] int. Each class gives its share of `count`, rounded by largest remainders, so that the total is exact.
+    labels: [N] int. Each class gives its share of `count`, rounded by largest remainders, so that the total is exact,
+    but never its last example.
     """
-    if not 0 < count < len(labels):
-        raise ValueError(f"can hold out 1 to {len(labels) - 1} of {len(labels)} examples, got {count}")
+    classes, sizes = np.unique(labels, return_counts=True)
+    if not 0 < count <= len(labels) - len(classes):
+        raise ValueError(
+            f"can hold out 1 to {len(labels) - len(classes)} of {len(labels)} examples, so that each of the "
+            f"{len(classes)} classes keeps one, got {count}"
+        )
     # RandomState: NumPy freezes its stream, so that a seed means the same split with every version of NumPy.
     random = np.random.RandomState(seed)
-    classes, sizes = np.unique(labels, return_counts=True)
     share = sizes * count / len(labels)
     quota = np.floor(share).astype(int)
-    largest = np.argsort(-(share - quota), kind="stable")[: count - quota.sum()]
-    quota[largest] += 1
+    order = np.argsort(-(share - quota), kind="stable")
+    while missing := count - quota.sum():  # once, but for classes that have no more to give
+        quota[order[quota[order] < sizes[order] - 1][:missing]] += 1
     chosen = np.zeros(len(labels), bool)
     for label, n in zip(classes, quota, strict=True):
         chosen[random.permutation(np.flatnonzero(labels == label))[:n]] = True
@@ -159,14 +193,78 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
         return Split(Examples(images, np.concatenate([labels, dataset.valid_labels])), None)
     if not fraction:
         return Split(Examples(images, labels), None)
-    train, valid = hold_out(labels, round(len(labels) * fraction), seed)
+    count, classes = round(len(labels) * fraction), len(np.unique(labels))
+    if not 0 < count <= len(labels) - classes:
+        raise DataError(
+            f"{dataset.name} has {len(labels)} training images of {classes} classes: {count} of them cannot be kept "
+            f"for validation with an image of every class left; add images, a validation split, or keep another part "
+            f"than {fraction}"
+        )
+    train, valid = hold_out(labels, count, seed)
     return Split(Examples(rows(images, train), labels[train]), Examples(rows(images, valid), labels[valid]))
 
 
 def with_test_split(images: np.ndarray, labels: np.ndarray) -> tuple[Examples, Examples]:
-    """(train, test) for data that comes without a test split: always the same stratified fifth is kept for testing."""
-    train, test = hold_out(labels, max(1, round(len(labels) / 5)), seed=0)
+    """(train, test) for data that comes without a test split: always the same stratified fifth is kept for testing.
+
+    Raises DataError where a class would be left without an image for training.
+    """
+    count, classes = max(1, round(len(labels) / 5)), len(np.unique(labels))
+    if count > len(labels) - classes:
+        raise DataError(
+            f"there is no test split, and a fifth of the {len(labels)} training images cannot be kept for testing with "
+            f"an image of each of the {classes} classes left: give each class 2 images or more, or add a test split"
+        )
+    train, test = hold_out(labels, count, seed=0)
     return Examples(rows(images, train), labels[train]), Examples(rows(images, test), labels[test])
+
+
+def assembled(
+    name: str, parts: Mapping[str, Examples], named: Mapping[str, str], class_names: Sequence[str],
+    not_read: Sequence[str], known_as: str, source: str,
+) -> Dataset:  # fmt: skip
+    """The data set of the parts that were read, "train" and where they are there "valid" and "test".
+
+    named: part -> its split. known_as: what `usual_augmentation` knows it by. source: see `Dataset`.
+    """
+    origins, train, valid, test = dict(named), parts["train"], parts.get("valid"), parts.get("test")
+    if test is None:
+        train, test = with_test_split(*train)
+        origins |= {"train": f"{named['train']} but for a fifth", "test": f"a fifth of {named['train']}"}
+    return Dataset(
+        name=name,
+        train_images=train.images,
+        train_labels=train.labels,
+        valid_images=valid.images if valid else None,
+        valid_labels=valid.labels if valid else None,
+        test_images=test.images,
+        test_labels=test.labels,
+        class_names=tuple(class_names),
+        augmentation=usual_augmentation(known_as, train.images),
+        source=source,
+        origins=origins,
+        not_read=tuple(not_read),
+    )
+
+
+def limited(examples: Examples, count: int) -> Examples:
+    """At most `count` examples: the first ones, or, where the labels ascend, as many of each class in proportion.
+
+    Raises DataError where a class would be left without an example.
+    """
+    images, labels = examples
+    if count < 1:
+        raise DataError(f"a limit leaves {count} of {len(labels)} images: allow more")
+    if count >= len(labels):
+        return examples
+    chosen = np.arange(count)
+    if (np.diff(labels) >= 0).all() and labels[0] != labels[-1]:
+        classes = len(np.unique(labels))
+        if count < classes:
+            raise DataError(f"a limit of {count} images cannot have one of each of the {classes} classes: allow more")
+        # Those that are kept have at least one of each class.
+        chosen = hold_out(labels, len(labels) - count, seed=0)[0]
+    return Examples(rows(images, chosen), labels[chosen])
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -217,6 +315,21 @@ def _image_checksums(images: np.ndarray) -> np.ndarray:
     if not is_stored(images):
         return row_checksums(images)
     return joined(row_checksums(np.asarray(images[block(len(images))])), len(images))
+
+
+SPLITS = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+"""Part of a data set -> what its split may be called, in any case of letters."""
+
+
+def parts_of(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """(part -> the split that it is read from, the splits that are not read), of the names of all splits."""
+    left = {name.lower(): name for name in sorted(names)}
+    found = {part: next((left.pop(name) for name in known if name in left), None) for part, known in SPLITS.items()}
+    return {part: name for part, name in found.items() if name is not None}, list(left.values())
 
 
 _SURVIVES_FLIP = ("cifar10", "cifar100", "fashion_mnist", "imagenet_resized", "stl10", "tf_flowers")

@@ -1,49 +1,115 @@
-"""Encoded images to one uint8 array."""
+"""Encoded images to uint8 arrays: the one way in which all programs read them, for training and for prediction.
+
+An image is turned upright by its EXIF orientation, brought to 8 bits a channel, laid over the background where it is
+transparent, brought to the channels that are wanted, and resized, in this order. An `ImageForm` says what is wanted; it
+is kept beside a trained network.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from jaxnas.data.dataset import DataError
+from jaxnas.data.dataset import RESIZE, DataError
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_GREY = ("1", "L", "LA")
-_DEEP = ("I", "F")
+_GRAY = ("1", "L", "LA", "I", "F")
+_DEEP = "I;16"  # and what begins so: 16 bits in another order of bytes
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+"""Pillow reports a broken file by any of these."""
 
 
-def decode(source: bytes | Path, channels: int, size: int | None = None) -> np.ndarray:
-    """One encoded image as uint8 [H, W, C], brought to `channels` channels, and to size x size where that is given.
+@dataclasses.dataclass(frozen=True)
+class ImageForm:
+    """What files of images are made into.
 
-    Resizing does not keep the proportions. Raises DataError where the image cannot be decoded.
+    channels: 1 is gray, 3 is color, 4 is color with alpha. size: (height, width), None for the size of the file.
+    resizing: the name of Pillow's filter, which averages over all pixels that a new pixel covers; proportions are not
+    kept. background: the gray value, 0 to 255, under transparent pixels where the form has no alpha.
     """
+
+    channels: int
+    size: tuple[int, int] | None = None
+    resizing: str = "bilinear"
+    background: int = 255
+
+    def __post_init__(self) -> None:
+        if self.channels not in _MODES:
+            raise DataError(f"images have 1, 3 or 4 channels (gray, color, color with alpha), got {self.channels}")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise DataError(f"size must be a height and a width of at least 1 pixel, got {self.size}")
+        if self.resizing.upper() not in Image.Resampling.__members__:
+            known = ", ".join(name.lower() for name in Image.Resampling.__members__)
+            raise DataError(f"unknown filter {self.resizing!r}; known are {known}")
+        if not 0 <= self.background <= 255:
+            raise DataError(f"background must be 0 to 255, got {self.background}")
+
+
+def read_image(source: bytes | Path, form: ImageForm) -> np.ndarray:
+    """The image of a file, or of its bytes, as uint8 [H, W, C].
+
+    Raises DataError where it is no file, cannot be decoded, or has values whose range is not known.
+    """
+    name = "an image" if isinstance(source, bytes) else str(source)
+    if isinstance(source, Path):
+        _check_file(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.mode.startswith(_DEEP):
-                raise DataError(f"{_named(source)} has more than 8 bits a channel ({image.mode}): convert it to 8 bits")
             image.load()
-            converted = image.convert(_MODES[channels])
-            if size is not None:
-                converted = converted.resize((size, size), Image.Resampling.BILINEAR)
-            return np.asarray(converted, np.uint8).reshape(converted.height, converted.width, channels)
+            with contextlib.suppress(*_BROKEN, KeyError, TypeError):  # damaged EXIF data are none
+                ImageOps.exif_transpose(image, in_place=True)
+            converted = _converted(_in_8_bits(image, name), form)
+            if form.size is not None and converted.size != form.size[::-1]:
+                converted = converted.resize(form.size[::-1], Image.Resampling[form.resizing.upper()])
+            return np.asarray(converted, np.uint8).reshape(converted.height, converted.width, form.channels)
     except DataError:
         raise
-    # Pillow reports a broken file by any of these.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{_named(source)} cannot be decoded: {error}") from error
+    except _BROKEN as error:
+        raise DataError(f"{name} cannot be decoded: {error}") from error
 
 
-def is_grey(path: Path) -> bool:
-    """Whether an image file has one channel; only its header is read."""
+def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """The image with 8 bits a channel: 65,535, the largest of 16 bits, becomes 255."""
+    # Pillow gives the gray values of a PGM or PNG file in 32 bits, but always of 0 to 65,535.
+    if image.mode.startswith(_DEEP) or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise DataError(f"{name} has {kind}, whose range is not known: convert it to 8 or 16 bits a channel")
+    return image
+
+
+def _converted(image: Image.Image, form: ImageForm) -> Image.Image:
+    """The image with the channels of the form, transparent pixels over its background."""
+    if image.has_transparency_data and form.channels != 4:
+        over = Image.new("RGBA", image.size, (form.background,) * 3 + (255,))
+        image = Image.alpha_composite(over, image.convert("RGBA"))
+    return image.convert(_MODES[form.channels])
+
+
+def is_gray(path: Path) -> bool:
+    """Whether an image file has one channel beside alpha; only its header is read. Raises DataError."""
+    _check_file(path)
     try:
         with Image.open(path) as image:
-            return image.mode in _GREY
-    except (OSError, SyntaxError, ValueError) as error:
+            return image.mode in _GRAY or image.mode.startswith(_DEEP)
+    except _BROKEN as error:
         raise DataError(f"{path} is no image that can be read: {error}") from error
+
+
+def _check_file(path: Path) -> None:
+    """Nothing but a file is opened: a pipe would be waited for without end."""
+    if not path.is_file():
+        what = "is no regular file: take it away" if path.exists() else "is not there"
+        raise DataError(f"{path} {what}")
 
 
 def stack(images: Iterable[np.ndarray], count: int, origin: str) -> np.ndarray:
@@ -57,12 +123,8 @@ def stack(images: Iterable[np.ndarray], count: int, origin: str) -> np.ndarray:
             result = np.empty((count, *image.shape), np.uint8)
         if image.shape != result.shape[1:]:
             sizes = " and ".join(f"{h}x{w}" for h, w, _ in (result.shape[1:], image.shape))
-            raise DataError(f"{origin} has images of different sizes, {sizes}: load it with size=N to resize them")
+            raise DataError(f"{origin} has images of different sizes, {sizes}: {RESIZE}")
         result[i] = image
     if result is None:
         raise DataError(f"{origin} has no images")
     return result
-
-
-def _named(source: bytes | Path) -> str:
-    return "an image" if isinstance(source, bytes) else str(source)

@@ -6,8 +6,10 @@ is not needed, since TFDS stores a description beside them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,24 +18,26 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from jaxnas.data.dataset import DataError, Dataset, Examples, usual_augmentation, with_test_split
-from jaxnas.data.images import decode, stack
+from jaxnas.data.dataset import RESIZE, DataError, Dataset, Examples, assembled, parts_of
+from jaxnas.data.images import ImageForm, read_image, stack
 from jaxnas.data.stored import StoredImages
 from jaxnas.data.tfrecord import positions, read_records
 from jaxnas.parallel import block, from_first, joined
 
 _BLOCK = 1024
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _FORMS = "it must be digits, folder:PATH, or the name of a TFDS image-classification data set such as cifar10"
 
 
-def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -> Dataset:
+def load_tfds(name: str, data_dir: str | None = None, size: tuple[int, int] | None = None) -> Dataset:
     """Reads "name", "name:version", "name/config" or "name/config:version" from `data_dir`, which is only read.
 
     Without a version the newest on disk is taken. `data_dir` None means the directory that TFDS uses by default. The
-    test split is "test", else "validation"; where there is neither, a fixed fifth of "train" is kept for testing.
-    `size` resizes the images to size x size, which is needed where they differ in size. Several processes load it
-    together, each decoding a part; the images are then `StoredImages`. Raises DataError where the data is not there,
-    damaged, or no image classification.
+    split "validation" (or valid, val, dev, eval) is that for validation. Where there is no "test", a fixed fifth of
+    "train" is kept for testing. Other splits are not read, and named in `not_read`. `size`, (H, W), resizes the images,
+    which is needed where they differ in size. Several processes load it together, each decoding a part; the images are
+    then `StoredImages`. Raises DataError where the data is not there, damaged, or no image classification, or where its
+    description names code outside TFDS.
     """
     # Half a second, which those who use other data need not wait.
     import tensorflow_datasets as tfds
@@ -42,6 +46,7 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", name):
         raise DataError(f"unknown data set {name!r}: {_FORMS}")
     directory = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    _check_descriptions(directory / re.split("[:/]", name)[0])
     try:
         info = builder_from_files(name, data_dir=str(directory)).info
     except tfds.core.registered.DatasetNotFoundError as error:
@@ -51,29 +56,46 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
         raise DataError(f"cannot read the description of {name} in {directory}: {error}") from error
 
     image_key, label_key = _keys(name, info)
-    splits = list(info.splits)
-    if "train" not in splits:
-        raise DataError(f"{name} has no split named train, only {', '.join(splits)}: it cannot be trained on")
+    named, others = parts_of(info.splits)
+    if "train" not in named:
+        raise DataError(f"{name} has no split named train, only {', '.join(others)}: it cannot be trained on")
+    class_names = info.features[label_key].names
+    if len(class_names) < 2:
+        raise DataError(f"{name} has {len(class_names)} class: take a data set with 2 classes or more")
+    form = ImageForm(info.features[image_key].shape[-1], size)
+    parts = {part: _read_split(info, split, image_key, label_key, form) for part, split in named.items()}
+    not_read = [f"split {split}" for split in others]
+    return assembled(info.name, parts, named, class_names, not_read, info.name, info.full_name)
 
-    def read(split: str) -> Examples:
-        return _read_split(info, split, image_key, label_key, size)
 
-    train = read("train")
-    test_name = next((s for s in ("test", "validation") if s in splits), None)
-    train, test = (train, read(test_name)) if test_name else with_test_split(*train)
-    valid = read("validation") if test_name == "test" and "validation" in splits else None
-    return Dataset(
-        name=info.name,
-        train_images=train.images,
-        train_labels=train.labels,
-        valid_images=valid.images if valid else None,
-        valid_labels=valid.labels if valid else None,
-        test_images=test.images,
-        test_labels=test.labels,
-        class_names=tuple(info.features[label_key].names),
-        augmentation=usual_augmentation(info.name, train.images),
-        source=info.full_name,
-    )
+def _check_descriptions(folder: Path) -> None:
+    """Raises DataError where a description of a data set names a class outside TFDS, which reading it would import."""
+    for path in sorted([*folder.glob("*/features.json"), *folder.glob("*/*/features.json")]):
+        try:
+            named = list(_class_names(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"cannot read the description {path}: {error}") from error
+        for name in named:
+            if not name.startswith("tensorflow_datasets."):
+                raise DataError(
+                    f"{path} names the class {name!r}, which is not of tensorflow_datasets and would be imported and "
+                    "run: prepare the data set again with features of tensorflow_datasets alone"
+                )
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """The Python classes that a description names, also in JSON inside its strings."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, list):
+        for entry in value:
+            yield from _class_names(entry)
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            if key in _CLASS_KEYS and isinstance(entry, str) and "." in entry:  # without a dot nothing is imported
+                yield entry
+            yield from _class_names(entry)
 
 
 def _advice(name: str, directory: Path) -> str:
@@ -122,14 +144,14 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _read_split(info: Any, split: str, image_key: str, label_key: str, size: int | None) -> Examples:
+def _read_split(info: Any, split: str, image_key: str, label_key: str, form: ImageForm) -> Examples:
     """One split in the order of its files, decoded once. Of several processes each decodes a block of it, and later
     what it is asked for beyond that; the labels are exchanged."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow_datasets.proto import tf_example_pb2
 
     about = info.splits[split]
-    count, channels = about.num_examples, info.features[image_key].shape[-1]
+    count = about.num_examples
     origin = f"{info.full_name}, split {split},"
     labels = np.zeros(count, np.int32)
     positions_of = functools.cache(positions)  # a file is asked several times where it is read as needed
@@ -143,7 +165,7 @@ def _read_split(info: Any, split: str, image_key: str, label_key: str, size: int
                 try:
                     features = tf_example_pb2.Example.FromString(record).features.feature
                     labels[first + i] = features[label_key].int64_list.value[0]
-                    yield decode(features[image_key].bytes_list.value[0], channels, size)
+                    yield read_image(features[image_key].bytes_list.value[0], form)
                 except (DecodeError, IndexError, DataError) as error:
                     raise DataError(f"{file}: record {i} cannot be read: {error}") from error
             first += length
@@ -155,7 +177,7 @@ def _read_split(info: Any, split: str, image_key: str, label_key: str, size: int
         own = np.arange(1)  # one image at least, to tell the size
     pixels = stack(images(own), len(own), origin)
     if from_first(list(pixels.shape[1:])) != list(pixels.shape[1:]):
-        raise DataError(f"{origin} has images of different sizes: load it with size=N to resize them")
+        raise DataError(f"{origin} has images of different sizes: {RESIZE}")
     stored = StoredImages(lambda numbers: stack(images(numbers), len(numbers), origin), count, pixels.shape[1:])
     stored.keep(own, pixels)
     return Examples(cast(np.ndarray, stored), joined(labels[block(count)], count))
