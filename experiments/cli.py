@@ -1,20 +1,24 @@
-"""What all programs share: a command line made from a config, and wrong input told in one line with exit code 2."""
+"""What all programs share: a command line made from a config, and one line and an exit code for what goes wrong."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import functools
 import os
 import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from experiments.streams import take_standard_streams
+from jaxnas.memory import out_of_memory
 from jaxnas.parallel import is_first_process, lost_process
 from jaxnas.train.loop import NonFiniteError
 from jaxnas.train.stop import Stopped
@@ -52,14 +56,19 @@ def main(
     config: type[Config],
     arguments: Sequence[str] | None = None,
     presets: Mapping[str, Config] | Callable[[Callable[[str], str]], Config] | None = None,
+    printed: bool = False,
 ) -> None:
     """Parses `arguments`, by default those of the process, into a frozen dataclass and runs the program with it.
 
     presets: configs by the value of `--preset`, which then give the defaults, or a function that makes them from
-    flag -> value, "" where the flag is absent. Wrong input, which the library reports as
-    ValueError or OSError, gives one line on stderr and exit code 2; a run that diverged gives one and exit code 3; a
-    signal gives 75 (SIGTERM) or 130 (SIGINT). With JAXNAS_TRACEBACK=1 in the environment the traceback is shown.
+    flag -> value, "" where the flag is absent. printed: what the program prints is all that it makes, so that it has
+    failed where standard output cannot be written; other programs end as their work does, whatever becomes of it.
+
+    Wrong input, which the library reports as ValueError or OSError, gives one line on stderr and exit code 2, and so
+    do too little memory and a device that is not there; a run that diverged gives one and exit code 3; a signal gives
+    75 (SIGTERM) or 130 (SIGINT). With JAXNAS_TRACEBACK=1 in the environment the traceback is shown.
     """
+    output = take_standard_streams()
     module = sys.modules[run.__module__]
     name = module.__spec__.name if module.__spec__ else run.__module__
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -75,28 +84,89 @@ def main(
         description=module.__doc__,
         default=tyro.MISSING_NONPROP if default is None else default,
     )
+    _compute_in_32_bits(name)
     try:
         run(parsed)
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does: no error of this program's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if printed and output is not None and output.error is not None and output.error.errno != errno.EPIPE:
+            raise OSError(f"cannot write to standard output: {output.error.strerror}")
     except Exception as error:
-        line = " ".join(str(error).split())
-        told = isinstance(error, (ValueError, OSError, NonFiniteError, Stopped)) or lost_process(error)
-        if not told or os.environ.get("JAXNAS_TRACEBACK") == "1":
-            if not jax.distributed.is_initialized():
-                raise
-            traceback.print_exc()
-            _leave(1)
-        if isinstance(error, Stopped):
-            print(f"{name}: {line}", file=sys.stderr)
-            sys.exit(error.exit_code)
-        if lost_process(error):
-            print(f"{name}: another process has ended; start all of them again to go on ({line})", file=sys.stderr)
-            _leave(75)
-        print(f"{name}: error: {line}", file=sys.stderr)
-        if isinstance(error, NonFiniteError):  # all processes have it
-            sys.exit(3)
-        _leave(2)
+        _end(name, error, parsed)
+
+
+def _compute_in_32_bits(name: str) -> None:
+    """Turns JAX's 64 bits off: in part of the arrays alone they would make another, slower computation."""
+    if getattr(jax.config, "jax_enable_x64", False):
+        print(f"{name}: computes in 32 bits, whatever JAX_ENABLE_X64 says", file=sys.stderr)
+        jax.config.update("jax_enable_x64", False)
+
+
+def _end(name: str, error: Exception, config: Any) -> NoReturn:
+    """Tells of an error in one line and leaves with its exit code; raises one that is a fault of the program."""
+    lost = lost_process(error)
+    told = lost or isinstance(error, (ValueError, OSError, NonFiniteError, Stopped))
+    line = _memory_line(error, config) or (None if told else _device_line(error))
+    if not (told or line) or os.environ.get("JAXNAS_TRACEBACK") == "1":
+        if not jax.distributed.is_initialized():
+            raise error
+        traceback.print_exc()
+        _leave(1)
+    line = " ".join((line or str(error)).split())
+    if isinstance(error, Stopped):
+        print(f"{name}: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    if lost:
+        print(f"{name}: another process has ended; start all of them again to go on ({line})", file=sys.stderr)
+        _leave(75)
+    print(f"{name}: error: {line}", file=sys.stderr)
+    if isinstance(error, NonFiniteError):  # all processes have it
+        sys.exit(3)
+    _leave(2)
+
+
+def _memory_line(error: Exception, config: Any) -> str | None:
+    """What to do against too little memory, by the flags that the program has; None for another error."""
+    if not out_of_memory(error):
+        return None
+    flags = list(_flags(config))
+    smaller = [flag for flag, field in flags if field in _SMALLER]
+    more = [flag for flag, field in flags if field == "parts"]
+    remedies = [f"give less for {', '.join(smaller)}"] if smaller else []
+    remedies += [f"give 2 or more for {', '.join(more)}"] if more else []
+    return f"out of memory ({error}): {', or '.join([*remedies, 'take a device or a machine with more'])}"
+
+
+_SMALLER = ("batch_size", "channels", "latency_batch", "part")
+"""Fields of configs with which memory grows."""
+
+
+def _flags(config: Any, prefix: str = "--") -> Iterator[tuple[str, str]]:
+    """(flag, name of the field) of a config and of those within it."""
+    for field in dataclasses.fields(config):
+        flag, value = prefix + field.name.replace("_", "-"), getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value, f"{flag}.")
+        else:
+            yield flag, field.name
+
+
+def _device_line(error: Exception) -> str | None:
+    """What to do where JAX has no device at all; None where it has."""
+    if not isinstance(error, _NO_DEVICE):
+        return None
+    try:
+        jax.devices()
+    except _NO_DEVICE as reason:
+        why = str(reason).partition(" (set JAX_PLATFORMS")[0] or "its plugin is not installed"
+        wanted = getattr(jax.config, "jax_platforms", None)
+        return (
+            f"JAX finds none of the devices that JAX_PLATFORMS={wanted} asks for: {why}; leave it "
+            "out or give JAX_PLATFORMS=cpu, or install JAX for them, as in pip install 'jaxnas[cuda]'"
+        )
+    return None
+
+
+_NO_DEVICE = (RuntimeError, AssertionError)
+"""What JAX raises then; the second, without a word, for a platform that it knows and has no plugin for."""
 
 
 def _leave(code: int) -> NoReturn:
@@ -112,7 +182,7 @@ def _leave(code: int) -> NoReturn:
 
 def _value(arguments: Sequence[str], flag: str) -> str:
     """What follows a flag, as "--flag value" or "--flag=value"; empty where it is absent."""
-    for here, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for here, after in zip(arguments, [*arguments, ""][1:], strict=True):
         if here == flag:
             return after
         if here.startswith(f"{flag}="):

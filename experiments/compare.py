@@ -259,4 +259,4 @@ def _plain(run: Run, method: Method) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    cli.main(main, Config, printed=True)

@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import functools
 import os
-import sys
 from collections.abc import Sequence
 
 import jax
 
 from jaxnas.compiling import without_locations
+from jaxnas.console import tell
 from jaxnas.parallel import DataParallel, Way, data_parallel, join_hosts, on_one_device
 
 
@@ -92,7 +92,7 @@ def spread(devices: Devices, image_shape: tuple[int, int, int], *batch_sizes: in
             )
     if not devices.count and len(taken) < min(most or jax.device_count(), jax.device_count()):
         sizes = ", ".join(map(str, batch_sizes))
-        print(f"batches of {sizes} go over {len(taken)} of {jax.device_count()} devices", file=sys.stderr)
+        tell(f"batches of {sizes} go over {len(taken)} of {jax.device_count()} devices")
     if len(taken) == 1 and devices.way in (None, "sharded"):
         return on_one_device()
     return data_parallel(devices.way or ("shard_map" if taken[0].platform == "cpu" else "sharded"), taken)

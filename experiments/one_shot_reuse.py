@@ -65,6 +65,8 @@ def take(run: RunFolder, config: Config) -> None:
                 write_atomic(stage.path / path.name, path.read_bytes())
     # Last and in one step: once they are there, all the rest is.
     part = stage.path / ".checkpoints.part"
+    if part.is_symlink() or part.is_file():
+        part.unlink()
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source / "stages" / "search" / "checkpoints", part)
     os.replace(part, stage.path / "checkpoints")

@@ -23,7 +23,7 @@ from experiments.scoring import Score, with_scores
 from experiments.tabular_front import front
 from jaxnas import data
 from jaxnas.base import Key, SearchSpace, Skeleton, Supernet
-from jaxnas.runfolder import write_atomic
+from jaxnas.runfolder import open_to_append, write_atomic
 from jaxnas.spaces import Pruned
 from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, running
 
@@ -97,7 +97,7 @@ def scored(
     def keep(name: str, archs: np.ndarray, values: np.ndarray) -> None:
         path = _kept_in(folder, name)
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with open_to_append(path) as file:
                 for entry in zip(archs.tolist(), values.tolist(), strict=True):
                     file.write(json.dumps(entry) + "\n")
         except OSError as error:

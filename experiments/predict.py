@@ -45,4 +45,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    cli.main(main, Config, printed=True)

@@ -10,7 +10,6 @@ best by a metric.
 from __future__ import annotations
 
 import json
-import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxnas.base import PyTree
+from jaxnas.console import tell
 from jaxnas.fingerprint import checksum
+from jaxnas.memory import out_of_memory
 from jaxnas.runfolder import write_json
 
 _FILES = "files.json"
@@ -90,13 +91,15 @@ class Checkpoints:
             except Exception as error:
                 self._set_aside(manager, step, error)
         if steps:
-            print(f"no checkpoint in {manager.directory} is whole: starting anew", file=sys.stderr)
+            tell(f"no checkpoint in {manager.directory} is whole: starting anew")
         return None
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Exception) -> None:
-        """Moves a damaged checkpoint away: its step is going to be saved again."""
+        """Moves a damaged checkpoint away: its step is going to be saved again. Raises an error of another cause."""
+        if out_of_memory(error):
+            raise error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"checkpoint {manager.directory / str(step)} is damaged ({reason}): going back", file=sys.stderr)
+        tell(f"checkpoint {manager.directory / str(step)} is damaged ({reason}): going back")
         damaged = self._directory / "damaged"
         damaged.mkdir(exist_ok=True)
         source = Path(manager.directory / str(step))

@@ -21,6 +21,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,21 +34,57 @@ _MOST = 8
 _PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+def open_new(path: Path) -> IO[bytes]:
+    """Opens a new file to be written, in place of a file, a link or a pipe of that name; where a link led, nothing
+    changes.
+
+    Raises: OSError, naming the path where a folder has that name.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} is in the way ({error.strerror}); remove it") from error
+    return open(path, "xb")  # Unlike "wb" it follows no link that somebody made meanwhile.
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Opens a file to be read and appended to, made where it is missing.
+
+    Raises: ValueError for a symbolic link, which may lead to somebody else's file, a pipe and a folder; OSError.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        try:
+            descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR):
+                raise ValueError(no_file) from error
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ValueError(no_file)
+        return descriptor
+
+    no_file = f"{path} is a link, a folder or a pipe, and no file of a run; remove it"
+    return open(path, "a+", encoding="utf-8", opener=opener)
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replaces the content of `path` in one step, text as UTF-8.
+    """Replaces the content of `path` in one step, text as UTF-8; a link of that name becomes a file.
 
     Raises: OSError where it cannot, and leaves the old content.
     """
-    # One process holds the folder: a fixed name is enough, and what a killed process left is written over.
+    # One process holds the folder: a fixed name is enough, and what a killed process left is replaced.
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "wb") as file:
+        with open_new(part) as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -57,7 +94,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file. Raises ValueError, naming the file, where it is damaged."""
+    """Reads a JSON file. Raises ValueError, naming the file, where it is damaged or no file."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is no file; remove it or take another folder")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -180,7 +219,7 @@ class RunFolder:
 
     def _open_metrics(self) -> IO[str]:
         try:
-            return open(self.metrics_path, "a", encoding="utf-8")
+            return open_to_append(self.metrics_path)
         except OSError as error:
             raise OSError(f"cannot write {self.metrics_path}: {error.strerror}") from error
 
@@ -295,7 +334,7 @@ def _make_folder(path: Path) -> None:
 def _lock(folder: Path) -> IO[str]:
     path = folder / ".lock"
     try:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        file = open_to_append(path)
     except OSError as error:
         raise OSError(f"cannot write in {folder}: {error.strerror}; choose a folder that can be written") from error
     try:

@@ -145,6 +145,17 @@ def test_batches_depend_on_key_and_step_alone():
     assert (batches(jax.random.key(6), 4, on_device).label != again.label).any()
 
 
+def test_64_bits_by_default_change_no_batch():
+    augmentation = data.Augmentation(shift=1, flip=True, cutout=2, mean=(0.2,), std=(0.5,))
+    batches = data.make_batches(12, 4, augmentation, cutout=True)
+    on_device = data.Examples(*map(jnp.asarray, numbered(12)))
+    found = batches(jax.random.key(5), 4, on_device)
+    with jax.enable_x64(True):
+        again = batches(jax.random.key(5), 4, on_device)
+    chex.assert_trees_all_equal(found, again)
+    chex.assert_trees_all_equal_dtypes(found, again)
+
+
 def test_scan_over_steps_gives_the_same_batches():
     batches = data.make_batches(12, 4, IDENTITY)
     on_device = data.Examples(*map(jnp.asarray, numbered(12)))

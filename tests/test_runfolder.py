@@ -238,3 +238,58 @@ def test_versions_name_what_numbers_depend_on():
         "devices",
     } <= found.keys()
     assert "cpu" in found["devices"]
+
+
+OTHERS = {
+    "link": lambda path, victim: path.symlink_to(victim),
+    "dangling": lambda path, victim: path.symlink_to(victim.with_name("absent")),
+    "folder": lambda path, victim: path.mkdir(),
+    "pipe": lambda path, victim: os.mkfifo(path),
+}
+
+
+@pytest.fixture
+def victim(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    return tmp_path / "thesis.tex"
+
+
+@pytest.mark.parametrize("kind", sorted(OTHERS))
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])
+def test_what_is_no_file_at_a_name_that_a_run_appends_to_is_refused(kind, name, tmp_path, victim):
+    run = tmp_path / "run"
+    open_run(run, {}, {}).close()
+    (run / name).unlink()
+    OTHERS[kind](run / name, victim)
+    with pytest.raises(ValueError, match=rf"run/{name} is a link, a folder or a pipe, and no file of a run; remove it"):
+        open_run(run, {}, {})
+    assert victim.read_text() == ""
+    assert not victim.with_name("absent").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(OTHERS))
+def test_what_is_no_file_at_the_name_of_a_part_is_replaced_or_refused(kind, tmp_path, victim):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "result.json"
+    OTHERS[kind](path.with_name(".result.json.part"), victim)
+    if kind == "folder":
+        with pytest.raises(OSError, match=r"cannot write .*/\.result\.json\.part is in the way .*; remove it"):
+            write_json(path, [1])
+    else:
+        write_json(path, [1])
+        assert read_json(path) == [1]
+        assert os.listdir(path.parent) == ["result.json"]
+    assert victim.read_text() == ""
+    assert not victim.with_name("absent").exists()
+
+
+def test_what_is_written_in_one_step_takes_the_place_of_a_link_and_no_pipe_is_waited_for(tmp_path, victim):
+    for name in ("result.json", "config.json"):
+        (tmp_path / name).symlink_to(victim)
+        write_json(tmp_path / name, [1])
+        assert not (tmp_path / name).is_symlink()
+    assert victim.read_text() == ""
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"config\.json is no file"):
+        open_run(tmp_path, {}, {})

@@ -1,10 +1,14 @@
 """A signal ends every experiment with its code and loses nothing: those without a training loop, and scoring."""
 
 import csv
+import inspect
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +17,7 @@ import pytest
 from experiments import cli, predictor, tabular
 from experiments.scoring import with_scores
 from jaxnas.benchmarks import digits201_table, make_table, save_table
-from jaxnas.train.stop import Stopped
+from jaxnas.train.stop import Stopped, stop_on_signal
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,49 @@ def test_scoring_asks_between_slices_and_changes_no_score():
     with pytest.raises(Stopped, match="stopped by SIGTERM after score 8 of 20, saved"):
         values(lambda: signal.SIGTERM if len(scored) == 8 else None)
     assert scored == told == archs[:8, 0].tolist()
+
+
+ENDLESS = """
+import jax
+import jax.numpy as jnp
+from jaxnas.train.stop import stop_on_signal
+forever = jax.jit(lambda x: jax.lax.while_loop(lambda x: x > -2, jnp.sin, x))
+with stop_on_signal(grace=1.0):
+    print("ready", flush=True)
+    forever(1.0).block_until_ready()
+"""
+SLOW_SAVE = """
+import time
+from jaxnas.train.stop import saving, stop_on_signal
+with stop_on_signal(grace=0.5) as stop:
+    print("ready", flush=True)
+    while stop() is None:
+        time.sleep(0.01)
+    with saving():
+        time.sleep(2)
+    time.sleep(0.1)
+print("saved")
+time.sleep(0.7)
+"""
+
+
+def test_one_signal_ends_a_program_in_a_call_that_does_not_return_and_cuts_no_save():
+    running = []
+    for program in (ENDLESS, ENDLESS, SLOW_SAVE):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[1], **pipes))
+        assert running[-1].stdout.readline() == "ready\n"
+    for process, number in zip(running, (signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True):
+        process.send_signal(number)
+    begin = time.monotonic()
+    told = [process.communicate(timeout=20) for process in running]
+    assert time.monotonic() - begin < 10
+    assert [process.returncode for process in running] == [75, 130, 0]
+    for (_, err), name in zip(told, ("SIGTERM", "SIGINT"), strict=False):
+        assert f"{name}: ending after this part of the work, or in 1 s without saving" in err
+        assert f"{name}: no part of the work ended in 1 s; the same command goes on from what was saved" in err
+    assert told[2][0] == "saved\n"
+
+
+def test_the_grace_ends_a_program_within_half_a_minute():
+    assert inspect.signature(stop_on_signal).parameters["grace"].default <= 25

@@ -22,17 +22,17 @@ def random_crop(key: Key, images: Array, padding: int) -> Array:
     """
     batch, *shape = images.shape
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1, jnp.int32)
 
     def window(image: Array, corner: Array) -> Array:
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), shape)
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.int32(0)), shape)
 
     return jax.vmap(window)(padded, corners)
 
 
 def random_flip(key: Key, images: Array) -> Array:
     """Mirrors each image left to right with probability one half. images: [B, H, W, C]."""
-    flip = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    flip = jax.random.bernoulli(key, jnp.float32(0.5), (images.shape[0], 1, 1, 1))
     return jnp.where(flip, images[:, :, ::-1], images)
 
 
@@ -45,7 +45,7 @@ def cutout(key: Key, images: Array, size: int) -> Array:
     row_key, column_key = jax.random.split(key)
 
     def outside(key: Key, length: int) -> Array:
-        start = jax.random.randint(key, (batch, 1), 0, length) - size // 2
+        start = jax.random.randint(key, (batch, 1), 0, length, jnp.int32) - size // 2
         position = jnp.arange(length)[None]
         return (position < start) | (position >= start + size)
 

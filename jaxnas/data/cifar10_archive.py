@@ -7,6 +7,7 @@ Learning Multiple Layers of Features from Tiny Images, 2009.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from PIL import Image
 
 from jaxnas.data.dataset import DataError, Examples
 from jaxnas.data.tfrecord import write_records
+from jaxnas.runfolder import open_new
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -44,7 +46,7 @@ def download(target: Path, report: Callable[[str], None], url: str = URL) -> Non
     """Fetches the archive to `target`, which appears only when it is complete and its checksum is right."""
     part = target.with_name(target.name + ".part")
     try:
-        with urllib.request.urlopen(url, timeout=60) as source, part.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=60) as source, open_new(part) as file:
             total, done = int(source.headers.get("Content-Length") or 0), 0
             while block := source.read(1 << 20):
                 file.write(block)
@@ -57,7 +59,8 @@ def download(target: Path, report: Callable[[str], None], url: str = URL) -> Non
     except OSError as error:
         raise DataError(f"cannot download {url}: {error}; get the file elsewhere and give it by --archive") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_archive(path: Path) -> tuple[dict[str, Examples], tuple[str, ...]]:

@@ -23,6 +23,7 @@ from jaxnas.base import Skeleton
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import strided
 from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.runfolder import write_atomic
 from jaxnas.spaces import (
     CELL_KINDS,
     DARTS_OPERATIONS,
@@ -143,7 +144,7 @@ def darts_latency(
 def save_latency(table: LatencyTable, path: str | os.PathLike[str]) -> None:
     """Writes a table as JSON that `load_latency` gives back."""
     content = table._asdict() | {"milliseconds": {kind: value.tolist() for kind, value in table.milliseconds.items()}}
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_atomic(Path(path), json.dumps(content, indent=1) + "\n")
 
 
 def load_latency(path: str | os.PathLike[str]) -> LatencyTable:

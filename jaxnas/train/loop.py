@@ -23,7 +23,7 @@ from jaxnas.parallel import arrays_from_first, from_first, is_first_process, is_
 from jaxnas.runfolder import Stage
 from jaxnas.train.chunk import Chunk, Infos, check_same_types
 from jaxnas.train.progress import Progress
-from jaxnas.train.stop import Stopped
+from jaxnas.train.stop import Stopped, saving
 
 AfterRound = Callable[[int, PyTree], tuple[PyTree, Mapping[str, Any]]]
 """(rounds done, state) -> (state, numbers or arrays for the metrics): evaluation, a schedule that reads it, what
@@ -129,7 +129,7 @@ def run(
             stage.name if stage else legs[0].name,
             [(leg.name, leg.steps * rounds, leg.images) for leg in legs],
             [_index(legs, number, done) for number in range(len(legs))],
-            output or sys.stderr,
+            sys.stderr if output is None else output,
         )
         resources.callback(progress.close)
         paces = [_Pace(chunk_seconds, leg.chunk.max_steps) for leg in legs]
@@ -139,7 +139,8 @@ def run(
         def save(write: Callable[[int, PyTree, Mapping[str, Any]], None]) -> None:
             _check_no_nan(state, done)
             own = jax.tree.map(local, state)
-            write(done, own, {"seconds": before + time.perf_counter() - started, "best": top})
+            with saving():
+                write(done, own, {"seconds": before + time.perf_counter() - started, "best": top})
 
         while not over:
             number = _leg_at(legs, done % round_steps)

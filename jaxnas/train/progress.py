@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from jaxnas.console import is_terminal, put
+
 _SECONDS_BETWEEN_LINES = 5.0
 _SHOWN = 4
 
@@ -16,17 +18,19 @@ class Progress:
     """Reports step, round, the first four values of the Info (mean over the chunk), images/s and the time left.
 
     legs: (name, steps in all rounds, images of a step) of each leg, whose paces are measured apart. done: the steps of
-    each leg that were done before.
+    each leg that were done before. output: whatever becomes of it, nothing is raised; what nobody reads is dropped.
     """
 
-    def __init__(self, stage: str, legs: Sequence[tuple[str, int, int]], done: Sequence[int], output: TextIO) -> None:
+    def __init__(
+        self, stage: str, legs: Sequence[tuple[str, int, int]], done: Sequence[int], output: TextIO | None
+    ) -> None:
         self._stage = stage
         self._legs = legs
         self._left = [steps - before for (_, steps, _), before in zip(legs, done, strict=True)]
         self._total = sum(steps for _, steps, _ in legs)
         self._seconds = [0.0] * len(legs)
         self._output = output
-        self._terminal = output.isatty()
+        self._terminal = is_terminal(output)
         self._last = float("-inf")
         self._open = False
         self._calls = [0] * len(legs)
@@ -62,15 +66,13 @@ class Progress:
             left = sum(n * (known or slowest) for n, known in zip(self._left, self._seconds, strict=True))
             parts.append(f"{duration(left)} left")
         line = "  ".join(parts)
-        self._output.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
-        self._output.flush()
+        put(f"\r\x1b[K{line}" if self._terminal else f"{line}\n", self._output, wait=False)
         self._open = self._terminal
 
     def close(self) -> None:
         """Ends the line on a terminal."""
         if self._open:
-            self._output.write("\n")
-            self._output.flush()
+            put("\n", self._output, wait=False)
             self._open = False
 
 

@@ -1,15 +1,24 @@
-"""Stops: a signal asks a run to save and end, a second one ends it at once."""
+"""Stops: a signal asks a run to save and end; a second one, or too long a wait, ends it at once."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
+from jaxnas.console import tell
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_came: list[int] = []
+"""The first signal of this process, once one came: a process has one set of handlers."""
+_saved = -math.inf
+"""When the last save ended, on the monotonic clock; infinity while one runs."""
 
 
 class Stopped(RuntimeError):
@@ -18,7 +27,11 @@ class Stopped(RuntimeError):
     def __init__(self, number: int, done: int, total: int, *, saved: bool, unit: str = "step") -> None:
         how = "saved; the same command goes on from here" if saved else "not saved"
         super().__init__(f"stopped by {signal.Signals(number).name} after {unit} {done} of {total}, {how}")
-        self.exit_code = 130 if number == signal.SIGINT else 75
+        self.exit_code = _exit_code(number)
+
+
+def _exit_code(number: int) -> int:
+    return 130 if number == signal.SIGINT else 75
 
 
 def check_stop(stop: Callable[[], int | None], done: int, total: int, unit: str) -> None:
@@ -28,39 +41,68 @@ def check_stop(stop: Callable[[], int | None], done: int, total: int, unit: str)
         raise Stopped(number, done, total, saved=True, unit=unit)
 
 
+def asked_to_stop() -> bool:
+    """Whether a signal came since the last `stop_on_signal` began."""
+    return bool(_came)
+
+
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[], int | None]]:
+def saving() -> Iterator[None]:
+    """Within it, a run that a signal asked to end has all the time that it needs, and its grace again afterwards."""
+    global _saved
+    _saved = math.inf
+    try:
+        yield
+    finally:
+        _saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def stop_on_signal(grace: float = 25.0) -> Iterator[Callable[[], int | None]]:
     """Within it, SIGTERM and SIGINT no longer end the process; gives a function that tells the first one that came.
 
-    A second signal ends the process at once, also while a computation runs. Only for the main thread, which is the
-    only one that may handle signals: raises ValueError elsewhere.
+    The program asks that function between the parts of its work, saves and leaves. If it has not left `grace` seconds
+    after the signal, it is taken to stand in a call that does not return, and the process ends as by a kill, with the
+    exit code of a stop: what was saved before is what it goes on from. `saving` does not count. A second signal ends
+    the process at once. Both also hold while a computation runs. Only for the main thread, which is the only one that
+    may handle signals: raises ValueError elsewhere.
     """
-    seen: list[int] = []
+    _came.clear()
     receive, send = os.pipe()
     os.set_blocking(send, False)
 
     def watch() -> None:
         # A handler in Python waits for the running computation to return; the byte that the interpreter writes for each
         # signal does not, and this thread reads it.
-        while (byte := os.read(receive, 1)) != b"\0":
-            if byte[0] not in SIGNALS:
+        since = math.inf
+        while True:
+            left = max(since, _saved) + grace - time.monotonic()
+            if left <= 0:
+                name = signal.Signals(_came[0]).name
+                tell(f"{name}: no part of the work ended in {grace:g} s; the same command goes on from what was saved "
+                     "before", wait=False)  # fmt: skip
+                os._exit(_exit_code(_came[0]))
+            # While a save runs, or before any signal, there is no end to wait for.
+            if not select.select([receive], [], [], min(left, 1.0) if _came else None)[0]:
                 continue
-            if seen:
-                os._exit(128 + byte[0])
-            seen.append(byte[0])
-            name = signal.Signals(byte[0]).name
-            print(
-                f"\n{name}: ending after this part of the work; a second signal ends at once",
-                file=sys.stderr,
-                flush=True,
-            )
+            number = os.read(receive, 1)[0]
+            if number == 0:
+                return
+            if number not in SIGNALS:
+                continue
+            if _came:
+                os._exit(128 + number)
+            _came.append(number)
+            since = time.monotonic()
+            tell(f"\n{signal.Signals(number).name}: ending after this part of the work, or in {grace:g} s without "
+                 "saving; a second signal ends at once", wait=False)  # fmt: skip
 
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield lambda: seen[0] if seen else None
+        yield lambda: _came[0] if _came else None
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():

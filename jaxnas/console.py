@@ -1,0 +1,41 @@
+"""What a run tells a person: no line of it can end the run, whatever became of the stream that it goes to."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+from typing import TextIO
+
+
+def put(text: str, output: TextIO | None, *, wait: bool = True) -> None:
+    """Writes a text at once, or not at all where the stream is closed or full, or its reader has gone.
+
+    output: None is no stream, which is what Python has for a standard stream that was closed from the start. wait: for
+    a reader that does not read, as one that is stopped; else the text is dropped.
+    """
+    if output is None or not (wait or _is_read(output)):
+        return
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the file is closed, or cannot encode a character
+        output.write(text)
+        output.flush()
+
+
+def tell(line: str, *, wait: bool = True) -> None:
+    """Puts a line on standard error."""
+    put(f"{line}\n", sys.stderr, wait=wait)
+
+
+def is_terminal(output: TextIO | None) -> bool:
+    """Whether the stream is a terminal; one that is closed is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return output is not None and output.isatty()
+    return False
+
+
+def _is_read(output: TextIO) -> bool:
+    """Whether what is written now is taken at once; true of what is no pipe, socket or terminal."""
+    try:
+        return bool(select.select([], [output], [], 0)[1])
+    except (OSError, ValueError):  # a stream in memory, for example
+        return True
