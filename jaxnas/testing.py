@@ -135,7 +135,8 @@ def check_supernet(
     """Holds a supernet and its derived networks to the laws, at the sizes it was made with: choose small ones.
 
     network: arch -> the derived network, by default that of the supernet. archs: by default, of 64 sampled ones, the
-    one of the most parameters, in which places that are exchanged show, and the one most unlike it.
+    one of the most parameters, in which places that are exchanged show, and one unlike it whose choices also differ
+    from each other.
     tolerance: of differences, in parts of the largest entry.
 
     The laws: the mixture of one-hot weights is the path; different architectures compute different functions; the
@@ -183,10 +184,10 @@ def check_supernet(
 
 
 def _telling(archs: Array, network: Callable[[Arch], Network]) -> list[Arch]:
-    sizes = [network(arch).costs["params"] for arch in archs]
-    first = archs[int(np.argmax(sizes))]
-    differing = np.asarray((archs != first[None]).sum(axis=1))
-    return [first, archs[int(np.lexsort((sizes, differing))[-1])]]
+    rows, sizes = np.asarray(archs), np.array([network(arch).costs["params"] for arch in archs])
+    first = int(np.argmax(sizes))
+    unlike = (rows != rows[first]).sum(axis=1) + (rows[:, 1:] != rows[:, :-1]).sum(axis=1)
+    return [archs[first], archs[int(np.lexsort((sizes, unlike))[-1])]]
 
 
 def _both_ways(apply: Callable[..., Any], params: Any, stats: Any, x: Array) -> Any:

@@ -108,5 +108,5 @@ def stacked_stats(stats: Stats, count: int) -> Stats:
 
 
 def global_pool(x: Array) -> Array:
-    """Mean over positions in float32: [B, H, W, C] -> [B, C]."""
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    """Mean over positions in float32 or wider: [B, H, W, C] -> [B, C]."""
+    return jnp.mean(layers.widened(x), axis=(1, 2))

@@ -1,0 +1,365 @@
+"""The supernets as their papers write them: loops over cells, nodes, edges and operations, and nothing else.
+
+These are the definition. The fast supernets hold the same parameters in stacks and run their edges in loops or in few
+large kernels; the tests hold them to what is here, in values and gradients, in double precision. To see what a supernet
+computes, read this. To search in a cell of your own, copy a function and change its loops: what it returns is a whole
+`Supernet`, slow to compile but right.
+
+A mixture is normalized by the statistics of the batch, and tells none. A path is the mixture of its one-hot weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, SearchSpace, Skeleton, Supernet, Weights
+from jaxnas.checks import checked_supernet
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, fresh_keys, global_pool
+from jaxnas.networks.nasbench201 import residual_block, residual_block_init
+from jaxnas.ops import layers
+from jaxnas.ops.chain import BLOCKS
+from jaxnas.ops.macro import MACRO_PRIMITIVES
+from jaxnas.ops.primitives import Primitive, named
+from jaxnas.spaces import (
+    CHAIN_BLOCKS,
+    CHAIN_HEAD,
+    DARTS_OPERATIONS,
+    ENAS_MACRO_OPERATIONS,
+    ENAS_MICRO_OPERATIONS,
+    NASBENCH201_EDGES,
+    NASBENCH201_OPERATIONS,
+    CellShape,
+    chain_space,
+    chain_stages,
+    darts_cells,
+    darts_space,
+    edge_table,
+    enas_macro_space,
+    enas_macro_stages,
+    enas_micro_slots,
+    enas_micro_space,
+    nasbench201_space,
+    nasbench201_stages,
+)
+
+Mixture = Callable[[PyTree, Weights, Array, str | None], Array]
+"""(params, weights, images [B, H, W, C], axis_name) -> logits [B, K]."""
+
+
+def mixed_op(
+    primitives: Sequence[Primitive], params: Sequence[PyTree], weights: Array, x: Array, stride: int, axis: str | None
+) -> Array:
+    """The mixed operation: the sum over operations o of weights[o] · o(x) (Liu et al. 2019, equation 2)."""
+    return total(
+        weights[o] * primitive.apply(params[o], x, stride, None, axis)[0] for o, primitive in enumerate(primitives)
+    )
+
+
+def total(arrays: Iterable[Array]) -> Array:
+    """The sum of arrays, of which there is at least one."""
+    return functools.reduce(jnp.add, arrays)
+
+
+def edge_init(primitives: Sequence[Primitive], key: Key, channels: int, stride: int) -> list[PyTree]:
+    """The parameters of one edge: of each operation, batch norms without affine part."""
+    keys = fresh_keys(key)
+    return [primitive.init(next(keys), channels, stride, False) for primitive in primitives]
+
+
+def plain_supernet(
+    space: SearchSpace,
+    input_shape: tuple[int, ...],
+    init: Callable[[Key], PyTree],
+    mixture: Mixture,
+    used: Callable[[PyTree, Weights], PyTree] | None = None,
+) -> Supernet:
+    """A whole supernet from the function of its mixture.
+
+    used: (a tree of True in the form of the parameters, one-hot weights) -> the mask of the contract; where it is not
+    given, all parameters count as used, and an optimizer may move those of operations that a path did not take.
+    """
+
+    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+        return mixture(params, weights, x, context.axis_name), Aux(())
+
+    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
+        return apply(params, space.one_hot(arch), x, context)
+
+    def used_by(arch: Arch) -> PyTree:
+        everything = jax.tree.map(lambda _: jnp.array(True), jax.eval_shape(init, jax.random.key(0)))
+        return everything if used is None else used(everything, space.one_hot(arch))
+
+    return checked_supernet(Supernet(space, init, apply, apply_path, used_by, input_shape=input_shape))
+
+
+def where(mask: Array, tree: PyTree) -> PyTree:
+    """The mask in the place of every leaf of a tree."""
+    return jax.tree.map(lambda _: mask, tree)
+
+
+def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Sequence[str] = DARTS_OPERATIONS) -> Supernet:
+    """The search network of DARTS (Liu et al. 2019, sections 2.1 and 2.2, https://arxiv.org/abs/1806.09055).
+
+    A cell has two inputs, the outputs of the two cells before it. Each of its nodes is the sum over all earlier nodes
+    and inputs of mixed operations; its output is the concatenation of all nodes.
+    """
+    space, primitives = darts_space(nodes, tuple(operations)), named(operations, pool_norms=True)
+    cells, edges = darts_cells(skeleton, nodes), edge_table(nodes)
+
+    def stride(cell: CellShape, source: int) -> int:
+        return 2 if cell.kind == "reduce" and source < 2 else 1
+
+    def init(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
+            "cells": [
+                {
+                    "preprocess": preprocess_init(next(keys), cell),
+                    "edges": [edge_init(primitives, next(keys), cell.channels, stride(cell, s)) for _, s in edges],
+                }
+                for cell in cells
+            ],
+            "classifier": layers.dense_init(next(keys), cells[-1].outputs, skeleton.num_classes),
+        }
+
+    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
+        x, _ = conv_bn(x, params["stem"], Context(axis_name=axis), None)
+        s0 = s1 = x
+        for cell, own in zip(cells, params["cells"], strict=True):
+            states = [preprocess(s, p, axis) for s, p in zip((s0, s1), own["preprocess"], strict=True)]
+            for node in range(nodes):
+                incoming = [(slot, source) for slot, (target, source) in enumerate(edges) if target == node]
+                states.append(
+                    total(
+                        mixed_op(
+                            primitives, own["edges"][slot], weights[cell.kind][slot], states[source],
+                            stride(cell, source), axis,
+                        )
+                        for slot, source in incoming
+                    )
+                )  # fmt: skip
+            s0, s1 = s1, jnp.concatenate(states[2:], axis=-1)
+        return layers.dense(global_pool(s1), params["classifier"])
+
+    def used(mask: PyTree, taken: Weights) -> PyTree:
+        for cell, own in zip(cells, mask["cells"], strict=True):
+            for slot, edge in enumerate(own["edges"]):
+                own["edges"][slot] = [where(taken[cell.kind][slot, o] > 0, each) for o, each in enumerate(edge)]
+        return mask
+
+    return plain_supernet(space, skeleton.image_shape, init, mixture, used)
+
+
+def preprocess_init(key: Key, cell: CellShape) -> tuple[PyTree, PyTree]:
+    """Of a cell's two inputs: ReLU and a 1×1 convolution to the channels of the cell, or a reduction by two of them."""
+    first, second = jax.random.split(key)
+    reduce = layers.factorised_reduce_init if cell.input_reduced else _pointwise_init
+    return (
+        reduce(first, cell.inputs[0], cell.channels),
+        _pointwise_init(second, cell.inputs[1], cell.channels),
+    )
+
+
+def _pointwise_init(key: Key, channels_in: int, channels_out: int) -> Array:
+    return layers.conv_init(key, 1, channels_in, channels_out)
+
+
+def preprocess(x: Array, params: PyTree, axis: str | None) -> Array:
+    """ReLU, the convolution or reduction of `preprocess_init`, batch norm without affine part."""
+    convolve = layers.factorised_reduce if isinstance(params, dict) else layers.pointwise
+    return layers.batch_norm(convolve(jax.nn.relu(x), params), None, None, axis)[0]
+
+
+def nasbench201_reference(skeleton: Skeleton) -> Supernet:
+    """The supernet of NAS-Bench-201 (Dong and Yang 2020, section 2, https://arxiv.org/abs/2001.00326).
+
+    Node 0 of a cell is its input, node 3 its output; a node is the sum of mixed operations of all earlier ones.
+    """
+    space, primitives = nasbench201_space(), named(NASBENCH201_OPERATIONS)
+    widths = [channels for channels, _ in nasbench201_stages(skeleton)]
+
+    def init(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "blocks": [residual_block_init(next(keys), c, 2 * c) for c in widths[:-1]],
+            "stages": [
+                [[edge_init(primitives, next(keys), c, 1) for _ in NASBENCH201_EDGES] for _ in range(skeleton.cells)]
+                for c in widths
+            ],
+            "norm": layers.affine_init(widths[-1]),
+            "classifier": layers.dense_init(next(keys), widths[-1], skeleton.num_classes),
+        }
+
+    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
+        context = Context(axis_name=axis)
+        x, _ = conv_bn(x, params["stem"], context, None)
+        for s, stage in enumerate(params["stages"]):
+            if s > 0:
+                x, _ = residual_block(x, params["blocks"][s - 1], context, None)
+            for edges in stage:
+                nodes = [x, *[jnp.zeros_like(x)] * 3]
+                for slot, (target, source) in enumerate(NASBENCH201_EDGES):
+                    nodes[target] += mixed_op(primitives, edges[slot], weights["cell"][slot], nodes[source], 1, axis)
+                x = nodes[3]
+        x, _ = layers.batch_norm(x, params["norm"], None, axis)
+        return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"])
+
+    def used(mask: PyTree, taken: Weights) -> PyTree:
+        for stage in mask["stages"]:
+            for edges in stage:
+                for slot, edge in enumerate(edges):
+                    edges[slot] = [where(taken["cell"][slot, o] > 0, each) for o, each in enumerate(edge)]
+        return mask
+
+    return plain_supernet(space, skeleton.image_shape, init, mixture, used)
+
+
+def enas_micro_reference(
+    skeleton: Skeleton, nodes: int = 5, operations: Sequence[str] = ENAS_MICRO_OPERATIONS
+) -> Supernet:
+    """The shared network of ENAS's micro search (Pham et al. 2018, section 2.4, https://arxiv.org/abs/1802.03268).
+
+    A node adds two sides, each a mixed operation of every earlier node and input. What no other node reads is
+    concatenated: node n counts in the output with the product of the weights of "none" on all edges that start from it.
+    """
+    space, primitives = enas_micro_space(nodes, tuple(operations)), named(("none", *operations))
+    cells, slots = darts_cells(skeleton, nodes), enas_micro_slots(nodes)
+
+    def stride(cell: CellShape, source: int) -> int:
+        return 2 if cell.kind == "reduce" and source < 2 else 1
+
+    def init(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
+            "cells": [
+                {
+                    "preprocess": [
+                        {
+                            "reduce" if isinstance(kernel, dict) else "kernel": kernel,
+                            "norm": layers.affine_init(cell.channels),
+                        }
+                        for kernel in preprocess_init(next(keys), cell)
+                    ],
+                    "edges": [edge_init(primitives, next(keys), cell.channels, stride(cell, s)) for *_, s in slots],
+                }
+                for cell in cells
+            ],
+            "classifier": layers.dense_init(next(keys), cells[-1].outputs, skeleton.num_classes),
+        }
+
+    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
+        x, _ = conv_bn(x, params["stem"], Context(axis_name=axis), None)
+        s0 = s1 = x
+        for cell, own in zip(cells, params["cells"], strict=True):
+            here, states = weights[cell.kind], []
+            for s, p in zip((s0, s1), own["preprocess"], strict=True):
+                convolve = layers.factorised_reduce if "reduce" in p else layers.pointwise
+                y = convolve(jax.nn.relu(s), p.get("reduce", p.get("kernel")))
+                states.append(layers.batch_norm(y, p["norm"], None, axis)[0])
+            for node in range(nodes):
+                incoming = [(slot, source) for slot, (target, _, source) in enumerate(slots) if target == node]
+                states.append(
+                    total(
+                        mixed_op(primitives, own["edges"][slot], here[slot], states[s], stride(cell, s), axis)
+                        for slot, s in incoming
+                    )
+                )
+            loose = [
+                jnp.prod(
+                    jnp.stack([jnp.ones(()), *(here[k, 0] for k, (*_, source) in enumerate(slots) if source == n)])
+                )
+                for n in range(2, nodes + 2)
+            ]
+            s0, s1 = s1, jnp.concatenate([w * y for w, y in zip(loose, states[2:], strict=True)], axis=-1)
+        return layers.dense(global_pool(s1), params["classifier"])
+
+    return plain_supernet(space, skeleton.image_shape, init, mixture)
+
+
+def enas_macro_reference(skeleton: Skeleton) -> Supernet:
+    """The shared network of ENAS's macro search (Pham et al. 2018, section 2.3, https://arxiv.org/abs/1802.03268).
+
+    Layer k is a mixed operation of the state before, plus every earlier state times the weight of its skip connection,
+    normalized. After a stage all states are reduced.
+    """
+    space = enas_macro_space(skeleton.cells)
+    primitives = [MACRO_PRIMITIVES[name] for name in ENAS_MACRO_OPERATIONS]
+    stages = enas_macro_stages(skeleton)
+
+    def init(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "layers": [edge_init(primitives, next(keys), stage.channels, 1) for stage in stages for _ in stage.layers],
+            "reductions": [
+                [
+                    layers.factorised_reduce_init(next(keys), stage.channels, 2 * stage.channels)
+                    for _ in range(stage.layers.stop + 1)
+                ]
+                for stage in stages[:-1]
+            ],
+            "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
+        }
+
+    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
+        x, _ = conv_bn(x, params["stem"], Context(axis_name=axis), None)
+        states = [x]
+        for s, stage in enumerate(stages):
+            for k in stage.layers:
+                y = mixed_op(primitives, params["layers"][k], weights["operation"][k], states[k], 1, axis)
+                first = k * (k - 1) // 2  # the skips into layer k: from states 0 … k - 1
+                y += sum(weights["skip"][first + earlier, 1] * states[earlier] for earlier in range(k))
+                states.append(layers.batch_norm(y, None, None, axis)[0])
+            if s < len(stages) - 1:
+                reduced = [layers.factorised_reduce(y, p) for y, p in zip(states, params["reductions"][s], strict=True)]
+                states = [layers.batch_norm(y, None, None, axis)[0] for y in reduced]
+        return layers.dense(global_pool(states[-1]), params["classifier"])
+
+    return plain_supernet(space, skeleton.image_shape, init, mixture)
+
+
+def chain_reference(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[str] = CHAIN_BLOCKS) -> Supernet:
+    """The supernet of a chain of mobile blocks (`jaxnas.spaces.chain`): a layer is a mixture of all its blocks.
+
+    A layer that halves the image has no identity among them.
+    """
+    space, stages = chain_space(depths, blocks), chain_stages(skeleton, depths)
+    changing = [name for name in blocks if name != "identity"]
+    # Of each layer: its blocks, channels of its input, stride, and where its weights are.
+    plan: list[tuple[list[str], int, int, str, int]] = []
+    counts = {"normal": 0, "reduce": 0}
+    for stage in stages:
+        for number in range(len(stage.layers)):
+            reduces = stage.reduces and number == 0
+            kind = "reduce" if reduces else "normal"
+            channels = stage.channels // 2 if reduces else stage.channels
+            plan.append((changing if reduces else list(blocks), channels, 2 if reduces else 1, kind, counts[kind]))
+            counts[kind] += 1
+    width = stages[-1].channels
+
+    def init(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "layers": [[BLOCKS[b].init(next(keys), c, stride, False) for b in own] for own, c, stride, *_ in plan],
+            "head": conv_bn_init(next(keys), 1, width, CHAIN_HEAD * width),
+            "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
+        }
+
+    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
+        context = Context(axis_name=axis)
+        x = jax.nn.relu(conv_bn(x, params["stem"], context, None)[0])
+        for (own, _, stride, kind, slot), each in zip(plan, params["layers"], strict=True):
+            outputs = [BLOCKS[b].apply(p, x, stride, None, axis)[0] for b, p in zip(own, each, strict=True)]
+            x = total(weights[kind][slot, o] * y for o, y in enumerate(outputs))
+        x, _ = conv_bn(x, params["head"], context, None)
+        return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"])
+
+    return plain_supernet(space, skeleton.image_shape, init, mixture)
