@@ -32,32 +32,18 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.launches import launches
+from benchmarks.programs import Forms, program, random_data
+from benchmarks.sizes import Name
 from experiments import cli
-from jaxnas.base import Batch, Key, Phase, SearchAlgorithm, Skeleton
-from jaxnas.controllers import adam, lstm_controller, reinforce
-from jaxnas.ops.platform import trace_every_platform
-from jaxnas.search import adam_l2, darts, enas, exact, finite_difference, first_order, single_path, uniform_paths
-from jaxnas.spaces import darts_space, enas_micro_space, nasbench201_space
-from jaxnas.supernets import darts_supernet, enas_micro_supernet, nasbench201_supernet
-from jaxnas.train.schedules import cosine, sgd
+from jaxnas.ops.platform import Platform, supposing
 
 Target = Literal["h100", "tpu-v5e-4"]
-Name = Literal[
-    "darts_first_order",
-    "darts_second_order_exact",
-    "darts_second_order_fd",
-    "nasbench201_first_order",
-    "nasbench201_one_shot",
-    "darts_one_shot",
-    "enas_child",
-    "enas_controller",
-]
+PLATFORMS: dict[Target, Platform] = {"h100": "gpu", "tpu-v5e-4": "tpu"}
 
 H100 = """
 gpu_device_info {
@@ -72,20 +58,10 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_
 """As XLA describes the device it compiles for."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Forms):
     target: Target
     names: tuple[Name, ...] = ("darts_first_order", "nasbench201_first_order", "nasbench201_one_shot", "enas_child")
-    batch: int = 64
-    """Images of each device."""
-    channels: int = 16
-    cells: int = 8
-    """Of the DARTS and ENAS supernets; the NAS-Bench-201 one has five a stage, halved with --cells below 8."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    form: Literal["batch", "scan"] | None = None
-    """How the edges of a cell are run; by default what suits the target."""
-    loop: Literal["yes", "no"] | None = None
-    """Whether the passes of a step are iterations of one loop; by default what suits the target."""
     text: str = ""
     """A folder for the optimised programs, which are long."""
 
@@ -101,34 +77,6 @@ def devices(target: Target) -> list[Any]:
     return list(described.devices)
 
 
-def search(name: Name, config: Config) -> tuple[SearchAlgorithm, Phase]:
-    """The algorithm with the settings of its paper, and the phase whose step is compiled."""
-    dtype = jnp.dtype(config.dtype)
-    form, loop = config.form, config.loop == "yes"
-    optimiser = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
-    skeleton = Skeleton(config.channels, config.cells, (32, 32, 3), 10)
-    if name.startswith("enas"):
-        space = enas_micro_space()
-        policy = reinforce(lstm_controller(space.choices), adam(3.5e-4))
-        algorithm = enas(enas_micro_supernet(skeleton, form=form, dtype=dtype), policy, optimiser)
-        return algorithm, algorithm.phases[0 if name == "enas_child" else 1]
-    if name.startswith("nasbench201"):
-        cells = 5 if config.cells >= 8 else max(1, config.cells // 2)
-        space = nasbench201_space()
-        supernet = nasbench201_supernet(dataclasses.replace(skeleton, cells=cells), form=form, dtype=dtype)
-    else:
-        space, supernet = darts_space(), darts_supernet(skeleton, form=form, dtype=dtype)
-    if name.endswith("one_shot"):
-        algorithm = single_path(supernet, uniform_paths(space), optimiser)
-    else:
-        method = {
-            "darts_second_order_exact": lambda: exact(optimiser, loop=loop),
-            "darts_second_order_fd": lambda: finite_difference(optimiser, loop=loop),
-        }.get(name, lambda: first_order(loop=loop))()
-        algorithm = darts(supernet, optimiser, adam_l2(), method)
-    return algorithm, algorithm.phases[0]
-
-
 def cpu_seconds() -> float:
     """Of this process and the assemblers that it starts."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -136,24 +84,19 @@ def cpu_seconds() -> float:
 
 
 def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
-    algorithm, phase = search(name, config)
+    made = program(name, config)
 
     def shapes(tree: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
-    size = config.batch * mesh.size
-    images = jax.eval_shape(lambda: Batch(jnp.zeros((size, 32, 32, 3)), jnp.zeros(size, jnp.int32)))
-    batch = dict.fromkeys(phase.reads, images)
+    data = jax.eval_shape(lambda: random_data(made, config.batch_of(name) * mesh.size))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(algorithm.init, key)
-    arguments = (*shapes((key, state), PartitionSpec()), shapes(batch, PartitionSpec(mesh.axis_names)))
-
-    def step(key: Key, state: Any, batch: Any) -> Any:
-        return phase.step(key, state, batch)
+    state = jax.eval_shape(made.init, key)
+    arguments = (*shapes((key, state), PartitionSpec()), shapes(data, PartitionSpec(mesh.axis_names)))
 
     start = time.perf_counter()
-    lowered = jax.jit(step, donate_argnums=1).lower(*arguments)
+    lowered = jax.jit(made.step, donate_argnums=1).lower(*arguments)
     traced, before = time.perf_counter(), cpu_seconds()
     compiled = lowered.compile()
     done, text = time.perf_counter(), compiled.as_text() or ""
@@ -182,16 +125,13 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    trace_every_platform()
     mesh = Mesh(np.array(devices(config.target)), ("batch",))
-    gpu = config.target == "h100"
-    config = dataclasses.replace(config, form=config.form or ("batch" if gpu else "scan"))
-    config = dataclasses.replace(config, loop=config.loop or ("no" if gpu else "yes"))
     versions = {"jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib")}
-    settings = {n: getattr(config, n) for n in ("batch", "channels", "cells", "dtype", "form", "loop")}
-    for name in config.names:
-        record = measure(name, config, mesh) | settings | {"versions": versions}
-        print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
+    settings = {n: getattr(config, n) for n in ("channels", "cells", "dtype", "form", "loop")}
+    with supposing(PLATFORMS[config.target]):
+        for name in config.names:
+            record = measure(name, config, mesh) | {"batch": config.batch_of(name)} | settings | {"versions": versions}
+            print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
 
 
 if __name__ == "__main__":

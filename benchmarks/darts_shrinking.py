@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.darts_step import batch_of
+from benchmarks.programs import random_batch
 from experiments import cli
 from jaxnas.base import Skeleton
 from jaxnas.search import adam_l2, carried, darts, weakest_by_alpha
@@ -43,7 +43,7 @@ def main(config: Config) -> None:
     optimiser, random = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip=5.0), np.random.default_rng(0)
     order = {kind: random.normal(size=value.shape) for kind, value in space.template().items()}
     whole = {kind: np.ones(value.shape, bool) for kind, value in order.items()}
-    batches = {"train": batch_of(config.batch, 0), "valid": batch_of(config.batch, 1)}
+    batches = {"train": random_batch(config.batch, 0), "valid": random_batch(config.batch, 1)}
     lines: list[dict[str, Any]] = []
     runs, states = [], []
     for left in config.left:

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import statistics
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 
 from experiments import cli
 from experiments.devices import Devices, join
-from jaxnas.base import Batch, Skeleton
+from jaxnas.base import Batch, SearchAlgorithm, Skeleton
 from jaxnas.compiling import top_level_jit
 from jaxnas.parallel import many_seeds
 from jaxnas.search import adam_l2, darts
@@ -29,7 +30,8 @@ from jaxnas.supernets import darts_supernet
 from jaxnas.train.schedules import sgd
 
 ONE = "one"
-HOW: tuple[Literal["vmap"], Literal["map"]] = ("vmap", "map")
+How = Literal["vmap", "map"]
+HOW: tuple[How, How] = ("vmap", "map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,53 @@ class Program:
         return statistics.median(self.times[1:])
 
 
+def programs(
+    algorithm: SearchAlgorithm, examples: Batch, batch: int, seeds: int, several: Sequence[tuple[How, list[jax.Device]]]
+) -> dict[str, Program]:
+    """A step of one seed under `ONE`, and one of all seeds for each way and its devices, named by both.
+
+    algorithm: a search of one phase. Its batches are drawn anew each step, for each seed its own, from the examples.
+    """
+    (phase,) = algorithm.phases
+    key = jax.random.key(0)
+
+    def one(state: Any, key: Any, index: Any, examples: Batch) -> tuple[Any, Any]:
+        """A step on images of its own."""
+        step_key, *parts = jax.random.split(jax.random.fold_in(key, index), 1 + len(phase.reads))
+        chosen = [jax.random.randint(part, (batch,), 0, len(examples.label)) for part in parts]
+        batches = [jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples) for rows in chosen]
+        return phase.step(step_key, state, dict(zip(phase.reads, batches, strict=True)))
+
+    keys = jax.random.split(key, seeds)
+    made = {ONE: Program(one, jax.jit(algorithm.init)(key), key, examples)}
+    for how, devices in several:
+        all_seeds, states = many_seeds(seeds, how, devices), jax.jit(jax.vmap(algorithm.init))(keys)
+        given = all_seeds.place(states), all_seeds.place(keys), all_seeds.place_data(examples)
+        made[f"{how}_{len(devices)}"] = Program(all_seeds.lift(one), *given)
+    return made
+
+
+def measure(made: dict[str, Program], seeds: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """All take turns; what is told of each way, beside one seed."""
+    for number in range(rounds + 1):
+        for program in made.values():
+            program(number)
+    alone = made[ONE]
+    for name, program in made.items():
+        if name != ONE:
+            yield {
+                "way": name,
+                "seeds": seeds,
+                "one_s": round(alone.seconds, 6),
+                "together_s": round(program.seconds, 6),
+                "ratio": round(seeds * alone.seconds / program.seconds, 2),
+                "compile_one_s": round(alone.compile_s, 1),
+                "compile_together_s": round(program.compile_s, 1),
+                "temp_one_bytes": alone.temp_bytes,
+                "temp_together_bytes": program.temp_bytes,
+            }
+
+
 def main(config: Config) -> None:
     """Prints a line for each way."""
     if config.seeds < 2 or config.rounds < 1:
@@ -72,44 +121,15 @@ def main(config: Config) -> None:
     join(Devices())
     skeleton = Skeleton(config.channels, config.cells, (config.side, config.side, 1), 10)
     algorithm = darts(darts_supernet(skeleton), sgd(0.05), adam_l2(3e-3))
-    step = algorithm.phases[0].step
-    key = jax.random.key(0)
-    images = jax.random.normal(key, (10 * config.batch, config.side, config.side, 1))
+    images = jax.random.normal(jax.random.key(0), (10 * config.batch, config.side, config.side, 1))
     examples = Batch(images, jnp.arange(10 * config.batch) % 10)
-
-    def one(state: Any, key: Any, index: Any, examples: Batch) -> tuple[Any, Any]:
-        """A step on images of its own."""
-        step_key, *halves = jax.random.split(jax.random.fold_in(key, index), 3)
-        chosen = [jax.random.randint(half, (config.batch,), 0, len(images)) for half in halves]
-        train, valid = (jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples) for rows in chosen)
-        return step(step_key, state, {"train": train, "valid": valid})
-
     count = max(n for n in range(1, len(jax.devices()) + 1) if config.seeds % n == 0)
     several = [(how, jax.devices()[:n]) for n in sorted({1, count}) for how in HOW]
-    keys = jax.random.split(key, config.seeds)
-    programs = {ONE: Program(one, jax.jit(algorithm.init)(key), key, examples)}
-    for how, devices in several:
-        seeds, states = many_seeds(config.seeds, how, devices), jax.jit(jax.vmap(algorithm.init))(keys)
-        given = seeds.place(states), seeds.place(keys), seeds.place_data(examples)
-        programs[f"{how}_{len(devices)}"] = Program(seeds.lift(one), *given)
-    for number in range(config.rounds + 1):
-        for program in programs.values():
-            program(number)
-    alone = programs.pop(ONE)
-    for name, program in programs.items():
-        line = {
-            "name": f"darts_first_order_{config.seeds}_seeds_{name}_devices",
-            "one_s": round(alone.seconds, 4),
-            "together_s": round(program.seconds, 4),
-            "ratio": round(config.seeds * alone.seconds / program.seconds, 2),
-            "compile_one_s": round(alone.compile_s, 1),
-            "compile_together_s": round(program.compile_s, 1),
-            "temp_one_bytes": alone.temp_bytes,
-            "temp_together_bytes": program.temp_bytes,
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
-        }
-        print(json.dumps(line), flush=True)
+    made = programs(algorithm, examples, config.batch, config.seeds, several)
+    for told in measure(made, config.seeds, config.rounds):
+        name = f"darts_first_order_{config.seeds}_seeds_{told.pop('way')}_devices"
+        about = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+        print(json.dumps({"name": name} | told | about), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.sizes import Name, Sizes
+
 Batch = tuple[Tensor, Tensor]
 """Images [B, 3, H, W] and labels int64 [B]."""
 
@@ -553,16 +555,19 @@ def make_evaluation_step(
     return step
 
 
-def compile_network(network: nn.Module, part: Literal["edges", "network"]) -> None:
-    """Hands a network to `torch.compile` in place: the mixed operation of an edge alone, or the whole forward pass."""
+def compile_network(network: nn.Module, part: Literal["edges", "network"], backend: str = "inductor") -> None:
+    """Hands a network to `torch.compile` in place: the mixed operation of an edge alone, or the whole forward pass.
+
+    backend: as of `torch.compile`.
+    """
     # One compiled version for each shape and for each set of inputs that need a gradient.
     torch._dynamo.config.recompile_limit = 64
     if part == "network":
-        network.compile(dynamic=False)
+        network.compile(dynamic=False, backend=backend)
     else:
         for module in network.modules():
             if isinstance(module, MixedOperation):
-                module.compile(dynamic=False)
+                module.compile(dynamic=False, backend=backend)
 
 
 def measure(step: Callable[[], object], repeats: int, device: str) -> tuple[list[float], list[float]]:
@@ -593,7 +598,7 @@ def build(
         args.device, memory_format=memory_format(channels_last)
     )
     if args.compile:
-        compile_network(network, args.compile)
+        compile_network(network, args.compile, args.backend)
     train, valid = (random_batch(args.batch, args.device, seed, channels_last) for seed in (0, 1))
     if order is None:
         evaluation_step = make_evaluation_step(network, bfloat16=args.bfloat16)
@@ -602,6 +607,39 @@ def build(
     settings = NASBENCH201_SETTINGS if name == "nasbench201" else Settings()
     step = make_step(order, network, make_alphas(network, args.device), settings, args.bfloat16)
     return lambda: step(train, valid)
+
+
+def peer(
+    name: Name,
+    sizes: Sizes,
+    device: str,
+    compiled: Literal["edges", "network"] | None = None,
+    backend: str = "inductor",
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """(the step of that name, which does not wait for the device; a function that does).
+
+    compiled, backend: what is handed to `torch.compile`, and how it compiles; nothing by default.
+    Both second-order steps have the one of the paper, by finite differences, as their peer.
+
+    Raises: ValueError where there is no such step here.
+    """
+    evaluation = name == "evaluation_step"
+    network = "evaluation" if evaluation else name.split("_")[0]
+    if network not in ("darts", "nasbench201", "evaluation") or name.endswith("one_shot"):
+        raise ValueError(f"PyTorch's side has no {name}")
+    order: Literal["first", "second"] = "second" if "second_order" in name else "first"
+    cells = sizes.nasbench201_cells if network == "nasbench201" else sizes.cells
+    settings = argparse.Namespace(
+        channels=sizes.evaluation_channels if evaluation else sizes.channels,
+        cells=sizes.evaluation_cells if evaluation else cells,
+        batch=sizes.batch_of(name),
+        device=device,
+        compile=compiled,
+        backend=backend,
+        bfloat16=sizes.dtype == "bfloat16",
+    )
+    step = build(network, None if evaluation else order, True, settings)
+    return step, torch.cuda.synchronize if device.startswith("cuda") else lambda: None
 
 
 def main() -> None:
@@ -618,6 +656,7 @@ def main() -> None:
         "--memory-format", choices=("channels_last", "contiguous"), nargs="+", default=["channels_last"]
     )
     parser.add_argument("--compile", choices=("edges", "network"), nargs="?", const="edges")
+    parser.add_argument("--backend", default="inductor", help="of --compile")
     parser.add_argument("--bfloat16", action="store_true", help="autocast; parameters stay float32")
     args = parser.parse_args()
     if args.threads:

@@ -14,6 +14,8 @@ ALLOWED = {
     "checks": {"base"},
     "testing": {"base", "checks"},
     "fingerprint": set(),
+    "console": set(),
+    "memory": set(),
     "ops": {"base"},
     "spaces": {"base", "checks", "ops"},
     "relax": {"base"},
@@ -28,9 +30,12 @@ ALLOWED = {
     "predictors": {"base", "checks"},
     "hardware": {"base", "checks", "ops", "spaces"},
     "samplers": {"base", "checks", "spaces", "benchmarks", "controllers", "predictors"},
-    "train": {"base", "ops", "networks", "parallel", "compiling", "checkpoint", "runfolder", "data"},
+    "train": {"base", "ops", "networks", "parallel", "compiling", "checkpoint", "console", "runfolder", "data"},
     "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},
-    **{name: {"base", "spaces", "runfolder", "celllayout", "fingerprint"} for name in OUTSIDE - {"data"}},
+    **{
+        name: {"base", "spaces", "runfolder", "celllayout", "console", "fingerprint", "memory"}
+        for name in OUTSIDE - {"data"}
+    },
     "data": {"base", "parallel", "fingerprint"},
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 from jaxnas import spaces, supernets
 from jaxnas.base import Context, Skeleton
+from jaxnas.ops.platform import supposing
 from jaxnas.supernets import reference
 
 SKELETON = Skeleton(channels=3, cells=3, image_shape=(6, 5, 2), num_classes=3)
@@ -90,8 +91,6 @@ PAIRS = {
         chain_layout,
     ),
 }
-TWO_FORMS = ("darts", "nasbench201", "enas_micro")
-FORMS = [(name, form) for name in PAIRS for form in (("scan", "batch") if name in TWO_FORMS else (None,))]
 
 
 def quick(function):
@@ -116,7 +115,7 @@ def close(found, expected):
 def of_the_loops(name):
     """(weights, x, parameters of the fast supernet in the form `scan`, what the reference makes of them)."""
     make, plain, layout = PAIRS[name]
-    fast = make(**({"form": "scan"} if name in TWO_FORMS else {}))
+    fast = make()
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), jax.jit(fast.init)(jax.random.key(0)))
         template = fast.space.template()
@@ -130,15 +129,13 @@ def of_the_loops(name):
         return params, weights, x, quick(gradients)(layout(params), weights, x)
 
 
-def built(name, form):
-    return PAIRS[name][0](dtype=jnp.float64, **({} if form is None else {"form": form}))
-
-
-@pytest.mark.parametrize(("name", "form"), FORMS)
-def test_the_mixture_and_its_gradients_are_those_of_the_loops(name, form):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_mixture_and_its_gradients_are_those_of_the_loops(name, platform):
+    """In the forms of the edges and of every operation that the platform is given, computed by the CPU."""
     params, weights, x, expected = of_the_loops(name)
-    gradients = jax.value_and_grad(functools.partial(loss, built(name, form)), (0, 1, 2))
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), supposing(platform):
+        gradients = jax.value_and_grad(functools.partial(loss, PAIRS[name][0](dtype=jnp.float64)), (0, 1, 2))
         value, (to_params, to_weights, to_x) = quick(gradients)(params, weights, x)
         close((value, (PAIRS[name][2](to_params), to_weights, to_x)), expected)
 
@@ -147,7 +144,7 @@ def test_the_mixture_and_its_gradients_are_those_of_the_loops(name, form):
 def test_a_path_is_the_mixture_of_its_one_hot_weights_in_the_loops(name):
     params, _, x, _ = of_the_loops(name)
     _, plain, layout = PAIRS[name]
-    fast = built(name, "scan" if name in TWO_FORMS else None)
+    fast = PAIRS[name][0](dtype=jnp.float64)
     archs = jax.vmap(fast.space.sample)(jax.random.split(jax.random.key(3), 2))
     with jax.enable_x64(True):
         path = quick(lambda arch: fast.apply_path(params, arch, x, Context())[0])
@@ -167,7 +164,7 @@ def test_what_a_second_order_hypergradient_takes_is_that_of_the_loops():
 
     with jax.enable_x64(True):
         along = jax.tree.map(jnp.cos, params)
-        found = quick(functools.partial(implicit, built("darts", "scan")))(params, along)
+        found = quick(functools.partial(implicit, PAIRS["darts"][0](dtype=jnp.float64)))(params, along)
         close(found, quick(functools.partial(implicit, plain))(layout(params), layout(along)))
 
 

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import jax
-from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-_every = False
+Platform = Literal["cpu", "gpu", "tpu"]
+
+_supposed: Platform | None = None
 
 
-def trace_every_platform() -> None:
-    """From now on all forms are traced, as is needed to compile for a device that is not there (`benchmarks.aot`).
+def platform() -> str:
+    """What programs are made for: the platform of the default backend, or the one that is supposed."""
+    return _supposed or jax.default_backend()
 
-    Otherwise a process without accelerators traces those of a CPU alone, in about half the time.
+
+@contextlib.contextmanager
+def supposing(other: Platform) -> Iterator[None]:
+    """Inside, programs are made in the forms of that platform, wherever they are compiled and run.
+
+    So a device that is not there can be compiled for (`benchmarks.aot`), and a CPU can run what a GPU is given. What
+    was traced before is forgotten on entering and on leaving, because it has the forms of another platform.
     """
-    global _every
-    _every = True
+    global _supposed
+    before, _supposed = _supposed, other
+    jax.clear_caches()
+    try:
+        yield
+    finally:
+        _supposed = before
+        jax.clear_caches()
 
 
 def by_platform(*operands: Any, default: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
-    """As `jax.lax.platform_dependent`: the form of the platform, such as cpu=…, or the default one, of the operands."""
-    if jax.default_backend() == "cpu" and not _every:
-        return forms.get("cpu", default)(*operands)
-    return lax.platform_dependent(*operands, default=default, **forms)
+    """The form of the platform, cpu=… or tpu=…, or the default one, which is a GPU's, of the operands.
+
+    All forms compute the same. That of the platform alone is traced: `jax.lax.platform_dependent` would trace all of
+    them, in about twice the time, so that a program could also be lowered for another platform.
+    """
+    return forms.get(platform(), default)(*operands)
 
 
 def outlined(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:

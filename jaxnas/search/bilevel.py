@@ -34,6 +34,7 @@ from jax import lax
 
 from jaxnas.base import Array, Key, PyTree
 from jaxnas.ops.layers import pmean
+from jaxnas.ops.platform import platform
 from jaxnas.ops.trees import norm, times
 
 Loss = Callable[[PyTree, PyTree, Any, Key, Array | None], tuple[Array, Any]]
@@ -275,7 +276,7 @@ def _bilevel(
             raise ValueError(
                 "passes can be one loop where the two losses are one function of batches of one form: leave out loop"
             )
-        if alike and (jax.default_backend() != "gpu" if loop is None else loop):
+        if alike and (platform() != "gpu" if loop is None else loop):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             wanted = jnp.array([pass_.wanted for pass_ in plan])
             carry, told = lax.scan(body, carry, (jnp.arange(len(plan)), wanted, stacked, each))

@@ -19,7 +19,7 @@ from jax import lax
 from jaxnas.base import Array, Key, Skeleton
 from jaxnas.ops import layers
 from jaxnas.ops.gated import gated
-from jaxnas.ops.platform import by_platform, outlined
+from jaxnas.ops.platform import by_platform, outlined, platform
 from jaxnas.ops.primitives import Primitive
 from jaxnas.ops.trees import materialised
 from jaxnas.supernets.chosen import chosen
@@ -44,7 +44,7 @@ class Edge(NamedTuple):
 
 def default_form() -> Form:
     """`batch` on a GPU, else `scan`: a TPU does not wait for the start of a kernel, and compiles `batch` slowly."""
-    return "batch" if jax.default_backend() == "gpu" else "scan"
+    return "batch" if platform() == "gpu" else "scan"
 
 
 def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
