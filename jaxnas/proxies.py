@@ -118,7 +118,7 @@ def naswot(codes: Callable[[PyTree, Arch, Array], Array]) -> Proxy:
         alike = on @ on.T + (1.0 - on) @ (1.0 - on).T
         images, units = on.shape
         # What rounding can do to a pivot, so the least that is told from 0.
-        _, pivots = whiten(alike, on[:, :0], units * images * jnp.finfo(on.dtype).eps)
+        _, pivots = whiten(alike, on[:, :0], units * images * float(jnp.finfo(on.dtype).eps))
         same = (alike == units) & ~jnp.eye(images, dtype=bool)
         return jnp.where(same.any(), -jnp.inf, jnp.sum(jnp.log(pivots)))
 

@@ -12,10 +12,10 @@ from jaxnas.base import Aux, Batch, Choice
 from jaxnas.benchmarks import make_table
 from jaxnas.cholesky import LARGEST_BLOCK, whiten
 from jaxnas.spaces import nasbench201_space
-from jaxnas.spaces.product import product
 
 SPACE = nasbench201_space()
 SEEDS = 3
+TABLE = make_table("small", (Choice("a", tuple("01234")),) * 6, np.eye(6, dtype=int), {"value": np.arange(6.0)})
 
 
 def covariance(size, noise, seed=0):
@@ -78,10 +78,8 @@ def fit_and_predict(key):
 
 
 def guided_search(key):
-    choices = (Choice("a", tuple("01234")),) * 6
-    table = make_table("small", choices, np.eye(6, dtype=int), {"value": np.arange(6.0)})
-    sampler = samplers.predictor_search(product(choices), process(), predictors.unconnected, capacity=8, start=2)
-    return samplers.simulate(sampler, table, "value", steps=2)(key)[1].best
+    sampler = samplers.predictor_search(TABLE.moves, process(), predictors.unconnected, capacity=8, start=2)
+    return samplers.simulate(sampler, TABLE, "value", steps=2)(key)[1].best
 
 
 def proxy(make, apply):
