@@ -3,7 +3,7 @@
 A = L Lᵀ by blocks (Golub & Van Loan 2013, Matrix Computations, chapter 4.2): a small block is factored and inverted
 column by column, and everything else is products of matrices. So nothing here is a call of LAPACK. On a CPU a call of
 LAPACK with many matrices takes a thread of XLA's pool and then waits for others of it: two such calls at once can hold
-all threads and wait forever. A single factorization takes as long as LAPACK's, and many under `vmap` less.
+all threads and wait forever. Alone, a factorization of 156 rows took about as long as LAPACK's on a CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxnas.base import Array
 
 LARGEST_BLOCK = 40
-"""Rows of a matrix that is factored column by column; of sizes from 8 to 64 the fastest on a CPU."""
+"""Rows of a matrix that is factored column by column; of 16 to 52 the fastest for a fit to 156 rows on a CPU, while
+hundreds of fits at once gain from less."""
 
 
 def whiten(matrix: Array, columns: Array, least: float | Array) -> tuple[Array, Array]:
