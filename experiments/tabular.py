@@ -6,7 +6,9 @@
 A benchmark is "digits201", which comes with the package (NAS-Bench-201's cells trained on noisy digits), or a file: a
 CSV of NAS-Bench-201 with its column arch_str, or any table that `jaxnas.benchmarks.load_table` reads. Regret is the
 best value of the report metric in the table less that of the best architecture found; a metric written "-NAME" is
-better when smaller. Also told: after how many evaluations a run met the best architecture of the search metric.
+better when smaller. A table may lack a part of its space: its coverage is told first, methods draw among the rows that
+have what is searched, and those that cannot pay nothing for what is not there. Also told: after how many evaluations a
+run met the best architecture of the search metric.
 The settings are those of NAS-Bench-201 (Dong & Yang 2020), which gives, as CIFAR-10 test accuracy
 after 12,000 s or about 95 evaluations: random 93.70 ± 0.36, evolution 93.92 ± 0.30, REINFORCE 93.85 ± 0.37. The
 defaults take a minute.
@@ -41,8 +43,11 @@ from jaxnas.benchmarks import (
     fingerprint,
     load_table,
     make_table,
+    measured,
     nasbench201_table,
     nasbench201_time,
+    only_rows,
+    space_size,
 )
 from jaxnas.controllers import adam, lstm_controller
 from jaxnas.controllers import reinforce as policy_gradient
@@ -63,6 +68,7 @@ from jaxnas.samplers import (
     simulate,
     successive_halving,
 )
+from jaxnas.samplers.simulate import ASKS_A_STEP
 from jaxnas.train.stop import check_stop, stop_on_signal
 
 MOST_STEPS = 100_000
@@ -208,15 +214,34 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-class Front(NamedTuple):
-    """Two metrics and what every row has of them: float [A, 2], to be maximised."""
+class Coverage(NamedTuple):
+    """How many architectures the space has, how many of them the table, and how many it has with a value of all that a
+    search reads."""
 
+    space: int
+    rows: int
+    measured: int
+
+    def text(self) -> str:
+        return (
+            f"{self.rows:,} of the {self.space:,} architectures are in the table, "
+            f"{self.measured:,} ({100 * self.measured / self.space:.3g} %) with all that is searched"
+        )
+
+
+class Front(NamedTuple):
+    """Two metrics and the rows that have both, with their values: float [A, 2], to be maximised."""
+
+    table: Table
     metrics: list[str]
     points: np.ndarray
 
 
 class Setting(NamedTuple):
-    """The table and what of it is used. report: float [A], to be maximised; limit: of evaluations."""
+    """The rows that can be found, and what of them is used.
+
+    report: float [A], to be maximised. limit: of evaluations. fingerprint: of the whole table.
+    """
 
     table: Table
     search: str
@@ -226,6 +251,8 @@ class Setting(NamedTuple):
     fidelities: int
     limit: int
     front: Front | None
+    coverage: Coverage
+    fingerprint: dict[str, Any]
 
 
 def prepare(config: Config) -> Setting:
@@ -251,19 +278,24 @@ def prepare(config: Config) -> Setting:
         if method not in METHODS:
             raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
     fidelities = 1 if "@" in search else len(table.fidelities.get(search.removeprefix("-"), ("",)))
+    for metric in (search, reported, *(() if time is None else (time,))):
+        metric_column(table, metric)
+    front = None if config.front_metrics is None else _front(table, config.front_metrics)
+    read = (search,) if time is None else (search, time)
+    there = measured(table, read)
+    whole = fingerprint(table)
+    coverage = Coverage(space_size(table.choices), len(table.archs), len(there))
+    if not len(there):
+        raise ValueError(f"no architecture of {table.name} has a value of {' and '.join(map(repr, read))}")
+    table = only_rows(table, there)
     column = metric_column(table, reported)
-    searched = metric_column(table, search)
-    if np.isnan(searched).all():
-        raise ValueError(f"no architecture of {table.name} has a value of {search!r}")
-    lacking = int((~np.isnan(searched) & np.isnan(column)).sum())
+    lacking = int(np.isnan(column).sum())
     if lacking:
         raise ValueError(f"{lacking} architectures that can be found by {search!r} have no {reported!r} to be reported")
-    front = None if config.front_metrics is None else _front(table, config.front_metrics)
     limit = config.evaluations or 300
     if config.time_budget is not None:
         if time is None:
             raise ValueError(f"a time budget needs --time-metric; {table.name} has {known}")
-        metric_column(table, time)
         name, _, label = time.partition("@")
         costs = np.asarray(table.metrics[name]) if not label else metric_column(table, time)
         cheapest = float(np.nanmin(costs))
@@ -277,7 +309,7 @@ def prepare(config: Config) -> Setting:
         limit = min(affordable, config.evaluations or affordable)
     if limit > MOST_STEPS:
         raise ValueError(f"{limit} evaluations are more than {MOST_STEPS}; give a smaller --evaluations")
-    return Setting(table, search, column, reported, time, fidelities, limit, front)
+    return Setting(table, search, column, reported, time, fidelities, limit, front, coverage, whole)
 
 
 def metric_column(table: Table, metric: str) -> np.ndarray:
@@ -309,9 +341,11 @@ def run_method(name: str, plan: Plan, setting: Setting, config: Config) -> dict[
     best = np.where(trace.best < 0, np.nan, setting.report[trace.best])
     searched = metric_column(setting.table, setting.search)
     if np.isnan(best[:, -1]).any():
+        remedy = "allow more evaluations or time"
+        if config.time_budget is None:
+            remedy = f"{setting.coverage.text()}, too few for this method: leave it out of --methods"
         raise ValueError(
-            f"{name} could evaluate nothing in {int(np.isnan(best[:, -1]).sum())} of {config.seeds} runs; "
-            "allow more evaluations or time"
+            f"{name} could evaluate nothing in {int(np.isnan(best[:, -1]).sum())} of {config.seeds} runs; {remedy}"
         )
     regret = float(np.nanmax(setting.report)) - best
     count_grid = np.unique(np.linspace(1, setting.limit, 200).astype(int))
@@ -322,6 +356,7 @@ def run_method(name: str, plan: Plan, setting: Setting, config: Config) -> dict[
     return {
         "final": best[:, -1].tolist(),
         "evaluations": float(trace.evaluations[:, -1].mean()),
+        "fewest_evaluations": int(trace.evaluations[:, -1].min()),
         "evaluations_to_best": [None if math.isinf(n) else int(n) for n in evaluations_to_best(trace, searched)],
         "seconds": float(trace.seconds[:, -1].mean()) if setting.time is not None else None,
         "curves": curves,
@@ -406,8 +441,9 @@ def main(config: Config) -> None:
     apart = {name: settings.pop(name) for name in ("benchmark", "workdir", "cache_dir", "methods")}
     methods = list(dict.fromkeys(config.methods.split(",")))
     plans = {name: make_plan(name, setting, config) for name in methods}  # all, before any is run
-    identity = {"experiment": "tabular", "table": fingerprint(setting.table), **settings}
+    identity = {"experiment": "tabular", "table": setting.fingerprint, **settings}
     with open_run(config.workdir, identity, apart) as run, stop_on_signal() as stop:
+        print(f"{setting.table.name}: {setting.coverage.text()}")
         outcomes: dict[str, Any] = {}
         timing: dict[str, float] = {}
         for number, name in enumerate(methods):
@@ -424,11 +460,9 @@ def main(config: Config) -> None:
             stage = run.stage("front")
             if stage.result is None:
                 check_stop(stop, len(methods), len(methods), "method")
-                metrics, points = setting.front
+                front_table, metrics, points = setting.front
                 stage.finish(
-                    tabular_front.search_fronts(
-                        setting.table, points, metrics, setting.limit, config.seeds, config.seed
-                    )
+                    tabular_front.search_fronts(front_table, points, metrics, setting.limit, config.seeds, config.seed)
                 )
             fronts = stage.result
         _finish(run, config, setting, outcomes, fronts, {"total": timer(), **timing})
@@ -440,9 +474,30 @@ def _front(table: Table, metrics: str) -> Front:
     if len(names) != 2:
         raise ValueError(f"a front is of two metrics, got {metrics!r}; give as in --front-metrics valid,-macs")
     points = np.stack([metric_column(table, name) for name in names], axis=1)
-    if np.isnan(points).any(axis=1).all():
+    there = measured(table, names)
+    if not len(there):
         raise ValueError(f"no architecture of {table.name} has both of {metrics!r}")
-    return Front(names, points)
+    return Front(only_rows(table, there), names, points[there])
+
+
+def below_the_budget(setting: Setting, config: Config, outcomes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each method of which a run measured fewer rows than others may; none where time is the budget."""
+    if config.time_budget is not None:
+        return []
+    return [
+        f"{name} measured {outcome['evaluations']:.4g} rows a run and {outcome['fewest_evaluations']} in one, not "
+        f"{setting.limit}: {_why_fewer(name)}"
+        for name, outcome in outcomes.items()
+        if outcome["fewest_evaluations"] < setting.limit
+    ]
+
+
+def _why_fewer(name: str) -> str:
+    if name == "predictor":
+        return f"after its random start it measures none twice, and at most {MOST_PREDICTED}"
+    if name in ("halving", "hyperband"):
+        return "a rung has as many as the rung before has different values for"
+    return f"it was asked {ASKS_A_STEP} times for each and named too few that are in the table"
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -487,6 +542,7 @@ def _finish(
         )
         pictures.append((f"Front of {' and '.join(fronts['metrics'])}", "front.png", caption))
         print(caption)
+    notes = below_the_budget(setting, config, outcomes)
     metrics = {name.lstrip("-").partition("@")[0] for name in (setting.search, setting.report_name)}
     result = {
         "dataset": setting.table.name,
@@ -495,17 +551,24 @@ def _finish(
         "report_metric": setting.report_name,
         "time_metric": setting.time,
         "descriptions": {name: setting.table.descriptions.get(name, "") for name in sorted(metrics)},
+        "coverage": setting.coverage._asdict(),
         "optimum": optimum,
         "methods": rows,
+        "notes": notes,
         **({} if fronts is None else {"front": {name: fronts[name] for name in ("metrics", "methods")}}),
         "versions": versions(),
         "command": shlex.join(["python", "-m", "experiments.tabular", *sys.argv[1:]]),
         "timing": timing,
     }
-    report.write(run.path, result, pictures)
+    said = [("Coverage", ("architectures",), [(setting.coverage.text(),)])]
+    if notes:
+        said.append(("Below the budget", ("method",), [(note,) for note in notes]))
+    report.write(run.path, result, pictures, said)
     run.finish(result)
     print(f"\n{setting.report_name} found by {setting.search}; the best of {setting.table.name} has {optimum:.4f}\n")
     print(tabular_pictures.text_table(rows))
+    for note in notes:
+        print(note)
     print(f"\ntable: {run.path / 'table.csv'}\nreport: {run.path / 'report' / 'index.html'}")
 
 

@@ -144,6 +144,18 @@ def test_a_csv_of_option_numbers(tmp_path):
     assert again.moves.neighbours(again.archs[0])[0].shape == (5, 2)
 
 
+def test_the_values_that_occur_are_the_options(tmp_path):
+    """Numbers in their order however they are written, words in that of the alphabet; no option is empty."""
+    path = tmp_path / "values.csv"
+    path.write_text("kernel,kind,acc\n11,relu,1\n3,swish,2\n3.0, relu,3\n11.0,swish,4\n")
+    found = benchmarks.load_table(path, encoding=["kernel", "kind"])
+    assert found.choices == (Choice("kernel", ("3", "11")), Choice("kind", ("relu", "swish")))
+    assert found.archs.tolist() == [[1, 0], [0, 1], [0, 0], [1, 1]]
+    np.savez(tmp_path / "values.npz", archs=np.array([[1, 5], [2, 5]]), acc=np.zeros(2))
+    found = benchmarks.load_table(tmp_path / "values.npz")
+    assert [choice.options for choice in found.choices] == [("1", "2"), ("5",)]
+
+
 def test_architecture_strings_and_genotypes_of_any_space(tmp_path):
     """The DARTS space has 10^18 architectures: far more than a table of rows can hold."""
     space = spaces.darts_space()
@@ -228,9 +240,14 @@ GOOD = "x,y,acc\n0,1,5\n1,0,6\n1,1,\n"
     [
         ("1,0,6", "1,0,six", {}, "line 3, column 'acc': 'six' is no number; leave the cell empty"),
         ("1,0,6", "1,0,inf", {}, "line 3, column 'acc': an infinite value"),
-        ("1,0,6", "\n1,0.0,6", {}, "line 4, column 'y': '0.0' is no integer"),
-        ("1,0,6", "1,-1,6", {}, "line 3, column 'y': choice 'y' has options 0 to 1, got -1"),
-        ("1,0,6", "1,9999,6", {}, "line 3, column 'y': option 9999; give the choices"),
+        ("1,0,6", "\n1,0.0,6", {"space": SMALL[:2]}, "line 4, column 'y': '0.0' is no integer"),
+        ("1,0,6", "1,-1,6", {"space": SMALL[:2]}, "line 3, column 'y': choice 'b' has options 0 to .*, got -1"),
+        (
+            "1,0,6",
+            "".join(f"1,{n},6\n" for n in range(1001)),
+            {},
+            "column 'y': 1001 different values; give the choices",
+        ),
         ("1,0,6", "0,1,6", {}, "line 3, column 'x': the same architecture as line 2"),
         ("1,0,6", "1,0", {}, "line 3: 2 cells where the header has 3 columns"),
         ("1,0,6", '1,0,"6', {}, "line 4: unexpected end of data; write comma-separated"),
@@ -240,7 +257,7 @@ GOOD = "x,y,acc\n0,1,5\n1,0,6\n1,1,\n"
         (GOOD, "", {}, "has no header"),
         (GOOD, "x;y;acc\n0;1;5\n", {}, "no column 'x'; it has x;y;acc"),
         ("", "", {"encoding": ["x", "z"]}, "no column 'z'; it has x, y, acc"),
-        ("", "", {"encoding": ["x", "y", "acc"]}, "line 4, column 'acc': '' is no integer"),
+        ("", "", {"encoding": ["x", "y", "acc"]}, "line 4, column 'acc': '' is no option"),
         ("", "", {"encoding": []}, "names no column"),
         ("", "", {"encoding": None}, r"by architecture=COLUMN .* or encoding=\[COLUMN, …\].* there are x, y, acc"),
         ("", "", {"metrics": ["loss"]}, "no metric 'loss'; it has acc"),
@@ -294,7 +311,7 @@ def test_files_that_are_no_tables(tmp_path):
     np.savez(npz, archs=archs, acc=np.zeros(4))
     refused(npz, r"array 'acc': .*the same A, got archs \[3, 3\], acc \[4\]")
     np.savez(npz, archs=archs * 1.0, acc=np.zeros(3))
-    refused(npz, "array 'archs': an encoding holds integers, got float64")
+    refused(npz, "array 'archs': an encoding holds integers or words, got float64")
     np.savez(npz, archs=archs, acc=["a", "b", "c"])
     refused(npz, "array 'acc': a metric holds numbers")
     np.savez(npz, archs=archs)

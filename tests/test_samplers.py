@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from jaxnas import samplers
 from jaxnas.base import Candidates, Choice
-from jaxnas.benchmarks import make_table
+from jaxnas.benchmarks import make_table, measured, only_rows
 from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.predictors import Block, gaussian_process, one_hot, unconnected
 from jaxnas.samplers.nondominated import crowding, dominates, fronts
 from jaxnas.samplers.simulate import over_seeds, simulate
 from jaxnas.spaces import nasbench201_space
@@ -124,6 +126,80 @@ def test_what_cannot_be_evaluated_is_never_found_nor_counted(name):
     assert not np.isin(np.asarray(trace.rows), gaps).any()
     assert (np.asarray(trace.evaluations[:, -1]) == (np.asarray(trace.rows) >= 0).sum(axis=(1, 2))).all()
     assert (np.asarray(trace.best[:, -1]) == values.argmax()).mean() > 0.8
+
+
+def sparse_table():
+    """Nine of the 24 architectures, one of them without a value, one without a neighbor."""
+    rows = [0, 1, 2, 3, 5, 8, 10, 17, 23]
+    values = VALUES[rows, -1].copy()
+    values[4] = np.nan
+    return make_table("sparse", CHOICES, ARCHS[rows], {"value": values, "cost": values})
+
+
+SPARSE = sparse_table()
+THERE = only_rows(SPARSE, measured(SPARSE, ["value"]))
+
+
+def guided(moves):
+    example = jax.eval_shape(unconnected, jax.ShapeDtypeStruct((len(SIZES),), jnp.int32))
+    process = gaussian_process([Block(one_hot(4))], example)
+    return samplers.predictor_search(moves, process, unconnected, capacity=5, start=4, batch=1, pool=60)
+
+
+ON_GAPS = {
+    "random": (samplers.random_search(THERE.moves, batch=3), 12),
+    "evolution": (samplers.evolution(THERE.moves, population=4, sample_size=2), 12),
+    "local": (samplers.local_search(THERE.moves), 12),
+    "reinforce": (samplers.reinforce(CHOICES, optax.adam(0.05)), 12),
+    "halving": (samplers.halving(THERE.moves, (samplers.successive_halving(12, [0]),)), 12),
+    "nondominated": (samplers.nondominated(THERE.moves, 1, population=3), 12),
+    "predictor": (guided(THERE.moves), 5),
+}
+
+
+@pytest.mark.parametrize("name", ON_GAPS)
+def test_on_a_table_with_gaps_every_method_measures_as_many_rows(name):
+    sampler, count = ON_GAPS[name]
+    _, trace = quick(jax.vmap(simulate(sampler, THERE, "value", steps=count, evaluations=count)))(keys(6))
+    assert np.asarray(trace.evaluations[:, -1]).tolist() == [count] * 6
+    rows = np.asarray(trace.rows)
+    assert ((rows >= 0).sum(axis=(1, 2)) == count).all()
+    values = np.asarray(THERE.metrics["value"])
+    np.testing.assert_array_equal(np.asarray(trace.objectives)[rows >= 0, 0], values[rows[rows >= 0]])
+
+
+def test_a_search_that_names_nothing_of_the_table_ends():
+    table = make_table("one", CHOICES, ARCHS[:1], {"value": [1.0]})
+    elsewhere = Candidates(jnp.asarray(ARCHS[-1:], jnp.int32), jnp.full(1, -1, jnp.int32), jnp.ones(1, bool))
+    always = samplers.random_search(MOVES)._replace(ask=lambda key, state: elsewhere)
+    _, trace = quick(simulate(always, table, "value", steps=3, evaluations=3))(jax.random.key(0))
+    assert np.asarray(trace.evaluations).tolist() == [0, 0, 0]
+    assert np.asarray(trace.best).tolist() == [-1, -1, -1]
+
+
+def test_moves_on_a_table_with_gaps_lead_to_its_rows():
+    moves, there = SPARSE.moves, {tuple(arch) for arch in np.asarray(SPARSE.archs).tolist()}
+    drawn = np.asarray(quick(jax.vmap(moves.sample))(keys(900)))
+    found, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert {tuple(arch) for arch in found.tolist()} == there
+    assert stats.chisquare(counts).pvalue > 1e-3
+    for arch in SPARSE.archs:
+        near, valid = quick(moves.neighbours)(arch)
+        expected = [other for other in there if (np.array(other) != np.asarray(arch)).sum() == 1]
+        assert sorted(map(tuple, np.asarray(near)[np.asarray(valid)].tolist())) == sorted(expected)
+        mutants = {
+            tuple(arch) for arch in np.asarray(quick(jax.vmap(moves.mutate, (0, None)))(keys(60), arch)).tolist()
+        }
+        assert mutants == set(expected) if expected else mutants <= there
+    pairs = jnp.asarray(drawn[:100]), jnp.asarray(drawn[100:200])
+    children = np.asarray(quick(jax.vmap(moves.crossover))(keys(100), *pairs)).tolist()
+    assert {tuple(arch) for arch in children} <= there
+
+
+def test_a_table_without_gaps_is_left_as_it_is():
+    assert only_rows(TABLE, measured(TABLE, ["value", "-cost", "value@0"])) is TABLE
+    with pytest.raises(ValueError, match="no row of sparse"):
+        only_rows(SPARSE, measured(SPARSE, ["value"])[:0])
 
 
 def test_the_oldest_leaves_the_population():

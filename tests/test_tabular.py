@@ -124,6 +124,33 @@ def test_evolution_beats_random_and_plain_python_finds_the_same(table):
     assert stats.mannwhitneyu(ours, at_random, alternative="greater").pvalue < 1e-10
 
 
+def test_on_a_table_with_gaps_coverage_is_said_first_and_budgets_are_equal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    cells = [(a, b, c) for a in (3, 5, 7) for b in "xyz" for c in (1, 2) if ((a + c) % 4 and b != "z") or a == 7]
+    lines = [f"{a},{b},{c},{a * c + len(b)},{'' if (a, b) == (7, 'z') else c}" for a, b, c in cells]
+    (tmp_path / "sparse.csv").write_text("\n".join(["a,b,c,good,seen", *lines]), encoding="utf-8")
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        given = ("--benchmark", str(tmp_path / "sparse.csv"), "--encoding", "a,b,c", "--search-metric", "seen")
+        budget = ("--report-metric", "good", "--methods", "random,reinforce,predictor", "--seeds", "4")
+        more = ("--evaluations", "25", "--front-metrics", "seen,-good", "--workdir", str(tmp_path / "run"))
+        cli.main(tabular.main, tabular.Config, [*given, *budget, *more])
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    said = capsys.readouterr().out
+    there = sum(not line.endswith(",") for line in lines)
+    assert said.startswith(f"sparse: {len(cells)} of the 18 architectures are in the table, {there} (")
+    result = read_json(tmp_path / "run" / "result.json")
+    assert result["coverage"] == {"space": 18, "rows": len(cells), "measured": there}
+    counts = {row["method"]: row["evaluations"] for row in result["methods"]}
+    assert counts.pop("predictor") < 25  # it measures none twice after its start, and there are fewer
+    assert set(counts.values()) == {25}
+    assert len(result["notes"]) == 1
+    assert result["notes"][0] in said
+    page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"{len(cells)} of the 18 architectures" in page
+
+
 WRONG = {
     "no such benchmark": (["--benchmark", "digits2001"], "digits2001"),
     "no such method": (["--methods", "random,bohb"], "'bohb'"),

@@ -14,7 +14,16 @@ from jaxnas.benchmarks.nasbench201 import (
     official_classes,
 )
 from jaxnas.benchmarks.natsbench import Record, Trial, nats_records, nats_table
-from jaxnas.benchmarks.table import LOOKUP_LIMIT, Table, fingerprint, make_table, missing
+from jaxnas.benchmarks.table import (
+    LOOKUP_LIMIT,
+    Table,
+    fingerprint,
+    make_table,
+    measured,
+    missing,
+    only_rows,
+    space_size,
+)
 
 __all__ = [
     "DIGITS201_DESCRIPTIONS",
@@ -32,11 +41,14 @@ __all__ = [
     "hw_nasbench201_table",
     "load_table",
     "make_table",
+    "measured",
     "missing",
     "nasbench201_table",
     "nasbench201_time",
     "nats_records",
     "nats_table",
     "official_classes",
+    "only_rows",
     "save_table",
+    "space_size",
 ]

@@ -67,11 +67,12 @@ def load_table(
     """A table from a CSV (`.csv`) or NumPy archive (`.npz`).
 
     Either `architecture` names a column of architecture strings or JSON genotypes, read by `space.from_genotype`; or
-    `encoding` names the columns of option numbers, from 0, in the order of the choices. Without both, an npz is
-    encoded in its array "archs" [A, D]. space: a space, or the choices of a plain product; None takes those of a file
-    by `save_table`, and else options up to the largest number that is in each column. metrics: columns to be read, by
-    default all others; "NAME" stands for all its fidelities. Labels that are numbers put fidelities in their order,
-    others keep the file's. name: by default the file's.
+    `encoding` names the columns of options, in the order of the choices. Without both, an npz is encoded in its array
+    "archs" [A, D]. space: a space, or the choices of a plain product, whose option numbers, from 0, the columns then
+    hold; None takes those of a file by `save_table`, and else the values that occur in a column are its options,
+    numbers in their order or words in that of the alphabet. metrics: columns to be read, by default all others; "NAME"
+    stands for all its fidelities. Labels that are numbers put fidelities in their order, others keep the file's. name:
+    by default the file's.
 
     Raises: OSError where the file cannot be opened. ValueError naming the row and column of what is wrong, rows of a
     CSV counted as in the file with the header as line 1.
@@ -98,8 +99,11 @@ def load_table(
         choice_columns = [architecture] * len(choices)
     else:
         taken = [encoding] if isinstance(encoding, str) else list(encoding or ())
-        archs, choice_columns = _read_encoding(source, taken)
-        choices = _find_choices(source, space, header, archs, choice_columns)
+        if space is None and not header:
+            choices, archs, choice_columns = _options_that_occur(source, taken)
+        else:
+            archs, choice_columns = _read_encoding(source, taken)
+            choices = _known_choices(source, space, header, archs)
     source.check_archs(choices, archs, choice_columns)
     wanted = _find_metrics(source, metrics, taken)
     values, labels = read_metrics(source, wanted)
@@ -315,29 +319,50 @@ def _read_encoding(source: Columns, columns: list[str]) -> tuple[np.ndarray, lis
     return np.concatenate(parts, axis=1), names
 
 
-def _find_choices(
-    source: Columns,
-    space: SearchSpace | Sequence[Choice] | None,
-    header: dict[str, Any],
-    archs: np.ndarray,
-    columns: list[str],
+def _options_that_occur(source: Columns, columns: list[str]) -> tuple[tuple[Choice, ...], np.ndarray, list[str]]:
+    """(choices, int64 [A, D], the column of each choice), the options being what the columns hold."""
+    if not columns:
+        raise ValueError("encoding= names no column; give one for each choice")
+    source.check(columns)
+    cells: list[list[str]] = []
+    names: list[str] = []
+    for column in columns:
+        values = source.columns[column]
+        if values.dtype.kind not in "OUiu":
+            raise ValueError(
+                f"{source.path}, array {column!r}: an encoding holds integers or words, got {values.dtype}"
+            )
+        parts = values[:, None] if values.ndim == 1 else values
+        cells += [_option_names(part) for part in parts.T]
+        names += [column] * parts.shape[1]
+    choices, archs = [], []
+    for d, (column, part) in enumerate(zip(names, cells, strict=True)):
+        options = _in_order(sorted(set(part)))
+        if "" in options:
+            raise source.error(part.index(""), column, "'' is no option; write which option it is")
+        if len(options) > MOST_OPTIONS:
+            reason = f"{len(options)} different values; give the choices of so large a space"
+            raise ValueError(f"{source.path}, column {column!r}: {reason}")
+        number = {option: at for at, option in enumerate(options)}
+        archs.append([number[cell] for cell in part])
+        choices.append(Choice(column if names.count(column) == 1 else f"position {d}", tuple(options)))
+    return tuple(choices), np.array(archs).T, names
+
+
+def _option_names(cells: np.ndarray) -> list[str]:
+    """What [A] cells are called as options: words as they are, numbers alike however they are written."""
+    words = [str(cell).strip() for cell in cells]
+    try:
+        return [np.format_float_positional(float(word), trim="-") for word in words]
+    except ValueError:
+        return words
+
+
+def _known_choices(
+    source: Columns, space: SearchSpace | Sequence[Choice] | None, header: dict[str, Any], archs: np.ndarray
 ) -> tuple[Choice, ...]:
-    if isinstance(space, SearchSpace):
-        choices = space.choices
-    elif space is not None:
-        choices = tuple(space)
-    elif header:
-        choices = header["choices"]
-    else:
-        names = columns if len(set(columns)) == len(columns) else [f"position {d}" for d in range(len(columns))]
-        sizes = np.maximum(archs.max(axis=0), 0) + 1
-        if sizes.max() > MOST_OPTIONS:
-            row, d = (int(at) for at in np.argwhere(archs >= MOST_OPTIONS)[0])
-            raise source.error(row, columns[d], f"option {archs[row, d]}; give the choices of so large a space")
-        choices = tuple(
-            Choice(name, tuple(str(option) for option in range(size)))
-            for name, size in zip(names, sizes.tolist(), strict=True)
-        )
+    given = space.choices if isinstance(space, SearchSpace) else space
+    choices = header["choices"] if given is None else tuple(given)
     if len(choices) != archs.shape[1]:
         raise ValueError(
             f"{source.path}: the encoding has {archs.shape[1]} columns and the space {len(choices)} choices, "

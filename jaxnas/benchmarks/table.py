@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnas.base import Arch, Array, Choice
+from jaxnas.base import Arch, Array, Choice, Key
 from jaxnas.checks import check_arch
 from jaxnas.fingerprint import checksum
 from jaxnas.spaces.product import Product, product
@@ -30,13 +30,14 @@ bisection over the rows, which needs no more memory than the rows do and log2(A)
 class Table(NamedTuple):
     """A benchmark over a product of choices, as made by `make_table`.
 
-    moves: `Product` of the choices. archs: int32 [A, D], every row. metrics: name -> float32 [A], or [A, F] with the
-    fidelities in the order of their cost; NaN where a value is missing. index: arch -> int32 row, -1 where the table
-    has none. query: (arch, metric, fidelity=-1) -> float32 [], NaN where the value is missing, the table has no such
-    row, or a traced fidelity is out of range. Both are traceable and work under `vmap`. `fidelity` is an index, -1 the
-    last, an integer or a traced one; "NAME@LABEL" as the metric takes the fidelity of that label. An unknown metric
-    or a Python integer out of range raises ValueError. descriptions: name -> what a metric is. fidelities: name -> F
-    labels, for metrics that have several or a labelled one.
+    moves: `Product` of the choices; where not all architectures have a row, `moves_among` those that do. archs: int32
+    [A, D], every row. metrics: name -> float32 [A], or [A, F] with the fidelities in the order of their cost; NaN where
+    a value is missing. index: arch -> int32 row, -1 where the table has none. query: (arch, metric, fidelity=-1) ->
+    float32 [], NaN where the value is missing, the table has no such row, or a traced fidelity is out of range. Both
+    are traceable and work under `vmap`. `fidelity` is an index, -1 the last, an integer or a traced one; "NAME@LABEL"
+    as the metric takes the fidelity of that label. An unknown metric or a Python integer out of range raises
+    ValueError. descriptions: name -> what a metric is. fidelities: name -> F labels, for metrics that have several or a
+    labelled one.
     """
 
     name: str
@@ -96,7 +97,7 @@ def make_table(
     infinite, or a name is used that is not there.
     """
     choices = tuple(choices)
-    moves = product(choices)
+    everywhere = product(choices)
     rows = np.asarray(archs)
     if rows.ndim != 2 or rows.shape[1] != len(choices) or not len(rows) or rows.dtype.kind not in "iu":
         raise ValueError(
@@ -127,7 +128,72 @@ def make_table(
         return lookup(arch)
 
     query = _make_query(index, arrays, labels)
+    moves = everywhere if len(rows) == space_size(choices) else moves_among(everywhere, jnp.asarray(rows), index)
     return Table(name, choices, moves, jnp.asarray(rows), arrays, index, query, dict(descriptions or {}), labels)
+
+
+def space_size(choices: Sequence[Choice]) -> int:
+    """How many architectures the product of some choices has."""
+    return math.prod(len(choice.options) for choice in choices)
+
+
+def moves_among(everywhere: Product, archs: Array, index: Callable[[Arch], Array]) -> Product:
+    """The moves of a product that lead to the rows archs [A, D] alone, index: arch -> its row, -1 where it has none.
+
+    sample: uniform over the rows. mutate: uniform over the neighbors that have a row; where none does, any row.
+    crossover: of the product, and the first parent where it has no row. neighbours: valid are those that have a row.
+    """
+
+    def sample(key: Key) -> Arch:
+        # By way of a float, as in `product`; rounding may give its end.
+        at = (jax.random.uniform(key) * len(archs)).astype(jnp.int32)
+        return archs[jnp.minimum(at, len(archs) - 1)]
+
+    def mutate(key: Key, arch: Arch) -> Arch:
+        neighbour_key, sample_key = jax.random.split(key)
+        near, there = neighbours(arch)
+        drawn = jnp.where(there, jax.random.uniform(neighbour_key, there.shape), -1.0)
+        return jnp.where(there.any(), near[jnp.argmax(drawn)], sample(sample_key))
+
+    def crossover(key: Key, a: Arch, b: Arch) -> Arch:
+        child = everywhere.crossover(key, a, b)
+        return jnp.where(index(child) >= 0, child, a)
+
+    def neighbours(arch: Arch) -> tuple[Array, Array]:
+        near, valid = everywhere.neighbours(arch)
+        return near, valid & (jax.vmap(index)(near) >= 0)
+
+    return Product(sample, mutate, crossover, neighbours)
+
+
+def measured(table: Table, metrics: Sequence[str]) -> np.ndarray:
+    """The rows, int [N], that have a value of every one of the metrics, at each of its fidelities if it names none.
+
+    A metric is written as for `Table.query`; a "-" before it changes nothing.
+    """
+    there = np.ones(len(table.archs), bool)
+    for metric in metrics:
+        name, _, label = metric.removeprefix("-").partition("@")
+        values = np.asarray(table.metrics[name]).reshape(len(there), -1)
+        if label:
+            at = table.fidelities[name].index(label)
+            values = values[:, at : at + 1]
+        there &= ~np.isnan(values).any(axis=1)
+    return np.flatnonzero(there)
+
+
+def only_rows(table: Table, rows: np.ndarray) -> Table:
+    """The table with some of its rows, int [N], alone: its moves lead to no other.
+
+    Raises: ValueError where there is no row.
+    """
+    if len(rows) == len(table.archs):
+        return table
+    if not len(rows):
+        raise ValueError(f"no row of {table.name} has all the values that are needed; leave out a metric")
+    kept = {name: np.asarray(value)[rows] for name, value in table.metrics.items()}
+    archs = np.asarray(table.archs)[rows]
+    return make_table(table.name, table.choices, archs, kept, table.descriptions, table.fidelities)
 
 
 def missing(table: Table) -> dict[str, int]:
@@ -190,7 +256,7 @@ def _check_labels(metric: str, value: np.ndarray, labels: Sequence[str] | None) 
 def _make_index(choices: tuple[Choice, ...], archs: np.ndarray) -> Callable[[Arch], Array]:
     """arch -> row, by a mixed-radix code in as many int32 words as it needs."""
     sizes = np.array([len(choice.options) for choice in choices], np.int32)
-    lookup_size = math.prod(sizes.tolist())
+    lookup_size = space_size(choices)
     words: list[list[int]] = [[]]  # the choices of each word; their sizes multiply to less than 2^31
     for d, size in enumerate(sizes.tolist()):
         if math.prod(sizes[words[-1]].tolist()) * size >= 1 << 31:

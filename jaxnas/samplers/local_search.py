@@ -61,7 +61,7 @@ def local_search(moves: Moves) -> Sampler:
         archs, exists = moves.neighbours(centre.arch)
         known = (archs != state.centre.arch[None]).sum(axis=1) <= 1
         left = jnp.where(starting, exists, jnp.where(move, exists & ~known, left))
-        again = ~starting & ~left.any()
+        again = ~left.any()  # also where a new start has no neighbour
         centre = centre._replace(value=jnp.where(again, -jnp.inf, centre.value))
         incumbent = better_of(state.incumbent, candidates.archs, values)
         return LocalSearchState(centre, _where(move, nothing, around), left, incumbent)

@@ -127,10 +127,12 @@ def predictor_search(
 
     def ask(key: Key, state: PredictorSearchState) -> Candidates:
         random_key, propose_key = jax.random.split(key)
+        # Numbers, because keys that are given to both branches count as used twice where `vmap` computes both.
+        numbers, kind = jax.random.key_data(jnp.stack([random_key, propose_key])), jax.random.key_impl(key)
         archs, wanted = jax.lax.cond(
             state.used < start,
-            lambda: (samples(moves, random_key, batch), jnp.ones(batch, bool)),
-            lambda: propose(propose_key, state),
+            lambda: (samples(moves, jax.random.wrap_key_data(numbers[0], impl=kind), batch), jnp.ones(batch, bool)),
+            lambda: propose(jax.random.wrap_key_data(numbers[1], impl=kind), state),
         )
         return whole(archs)._replace(wanted=wanted & (state.used + jnp.arange(batch) < capacity))
 
