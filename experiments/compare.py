@@ -26,7 +26,8 @@ from experiments import cli
 from experiments.seeds import share_equal, share_equal_by_chance
 from experiments.tabular import write_table
 from jaxnas import draw, report
-from jaxnas.runfolder import differences, read_json, versions
+from jaxnas.files import read_json
+from jaxnas.runfolder import differences, versions
 from jaxnas.saved import describe, space_of
 
 HEAD = ("run", "method", "test accuracy", "95 % interval", "valid", "params", "MACs", "search", "seed")

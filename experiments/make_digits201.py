@@ -35,9 +35,10 @@ from jaxnas.data.augment import augment
 from jaxnas.data.dataset import fingerprint, split
 from jaxnas.data.digits import load_digits
 from jaxnas.data.pipeline import make_batches
+from jaxnas.files import write_atomic
 from jaxnas.fingerprint import checksum
 from jaxnas.networks import switched_nasbench201_network
-from jaxnas.runfolder import RunFolder, Stage, differences, open_run, versions, write_atomic
+from jaxnas.runfolder import RunFolder, Stage, differences, open_run, versions
 from jaxnas.train.classifier import classifier
 from jaxnas.train.losses import cross_entropies
 from jaxnas.train.progress import duration

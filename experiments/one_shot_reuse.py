@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxnas.checkpoint import fingerprint
-from jaxnas.runfolder import RunFolder, differences, read_json, write_atomic
+from jaxnas.files import read_json, write_atomic
+from jaxnas.runfolder import RunFolder, differences
 
 if TYPE_CHECKING:
     from experiments.one_shot_config import Config

@@ -23,7 +23,7 @@ from experiments.scoring import Score, with_scores
 from experiments.tabular_front import front
 from jaxnas import data
 from jaxnas.base import Key, SearchSpace, Skeleton, Supernet
-from jaxnas.runfolder import open_to_append, write_atomic
+from jaxnas.files import open_to_append, write_atomic
 from jaxnas.spaces import Pruned
 from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, running
 

@@ -31,8 +31,8 @@ from experiments.evaluation import (
 )
 from experiments.ranges import check_ranges
 from jaxnas import data
+from jaxnas.files import read_json, write_json
 from jaxnas.parallel import is_first_process
-from jaxnas.runfolder import read_json, write_json
 from jaxnas.spaces import darts_space
 
 

@@ -51,7 +51,8 @@ from jaxnas.benchmarks import (
 )
 from jaxnas.controllers import adam, lstm_controller
 from jaxnas.controllers import reinforce as policy_gradient
-from jaxnas.runfolder import RunFolder, open_run, versions, write_atomic
+from jaxnas.files import write_atomic
+from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.samplers import (
     Trace,
     controller_search,

@@ -23,9 +23,9 @@ import orbax.checkpoint as ocp
 
 from jaxnas.base import PyTree
 from jaxnas.console import tell
+from jaxnas.files import write_json
 from jaxnas.fingerprint import checksum
 from jaxnas.memory import out_of_memory
-from jaxnas.runfolder import write_json
 
 _FILES = "files.json"
 _BLOCK = 1 << 20

@@ -25,7 +25,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from jaxnas.celllayout import Box, Cell, cells, place
-from jaxnas.runfolder import write_atomic
+from jaxnas.files import write_atomic
 
 DPI = 150
 """Pixels an inch of every PNG."""

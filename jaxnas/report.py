@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jaxnas.runfolder import write_atomic
+from jaxnas.files import write_atomic
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c636b; --line: #d9dde1; --page: #ffffff; --tint: #f4f6f8; }

@@ -17,6 +17,7 @@ from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Dataset
 from jaxnas.data.images import ImageForm
+from jaxnas.files import read_json, write_json
 from jaxnas.networks import (
     chain_network,
     darts_network,
@@ -24,7 +25,6 @@ from jaxnas.networks import (
     enas_micro_network,
     nasbench201_network,
 )
-from jaxnas.runfolder import read_json, write_json
 from jaxnas.spaces import chain_space, darts_space, enas_macro_space, enas_micro_space, nasbench201_space
 
 _SPACES: dict[

@@ -12,8 +12,8 @@ from experiments import cli, make_digits201
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import digits201_table, functional_classes
 from jaxnas.benchmarks.digits201 import read_digits201
+from jaxnas.files import read_json, write_json
 from jaxnas.networks import nasbench201_network
-from jaxnas.runfolder import read_json, write_json
 from jaxnas.spaces import nasbench201_space
 
 

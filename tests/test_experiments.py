@@ -14,7 +14,7 @@ from PIL import Image
 import experiments
 from experiments import TUNABLE, cli, darts, enas, one_shot, predict, retrain, with_huge_pages
 from experiments.evaluation import held_run
-from jaxnas.runfolder import write_json
+from jaxnas.files import write_json
 from jaxnas.spaces import darts_space
 
 WRONG = {

@@ -16,6 +16,7 @@ ALLOWED = {
     "fingerprint": set(),
     "console": set(),
     "memory": set(),
+    "files": set(),
     "ops": {"base"},
     "spaces": {"base", "checks", "ops"},
     "relax": {"base"},
@@ -29,15 +30,15 @@ ALLOWED = {
     "search": {"base", "checks", "ops", "spaces", "relax", "controllers"},
     "benchmarks": {"base", "checks", "fingerprint", "ops", "spaces"},
     "predictors": {"base", "checks", "cholesky"},
-    "hardware": {"base", "checks", "ops", "spaces"},
+    "hardware": {"base", "checks", "files", "ops", "spaces"},
     "samplers": {"base", "checks", "spaces", "benchmarks", "controllers", "predictors"},
     "train": {"base", "ops", "networks", "parallel", "compiling", "checkpoint", "console", "runfolder", "data"},
-    "saved": {"base", "networks", "spaces", "checkpoint", "runfolder", "data"},
+    "saved": {"base", "networks", "spaces", "checkpoint", "files", "data"},
     **{
-        name: {"base", "spaces", "runfolder", "celllayout", "console", "fingerprint", "memory"}
+        name: {"base", "spaces", "runfolder", "celllayout", "console", "files", "fingerprint", "memory"}
         for name in OUTSIDE - {"data"}
     },
-    "data": {"base", "parallel", "fingerprint"},
+    "data": {"base", "files", "fingerprint", "parallel"},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import cli, predictor, table_predictors, tabular
 from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, save_table
-from jaxnas.runfolder import read_json
+from jaxnas.files import read_json
 
 
 @pytest.fixture(scope="module")

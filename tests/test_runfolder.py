@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxnas.runfolder import differences, open_run, read_json, versions, write_atomic, write_json
+from jaxnas.files import read_json, write_atomic, write_json
+from jaxnas.runfolder import differences, open_run, versions
 
 ROOT = Path(__file__).parents[1]
 IDENTITY = {"seed": 1, "channels": 16, "shape": (32, 32, 3)}
@@ -142,7 +143,7 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path):
 WRITE = """
 import sys
 from pathlib import Path
-from jaxnas.runfolder import write_json
+from jaxnas.files import write_json
 print("go", flush=True)
 while True:
     for value in range(10):

@@ -11,7 +11,7 @@ from scipy import stats
 from benchmarks import tabular_search
 from experiments import cli, tabular, tabular_front
 from jaxnas.benchmarks import digits201_table, save_table
-from jaxnas.runfolder import read_json
+from jaxnas.files import read_json
 from jaxnas.samplers import Trace, evolution, over_seeds, simulate
 
 METHODS = ("random", "evolution", "hyperband")

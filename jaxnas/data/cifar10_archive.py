@@ -25,7 +25,7 @@ from PIL import Image
 
 from jaxnas.data.dataset import DataError, Examples
 from jaxnas.data.tfrecord import write_records
-from jaxnas.runfolder import open_new
+from jaxnas.files import open_new
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Skeleton
+from jaxnas.files import write_atomic
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import strided
 from jaxnas.ops.primitives import PRIMITIVES
-from jaxnas.runfolder import write_atomic
 from jaxnas.spaces import (
     CELL_KINDS,
     DARTS_OPERATIONS,
