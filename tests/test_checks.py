@@ -6,14 +6,26 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas import predictors, samplers
+from jaxnas import hardware, predictors, samplers
 from jaxnas.base import Batch, Context, Skeleton
 from jaxnas.benchmarks import make_table
 from jaxnas.checks import checked_space
 from jaxnas.controllers import adam, lstm_controller, reinforce
 from jaxnas.networks import darts_network, nasbench201_network
-from jaxnas.search import adam_l2, darts, enas, fair_paths, single_path, uniform_paths
-from jaxnas.spaces import chain_space, darts_space, nasbench201_space, product_space, prune
+from jaxnas.search import adam_l2, darts, enas, fair_paths, single_path, uniform_paths, weakest_by_alpha
+from jaxnas.spaces import (
+    chain_extremes,
+    chain_space,
+    darts_cost_table,
+    darts_edges,
+    darts_space,
+    discretise_argmax,
+    enas_macro_skips,
+    nasbench201_live,
+    nasbench201_space,
+    product_space,
+    prune,
+)
 from jaxnas.supernets import chain_supernet, darts_supernet, embedded, nasbench201_supernet
 
 SKELETON = Skeleton(channels=2, cells=3, image_shape=(6, 6, 1), num_classes=3)
@@ -184,3 +196,55 @@ def test_a_checked_space_gives_what_the_space_gives():
     twice, arch = checked_space(space), space.sample(jax.random.key(0))
     assert twice.notation(arch) == space.notation(arch)
     assert jnp.array_equal(twice.discretise(twice.one_hot(arch)), arch)
+
+
+def macro(layers):
+    return jnp.zeros(layers * (layers + 1) // 2, jnp.int32)
+
+
+NONSENSE = {
+    "scores of another space": (
+        lambda: hardware.sums(
+            NB201.space, hardware.AdditiveFit(0.0, {"cell": np.zeros((6, 4))}), np.zeros((2, 6), int)
+        ),
+        r"space 'nasbench201' has mixture weights cell \[6, 5\], got cell \[6, 4\]",
+    ),
+    "an integer program of other cells": (
+        lambda: hardware.two_edges_a_node(darts_space(2)),
+        "space 'darts' has 12 choices, but those cells has 24",
+    ),
+    "a budget of another space": (
+        lambda: hardware.solve(
+            hardware.one_option_each(NB201.space),
+            {"cell": np.zeros((6, 5))},
+            [hardware.cost_budget(darts_cost_table(SKELETON, 1, FEW), "macs", 1e9)],
+        ),
+        "macs: expected numbers of shape",
+    ),
+    "a fit to other architectures": (
+        lambda: hardware.fit_additive(NB201.space, np.zeros((3, 12), int), np.arange(3.0)),
+        "'nasbench201' has 6 choices",
+    ),
+    "pruning by weights of another space": (
+        lambda: weakest_by_alpha({"cell": np.zeros((2, 3))}, {"normal": np.ones((2, 3), bool)}, 2),
+        r"kept before has mixture weights normal \[2, 3\], got cell",
+    ),
+    "edges of another space": (lambda: darts_edges(jnp.zeros(7, jnp.int32)), "6 choices .* got 7 choices in all"),
+    "a rule for other cells": (
+        lambda: discretise_argmax({"normal": jnp.zeros((3, 8))}),
+        r"cell of 2 nodes has .* got normal \[3, 8\]",
+    ),
+    "layers of another network": (lambda: enas_macro_skips(macro(3), 4), r"4 layers have 10 choices, got .* \[6\]"),
+    "extremes of no chain": (
+        lambda: chain_extremes(NB201.space, SKELETON),
+        "of a chain space, got .*nasbench201",
+    ),
+    "live edges of another cell": (lambda: nasbench201_live(macro(2)), r"'nasbench201' has 6 choices.*got int32 \[3\]"),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_is_made_of_parts_of_two_spaces_is_refused(name):
+    call, said = NONSENSE[name]
+    with pytest.raises(ValueError, match=said):
+        call()

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from jaxnas.base import SearchSpace
+from jaxnas.checks import check_weights
 
 Scores = dict[str, np.ndarray]
 """Cell kind -> float [S, O], what the option in the slot adds, as the weights of the space are laid out."""
@@ -40,7 +41,8 @@ def one_hots(space: SearchSpace, archs: ArrayLike) -> Scores:
 
 
 def sums(space: SearchSpace, fit: AdditiveFit, archs: ArrayLike) -> np.ndarray:
-    """The sum for each of archs [A, D], float64 [A]."""
+    """The sum for each of archs [A, D], float64 [A]. Raises ValueError where the scores are of another space."""
+    check_weights(jax.eval_shape(space.template), fit.scores, f"the space {space.name!r}")
     taken = one_hots(space, archs)
     return fit.constant + sum(np.einsum("aso,so->a", taken[kind], fit.scores[kind]) for kind in taken)
 

@@ -21,9 +21,10 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from jaxnas.base import Arch, SearchSpace
+from jaxnas.checks import check_choices
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import CostTable
-from jaxnas.spaces import DARTS_OPERATIONS, edge_table
+from jaxnas.spaces import DARTS_OPERATIONS, darts_space, edge_table
 
 _EXACT = 1e-9  # Relative; sums of double precision are no better.
 _STEP = 1e-5  # Of the largest coefficient: ten times the tolerance of HiGHS, within which it may err either way.
@@ -79,7 +80,11 @@ def one_option_each(space: SearchSpace) -> Structure:
 
 
 def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Structure:
-    """Of the edges into each node two are taken, each with one operation but "none": the cells of `darts_space`."""
+    """Of the edges into each node two are taken, each with one operation but "none": the cells of `darts_space`.
+
+    Raises: ValueError where the space is not `darts_space(nodes, operations)`.
+    """
+    check_choices(space.choices, darts_space(nodes, operations).choices, f"the space {space.name!r}", "those cells")
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
     none = operations.index("none")
     rules = []

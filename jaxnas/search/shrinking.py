@@ -20,6 +20,7 @@ import optax
 from numpy.typing import ArrayLike
 
 from jaxnas.base import Choice, PyTree, Weights
+from jaxnas.checks import check_weights
 from jaxnas.search.darts import DartsState
 
 GONE = -1e9
@@ -59,10 +60,11 @@ def weakest_by_alpha(weights: Mapping[str, ArrayLike], keep: Mapping[str, np.nda
 
     weights: those of the mixture (after the softmax) or the architecture parameters, which are in the same order.
 
-    Raises: ValueError where fewer than two would be left, which is no mixture.
+    Raises: ValueError where fewer than two would be left, which is no mixture, or the weights are of another space.
     """
     if left < 2:
         raise ValueError(f"a mixture has at least 2 options in a slot, got {left}")
+    check_weights(keep, weights, "what was kept before")
     result = {}
     for kind, before in keep.items():
         values = np.where(before, np.asarray(weights[kind], np.float64), -np.inf)

@@ -108,8 +108,10 @@ def chain_cost_table(
 def chain_extremes(space: SearchSpace, skeleton: Skeleton) -> tuple[Arch, Arch]:
     """The largest and the smallest architecture of a chain space: in each layer the block of most and of fewest MACs.
 
-    Raises: ValueError where the skeleton does not fit the space.
+    Raises: ValueError where the space is no chain, or the skeleton does not fit it.
     """
+    if space.name != "chain":
+        raise ValueError(f"extremes are those of a chain space, got the space {space.name!r}")
     stages = space.to_genotype(jnp.zeros(len(space.choices), jnp.int32))["stages"]
     depths = [len(stage) for stage in stages]
     macs = [

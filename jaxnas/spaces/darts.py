@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
-from jaxnas.checks import checked_space
+from jaxnas.checks import check_weights, checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
@@ -94,7 +94,9 @@ def darts_cells(skeleton: Skeleton, joined: int | Mapping[str, int] = 4) -> list
 
 def darts_edges(arch: Arch, operations: tuple[str, ...] = DARTS_OPERATIONS) -> dict[str, CellEdges]:
     """The edges in use of each cell; traceable."""
-    nodes = arch.shape[0] // 6
+    nodes, rest = divmod(arch.shape[0], 6)
+    if rest or not nodes:
+        raise ValueError(f"a node has 6 choices in the two cells of DARTS, got {arch.shape[0]} choices in all")
     kept = jnp.asarray(_kept(operations))
     pairs = np.zeros((nodes, len(_pairs(nodes - 1)), 2), np.int32)  # Padded; the padding is never looked up.
     for node in range(nodes):
@@ -263,6 +265,10 @@ def _kept(operations: tuple[str, ...]) -> np.ndarray:
 
 def _derive(weights: Weights, operations: tuple[str, ...], score: Callable[[Array], Array]) -> Arch:
     """Of each node the two edges of the highest score, each with its best operation but "none"."""
+    slots = max((len(rows) for rows in weights.values()), default=0)
+    nodes = next(n for n in itertools.count(1) if len(edge_table(n)) >= slots)
+    layout = jax.ShapeDtypeStruct((len(edge_table(nodes)), len(operations)), jnp.float32)
+    check_weights(dict.fromkeys(CELL_KINDS, layout), weights, f"a cell of {nodes} nodes")
     arch: list[Array] = []
     for kind in CELL_KINDS:
         edge_score = score(weights[kind])

@@ -63,7 +63,14 @@ def enas_macro_stages(skeleton: Skeleton) -> list[MacroStage]:
 
 
 def enas_macro_skips(arch: Arch, layers: int) -> tuple[Array, Array]:
-    """(operation of each layer int32 [L], whether it adds each state bool [L, L]); traceable."""
+    """(operation of each layer int32 [L], whether it adds each state bool [L, L]); traceable.
+
+    Raises: ValueError where the architecture has another number of layers.
+    """
+    if arch.shape != (layers * (layers + 1) // 2,):
+        raise ValueError(
+            f"{layers} layers have {layers * (layers + 1) // 2} choices, got an architecture {list(arch.shape)}"
+        )
     places = _places(layers)
     rows = [jnp.concatenate([arch[place + 1 : place + 1 + k], jnp.zeros(layers - k, arch.dtype)]) > 0
             for k, place in enumerate(places)]  # fmt: skip

@@ -43,7 +43,9 @@ def enas_micro_slots(nodes: int) -> list[tuple[int, int, int]]:
 
 def enas_micro_edges(arch: Arch) -> dict[str, CellEdges]:
     """The edges of each cell, left and right of each node in turn; operations count from 1, 0 being "none"."""
-    nodes = arch.shape[0] // 8
+    nodes, rest = divmod(arch.shape[0], 8)
+    if rest or not nodes:
+        raise ValueError(f"a node has 8 choices in the two cells of ENAS micro, got {arch.shape[0]} choices in all")
     first = np.array([[node * (node + 3), node * (node + 3) + node + 2] for node in range(nodes)], np.int32)
     result = {}
     for kind, choices in zip(CELL_KINDS, arch.reshape(2, nodes, 4), strict=True):

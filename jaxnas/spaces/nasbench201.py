@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
-from jaxnas.checks import checked_space
+from jaxnas.checks import check_arch, checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
@@ -29,6 +29,7 @@ NASBENCH201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"
 """In the official order."""
 NASBENCH201_EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
 """The (node, source) of each slot."""
+_CHOICES = tuple(Choice(f"edge {node}←{source}", NASBENCH201_OPERATIONS) for node, source in NASBENCH201_EDGES)
 NASBENCH201_GRAPH_OPERATIONS = (*NASBENCH201_OPERATIONS, "input", "output")
 """What the operation ids of `graph` mean."""
 
@@ -44,6 +45,7 @@ def nasbench201_live(arch: Arch) -> Array:
 
     An edge that does not is computed for nothing: what it reads is zero, or nothing reads what it gives.
     """
+    check_arch(_CHOICES, arch, "the space 'nasbench201'")
     present = [arch[slot] != NASBENCH201_OPERATIONS.index("none") for slot in range(len(NASBENCH201_EDGES))]
     fed, read = [jnp.array(node == 0) for node in range(4)], [jnp.array(node == 3) for node in range(4)]
     for (node, source), there in zip(NASBENCH201_EDGES, present, strict=True):
@@ -75,7 +77,7 @@ def nasbench201_space() -> SearchSpace:
     places: the input, the six edges, the output; edges with "none" are masked out.
     """
     names = NASBENCH201_OPERATIONS
-    choices = tuple(Choice(f"edge {node}←{source}", names) for node, source in NASBENCH201_EDGES)
+    choices = _CHOICES
     moves = product(choices)
 
     def template() -> Weights:
