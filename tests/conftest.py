@@ -23,3 +23,15 @@ def pytest_configure(config):
     attempt = [sys.executable, "-c", "import jax; jax.devices()"]
     if subprocess.run(attempt, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).returncode == 0:
         os.environ["XLA_FLAGS"] = flags
+
+
+# Files of few and long tests first, so that no worker waits at the end for one of them.
+LONG = (
+    "test_supernets", "test_reference", "test_one_shot_experiment", "test_enas_experiment", "test_networks",
+    "test_pruning", "test_digits201", "test_classifier", "test_platform", "test_pruning_experiment", "test_hosts",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

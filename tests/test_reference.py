@@ -15,7 +15,8 @@ from jaxnas.supernets import reference
 SKELETON = Skeleton(channels=3, cells=3, image_shape=(6, 5, 2), num_classes=3)
 RUNS = Skeleton(channels=3, cells=7, image_shape=(6, 5, 2), num_classes=3)  # normal cells: 2, and 1 and 2 after others
 ONE = Skeleton(channels=3, cells=1, image_shape=(6, 5, 2), num_classes=3)  # in each of three stages
-FEW = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
+FEW = ("none", "skip_connect", "max_pool_3x3", "dil_conv_3x3")
+MICRO = ("skip_connect", "max_pool_3x3", "sep_conv_3x3")
 BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
 
 
@@ -42,7 +43,7 @@ def nasbench201_layout(params):
 
 
 def enas_micro_layout(params):
-    cells, skip = [], 1 + FEW[1:].index("skip_connect")
+    cells, skip = [], 1 + MICRO.index("skip_connect")
     for run in params["cells"]:
         for c in range(len(jax.tree.leaves(run)[0])):
             edges = [taken(run["edges"], c, slot) for slot in range(len(spaces.enas_micro_slots(2)))]
@@ -76,8 +77,8 @@ PAIRS = {
         nasbench201_layout,
     ),
     "enas_micro": (
-        functools.partial(supernets.enas_micro_supernet, SKELETON, 2, FEW[1:]),
-        reference.enas_micro_reference(SKELETON, 2, FEW[1:]),
+        functools.partial(supernets.enas_micro_supernet, SKELETON, 2, MICRO),
+        reference.enas_micro_reference(SKELETON, 2, MICRO),
         enas_micro_layout,
     ),
     "enas_macro": (
