@@ -154,7 +154,8 @@ class Network(NamedTuple):
     costs: dict[str, int]
 
 
-def _no_network(*_: Any) -> Any:
+def no_network(*_: Any) -> Any:
+    """What stands in a `Supernet` for a derived network that it does not have: raises ValueError."""
     raise ValueError("this supernet has no derived network: give it `network`, `extract` and `extract_stats`")
 
 
@@ -176,9 +177,9 @@ class Supernet(NamedTuple):
     apply: Callable[[PyTree, Weights, Array, Context], tuple[Array, Aux]]
     apply_path: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
     used: Callable[[Arch], PyTree]
-    network: Callable[[Arch], Network] = _no_network
-    extract: Callable[[PyTree, Arch], PyTree] = _no_network
-    extract_stats: Callable[[Stats, Arch], Stats] = _no_network
+    network: Callable[[Arch], Network] = no_network
+    extract: Callable[[PyTree, Arch], PyTree] = no_network
+    extract_stats: Callable[[Stats, Arch], Stats] = no_network
     input_shape: tuple[int, ...] = ()
 
 

@@ -1,16 +1,21 @@
 """Every fast supernet against its paper's loops (`jaxnas.supernets.reference`), in double precision."""
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxnas import spaces, supernets
-from jaxnas.base import Context, Skeleton
+from jaxnas.base import Batch, Context, Skeleton
 from jaxnas.ops.platform import supposing
+from jaxnas.search import adam_l2, darts, single_path, uniform_paths
 from jaxnas.supernets import reference
+from jaxnas.testing import check_space
 
 SKELETON = Skeleton(channels=3, cells=3, image_shape=(6, 5, 2), num_classes=3)
 RUNS = Skeleton(channels=3, cells=7, image_shape=(6, 5, 2), num_classes=3)  # normal cells: 2, and 1 and 2 after others
@@ -183,3 +188,23 @@ def test_a_reference_is_a_whole_supernet():
         assert used.shape == ()
         assert used or not leaf.any()
     assert not all(jax.tree.leaves(mask))
+
+
+def test_the_supernet_of_ones_own_that_the_docs_show_is_searched():
+    """The block of docs/search_spaces.md as it stands, and a step of DARTS and of one-shot training on it."""
+    text = (Path(__file__).parents[1] / "docs" / "search_spaces.md").read_text(encoding="utf-8")
+    (block,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "plain_supernet(" in part]
+    names = {}
+    exec(block, names)
+    space, supernet = names["space"], names["supernet"]
+    check_space(space)
+    batch = Batch(jax.random.normal(jax.random.key(0), (6, 8, 8, 1)), jnp.arange(6) % 10)
+    for algorithm in (
+        darts(supernet, optax.sgd(0.1), adam_l2(0.1)),
+        single_path(supernet, uniform_paths(space), optax.trace(0.9)),
+    ):
+        state = jax.jit(algorithm.init)(jax.random.key(1))
+        step = quick(algorithm.phases[0].step)
+        moved, info = step(jax.random.key(2), state, {"train": batch, "valid": batch})
+        assert np.isfinite(info.train_loss)
+        assert float(optax.tree.norm(jax.tree.map(jnp.subtract, moved.params, state.params))) > 0
