@@ -20,7 +20,7 @@ from jaxnas.testing import check_space
 SKELETON = Skeleton(channels=3, cells=3, image_shape=(6, 5, 2), num_classes=3)
 RUNS = Skeleton(channels=3, cells=7, image_shape=(6, 5, 2), num_classes=3)  # normal cells: 2, and 1 and 2 after others
 ONE = Skeleton(channels=3, cells=1, image_shape=(6, 5, 2), num_classes=3)  # in each of three stages
-FEW = ("none", "skip_connect", "max_pool_3x3", "dil_conv_3x3")
+FEW = ("none", "skip_connect", "max_pool_3x3", "nor_conv_1x1")
 MICRO = ("skip_connect", "max_pool_3x3", "sep_conv_3x3")
 BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
 

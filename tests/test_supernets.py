@@ -27,13 +27,14 @@ from jaxnas.supernets import (
 from jaxnas.testing import check_supernet
 
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "dil_conv_3x3")
+FEW = ("none", "skip_connect", "max_pool_3x3", "nor_conv_1x1")
 BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
 MACRO = Skeleton(channels=4, cells=4, image_shape=(6, 6, 2), num_classes=3)
 DARTS = Skeleton(channels=4, cells=3, image_shape=(6, 6, 2), num_classes=3)
 LOOPS = Skeleton(channels=4, cells=7, image_shape=(6, 6, 2), num_classes=3)  # normal ones: 2, and 1 and 2 after others
 NB201 = Skeleton(channels=4, cells=2, image_shape=(6, 6, 2), num_classes=3)
 SPACES = {
-    "darts": (darts_space(2, OPERATIONS), functools.partial(darts_supernet, LOOPS, 2, OPERATIONS)),
+    "darts": (darts_space(2, FEW), functools.partial(darts_supernet, LOOPS, 2, FEW)),
     "enas_micro": (
         enas_micro_space(2, OPERATIONS[1:]),
         functools.partial(enas_micro_supernet, DARTS, 2, OPERATIONS[1:]),
