@@ -101,6 +101,11 @@ def where(mask: Array, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda _: mask, tree)
 
 
+def stride(cell: CellShape, source: int) -> int:
+    """Of an edge from this source: a reduction cell halves what it takes from its two inputs."""
+    return 2 if cell.kind == "reduce" and source < 2 else 1
+
+
 def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Sequence[str] = DARTS_OPERATIONS) -> Supernet:
     """The search network of DARTS (Liu et al. 2019, sections 2.1 and 2.2, https://arxiv.org/abs/1806.09055).
 
@@ -109,9 +114,6 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Sequence[str
     """
     space, primitives = darts_space(nodes, tuple(operations)), named(operations, pool_norms=True)
     cells, edges = darts_cells(skeleton, nodes), edge_table(nodes)
-
-    def stride(cell: CellShape, source: int) -> int:
-        return 2 if cell.kind == "reduce" and source < 2 else 1
 
     def init(key: Key) -> PyTree:
         keys = fresh_keys(key)
@@ -230,9 +232,6 @@ def enas_micro_reference(
     """
     space, primitives = enas_micro_space(nodes, tuple(operations)), named(("none", *operations))
     cells, slots = darts_cells(skeleton, nodes), enas_micro_slots(nodes)
-
-    def stride(cell: CellShape, source: int) -> int:
-        return 2 if cell.kind == "reduce" and source < 2 else 1
 
     def init(key: Key) -> PyTree:
         keys = fresh_keys(key)
