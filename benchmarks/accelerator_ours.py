@@ -26,9 +26,9 @@ from benchmarks.programs import Compiled, Forms, build
 from jaxnas import data
 from jaxnas.base import Batch, SearchAlgorithm, Skeleton
 from jaxnas.benchmarks import load_table
-from jaxnas.compiling import without_locations
 from jaxnas.data.digits import load_digits
-from jaxnas.ops.platform import supposing
+from jaxnas.kernels.compiling import without_locations
+from jaxnas.kernels.platform import supposing
 from jaxnas.parallel import on_one_device
 from jaxnas.search import adam_l2, darts
 from jaxnas.spaces import nasbench201_space

@@ -21,9 +21,9 @@ from jax import lax
 
 from experiments import cli
 from jaxnas.base import Array
-from jaxnas.compiling import top_level_jit
+from jaxnas.kernels.compiling import top_level_jit
+from jaxnas.kernels.depthwise import depthwise
 from jaxnas.ops import layers
-from jaxnas.ops.depthwise import depthwise
 from jaxnas.ops.primitives import named
 from jaxnas.spaces import DARTS_OPERATIONS, edge_table
 from jaxnas.supernets import edges as mixed

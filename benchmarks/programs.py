@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.sizes import Name, Sizes
 from jaxnas.base import Batch, Key, Skeleton
-from jaxnas.compiling import top_level_jit
 from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.networks import darts_network
 from jaxnas.parallel import DataParallel
 from jaxnas.search import adam_l2, darts, enas, exact, finite_difference, first_order, single_path, uniform_paths
@@ -28,7 +28,7 @@ from jaxnas.train.schedules import cosine, sgd
 class Forms(Sizes):
     nodes: int | None = None
     """Of a cell of the DARTS and ENAS supernets; by default those of the papers, four and five."""
-    form: Literal["batch", "scan"] | None = None
+    form: Literal["staged", "scan"] | None = None
     """How the edges of a cell are run; by default what suits the platform."""
     loop: Literal["yes", "no"] | None = None
     """Whether the passes of a step are iterations of one loop; by default what suits the platform."""

@@ -25,8 +25,8 @@ import optax
 
 from experiments import cli
 from jaxnas.base import Context, SearchSpace, Skeleton, Supernet
-from jaxnas.compiling import top_level_jit
-from jaxnas.ops.macro import MACRO_COSTS
+from jaxnas.kernels.compiling import top_level_jit
+from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.search import path_only
 from jaxnas.spaces import (
     ENAS_MICRO_OPERATIONS,
@@ -89,7 +89,7 @@ def mixed_macs(name: Name, skeleton: Skeleton) -> int:
         )
         total = space.costs(arch, skeleton)["macs"]
         for stage in stages:
-            each = {name: cost(stage.channels, stage.size).macs for name, cost in MACRO_COSTS.items()}
+            each = {name: primitive.cost(stage.channels, 1, stage.size).macs for name, primitive in MACRO_PRIMITIVES.items()}
             total += len(stage.layers) * (sum(each.values()) - each["avg_pool_3x3"])
         return total
     if name == "enas_micro":

@@ -14,14 +14,14 @@ from jaxnas.predictors import Block
 from jaxnas.spaces import (
     ENAS_MACRO_GRAPH_OPERATIONS,
     ENAS_MICRO_OPERATIONS,
-    NASBENCH201_GRAPH_OPERATIONS,
     chain_graph_operations,
     graph_operations,
+    nasbench201_graph_operations,
 )
 
 VOCABULARIES = {
     "darts": len(graph_operations()),
-    "nasbench201": len(NASBENCH201_GRAPH_OPERATIONS),
+    "nasbench201": len(nasbench201_graph_operations()),
     "enas_micro": len(graph_operations(("none", *ENAS_MICRO_OPERATIONS))),
     "chain": len(chain_graph_operations()),
     "enas_macro": len(ENAS_MACRO_GRAPH_OPERATIONS),

@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jaxnas.ops.gated import Gated
 
+from jaxnas.kernels.depthwise import avg_pool, depthwise, max_pool, relu_depthwise
+from jaxnas.kernels.platform import by_platform, outlined
+from jaxnas.kernels.trees import materialised, norm
 from jaxnas.ops import depthwise as shifted
 from jaxnas.ops import layers, many
-from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool, relu_depthwise
-from jaxnas.ops.gated import Gated
-from jaxnas.ops.platform import by_platform, outlined
 from jaxnas.ops.primitives import PRIMITIVES
-from jaxnas.ops.trees import materialised, norm
 from jaxnas.train.schedules import clip_by_norm
 
 SIZES = [(6, 6), (7, 5)]

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxnas.base import Batch, Skeleton
 from jaxnas.controllers import adam, lstm_controller, reinforce
 from jaxnas.data.stored import StoredImages
+from jaxnas.kernels.trees import pmean
 from jaxnas.networks import darts_network
-from jaxnas.ops.layers import pmean
 from jaxnas.parallel import data_parallel, many_seeds, on_one_device
 from jaxnas.search import adam_l2, darts, enas, exact, fair_paths, single_path
 from jaxnas.spaces import darts_space

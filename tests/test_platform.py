@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxnas.supernets.edges import default_form
 
 from jaxnas.base import Batch, Skeleton
+from jaxnas.kernels.platform import by_platform, platform, supposing
 from jaxnas.networks import darts_network
 from jaxnas.ops.layers import conv
-from jaxnas.ops.platform import by_platform, platform, supposing
 from jaxnas.parallel import many_seeds
 from jaxnas.search import adam_l2, darts, exact, finite_difference, first_order
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
-from jaxnas.supernets.edges import default_form
 from jaxnas.train.classifier import classifier
 from jaxnas.train.schedules import sgd
 

@@ -12,7 +12,7 @@ import pytest
 
 from jaxnas import spaces, supernets
 from jaxnas.base import Batch, Context, Skeleton
-from jaxnas.ops.platform import supposing
+from jaxnas.kernels.platform import supposing
 from jaxnas.search import adam_l2, darts, single_path, uniform_paths
 from jaxnas.supernets import reference
 from jaxnas.testing import check_space

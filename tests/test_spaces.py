@@ -338,7 +338,7 @@ def test_nasbench201_discretise_takes_the_first_heaviest_with_none():
 def test_the_nasbench201_graph_is_the_line_graph():
     space = spaces.nasbench201_space()
     graph = space.graph(space.from_genotype(STRING))
-    names = [spaces.NASBENCH201_GRAPH_OPERATIONS[o] for o in graph.ops[0].tolist()]
+    names = [spaces.nasbench201_graph_operations()[o] for o in graph.ops[0].tolist()]
     assert names[0] == "input"
     assert names[1:7] == [edge.split("~")[0] for edge in STRING.replace("+", "").split("|") if edge]
     assert names[7] == "output"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.ops.platform import supposing
+from jaxnas.kernels.platform import supposing
 from jaxnas.spaces import (
     DARTS_OPERATIONS,
     chain_space,

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxnas.supernets.stages import stages
 
 from benchmarks.launches import launches
+from jaxnas.kernels.depthwise import depthwise
+from jaxnas.kernels.many import bordered, relu_depthwise, standardise
 from jaxnas.ops import layers, many
-from jaxnas.ops.depthwise import depthwise
-from jaxnas.ops.many import bordered, relu_depthwise, standardise
 from jaxnas.ops.primitives import named
 from jaxnas.spaces import edge_table
 from jaxnas.supernets import edges as mixed
-from jaxnas.supernets.stages import stages
 
 
 def normal(seed, *shape):

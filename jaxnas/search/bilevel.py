@@ -33,9 +33,8 @@ import optax
 from jax import lax
 
 from jaxnas.base import Array, Key, PyTree
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.platform import platform
-from jaxnas.ops.trees import norm, times
+from jaxnas.kernels.platform import platform
+from jaxnas.kernels.trees import norm, pmean, times
 
 Loss = Callable[[PyTree, PyTree, Any, Key, Array | None], tuple[Array, Any]]
 """(w, a, batch, key, wanted) -> (loss, what it tells beside); the key is the randomness of the pass.

@@ -32,8 +32,7 @@ from jaxnas.base import (
     Supernet,
     Weights,
 )
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.trees import norm
+from jaxnas.kernels.trees import norm, pmean
 from jaxnas.relax import softmax
 from jaxnas.search.bilevel import Bilevel, Loss, first_order
 from jaxnas.search.health import entropy

@@ -23,8 +23,7 @@ import optax
 from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
 from jaxnas.checks import check_choices
 from jaxnas.controllers import PolicyGradient, PolicyState
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.trees import norm
+from jaxnas.kernels.trees import norm, pmean
 from jaxnas.search.paths import path_only
 
 

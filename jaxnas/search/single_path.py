@@ -43,8 +43,7 @@ from jaxnas.base import (
     Supernet,
 )
 from jaxnas.checks import check_arch, check_choices
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.trees import norm
+from jaxnas.kernels.trees import norm, pmean
 from jaxnas.search.paths import path_only
 
 

@@ -25,6 +25,7 @@ from jaxnas.spaces.darts import (
     discretise_paper,
     edge_table,
     graph_operations,
+    stride_of,
 )
 from jaxnas.spaces.enas_macro import (
     ENAS_MACRO_GRAPH_OPERATIONS,
@@ -45,9 +46,10 @@ from jaxnas.spaces.enas_micro import (
 from jaxnas.spaces.genotypes import PUBLISHED
 from jaxnas.spaces.nasbench201 import (
     NASBENCH201_EDGES,
-    NASBENCH201_GRAPH_OPERATIONS,
     NASBENCH201_OPERATIONS,
+    nasbench201_choices,
     nasbench201_cost_table,
+    nasbench201_graph_operations,
     nasbench201_live,
     nasbench201_space,
     nasbench201_stages,
@@ -64,7 +66,6 @@ __all__ = [
     "ENAS_MACRO_OPERATIONS",
     "ENAS_MICRO_OPERATIONS",
     "NASBENCH201_EDGES",
-    "NASBENCH201_GRAPH_OPERATIONS",
     "NASBENCH201_OPERATIONS",
     "PUBLISHED",
     "CellEdges",
@@ -96,10 +97,13 @@ __all__ = [
     "enas_micro_space",
     "everything",
     "graph_operations",
+    "nasbench201_choices",
     "nasbench201_cost_table",
+    "nasbench201_graph_operations",
     "nasbench201_live",
     "nasbench201_space",
     "nasbench201_stages",
     "product_space",
     "prune",
+    "stride_of",
 ]

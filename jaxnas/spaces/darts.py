@@ -7,7 +7,7 @@ stride 2.
 
 An architecture has, for each cell, normal first, and each node in turn, three choices: the pair of different inputs
 (in lexicographic order: "0,1", "0,2", …), the operation on the lower and that on the higher of them ("none" is no
-option). The first node has one pair only; its choice stays, with one option, so that every node has three entries.
+option, where there is one). The first node has one pair only; its choice stays, with one option, so that every node has three entries.
 Every combination is valid and no two mean the same.
 
 Mixture weights number all edges node by node, source ascending: node i (0 … nodes - 1) and source j (0 … i + 1) have
@@ -27,6 +27,7 @@ import numpy as np
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import check_weights, checked_space
 from jaxnas.ops import costs as cost
+from jaxnas.ops.primitives import Operations, Primitive, named
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
 
@@ -73,6 +74,11 @@ class CellShape(NamedTuple):
 def edge_table(nodes: int) -> list[tuple[int, int]]:
     """The (node, source) of every slot, node from 0."""
     return [(node, source) for node in range(nodes) for source in range(node + 2)]
+
+
+def stride_of(kind: str, source: int) -> int:
+    """Of an edge from this source: a reduction cell halves what it takes from its two inputs."""
+    return 2 if kind == "reduce" and source < 2 else 1
 
 
 def darts_cells(skeleton: Skeleton, joined: int | Mapping[str, int] = 4) -> list[CellShape]:
@@ -127,11 +133,14 @@ def discretise_argmax(weights: Weights, operations: tuple[str, ...] = DARTS_OPER
     only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O].
     """
 
+    none = operations.index("none") if "none" in operations else len(operations)
+
     def score(edge: Array) -> Array:
         best = edge[:, _kept(operations)].max(axis=1)
         # Two keys in one number: the rank of the weight, raised above all ranks where "none" does not win.
         rank = (best[:, None] > best[None, :]).sum(axis=1)
-        return rank + jnp.where(jnp.argmax(edge, axis=1) != operations.index("none"), len(rank), 0)
+        absent = jnp.argmax(edge, axis=1) == none
+        return jnp.where(absent, rank, rank + len(rank))
 
     return _derive(weights, operations, score)
 
@@ -141,9 +150,7 @@ def graph_operations(operations: tuple[str, ...] = DARTS_OPERATIONS) -> tuple[st
     return (*operations, "input_0", "input_1", "sum", "output")
 
 
-def darts_cost_table(
-    skeleton: Skeleton, nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS
-) -> cost.CostTable:
+def darts_cost_table(skeleton: Skeleton, nodes: int = 4, operations: Operations = DARTS_OPERATIONS) -> cost.CostTable:
     """What each operation on each edge adds to the evaluation network, over all cells of its kind.
 
     Raises: ValueError where an auxiliary head is asked for on a map under 8×8.
@@ -154,40 +161,47 @@ def darts_cost_table(
     macs = {kind: np.zeros(shape, np.int64) for kind in CELL_KINDS}
     for cell in darts_cells(skeleton, nodes):
         for slot, (_, source) in enumerate(edge_table(nodes)):
-            for o, operation in enumerate(operations):
-                added = _edge_cost(cell, source, operation)
+            for o, primitive in enumerate(named(operations)):
+                added = _edge_cost(cell, source, primitive)
                 params[cell.kind][slot, o] += added.params
                 macs[cell.kind][slot, o] += added.macs
     return cost.CostTable({"params": constant.params, "macs": constant.macs}, params, macs)
 
 
 def darts_costs(
-    cells: Mapping[str, list[genotypes.Edge]], skeleton: Skeleton, joined: int | Mapping[str, int]
+    cells: Mapping[str, list[genotypes.Edge]],
+    skeleton: Skeleton,
+    joined: int | Mapping[str, int],
+    operations: Operations = DARTS_OPERATIONS,
 ) -> dict[str, int]:
     """The costs of the evaluation network of two cells, kind -> edges. joined: as of `darts_cells`."""
+    primitives = {primitive.name: primitive for primitive in named(operations)}
     total = _constant(skeleton, joined)
     for shape in darts_cells(skeleton, joined):
         for operation, source in cells[shape.kind]:
-            total += _edge_cost(shape, source, operation)
+            total += _edge_cost(shape, source, primitives[operation])
     return {"params": total.params, "macs": total.macs}
 
 
-def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> SearchSpace:
+def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS) -> SearchSpace:
     """The space of cells with some nodes and operations; D = 6 · nodes.
 
     `discretise` is `discretise_paper`; put another rule in its place with `space._replace(discretise=…)`.
     Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the two inputs, for each node its two
     operations and their sum, the output.
 
-    Raises: ValueError where there is no node, an operation is unknown or given twice, or "none" is not among them.
+    operations: names, or `jaxnas.ops.primitives.Primitive` objects. Without "none" among them, an edge that is left out
+    has weights of zero.
+
+    Raises: ValueError where there is no node or no operation beside "none", or an operation is unknown or given twice.
     """
     if nodes < 1:
         raise ValueError(f"a cell needs at least one node, got {nodes}")
-    if unknown := [name for name in operations if name not in cost.PRIMITIVE_COSTS]:
-        raise ValueError(f"unknown operations {unknown}; there are {', '.join(cost.PRIMITIVE_COSTS)}")
-    if len(set(operations)) < len(operations) or "none" not in operations or len(operations) < 2:
-        raise ValueError(f"operations must be different, 'none' and at least one other among them, got {operations}")
+    given, operations = operations, tuple(primitive.name for primitive in named(operations))
+    if not set(operations) - {"none"}:
+        raise ValueError(f"operations must hold at least one beside 'none', got {operations}")
 
+    none = operations.index("none") if "none" in operations else len(operations)
     kept_names = tuple(name for name in operations if name != "none")
     choices = []
     for kind, node in itertools.product(CELL_KINDS, range(nodes)):
@@ -205,12 +219,12 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
     def one_hot(arch: Arch) -> Weights:
         result = {}
         for kind, used in darts_edges(arch, operations).items():
-            operation = jnp.full(slots, operations.index("none"), jnp.int32).at[used.slot].set(used.operation)
+            operation = jnp.full(slots, none, jnp.int32).at[used.slot].set(used.operation)
             result[kind] = jax.nn.one_hot(operation, len(operations), dtype=jnp.float32)
         return result
 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
-        return darts_costs(_cells(entries(tuple(choices), arch), nodes, kept_names), skeleton, nodes)
+        return darts_costs(_cells(entries(tuple(choices), arch), nodes, kept_names), skeleton, nodes, given)
 
     def graph(arch: Arch) -> Graph:
         return cell_graph(darts_edges(arch, operations), dict.fromkeys(CELL_KINDS, jnp.ones(nodes)), operations)
@@ -316,13 +330,11 @@ def cell_graph(cells: Mapping[str, CellEdges], read: Mapping[str, Array], operat
     return Graph(jnp.stack(adjacency), jnp.stack(ops), jnp.ones((2, places), bool))
 
 
-def _edge_cost(cell: CellShape, source: int, operation: str) -> cost.Cost:
+def _edge_cost(cell: CellShape, source: int, primitive: Primitive) -> cost.Cost:
     """One edge of one cell: edges from the inputs of a reducing cell have stride 2, all later ones see its result."""
-    if cell.kind == "normal":
-        return cost.PRIMITIVE_COSTS[operation](cell.channels, 1, cell.size)
-    if source < 2:
-        return cost.PRIMITIVE_COSTS[operation](cell.channels, 2, cell.size)
-    return cost.PRIMITIVE_COSTS[operation](cell.channels, 1, cost.strided(cell.size, 2))
+    halved = cell.kind == "reduce" and source >= 2
+    size = cost.strided(cell.size, 2) if halved else cell.size
+    return primitive.cost(cell.channels, stride_of(cell.kind, source), size)
 
 
 def _constant(skeleton: Skeleton, joined: int | Mapping[str, int]) -> cost.Cost:
@@ -330,7 +342,7 @@ def _constant(skeleton: Skeleton, joined: int | Mapping[str, int]) -> cost.Cost:
     cells = darts_cells(skeleton, joined)
     total = cost.conv_bn(skeleton.image_shape[2], 3 * skeleton.channels, 3, skeleton.image_shape[:2])
     for cell in cells:
-        preprocess0 = cost.factorised_reduce if cell.input_reduced else _relu_conv_bn
+        preprocess0 = cost.factorized_reduce if cell.input_reduced else _relu_conv_bn
         total += preprocess0(cell.inputs[0], cell.channels, cell.size)
         total += _relu_conv_bn(cell.inputs[1], cell.channels, cell.size)
     if skeleton.auxiliary:

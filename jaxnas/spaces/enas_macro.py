@@ -2,7 +2,7 @@
 
 A 3×3 stem gives state 0. Layer k, from 0, applies one of six operations (`jaxnas.ops.macro`) to state k, adds those of
 the states 0 … k - 1 that it is to skip to, and batch norm makes state k + 1 of the sum. After the layers L // 3 - 1 and
-2 (L // 3) - 1 all states are halved in size and doubled in channels by a factorised reduction each. Global pooling and
+2 (L // 3) - 1 all states are halved in size and doubled in channels by a factorized reduction each. Global pooling and
 a classifier read the last state.
 
 An architecture has, for each layer in turn, its operation and then a choice "no" or "yes" for each state that it may
@@ -28,11 +28,11 @@ import numpy as np
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
-from jaxnas.ops.macro import MACRO_COSTS
+from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
 
-ENAS_MACRO_OPERATIONS = tuple(MACRO_COSTS)
+ENAS_MACRO_OPERATIONS = tuple(MACRO_PRIMITIVES)
 ENAS_MACRO_GRAPH_OPERATIONS = (*ENAS_MACRO_OPERATIONS, "stem")
 """What the operation ids of `graph` mean."""
 
@@ -143,12 +143,14 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
         total = cost.conv_bn(skeleton.image_shape[2], skeleton.channels, 3, skeleton.image_shape[:2])
         for stage in stages:
             for k in stage.layers:
-                total += MACRO_COSTS[taken[k][0]](stage.channels, stage.size) + cost.batch_norm(stage.channels)
+                total += MACRO_PRIMITIVES[taken[k][0]].cost(stage.channels, 1, stage.size) + cost.batch_norm(
+                    stage.channels
+                )
         for before, after in itertools.pairwise(stages):
             last = before.layers.stop
             read = {state for _, states in taken[last:] for state in states if state <= last} | {last}
             for _ in read:
-                total += cost.factorised_reduce(before.channels, after.channels, after.size)
+                total += cost.factorized_reduce(before.channels, after.channels, after.size)
         total += cost.linear(stages[-1].channels, skeleton.num_classes)
         return {"params": total.params, "macs": total.macs}
 

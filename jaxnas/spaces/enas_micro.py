@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, SearchSpace, Skeleton, Weights
 from jaxnas.checks import checked_space
-from jaxnas.ops import costs as cost
+from jaxnas.ops.primitives import Operations, named
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.darts import CELL_KINDS, CellEdges, cell_graph, darts_costs
 from jaxnas.spaces.product import entries, product
@@ -62,7 +62,7 @@ def enas_micro_loose(arch: Arch) -> dict[str, Array]:
     return {kind: ~(value > 0).any(axis=0) for kind, value in read.items()}
 
 
-def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OPERATIONS) -> SearchSpace:
+def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATIONS) -> SearchSpace:
     """The space of cells with some nodes and operations; D = 8 · nodes.
 
     The notation is that of the authors' programs, "source operation source operation" in numbers for each node, first
@@ -75,10 +75,9 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
     """
     if nodes < 1:
         raise ValueError(f"a cell needs at least one node, got {nodes}")
-    if unknown := [name for name in operations if name not in cost.PRIMITIVE_COSTS]:
-        raise ValueError(f"unknown operations {unknown}; there are {', '.join(cost.PRIMITIVE_COSTS)}")
-    if len(set(operations)) < len(operations) or "none" in operations or not operations:
-        raise ValueError(f"operations must be different, at least one and none of them 'none', got {operations}")
+    given, operations = operations, tuple(primitive.name for primitive in named(operations))
+    if "none" in operations or not operations:
+        raise ValueError(f"operations must be at least one and none of them 'none', got {operations}")
 
     slots = enas_micro_slots(nodes)
     all_operations = ("none", *operations)
@@ -121,7 +120,7 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
         found = cells(arch)
-        return darts_costs(found, skeleton, {kind: len(_loose(edges)) for kind, edges in found.items()})
+        return darts_costs(found, skeleton, {kind: len(_loose(edges)) for kind, edges in found.items()}, given)
 
     def to_genotype(arch: Arch) -> dict[str, Any]:
         genotype: dict[str, Any] = {"space": "enas_micro"}

@@ -14,7 +14,8 @@ import optax
 from optax.contrib import reduce_on_plateau
 
 from jaxnas.base import Array, PyTree
-from jaxnas.ops.trees import materialised, norm, times
+from jaxnas.kernels.arrays import materialized
+from jaxnas.kernels.trees import norm, times
 
 Count = int | Array
 
@@ -121,7 +122,7 @@ def sgd(
 
 def _once(learning_rate: float | optax.Schedule) -> float | optax.Schedule:
     """A schedule that is computed once, not in the kernel of each parameter that it is multiplied with."""
-    return (lambda count: materialised(learning_rate(count))) if callable(learning_rate) else learning_rate
+    return (lambda count: materialized(learning_rate(count))) if callable(learning_rate) else learning_rate
 
 
 def clip_by_norm(most: float) -> optax.GradientTransformation:

@@ -18,8 +18,9 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxnas.base import Array
-from jaxnas.ops.layers import EPSILON, pmean, widened
-from jaxnas.ops.platform import by_platform
+from jaxnas.kernels.norm import EPSILON, widened
+from jaxnas.kernels.platform import by_platform
+from jaxnas.kernels.trees import pmean
 
 
 def pad(x: Array, low: int, high: int, value: float = 0.0) -> Array:
@@ -158,7 +159,7 @@ def sums_looked_up(x: Array, g: Array, size: int, stride: int, dilation: int, ea
 def relu_depthwise(x: Array, kernels: Array, stride: int, dilation: int, each: Array | None = None) -> Array:
     """ReLU, then depthwise convolutions: x [S, J, B, H, W, C], kernels [S, K, k, k, C] -> [S, K, B, h, w, C].
 
-    J is 1, where all K read the same, or K. Rows and padding are those of `jaxnas.ops.depthwise`. each: int32 [S, K],
+    J is 1, where all K read the same, or K. Rows and padding are those of `jaxnas.kernels.depthwise`. each: int32 [S, K],
     their dilations where they are not all the same; `dilation` is then the largest.
     """
     return _forward(x, kernels, stride, dilation, each)[0]
@@ -213,16 +214,16 @@ def _everywhere(values: Array) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def standardise(x: Array, scale: Array | None, axis_name: str | None) -> tuple[Array, Array, Array]:
+def standardize(x: Array, scale: Array | None, axis_name: str | None) -> tuple[Array, Array, Array]:
     """Batch norms of x [I, B, H, W, C] for each of the I, times scale [I, C]: (y, mean [I, C], biased variance [I, C]).
 
     The variance is the mean square less the squared mean, in float32: half the passes over x of `layers.batch_norm`,
     and as exact while the mean is not hundreds of standard deviations. As there, statistics carry no gradient.
     """
-    return _standardise_forward(x, scale, axis_name)[0]
+    return _standardize_forward(x, scale, axis_name)[0]
 
 
-def _standardise_forward(
+def _standardize_forward(
     x: Array, scale: Array | None, axis_name: str | None
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array | None]]:
     wide = widened(x)
@@ -233,7 +234,7 @@ def _standardise_forward(
     return (y, mean, variance), (x, mean, variance, scale)
 
 
-def _standardise_backward(
+def _standardize_backward(
     axis_name: str | None, residuals: tuple[Array, Array, Array, Array | None], cotangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array | None]:
     x, mean, variance, scale = residuals
@@ -249,4 +250,4 @@ def _standardise_backward(
     return dx.astype(x.dtype), (local[1] * math.prod(x.shape[1:4])).astype(scale.dtype)
 
 
-standardise.defvjp(_standardise_forward, _standardise_backward)
+standardize.defvjp(_standardize_forward, _standardize_backward)

@@ -1,7 +1,7 @@
-"""Depthwise convolution and 3x3 pooling, written as shifted arrays.
+"""Depthwise convolution, written as shifted arrays.
 
 XLA's grouped convolution and select-and-scatter run tens of times slower on a CPU than sums of shifted arrays, which
-fuse into one vectorised loop; what accelerators run is in `jaxnas.ops.many`. The rules for reverse mode are written out
+fuse into one vectorised loop; what accelerators run is in `jaxnas.kernels.many`. The rules for reverse mode are written out
 because the automatic ones (a pad for each tap, a reduction of a slice for each weight) lose that speed again. The rules
 consist of plain operations, so `jvp(grad)` and `grad(grad)` work; `grad(jvp)` does not.
 
@@ -21,16 +21,16 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxnas.base import Array
-from jaxnas.ops.gated import Kernel, opened, where_wanted
-from jaxnas.ops.many import correlate, kernel_gradients, pad, spread, window, windows
-from jaxnas.ops.platform import by_platform, outlined
+from jaxnas.kernels.gate import where_wanted
+from jaxnas.kernels.many import correlate, kernel_gradients, pad, spread, window
+from jaxnas.kernels.platform import by_platform, outlined
 
 
-def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
+def taps_of(size: int, dilation: int) -> list[tuple[int, int]]:
     return [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
 
 
-def _output_size(x: Array, stride: int) -> tuple[int, int]:
+def output_size(x: Array, stride: int) -> tuple[int, int]:
     return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
 
@@ -49,7 +49,7 @@ def _correlation(
     def shifted(x: Array, kernel: Array) -> Array:
         border = dilation * (kernel.shape[0] // 2)
         form = _sum_of_taps_alone if alone else _sum_of_taps
-        return form(pad(x, border, border), kernel, stride, dilation, *_output_size(x, stride))
+        return form(pad(x, border, border), kernel, stride, dilation, *output_size(x, stride))
 
     def at_once(x: Array, kernel: Array) -> Array:
         return correlate(x[None, None], kernel[None, None], stride, dilation)[0, 0]
@@ -89,7 +89,7 @@ def _sum_of_taps(padded: Array, kernel: Array, stride: int, dilation: int, heigh
         return lax.mul(window(padded, tap, stride, height, width), weight)
 
     # Many small operations, by `lax`: those of jax.numpy take several times as long to trace.
-    return functools.reduce(lax.add, itertools.starmap(product, enumerate(_taps(size, dilation))))
+    return functools.reduce(lax.add, itertools.starmap(product, enumerate(taps_of(size, dilation))))
 
 
 _sum_of_taps_alone = outlined(_sum_of_taps, static=(2, 3, 4, 5))
@@ -124,7 +124,7 @@ def _tap_after_tap(x: Array, g: Array, size: int, stride: int, dilation: int) ->
     together = max(n for n in range(1, 17) if height % n == 0)
     starts = [
         (i % stride * stride + j % stride, first, first + i // stride, j // stride)
-        for i, j in _taps(size, dilation)
+        for i, j in taps_of(size, dilation)
         for first in range(0, height, together)
     ]
 
@@ -175,140 +175,14 @@ def _depthwise_backward(
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def depthwise(x: Array, kernel: Kernel, stride: int = 1, dilation: int = 1) -> Array:
-    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
-    return _depthwise(x, *opened(kernel, x.dtype), stride, dilation, False)
+def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, wanted: Array | None = None) -> Array:
+    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C].
 
-
-def relu_depthwise(x: Array, kernel: Kernel, stride: int = 1, dilation: int = 1) -> Array:
-    """`depthwise` of relu(x). Its backward pass keeps x, and computes relu(x) where it reads it."""
-    return _depthwise(x, *opened(kernel, x.dtype), stride, dilation, True)
-
-
-@functools.partial(outlined, static=(1,))
-def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:
-    forms = [functools.partial(f, stride=stride) for f in (_max_and_tap_in_turn, _max_and_tap_at_once)]
-    return by_platform(x, cpu=forms[0], tpu=forms[0], default=forms[1])
-
-
-def _max_and_tap_at_once(x: Array, stride: int) -> tuple[Array, Array]:
-    """For a GPU: two small kernels that look the nine entries up, instead of one long one."""
-    met = windows(x, _output_size(x, stride), 3, stride, 1, outside=-jnp.inf)
-    index = lax.optimization_barrier(jnp.argmax(met, 0).astype(jnp.int8))
-    # Selected, not reduced as a maximum, whose derivative would be shared among equal entries.
-    taps = lax.broadcasted_iota(jnp.int8, met.shape, 0)
-    return jnp.sum(jnp.where(taps == index[None], met, 0), 0), index
-
-
-def _max_and_tap_in_turn(x: Array, stride: int) -> tuple[Array, Array]:
-    padded = pad(x, 1, 1, -jnp.inf)
-    height, width = _output_size(x, stride)
-    taps = _taps(3, 1)
-    best = window(padded, taps[0], stride, height, width)
-    index = jnp.zeros(best.shape, jnp.int8)
-    for t, tap in enumerate(taps[1:], 1):
-        value = window(padded, tap, stride, height, width)
-        better = value > best
-        best, index = jnp.where(better, value, best), jnp.where(better, jnp.int8(t), index)
-    return best, index
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def max_pool(x: Array, stride: int = 1) -> Array:
-    """3x3 maximum, padding of one: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), C].
-
-    Of equal entries the first in row-major order takes the whole gradient.
+    wanted: whether the gradient of the kernel is, as of `where_wanted`.
     """
-    return _max_and_tap(x, stride)[0]
+    return _depthwise(x, kernel.astype(x.dtype), wanted, stride, dilation, False)
 
 
-def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    best, index = _max_and_tap(x, stride)
-    return best, (x[:, :, :, :0], index)
-
-
-def _max_pool_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
-    like, index = residuals
-    return (_routed(g, index, like.shape[1], like.shape[2], stride),)
-
-
-@functools.partial(outlined, static=(2, 3, 4))
-def _routed(g: Array, index: Array, height: int, width: int, stride: int) -> Array:
-    # 0 marks where no output is.
-    marks = spread(index + jnp.int8(1), height, width, stride)
-    forms = {"cpu": _routed_in_turn, "tpu": _routed_in_turn, "default": _routed_at_once}
-    return by_platform(spread(g, height, width, stride), marks, **forms)
-
-
-def _routed_in_turn(g: Array, marks: Array) -> Array:
-    """Each output's gradient to the input that it took, one more than whose number is in marks: [B, H, W, C]."""
-    height, width = g.shape[1], g.shape[2]
-    g_padded, marks_padded = pad(g, 1, 1), pad(marks, 1, 1)
-    parts = []
-    for t, (i, j) in enumerate(_taps(3, 1)):
-        # output o reads input o + tap - 1, so input p feeds output p + 1 - tap
-        back = (2 - i, 2 - j)
-        g_t = window(g_padded, back, 1, height, width)
-        parts.append(jnp.where(window(marks_padded, back, 1, height, width) == t + 1, g_t, 0))
-    return sum(parts)  # type: ignore[return-value]
-
-
-def _routed_at_once(g: Array, marks: Array) -> Array:
-    shape = (g.shape[1], g.shape[2])
-    met = windows(marks, shape, 3, 1, 1)
-    wanted = jnp.int8(9) - lax.broadcasted_iota(jnp.int8, met.shape, 0)  # the way back, as above
-    return jnp.sum(jnp.where(met == wanted, windows(g, shape, 3, 1, 1), 0), 0)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _window_sums(x: Array, stride: int) -> Array:
-    """Of 3x3 entries, zeros outside: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), C]."""
-
-    def shifted(x: Array) -> Array:
-        padded, (height, width) = pad(x, 1, 1), _output_size(x, stride)
-        return functools.reduce(lax.add, (window(padded, tap, stride, height, width) for tap in _taps(3, 1)))
-
-    def at_once(x: Array) -> Array:
-        return correlate(x[None, None], jnp.ones((1, 1, 3, 3, 1), x.dtype), stride, 1)[0, 0]
-
-    return by_platform(x, cpu=shifted, default=at_once)
-
-
-def _pool_counts(height: int, width: int, stride: int) -> Array:
-    """How many of the nine entries of each window lie inside the image, [1, rows, columns, 1]."""
-
-    def along(size: int) -> Array:
-        centre = jnp.arange(0, size, stride)
-        return jnp.minimum(centre + 2, size) - jnp.maximum(centre - 1, 0)
-
-    return along(height)[None, :, None, None] * along(width)[None, None, :, None]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def avg_pool(x: Array, stride: int = 1) -> Array:
-    """3x3 mean over the entries inside the image (padding is not counted): as `max_pool` in shape."""
-    return _mean(x, stride)
-
-
-@functools.partial(outlined, static=(1,))
-def _mean(x: Array, stride: int) -> Array:
-    return _window_sums(x, stride) / _pool_counts(x.shape[1], x.shape[2], stride).astype(x.dtype)
-
-
-def _avg_pool_forward(x: Array, stride: int) -> tuple[Array, Array]:
-    return _mean(x, stride), x[:, :, :, :0]
-
-
-def _avg_pool_backward(stride: int, like: Array, g: Array) -> tuple[Array]:
-    return (_shared(g, like.shape[1], like.shape[2], stride),)
-
-
-@functools.partial(outlined, static=(1, 2, 3))
-def _shared(g: Array, height: int, width: int, stride: int) -> Array:
-    scaled = g / _pool_counts(height, width, stride).astype(g.dtype)
-    return _window_sums(spread(scaled, height, width, stride), 1)
-
-
-avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)
+def relu_depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, wanted: Array | None = None) -> Array:
+    """`depthwise` of relu(x). Its backward pass keeps x, and computes relu(x) where it reads it."""
+    return _depthwise(x, kernel.astype(x.dtype), wanted, stride, dilation, True)
