@@ -173,7 +173,7 @@ def _vjp(static: _Static, own: PyTree, weight: Array, x: Array, each: Any, known
     return jax.vjp(lambda own, w, x: static.apply(own, w, x, each, known, wanted), own, weight, x, has_aux=True)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(outlined, static=(0,))
 def _edge_by_rules(static: _Static, *operands: Any) -> tuple[Array, Any]:
     """The edge by the forward rules of what it consists of, not by the operations themselves.
 
@@ -183,19 +183,25 @@ def _edge_by_rules(static: _Static, *operands: Any) -> tuple[Array, Any]:
     return y, seen
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(outlined, static=(0,))
 def _edge_gradient(static: _Static, g: Array, *operands: Any) -> tuple[PyTree, Array, Array]:
     """Gradients of the parameters, the weights and the input."""
     return _vjp(static, *operands)[1](g)
 
 
+@functools.partial(outlined, static=(0,))
+def _forward_by_rules(static: _Static, *operands: Any) -> tuple[Array, Any]:
+    return _forward(functools.partial(_edge_by_rules, static), static, *operands)
+
+
 def _scan_edges_forward(static: _Static, *operands: Any) -> tuple[Array, Any]:
     *used, wanted = operands
-    nodes, seen = _forward(functools.partial(_edge_by_rules, static), static, *used)
+    nodes, seen = _forward_by_rules(static, *used)
     inputs, _, params, weights, each = used
     return nodes, (inputs, nodes, params, weights, each, seen, wanted)
 
 
+@functools.partial(outlined, static=(0,))
 def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any, ...]:
     """The edges in reverse, each computed again from its source, which by now is complete.
 
