@@ -25,7 +25,7 @@ from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.ops.primitives import Primitive, initial_stats
 from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
-from jaxnas.supernets.executors.layout import operations_init
+from jaxnas.supernets.executors.layout import operations_init, used_operations
 from jaxnas.supernets.executors.scan import one_of
 from jaxnas.supernets.extracting import as_network, taken
 
@@ -88,49 +88,10 @@ def chain_supernet(
     width = chain_stages(skeleton, depths)[-1].channels
 
     def init(key: Key) -> PyTree:
-        outside, *rest = jax.random.split(key, 1 + len(runs))
-
-        def frame(key: Key) -> PyTree:
-            keys = fresh_keys(key)
-            return {
-                "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
-                "head": conv_bn_init(next(keys), 1, width, CHAIN_HEAD * width),
-                "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
-            }
-
-        return {
-            **draw(outside, frame),
-            "runs": [
-                draw(
-                    k,
-                    functools.partial(operations_init, run.primitives(), channels=run.channels, stride=run.stride),
-                    (run.slots.stop - run.slots.start,),
-                )
-                for k, run in zip(rest, runs, strict=True)
-            ],
-        }
+        return _init(skeleton, runs, width, key)
 
     def forward(params: PyTree, selection: Weights, x: Array, context: Context, layer: Layer) -> tuple[Array, Aux]:
-        """selection: of each kind of layers int32 [N], or weights [N, O]."""
-        x, stem_seen = conv_bn(x.astype(dtype), params["stem"], context.at("stem"))
-        x = jax.nn.relu(x)
-        seen: dict[str, Any] = {"stem": stem_seen, "runs": []}
-        for r, run in enumerate(runs):
-
-            def body(x: Array, item: Any, run: ChainRun = run) -> tuple[Array, Stats]:
-                own, chosen, stats = item
-                return layer(run, own, chosen, x, context._replace(bn="batch" if stats is None else stats))
-
-            stats = None if isinstance(context.bn, str) else context.bn["runs"][r]
-            items = (params["runs"][r], selection[run.kind][run.slots], stats)
-            if run.stride == 1:
-                x, run_seen = lax.scan(body, x, items)
-            else:  # A loop's state keeps its shape.
-                x, one = body(x, jax.tree.map(lambda leaf: leaf[0], items))
-                run_seen = jax.tree.map(lambda leaf: leaf[None], one)
-            seen["runs"].append(run_seen)
-        x, seen["head"] = conv_bn(x, params["head"], context.at("head"))
-        return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
+        return _forward(runs, params, selection, x.astype(dtype), context, layer)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         return forward(params, weights, x, context._replace(bn="batch"), _mixture)
@@ -146,17 +107,11 @@ def chain_supernet(
         shapes = jax.eval_shape(init, jax.random.key(0))
         result = jax.tree.map(lambda _: jnp.array(True), shapes)
 
-        def mask(own: Array, leaf: Any) -> Array:
-            return own.reshape(-1, *[1] * (leaf.ndim - 1))
-
-        result["runs"] = [
-            [
-                jax.tree.map(functools.partial(mask, chosen[run.kind][run.slots] == o), block)
-                for o, block in enumerate(listed)
-            ]
+        stacks = [
+            used_operations(chosen[run.kind][run.slots], listed)
             for run, listed in zip(runs, shapes["runs"], strict=True)
         ]
-        return result
+        return {**result, "runs": stacks}
 
     def network(arch: Arch) -> Network:
         return chain_network(arch, skeleton, space)
@@ -180,6 +135,49 @@ def chain_supernet(
 
     parts = (init, apply, apply_path, used, network, extract, extract_stats)
     return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
+
+
+def _init(skeleton: Skeleton, runs: Sequence[ChainRun], width: int, key: Key) -> PyTree:
+    outside, *rest = jax.random.split(key, 1 + len(runs))
+
+    def frame(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "head": conv_bn_init(next(keys), 1, width, CHAIN_HEAD * width),
+            "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
+        }
+
+    def layer(run: ChainRun) -> Callable[[Key], list[PyTree]]:
+        return functools.partial(operations_init, run.primitives(), channels=run.channels, stride=run.stride)
+
+    stacks = [draw(k, layer(run), (run.slots.stop - run.slots.start,)) for k, run in zip(rest, runs, strict=True)]
+    return {**draw(outside, frame), "runs": stacks}
+
+
+def _forward(
+    runs: Sequence[ChainRun], params: PyTree, selection: Weights, x: Array, context: Context, layer: Layer
+) -> tuple[Array, Aux]:
+    """selection: of each kind of layers int32 [N], or weights [N, O]."""
+    x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+    x = jax.nn.relu(x)
+    seen: dict[str, Any] = {"stem": stem_seen, "runs": []}
+    for r, run in enumerate(runs):
+
+        def body(x: Array, item: Any, run: ChainRun = run) -> tuple[Array, Stats]:
+            own, chosen, stats = item
+            return layer(run, own, chosen, x, context._replace(bn="batch" if stats is None else stats))
+
+        stats = None if isinstance(context.bn, str) else context.bn["runs"][r]
+        items = (params["runs"][r], selection[run.kind][run.slots], stats)
+        if run.stride == 1:
+            x, run_seen = lax.scan(body, x, items)
+        else:  # A loop's state keeps its shape.
+            x, one = body(x, jax.tree.map(lambda leaf: leaf[0], items))
+            run_seen = jax.tree.map(lambda leaf: leaf[None], one)
+        seen["runs"].append(run_seen)
+    x, seen["head"] = conv_bn(x, params["head"], context.at("head"))
+    return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
 
 
 def _mixture(run: ChainRun, params: PyTree, weights: Array, x: Array, context: Context) -> tuple[Array, Stats]:

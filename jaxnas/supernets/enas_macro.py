@@ -8,6 +8,7 @@ compiled once a stage; a path computes its own operations and the reductions of 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from jaxnas.spaces.enas_macro import (
     enas_macro_space,
     enas_macro_stages,
 )
-from jaxnas.supernets.executors.layout import operations_init
+from jaxnas.supernets.executors.layout import operations_init, used_operations
 from jaxnas.supernets.executors.scan import mixed_op, one_of
 from jaxnas.supernets.extracting import as_network, taken
 
@@ -51,53 +52,12 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
     count = skeleton.cells
 
     def init(key: Key) -> PyTree:
-        outside, *rest = jax.random.split(key, 1 + 2 * len(stages))
-
-        def frame(key: Key) -> PyTree:
-            keys = fresh_keys(key)
-            return {
-                "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
-                "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
-            }
-
-        return {
-            **draw(outside, frame),
-            "stages": [
-                draw(
-                    k,
-                    functools.partial(operations_init, _PRIMITIVES, channels=stage.channels, stride=1),
-                    (len(stage.layers),),
-                )
-                for k, stage in zip(rest[::2], stages, strict=True)
-            ],
-            "reductions": [
-                draw(k, functools.partial(_reduction_init, channels=stage.channels), (stage.layers.stop + 1,))
-                for k, stage in zip(rest[1::2], stages[:-1], strict=False)
-            ],
-        }
+        return _init(skeleton, stages, key)
 
     def forward(
         params: PyTree, operations: Array, skips: Array, x: Array, context: Context, path: bool
     ) -> tuple[Array, Aux]:
-        """operations: int32 [L], or weights [L, O]. skips: [L, L], 0 or 1, or weights."""
-        x, stem_seen = conv_bn(x.astype(dtype), params["stem"], context.at("stem"))
-        seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
-        states = x[None]
-        for s, stage in enumerate(stages):
-            layer = functools.partial(_layer, context, path)
-            here = slice(stage.layers.start, stage.layers.stop)
-            room = jnp.zeros((len(stage.layers), *states.shape[1:]), states.dtype)
-            states = jnp.concatenate([states, room])
-            rows = jnp.pad(skips[here], ((0, 0), (0, max(0, len(states) - count))))[:, : len(states)]
-            stats = None if isinstance(context.bn, str) else context.bn["stages"][s]
-            items = (jnp.arange(here.start, here.stop), params["stages"][s], operations[here], rows, stats)
-            states, stage_seen = lax.scan(layer, states, items)
-            seen["stages"].append(stage_seen)
-            if s < len(stages) - 1:
-                needed = enas_macro_needed(skips > 0, here.stop) if path else jnp.ones(here.stop + 1, bool)
-                states, reduced_seen = _reduced(states, params["reductions"][s], needed, context.at("reductions", s))
-                seen["reductions"].append(reduced_seen)
-        return layers.dense(global_pool(states[-1]), params["classifier"]), Aux(seen)
+        return _forward(stages, params, operations, skips, x.astype(dtype), context, path)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         rows, columns = np.tril_indices(count, -1)
@@ -114,10 +74,7 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
         result = jax.tree.map(lambda _: jnp.array(True), shapes)
         for s, stage in enumerate(stages):
             here = operations[stage.layers.start : stage.layers.stop]
-            result["stages"][s] = [
-                jax.tree.map(lambda leaf, o=o, here=here: (here == o).reshape(-1, *[1] * (leaf.ndim - 1)), p)
-                for o, p in enumerate(shapes["stages"][s])
-            ]
+            result["stages"][s] = used_operations(here, shapes["stages"][s])
         for s, stage in enumerate(stages[:-1]):
             needed = enas_macro_needed(skips, stage.layers.stop)[:, None, None]
             result["reductions"][s] = jax.tree.map(lambda _, needed=needed: needed, shapes["reductions"][s])
@@ -164,6 +121,61 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
     return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
+def _init(skeleton: Skeleton, stages: Sequence[MacroStage], key: Key) -> PyTree:
+    outside, *rest = jax.random.split(key, 1 + 2 * len(stages))
+
+    def frame(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
+        }
+
+    def layer(stage: MacroStage) -> Callable[[Key], list[PyTree]]:
+        return functools.partial(operations_init, _PRIMITIVES, channels=stage.channels, stride=1)
+
+    def reduction(stage: MacroStage) -> Callable[[Key], PyTree]:
+        return lambda key: layers.factorized_reduce_init(key, stage.channels, 2 * stage.channels)
+
+    return {
+        **draw(outside, frame),
+        "stages": [draw(k, layer(stage), (len(stage.layers),)) for k, stage in zip(rest[::2], stages, strict=True)],
+        "reductions": [
+            draw(k, reduction(stage), (stage.layers.stop + 1,))
+            for k, stage in zip(rest[1::2], stages[:-1], strict=False)
+        ],
+    }
+
+
+def _forward(
+    stages: Sequence[MacroStage],
+    params: PyTree,
+    operations: Array,
+    skips: Array,
+    x: Array,
+    context: Context,
+    path: bool,
+) -> tuple[Array, Aux]:
+    """operations: int32 [L], or weights [L, O]. skips: [L, L], 0 or 1, or weights."""
+    x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+    seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
+    states = x[None]
+    for s, stage in enumerate(stages):
+        here = slice(stage.layers.start, stage.layers.stop)
+        room = jnp.zeros((len(stage.layers), *states.shape[1:]), states.dtype)
+        states = jnp.concatenate([states, room])
+        rows = jnp.pad(skips[here], ((0, 0), (0, max(0, len(states) - len(skips)))))[:, : len(states)]
+        stats = None if isinstance(context.bn, str) else context.bn["stages"][s]
+        items = (jnp.arange(here.start, here.stop), params["stages"][s], operations[here], rows, stats)
+        states, stage_seen = lax.scan(functools.partial(_layer, context, path), states, items)
+        seen["stages"].append(stage_seen)
+        if s < len(stages) - 1:
+            needed = enas_macro_needed(skips > 0, here.stop) if path else jnp.ones(here.stop + 1, bool)
+            states, reduced_seen = _reduced(states, params["reductions"][s], needed, context.at("reductions", s))
+            seen["reductions"].append(reduced_seen)
+    return layers.dense(global_pool(states[-1]), params["classifier"]), Aux(seen)
+
+
 def _layer(context: Context, path: bool, states: Array, item: Any) -> tuple[Array, Stats]:
     """Layer k on a buffer of all states, of which those that are not made yet are zeros."""
     k, params, operation, added, stats = item
@@ -195,7 +207,3 @@ def _reduced(states: Array, params: PyTree, needed: Array, context: Context) -> 
         return lax.cond(item[0], reduce, leave, *item[1:])
 
     return lax.map(one, (needed, states, params, None if isinstance(context.bn, str) else context.bn))
-
-
-def _reduction_init(key: Key, channels: int) -> PyTree:
-    return layers.factorized_reduce_init(key, channels, 2 * channels)

@@ -140,6 +140,14 @@ def used_edges(layout: Layout, edges: Edges, shapes: PyTree, alive: Array) -> Py
     return result
 
 
+def used_operations(number: Array, shapes: Sequence[PyTree]) -> list[PyTree]:
+    """Which parameters layers depend on that take the operations of these numbers, int32 [L]; shapes: leaves [L, …]."""
+    return [
+        jax.tree.map(lambda leaf, o=o: (number == o).reshape(-1, *[1] * (leaf.ndim - 1)), tree)
+        for o, tree in enumerate(shapes)
+    ]
+
+
 def dropped(primitives: Sequence[Primitive], y: Array, operation: Array, strided: Array, context: Context) -> Array:
     """y after drop-path, which leaves identities alone.
 
