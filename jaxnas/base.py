@@ -137,6 +137,10 @@ class Context(NamedTuple):
         return self._replace(bn=bn)
 
 
+PLAIN = Context()
+"""By the statistics of the batch, without randomness, on one device."""
+
+
 class Aux(NamedTuple):
     """What a forward pass tells beside the logits.
 

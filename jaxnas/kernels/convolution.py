@@ -9,21 +9,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.base import Array
+from jaxnas.base import PLAIN, Array, Context
 from jaxnas.kernels.gate import where_wanted
 from jaxnas.kernels.platform import by_platform
 
 
-def pointwise(x: Array, kernel: Array, stride: int = 1, wanted: Array | None = None) -> Array:
-    """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out] -> [B, ceil(H/stride), ceil(W/stride), C_out].
-
-    wanted: whether the gradient of the kernel is, as of `where_wanted`.
-    """
+def pointwise(x: Array, kernel: Array, stride: int = 1, context: Context = PLAIN) -> Array:
+    """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out] -> [B, ceil(H/stride), ceil(W/stride), C_out]."""
     if stride != 1:
         x = x[:, ::stride, ::stride]
     # flattened: the gradient of a product over four dimensions is several times slower on a CPU
     flat = x.reshape(-1, x.shape[-1])
     matrix = kernel.astype(x.dtype)
+    wanted = context.wanted
     product = jnp.dot(flat, matrix) if wanted is None else _gated_product(flat, matrix, wanted)
     return product.reshape(*x.shape[:-1], -1)
 
@@ -39,9 +37,9 @@ _gated_product.defvjp(
 )
 
 
-def conv(x: Array, kernel: Array, stride: int = 1, padding: int | None = None, wanted: Array | None = None) -> Array:
-    """Dense convolution: kernel [k, k, C_in, C_out]; padding k // 2 on each side unless given. wanted: as above."""
-    kernel = kernel.astype(x.dtype)
+def conv(x: Array, kernel: Array, stride: int = 1, context: Context = PLAIN, *, padding: int | None = None) -> Array:
+    """Dense convolution: kernel [k, k, C_in, C_out]; padding k // 2 on each side unless given."""
+    kernel, wanted = kernel.astype(x.dtype), context.wanted
     pad = kernel.shape[0] // 2 if padding is None else padding
     small = x.shape[1] * x.shape[2] <= (64 if x.shape[-1] < 8 else 16)
     if stride != 1 or small:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxnas.base import Array
+from jaxnas.base import PLAIN, Array, Context
 from jaxnas.kernels.gate import where_wanted
 from jaxnas.kernels.many import correlate, kernel_gradients, pad, spread, window
 from jaxnas.kernels.platform import by_platform, outlined
@@ -175,14 +175,11 @@ def _depthwise_backward(
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, wanted: Array | None = None) -> Array:
-    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C].
-
-    wanted: whether the gradient of the kernel is, as of `where_wanted`.
-    """
-    return _depthwise(x, kernel.astype(x.dtype), wanted, stride, dilation, False)
+def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = PLAIN) -> Array:
+    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
+    return _depthwise(x, kernel.astype(x.dtype), context.wanted, stride, dilation, False)
 
 
-def relu_depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, wanted: Array | None = None) -> Array:
+def relu_depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = PLAIN) -> Array:
     """`depthwise` of relu(x). Its backward pass keeps x, and computes relu(x) where it reads it."""
-    return _depthwise(x, kernel.astype(x.dtype), wanted, stride, dilation, True)
+    return _depthwise(x, kernel.astype(x.dtype), context.wanted, stride, dilation, True)

@@ -16,6 +16,7 @@ import jax
 
 from jaxnas.base import Array, Aux, Context, Key, PyTree, Skeleton, Stats
 from jaxnas.networks.blocks import (
+    Item,
     conv_bn,
     conv_bn_init,
     draw,
@@ -97,7 +98,7 @@ def make_frame(skeleton: Skeleton, joined: int | Mapping[str, int], affine: bool
         seen: dict[str, Any] = {"stem": stem_seen, "cells": []}
         carry, start, aux_logits = (x, x), 0, None
         for r, (shape, count) in enumerate(runs):
-            body = functools.partial(_cell, apply_cell, shape)
+            body = functools.partial(_cell, apply_cell, shape, context)
             run_keys = None if keys is None else keys[start : start + count]
             carry, run_seen = equal_runs(body, carry, params["cells"][r], context.at("cells", r), run_keys)
             seen["cells"].append(run_seen)
@@ -114,8 +115,9 @@ def make_frame(skeleton: Skeleton, joined: int | Mapping[str, int], affine: bool
 
 
 def _cell(
-    apply_cell: CellApply, shape: CellShape, inputs: tuple[Array, Array], params: PyTree, context: Context
+    apply_cell: CellApply, shape: CellShape, context: Context, inputs: tuple[Array, Array], item: Item
 ) -> tuple[tuple[Array, Array], Stats]:
+    params, context = item.params, item.within(context)
     (first, seen0), (second, seen1) = (
         preprocess(x, own, context.at("preprocess", side))
         for side, (x, own) in enumerate(zip(inputs, params["preprocess"], strict=True))

@@ -13,12 +13,34 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.base import Array, Context, Key
-from jaxnas.kernels import convolution, norm
-from jaxnas.kernels import depthwise as shifted
+from jaxnas.base import PLAIN, Array, Context, Key
+from jaxnas.kernels import norm
+from jaxnas.kernels.convolution import conv, pointwise
+from jaxnas.kernels.depthwise import depthwise, relu_depthwise
+
+__all__ = [
+    "BatchStats",
+    "Known",
+    "Params",
+    "affine_init",
+    "batch_norm",
+    "conv",
+    "conv_init",
+    "dense",
+    "dense_init",
+    "depthwise",
+    "depthwise_init",
+    "drop_path",
+    "factorized_reduce",
+    "factorized_reduce_init",
+    "initial_stats",
+    "pointwise",
+    "relu_depthwise",
+    "stack",
+    "uniform_fan_in",
+]
 
 Params = dict[str, Any]
-_PLAIN = Context()
 
 
 def uniform_fan_in(key: Key, shape: Sequence[int], fan_in: int) -> Array:
@@ -38,26 +60,6 @@ def depthwise_init(key: Key, size: int, channels: int) -> Array:
     return uniform_fan_in(key, (size, size, channels), size * size)
 
 
-def pointwise(x: Array, kernel: Array, stride: int = 1, context: Context = _PLAIN) -> Array:
-    """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out] -> [B, ceil(H/stride), ceil(W/stride), C_out]."""
-    return convolution.pointwise(x, kernel, stride, context.wanted)
-
-
-def conv(x: Array, kernel: Array, stride: int = 1, context: Context = _PLAIN, *, padding: int | None = None) -> Array:
-    """Dense convolution: kernel [k, k, C_in, C_out]; padding k // 2 on each side unless given."""
-    return convolution.conv(x, kernel, stride, padding, context.wanted)
-
-
-def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = _PLAIN) -> Array:
-    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
-    return shifted.depthwise(x, kernel, stride, dilation, context.wanted)
-
-
-def relu_depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = _PLAIN) -> Array:
-    """`depthwise` of relu(x), of which x alone is kept for the backward pass."""
-    return shifted.relu_depthwise(x, kernel, stride, dilation, context.wanted)
-
-
 BatchStats = tuple[Array, Array]
 """(mean [C], variance [C]), the variance unbiased."""
 
@@ -69,7 +71,7 @@ class Known(NamedTuple):
     variance: Array
 
 
-def batch_norm(x: Array, affine: Params | None = None, context: Context = _PLAIN) -> tuple[Array, BatchStats]:
+def batch_norm(x: Array, affine: Params | None = None, context: Context = PLAIN) -> tuple[Array, BatchStats]:
     """Batch norm of x [B, H, W, C]: by the batch's statistics where `context.bn` is "batch", else by those it has.
 
     Returns the output and the statistics: those given, or the batch's mean and unbiased variance, which are what a
@@ -113,7 +115,7 @@ def factorized_reduce_init(key: Key, channels_in: int, channels_out: int) -> Par
     }
 
 
-def factorized_reduce(x: Array, params: Params, context: Context = _PLAIN) -> Array:
+def factorized_reduce(x: Array, params: Params, context: Context = PLAIN) -> Array:
     """Halves height and width by two strided 1x1 convolutions, the second one pixel further on (zeros beyond)."""
     onward = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
     pairs = ((x, params["first"]), (onward, params["second"]))

@@ -213,8 +213,9 @@ def conv(name: str, size: int) -> Primitive:
     def costs(channels: int, stride: int, image: cost.Size) -> cost.Cost:
         return cost.conv_bn(channels, channels, size, cost.strided(image, stride))
 
-    norms: Callable[[int, int], tuple[int, ...]] = lambda channels, stride: (channels,)
-    return Primitive(name, init, apply, costs, norms, scaled=scaled_norm, family=Dense(size))
+    return Primitive(
+        name, init, apply, costs, lambda channels, stride: (channels,), scaled=scaled_norm, family=Dense(size)
+    )
 
 
 PRIMITIVES: dict[str, Primitive] = {

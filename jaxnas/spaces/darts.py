@@ -7,8 +7,8 @@ stride 2.
 
 An architecture has, for each cell, normal first, and each node in turn, three choices: the pair of different inputs
 (in lexicographic order: "0,1", "0,2", …), the operation on the lower and that on the higher of them ("none" is no
-option, where there is one). The first node has one pair only; its choice stays, with one option, so that every node has three entries.
-Every combination is valid and no two mean the same.
+option, where there is one). The first node has one pair only; its choice stays, with one option, so that every node has
+three entries. Every combination is valid and no two mean the same.
 
 Mixture weights number all edges node by node, source ascending: node i (0 … nodes - 1) and source j (0 … i + 1) have
 slot i (i + 3) / 2 + j. With four nodes that makes S = 14 slots.

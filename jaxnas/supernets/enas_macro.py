@@ -36,7 +36,6 @@ from jaxnas.supernets.executors.scan import mixed_op, one_of
 from jaxnas.supernets.extracting import as_network, taken
 
 _PRIMITIVES = tuple(MACRO_PRIMITIVES[name] for name in ENAS_MACRO_OPERATIONS)
-_MIXED = mixed_op(_PRIMITIVES, 1)
 
 
 def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supernet:
@@ -186,7 +185,8 @@ def _layer(context: Context, path: bool, states: Array, item: Any) -> tuple[Arra
         known = [initial_stats(p, channels, 1) for p in _PRIMITIVES] if stats is None else stats["operation"]
         y, own = one_of(_PRIMITIVES, 1, params, operation, source, known, here.at("operation"))
     else:
-        y, own = _MIXED(params, operation, source, None, here)[0], ()
+        mixed = mixed_op(_PRIMITIVES, 1, context.axis_name)
+        y, own = mixed(params, operation, source, (None, None), None, context.wanted)[0], ()
     y = y + jnp.tensordot(added.astype(y.dtype), states, 1)
     y, norm = layers.batch_norm(y, None, here.at("norm"))
     return lax.dynamic_update_index_in_dim(states, y, k + 1, 0), {"operation": own, "norm": norm}

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
 from jaxnas.checks import checked_supernet
-from jaxnas.networks.blocks import draw, equal_runs, part_keys
+from jaxnas.networks.blocks import Item, draw, equal_runs, part_keys
 from jaxnas.networks.nasbench201 import apply_frame, init_frame, nasbench201_network
 from jaxnas.ops.primitives import Operations, named, names_of
 from jaxnas.spaces.nasbench201 import (
@@ -70,15 +70,17 @@ def nasbench201_supernet(
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         context = context._replace(bn="batch")
 
-        def cell(x: Array, own: PyTree, context: Context) -> tuple[Array, Stats]:
-            return run.mixture(_LAYOUT, {"plain": own}, weights["cell"], x[None], context)[-1], ()
+        def cell(x: Array, item: Item) -> tuple[Array, Stats]:
+            here, own = item.within(context), {"plain": item.params}
+            return run.mixture(_LAYOUT, own, weights["cell"], x[None], here)[-1], ()
 
         return forward(cell, params, x, context)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        def cell(x: Array, own: PyTree, context: Context) -> tuple[Array, Stats]:
-            context = context._replace(bn=context.bn if isinstance(context.bn, str) else {"plain": context.bn})
-            states, seen = run.path(_LAYOUT, edges_of(arch), {"plain": own}, x[None], context)
+        def cell(x: Array, item: Item) -> tuple[Array, Stats]:
+            here = item.within(context)
+            here = here if isinstance(here.bn, str) else here._replace(bn={"plain": here.bn})
+            states, seen = run.path(_LAYOUT, edges_of(arch), {"plain": item.params}, x[None], here)
             return states[-1], seen["plain"]
 
         return forward(cell, params, x, context)

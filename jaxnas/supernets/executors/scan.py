@@ -25,10 +25,11 @@ from jaxnas.ops.primitives import Primitive, Zero
 from jaxnas.supernets.executors import layout as lay
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
 
-Edge = Callable[[PyTree, Array, Array, Any, Context], tuple[Array, Any]]
-"""(params, weights [O], x, which operations are there or None, context) -> (y, what each batch norm told).
+Edge = Callable[[PyTree, Array, Array, Any, Any, Any], tuple[Array, Any]]
+"""(params, weights [O], x, each, known, wanted) -> (y, what each batch norm told).
 
-`context.bn` may be what the edge has told before of the same x.
+each: (which operations are there, bool [O], or None for all, key or None). known: what the edge has told before of the
+same x, or None. wanted: as of `Context`.
 """
 
 
@@ -44,14 +45,14 @@ def scan_executor(primitives: Sequence[Primitive], keep: np.ndarray | None = Non
         for group, slots in layout.groups().items():
             there = np.ones((len(slots), len(primitives)), bool) if keep is None else keep[slots]
             held = [o for o, p in enumerate(primitives) if not isinstance(p.family, Zero) and there[:, o].any()]
-            op = ops(tuple(primitives[o] for o in held), STRIDES[group])
+            op = ops(tuple(primitives[o] for o in held), STRIDES[group], context.axis_name)
             random = context.key is not None and any(primitives[o].random for o in held)
             each = (
                 None if there[:, held].all() else jnp.asarray(there[:, held]),
                 part_keys(context, len(slots)) if random else None,
             )
             nodes = _scan_edges(
-                _Static(op, _ends(layout, group, slots), context.axis_name),
+                _Static(op, _ends(layout, group, slots)),
                 inputs if group == "strided" else None,
                 nodes,
                 [params[group][o] for o in held],
@@ -64,20 +65,26 @@ def scan_executor(primitives: Sequence[Primitive], keep: np.ndarray | None = Non
     return Executor(mixture, functools.partial(_path, primitives))
 
 
-def mixed_op(primitives: Sequence[Primitive], stride: int) -> Edge:
+def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None) -> Edge:
     """The sum of all operations' outputs, each times its weight (Liu et al. 2019, equation 2)."""
 
-    def edge(params: PyTree, weights: Array, x: Array, there: Any, context: Context) -> tuple[Array, Any]:
-        scales = per_channel(weights, x.shape[-1])
+    def edge(
+        params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
+    ) -> tuple[Array, Any]:
+        scales, (there, key) = per_channel(weights, x.shape[-1]), each
         outputs, seen = [], []
         for o, (primitive, own) in enumerate(zip(primitives, params, strict=True)):
-            here = context.at(o)
-            if primitive.random and context.key is not None:
-                here = here._replace(key=jax.random.fold_in(context.key, o))
-            if there is None:
-                y, told = _scaled(primitive, stride, own, scales[o], x, here)
-            else:
+            here = Context("batch" if known is None else known[o], axis_name=axis_name, wanted=wanted)
+            if primitive.random and key is not None:
+                here = here._replace(key=jax.random.fold_in(key, o))
+            if there is not None:
                 y, told = _where_there(primitive, stride, there[o], own, scales[o], x, here), ()
+            # The weight goes into the last batch norm, where there is one.
+            elif (with_scale := primitive.scaled(own, scales[o])) is not None:
+                y, told = primitive.apply(with_scale, x, stride, here)
+            else:
+                y, told = primitive.apply(own, x, stride, here)
+                y = scale_channels(y, scales[o])
             outputs.append(y)
             seen.append(tuple(layers.Known(*pair) for pair in told))
         return functools.reduce(jnp.add, outputs), tuple(seen)
@@ -85,25 +92,14 @@ def mixed_op(primitives: Sequence[Primitive], stride: int) -> Edge:
     return edge
 
 
-def _scaled(
-    primitive: Primitive, stride: int, params: PyTree, scale: Array, x: Array, context: Context
-) -> tuple[Array, Stats]:
-    """An operation's output times its scale [C], which goes into the last batch norm where there is one."""
-    with_scale = primitive.scaled(params, scale)
-    if with_scale is not None:
-        return primitive.apply(with_scale, x, stride, context)
-    y, told = primitive.apply(params, x, stride, context)
-    return scale_channels(y, scale), told
-
-
 def _where_there(
     primitive: Primitive, stride: int, there: Array, params: PyTree, scale: Array, x: Array, context: Context
 ) -> Array:
-    """The same of an operation that this edge may have lost, and that is then not computed."""
+    """An operation that this edge may have lost, and that is then not computed, times its scale [C]."""
 
     def taken(params: PyTree, scale: Array, x: Array, key: Any, wanted: Any) -> Array:
         here = Context(key=key, axis_name=context.axis_name, wanted=wanted)
-        return _scaled(primitive, stride, params, scale, x, here)[0]
+        return scale_channels(primitive.apply(params, x, stride, here)[0], scale)
 
     operands = (params, scale, x, context.key, context.wanted)
     shape = jax.eval_shape(taken, *operands)
@@ -115,12 +111,6 @@ class _Static(NamedTuple):
 
     edge: Edge
     ends: tuple[tuple[int, int], ...]
-    axis_name: str | None
-
-    def apply(self, params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Any) -> tuple[Array, Any]:
-        there, key = each
-        bn = "batch" if known is None else known
-        return self.edge(params, weights, x, there, Context(bn, key, axis_name=self.axis_name, wanted=wanted))
 
 
 def _ends(layout: Layout, group: lay.Group, slots: np.ndarray) -> tuple[tuple[int, int], ...]:
@@ -144,21 +134,17 @@ def _scan_edges(
     inputs: where the edges start from, None where that is `nodes`. params, weights and `each`, what else an edge needs:
     leaves [S', …].
     """
-    return _forward(static.apply, static, inputs, nodes, params, weights, each)[0]
+    return _forward(static, inputs, nodes, params, weights, each)[0]
 
 
+@functools.partial(outlined, static=(0,))
 def _forward(
-    edge: Callable[..., tuple[Array, Any]],
-    static: _Static,
-    inputs: Array | None,
-    nodes: Array,
-    params: PyTree,
-    weights: Array,
-    each: Any,
+    static: _Static, inputs: Array | None, nodes: Array, params: PyTree, weights: Array, each: Any
 ) -> tuple[Array, Any]:
     def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
         (source, target), own, weight, other = slot
-        y, seen = edge(materialized(own), weight, at(nodes if inputs is None else inputs, source), other, None, None)
+        x = at(nodes if inputs is None else inputs, source)
+        y, seen = _edge_by_rules(static.edge, materialized(own), weight, x, other)
         return add_at(nodes, target, y), seen
 
     return lax.scan(body, nodes, (_indices(static), params, weights, each))
@@ -169,35 +155,34 @@ def _indices(static: _Static) -> tuple[Array, Array]:
     return jnp.array(sources, jnp.int32), jnp.array(targets, jnp.int32)
 
 
-def _vjp(static: _Static, own: PyTree, weight: Array, x: Array, each: Any, known: Any, wanted: Any) -> Any:
-    return jax.vjp(lambda own, w, x: static.apply(own, w, x, each, known, wanted), own, weight, x, has_aux=True)
-
-
 @functools.partial(outlined, static=(0,))
-def _edge_by_rules(static: _Static, *operands: Any) -> tuple[Array, Any]:
+def _edge_by_rules(edge: Edge, own: PyTree, weight: Array, x: Array, each: Any) -> tuple[Array, Any]:
     """The edge by the forward rules of what it consists of, not by the operations themselves.
 
     These have no forward-mode derivative, which a second-order hypergradient takes of a forward pass.
     """
-    y, _, seen = _vjp(static, *operands)
+    y, _, seen = jax.vjp(lambda own, w, x: edge(own, w, x, each, None, None), own, weight, x, has_aux=True)
     return y, seen
 
 
 @functools.partial(outlined, static=(0,))
-def _edge_gradient(static: _Static, g: Array, *operands: Any) -> tuple[PyTree, Array, Array]:
+def _edge_gradient(
+    edge: Edge, g: Array, own: PyTree, weight: Array, x: Array, each: Any, known: Any, wanted: Array | None
+) -> tuple[PyTree, Array, Array]:
     """Gradients of the parameters, the weights and the input."""
-    return _vjp(static, *operands)[1](g)
+    return jax.vjp(lambda own, w, x: edge(own, w, x, each, known, wanted)[0], own, weight, x)[1](g)
 
 
-@functools.partial(outlined, static=(0,))
-def _forward_by_rules(static: _Static, *operands: Any) -> tuple[Array, Any]:
-    return _forward(functools.partial(_edge_by_rules, static), static, *operands)
-
-
-def _scan_edges_forward(static: _Static, *operands: Any) -> tuple[Array, Any]:
-    *used, wanted = operands
-    nodes, seen = _forward_by_rules(static, *used)
-    inputs, _, params, weights, each = used
+def _scan_edges_forward(
+    static: _Static,
+    inputs: Array | None,
+    nodes: Array,
+    params: PyTree,
+    weights: Array,
+    each: Any,
+    wanted: Array | None,
+) -> tuple[Array, Any]:
+    nodes, seen = _forward(static, inputs, nodes, params, weights, each)
     return nodes, (inputs, nodes, params, weights, each, seen, wanted)
 
 
@@ -216,7 +201,7 @@ def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any
         to_inputs, to_nodes = gradients
         x, g = looked_up(nodes if inputs is None else inputs, source), looked_up(to_nodes, target)
         known = None if other[0] is not None else known  # where operations may be gone, nothing is told
-        to_params, to_weights, to_x = _edge_gradient(static, g, materialized(own), weight, x, other, known, wanted)
+        to_params, to_weights, to_x = _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)
         if to_inputs is None:
             return (None, add_at(to_nodes, source, to_x)), (to_params, to_weights)
         return (add_at(to_inputs, source, to_x), to_nodes), (to_params, to_weights)

@@ -1,6 +1,6 @@
-"""The edges that are ready together, in few large kernels: what a GPU wants, which waits longer for the start of a small
-kernel than for its work.
+"""The edges that are ready together, in few large kernels: what a GPU wants.
 
+It waits longer for the start of a small kernel than for its work.
 A mixture runs in stages: the sources of one are complete when it begins, and have edges to the same nodes. The two
 inputs of a cell of DARTS are one stage, each node is another. A path runs node by node, because its sources are data.
 """
