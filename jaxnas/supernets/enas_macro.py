@@ -186,7 +186,7 @@ def _layer(context: Context, path: bool, states: Array, item: Any) -> tuple[Arra
         y, own = one_of(_PRIMITIVES, 1, params, operation, source, known, here.at("operation"))
     else:
         mixed = mixed_op(_PRIMITIVES, 1, context.axis_name)
-        y, own = mixed(params, operation, source, (None, None), None, context.wanted)[0], ()
+        y, own = mixed(params, operation, source, (None, None), None, context.wanted)[0], []
     y = y + jnp.tensordot(added.astype(y.dtype), states, 1)
     y, norm = layers.batch_norm(y, None, here.at("norm"))
     return lax.dynamic_update_index_in_dim(states, y, k + 1, 0), {"operation": own, "norm": norm}

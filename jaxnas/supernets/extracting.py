@@ -43,7 +43,7 @@ def path_stats(supernet: Supernet) -> Stats:
     params = jax.eval_shape(supernet.init, jax.random.key(0))
     arch = jax.ShapeDtypeStruct((len(supernet.space.choices),), jnp.int32)
     x = jax.ShapeDtypeStruct((2, *supernet.input_shape), jnp.float32)
-    shapes = jax.eval_shape(lambda *given: supernet.apply_path(*given, Context())[1].stats, params, arch, x)
+    shapes = jax.eval_shape(lambda p, a, x: supernet.apply_path(p, a, x, Context())[1].stats, params, arch, x)
     leaves, tree = jax.tree.flatten(shapes)  # means and variances in turn
     fills = (jnp.zeros, jnp.ones)
     return jax.tree.unflatten(tree, [fills[i % 2](leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)])

@@ -72,7 +72,8 @@ def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None
         params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
     ) -> tuple[Array, Any]:
         scales, (there, key) = per_channel(weights, x.shape[-1]), each
-        outputs, seen = [], []
+        outputs: list[Array] = []
+        seen: list[Any] = []
         for o, (primitive, own) in enumerate(zip(primitives, params, strict=True)):
             here = Context("batch" if known is None else known[o], axis_name=axis_name, wanted=wanted)
             if primitive.random and key is not None:
