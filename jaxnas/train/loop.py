@@ -98,33 +98,15 @@ def run(
     Raises NonFiniteError, naming the step and the quantity, for a NaN or infinity in an Info or in a value of
     `after_round`, and for a NaN in a state that was about to be saved; the checkpoints from before remain.
     """
-    if not legs or min(leg.steps for leg in legs) < 1:
-        raise ValueError(f"every leg needs at least 1 step, got {[(leg.name, leg.steps) for leg in legs]}")
-    for name, value in (("rounds", rounds), ("log_every", log_every)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if best is not None and after_round is None:
-        raise ValueError(f"best={best!r} needs an after_round that measures it")
-
+    _check(legs, rounds, log_every, best, after_round)
     round_steps = sum(leg.steps for leg in legs)
     total = rounds * round_steps
-    state = place(jax.tree.map(_own, state))
     data = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf), data)
     keys = [_fold_in(key, number) for number in range(len(legs))]
-    done, before, top = 0, 0.0, None
+    paces = [_Pace(chunk_seconds, leg.chunk.max_steps) for leg in legs]
     with contextlib.ExitStack() as resources:
-        checkpoints = None
-        if stage is not None:
-            if is_first_process():
-                checkpoints = resources.enter_context(Checkpoints(stage.path / "checkpoints"))
-            restored = _restore(None if checkpoints is None else checkpoints.restore, state)
-            if restored is not None:
-                state, done, before = place(restored.state), restored.step, restored.meta["seconds"]
-                top = Best(*restored.meta["best"]) if restored.meta["best"] else None
-                if done > total:
-                    raise ValueError(f"{stage.path} is at step {done}, beyond the {total} steps asked for")
-            # A stage without a checkpoint starts anew, and so do its metrics.
-            stage.truncate_metrics(-1 if restored is None else done)
+        checkpoints = None if stage is None else _checkpoints(stage, resources)
+        state, done, before, top = _start(stage, checkpoints, place(jax.tree.map(_own, state)), place, total)
         progress = Progress(
             stage.name if stage else legs[0].name,
             [(leg.name, leg.steps * rounds, leg.images) for leg in legs],
@@ -132,16 +114,8 @@ def run(
             sys.stderr if output is None else output,
         )
         resources.callback(progress.close)
-        paces = [_Pace(chunk_seconds, leg.chunk.max_steps) for leg in legs]
         started = saved = time.perf_counter()
         over = done == total or (done > 0 and done % round_steps == 0 and ended(state))
-
-        def save(write: Callable[[int, PyTree, Mapping[str, Any]], None]) -> None:
-            _check_no_nan(state, done)
-            own = jax.tree.map(local, state)
-            with saving():
-                write(done, own, {"seconds": before + time.perf_counter() - started, "best": top})
-
         while not over:
             number = _leg_at(legs, done % round_steps)
             leg, first, epoch = legs[number], _index(legs, number, done), done // round_steps + 1
@@ -151,31 +125,23 @@ def run(
             state, infos = leg.chunk.run(state, keys[number], first, first + length, data)
             elapsed = time.perf_counter() - chunk_started
             paces[number].record(length, elapsed)
-            bad = _first_non_finite(infos)
-            for index in range(length if bad is None else bad[0]):
-                n = done + index + 1
-                if stage is not None and (n % log_every == 0 or n == total):
-                    stage.log(leg.name, n, {"epoch": epoch, **_row(infos, index)})
-            if bad is not None:
-                raise NonFiniteError(*bad[1:], done + bad[0] + 1, f"{leg.name}, epoch {epoch}")
+            steps = range(done + 1, done + length + 1)
+            _log_steps(stage, leg.name, epoch, infos, steps, lambda step: step % log_every == 0 or step == total)
             done += length
             progress.report(number, length, elapsed, f"{epoch}/{rounds}", infos)
             if done == epoch * round_steps and after_round is not None:
-                own = jax.tree.map(local, state)
-                after, values = _after_round(after_round, epoch, own, best, done)
-                if after is not own:
-                    state = place(arrays_from_first(after))
+                state, values = _after_round(after_round, epoch, state, place, best, done)
                 if stage is not None:
                     stage.log("round", done, {"epoch": epoch, **values})
                 if best is not None and (top is None or values[best] > top.value):
                     top = Best(values[best], done)
                     if checkpoints is not None:
-                        save(checkpoints.save_best)
+                        _save(checkpoints.save_best, _At(state, done, before + time.perf_counter() - started, top))
             over = done == total or (done == epoch * round_steps and ended(state))
             signalled = largest([stop() or 0])[0] or None
             due = time.perf_counter() - saved >= save_seconds or signalled is not None or over
             if checkpoints is not None and due:
-                save(checkpoints.save)
+                _save(checkpoints.save, _At(state, done, before + time.perf_counter() - started, top))
                 saved = time.perf_counter()
             if signalled is not None:
                 raise Stopped(signalled, done, total, saved=stage is not None)
@@ -188,11 +154,8 @@ def load(stage: Stage, target: PyTree, which: Literal["latest", "best"]) -> PyTr
     Raises OSError where the stage has no such checkpoint that is whole.
     """
     with contextlib.ExitStack() as resources:
-        read = None
-        if is_first_process():
-            checkpoints = resources.enter_context(Checkpoints(stage.path / "checkpoints"))
-            read = checkpoints.restore_best if which == "best" else checkpoints.restore
-        restored = _restore(read, target)
+        checkpoints = _checkpoints(stage, resources)
+        restored = _restore(checkpoints, target, which)
     if restored is None:
         raise OSError(
             f"{stage.path / 'checkpoints' / which} has no whole checkpoint; remove {stage.path} to run it again"
@@ -200,15 +163,65 @@ def load(stage: Stage, target: PyTree, which: Literal["latest", "best"]) -> PyTr
     return restored.state
 
 
-def _restore(read: Callable[[PyTree], Restored | None] | None, like: PyTree) -> Restored | None:
-    """What the first process reads, given to all; `read` is None in the others."""
+class _At(NamedTuple):
+    """How far a stage is: state, steps done, the seconds that they took, and the best so far."""
+
+    state: PyTree
+    done: int
+    seconds: float
+    best: Best | None
+
+
+def _check(legs: Sequence[Leg], rounds: int, log_every: int, best: str | None, after_round: AfterRound | None) -> None:
+    if not legs or min(leg.steps for leg in legs) < 1:
+        raise ValueError(f"every leg needs at least 1 step, got {[(leg.name, leg.steps) for leg in legs]}")
+    for name, value in (("rounds", rounds), ("log_every", log_every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if best is not None and after_round is None:
+        raise ValueError(f"best={best!r} needs an after_round that measures it")
+
+
+def _checkpoints(stage: Stage, resources: contextlib.ExitStack) -> Checkpoints | None:
+    """The checkpoints of a stage in the first process, which alone reads and writes them; None in the others."""
+    return resources.enter_context(Checkpoints(stage.path / "checkpoints")) if is_first_process() else None
+
+
+def _start(
+    stage: Stage | None, checkpoints: Checkpoints | None, state: PyTree, place: Callable[[PyTree], PyTree], total: int
+) -> _At:
+    """Where the stage begins: its latest checkpoint, else the initial state. Its metrics are cut back to that."""
+    if stage is None:
+        return _At(state, 0, 0.0, None)
+    restored = _restore(checkpoints, state, "latest")
+    if restored is None:
+        stage.truncate_metrics(-1)
+        return _At(state, 0, 0.0, None)
+    if restored.step > total:
+        raise ValueError(f"{stage.path} is at step {restored.step}, beyond the {total} steps asked for")
+    stage.truncate_metrics(restored.step)
+    best = restored.meta["best"]
+    return _At(place(restored.state), restored.step, restored.meta["seconds"], Best(*best) if best else None)
+
+
+def _restore(checkpoints: Checkpoints | None, like: PyTree, which: Literal["latest", "best"]) -> Restored | None:
+    """What the first process reads, given to all; it alone has the checkpoints."""
     target = abstract(like)
-    found = None if read is None else read(target)
+    found = None
+    if checkpoints is not None:
+        found = (checkpoints.restore_best if which == "best" else checkpoints.restore)(target)
     told = from_first(None if found is None else {"step": found.step, "meta": found.meta})
     if told is None:
         return None
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), target) if found is None else found.state
     return Restored(arrays_from_first(zeros), told["meta"], told["step"])
+
+
+def _save(write: Callable[[int, PyTree, Mapping[str, Any]], None], at: _At) -> None:
+    _check_no_nan(at.state, at.done)
+    own = jax.tree.map(local, at.state)
+    with saving():
+        write(at.done, own, {"seconds": at.seconds, "best": at.best})
 
 
 class _Pace:
@@ -247,11 +260,31 @@ def _index(legs: Sequence[Leg], number: int, done: int) -> int:
     return rounds * legs[number].steps + min(max(position - before, 0), legs[number].steps)
 
 
+def _log_steps(
+    stage: Stage | None, name: str, epoch: int, infos: Infos, steps: range, wanted: Callable[[int], bool]
+) -> None:
+    """Writes those steps of a leg that are wanted, by their numbers, up to one that is not finite; raises there."""
+    bad = _first_non_finite(infos)
+    for index, step in enumerate(steps if bad is None else steps[: bad[0]]):
+        if stage is not None and wanted(step):
+            stage.log(name, step, {"epoch": epoch, **_row(infos, index)})
+    if bad is not None:
+        index, quantity, value = bad
+        raise NonFiniteError(quantity, value, steps[index], f"{name}, epoch {epoch}")
+
+
 def _after_round(
-    after_round: AfterRound, epoch: int, state: PyTree, best: str | None, done: int
+    after_round: AfterRound,
+    epoch: int,
+    state: PyTree,
+    place: Callable[[PyTree], PyTree],
+    best: str | None,
+    done: int,
 ) -> tuple[PyTree, dict[str, Any]]:
-    after, values = after_round(epoch, state)
-    check_same_types(state, after)
+    """The state after the round, laid out, and the values that were measured, checked and as lists."""
+    own = jax.tree.map(local, state)
+    after, values = after_round(epoch, own)
+    check_same_types(own, after)
     arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -259,7 +292,9 @@ def _after_round(
     if best is not None and (best not in arrays or arrays[best].ndim):
         numbers = sorted(name for name, array in arrays.items() if not array.ndim)
         raise ValueError(f"best={best!r} is not among the numbers that after_round gives, which are {numbers}")
-    return after, {name: array.tolist() for name, array in arrays.items()}
+    if after is not own:
+        state = place(arrays_from_first(after))
+    return state, {name: array.tolist() for name, array in arrays.items()}
 
 
 def _own(leaf: Any) -> Array:
