@@ -151,7 +151,6 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         for s, (start, stop) in enumerate(itertools.pairwise(starts))
         for k in range(start, stop)
     )
-    moves = product(choices)
     slots = {kind: np.array(places) for kind, places in _slots(depths).items()}
     widths = {kind: len(options[places[0]]) for kind, places in slots.items()}
     # Option of a layer -> operation of the graph.
@@ -209,10 +208,7 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
     space = SearchSpace(
         name="chain",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=lambda: {k: jnp.zeros((len(slots[k]), widths[k]), jnp.float32) for k in slots},
         one_hot=lambda arch: {k: jax.nn.one_hot(arch[slots[k]], widths[k], dtype=jnp.float32) for k in slots},

@@ -104,7 +104,6 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
             for state in range(k)
         ]
     choices = tuple(listed)
-    moves = product(choices)
     operation_places = np.array(_places(layers))
     skip_places = np.setdiff1d(np.arange(len(choices)), operation_places)
 
@@ -188,10 +187,7 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
     space = SearchSpace(
         name="enas_macro",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,

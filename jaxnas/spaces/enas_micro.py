@@ -90,7 +90,6 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
         for side in ("left", "right"):
             listed.append(Choice(f"{kind} node {node} {side} operation", operations, name))
     choices = tuple(listed)
-    moves = product(choices)
 
     def template() -> Weights:
         return {kind: jnp.zeros((len(slots), len(all_operations)), jnp.float32) for kind in CELL_KINDS}
@@ -161,10 +160,7 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
     space = SearchSpace(
         name="enas_micro",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,
