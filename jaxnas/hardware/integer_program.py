@@ -94,7 +94,7 @@ def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, 
     Raises: ValueError where the space is not `darts_space(nodes, operations)`. The free one is not either: a slot that
     takes an option twice has no place in a program of zeros and ones.
     """
-    check_choices(space.choices, darts_choices(nodes, operations), f"the space {space.name!r}", "such cells")
+    check_choices(space.choices, darts_choices(nodes, operations), f"the space {space.name!r}", "those cells")
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
     none = operations.index("none")
     rules = []
