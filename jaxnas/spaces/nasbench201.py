@@ -88,7 +88,6 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
     """
     primitives = named(operations)
     names, choices = names_of(operations), nasbench201_choices(operations)
-    moves = product(choices)
 
     def template() -> Weights:
         return {"cell": jnp.zeros((len(choices), len(names)), jnp.float32)}
@@ -119,10 +118,7 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
     space = SearchSpace(
         name="nasbench201",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=template,
         one_hot=lambda arch: {"cell": jax.nn.one_hot(arch, len(names), dtype=jnp.float32)},

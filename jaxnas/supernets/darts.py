@@ -22,9 +22,10 @@ from jaxnas.networks.darts import darts_network
 from jaxnas.ops.primitives import Operations, named, names_of
 from jaxnas.spaces.darts import CELL_KINDS, DARTS_OPERATIONS, darts_edges, darts_space, edge_table
 from jaxnas.supernets.cells import in_runs, make_cells, separate
-from jaxnas.supernets.executors import Edges, Form, used_edges
+from jaxnas.supernets.executors import Edges, Form
 from jaxnas.supernets.extracting import as_network
 from jaxnas.supernets.kept import between, checked_keep, narrowed, rows_of, widened
+from jaxnas.supernets.used import used_by_edges, used_by_path
 
 
 def darts_supernet(
@@ -37,8 +38,9 @@ def darts_supernet(
     remat: bool = False,
     dtype: Any = jnp.float32,
     affine: bool = False,
+    free: bool = False,
 ) -> Supernet:
-    """The supernet over `darts_space(nodes, operations)`.
+    """The supernet over `darts_space(nodes, operations, free=free)`, whose paths share the parameters of an edge.
 
     The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
     the edges of a cell are run, by default what suits the platform. remat: in the form `staged`, compute the edges
@@ -53,10 +55,11 @@ def darts_supernet(
 
     Raises: ValueError as `darts_space`, and for a form or a `keep` that cannot be.
     """
-    space, names = darts_space(nodes, operations), names_of(operations)
+    space, names = darts_space(nodes, operations, free=free), names_of(operations)
     primitives = named(operations, pool_norms=not affine)
     table = edge_table(nodes)
     none = names.index("none") if "none" in names else None
+    zeros = len(names) if none is None else none
     kept = checked_keep(keep, dict.fromkeys(CELL_KINDS, (len(table), len(names))), none)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, source in table], primitives,
@@ -79,17 +82,19 @@ def darts_supernet(
 
     def edges_of(arch: Arch) -> dict[str, Edges]:
         ends = tuple(node for node in range(nodes) for _ in range(2))
-        return {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names).items()}
+        return {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names, free=free).items()}
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         return cells.path(whole(params), edges_of(arch), join, x, context)
 
     def used(arch: Arch) -> PyTree:
-        result = jax.tree.map(lambda _: jnp.array(True), shapes())
-        for (shape, count), own, given in zip(cells.frame.runs, result["cells"], shapes()["cells"], strict=True):
-            edges, layout = edges_of(arch)[shape.kind], cells.layouts[shape.kind]
-            own["edges"] = used_edges(layout, edges, given["edges"], jnp.ones(count, bool))
-        return narrowed(result, rows())
+        edges = edges_of(arch)
+        if free:
+            every = dict.fromkeys(CELL_KINDS, jnp.ones(nodes, bool))
+            mask = used_by_path(skeleton, cells, edges, every, none=zeros, affine=affine)
+        else:
+            mask = used_by_edges(cells, edges, jnp.ones((skeleton.cells, 2 * nodes), bool))
+        return narrowed(mask, rows())
 
     def network(arch: Arch) -> Network:
         return darts_network(arch, skeleton, space, operations=operations, pool_norms=not affine)

@@ -9,7 +9,6 @@ In the mixture a node is in the output with the product of the weights of "none"
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,9 +27,10 @@ from jaxnas.spaces.enas_micro import (
     enas_micro_slots,
     enas_micro_space,
 )
-from jaxnas.supernets.cells import Cells, in_runs, make_cells, separate
-from jaxnas.supernets.executors import Edges, Form, used_edges
+from jaxnas.supernets.cells import in_runs, make_cells, separate
+from jaxnas.supernets.executors import Edges, Form
 from jaxnas.supernets.extracting import as_network
+from jaxnas.supernets.used import kernel_of, used_by_path
 
 
 def enas_micro_supernet(
@@ -74,7 +74,7 @@ def enas_micro_supernet(
         return cells.path(params, edges_of(arch), lambda kind, states: _weighted(states, loose[kind]), x, context)
 
     def used(arch: Arch) -> PyTree:
-        return _used(cells, edges_of(arch), enas_micro_loose(arch))
+        return used_by_path(skeleton, cells, edges_of(arch), enas_micro_loose(arch), none=0)
 
     def network(arch: Arch) -> Network:
         return enas_micro_network(arch, skeleton, space, operations=operations)
@@ -107,7 +107,7 @@ def enas_micro_supernet(
         each = by_cells(params["cells"], genotype, by_slot=True)
         for c, cell in enumerate(each):
             cell["preprocess"] = tuple(
-                {**own, _kernel_of(own): jax.tree.map(lambda k, at=c - 2 + side: there(at, k), own[_kernel_of(own)])}
+                {**own, kernel_of(own): jax.tree.map(lambda k, at=c - 2 + side: there(at, k), own[kernel_of(own)])}
                 for side, own in enumerate(cell["preprocess"])
             )
         kernel = there(len(kinds) - 1, params["classifier"]["kernel"])
@@ -124,49 +124,6 @@ def enas_micro_supernet(
     return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
-def _used(cells: Cells, edges: Mapping[str, Edges], loose: Mapping[str, Array]) -> PyTree:
-    kinds = [shape.kind for shape, count in cells.frame.runs for _ in range(count)]
-    shapes = jax.eval_shape(cells.init, jax.random.key(0))
-    result = jax.tree.map(lambda _: jnp.array(True), shapes)
-    reads = {kind: [jnp.any(own.source == side) for side in range(2)] for kind, own in edges.items()}
-    live, start = _live(kinds, reads), 0
-    for (shape, count), own, given in zip(cells.frame.runs, result["cells"], shapes["cells"], strict=True):
-        alive = jnp.stack(live[start : start + count])
-        for side, before in enumerate(own["preprocess"]):
-            needed = alive & reads[shape.kind][side]
-            rows = jnp.stack([_filled(kinds, loose, start + c - 2 + side, shape.inputs[side]) for c in range(count)])
-            before["norm"] = jax.tree.map(lambda _, needed=needed: needed[:, None], before["norm"])
-            kernel, mask = _kernel_of(before), (rows & needed[:, None])[:, :, None]
-            before[kernel] = jax.tree.map(lambda _, mask=mask: mask, before[kernel])
-        own["edges"] = used_edges(cells.layouts[shape.kind], edges[shape.kind], given["edges"], alive)
-        start += count
-    channels = shapes["classifier"]["kernel"].shape[0]
-    result["classifier"]["kernel"] = _filled(kinds, loose, len(kinds) - 1, channels)[:, None]
-    return result
-
-
 def _weighted(states: Array, loose: Array) -> Array:
     """Nodes [N, B, H, W, C] side by side, each times its entry of loose [N]."""
     return joined(states * loose.astype(states.dtype)[:, None, None, None, None])
-
-
-def _kernel_of(preprocess: PyTree) -> str:
-    return "reduce" if "reduce" in preprocess else "kernel"
-
-
-def _live(kinds: Sequence[str], reads: Mapping[str, Sequence[Array]]) -> list[Array]:
-    """Which cells matter: one that a later cell that matters reads, the next as input 1 or the one after as input 0."""
-    live = [jnp.array(False)] * (len(kinds) - 1) + [jnp.array(True)]
-    for c in reversed(range(len(kinds) - 1)):
-        live[c] = live[c + 1] & reads[kinds[c + 1]][1]
-        if c + 2 < len(kinds):
-            live[c] |= live[c + 2] & reads[kinds[c + 2]][0]
-    return live
-
-
-def _filled(kinds: Sequence[str], loose: Mapping[str, Array], index: int, channels: int) -> Array:
-    """Which channels of the output of a cell, or of the stem before the first, hold anything: bool [channels]."""
-    if index < 0:
-        return jnp.ones(channels, bool)
-    own = loose[kinds[index]]
-    return jnp.repeat(own, channels // own.shape[0])

@@ -102,8 +102,7 @@ def nasbench201_supernet(
 
     def used(arch: Arch) -> PyTree:
         shapes = jax.eval_shape(init, jax.random.key(0))
-        live = jnp.where(nasbench201_live(arch, operations), arch, -1)
-        edges, alive = edges_of(live), jnp.ones(skeleton.cells, bool)
+        edges, alive = edges_of(arch), jnp.tile(nasbench201_live(arch, operations), (skeleton.cells, 1))
         result = jax.tree.map(lambda _: jnp.array(True), shapes)
         stages = [used_edges(_LAYOUT, edges, {"plain": own}, alive)["plain"] for own in shapes["stages"]]
         return {**result, "stages": stages}

@@ -121,21 +121,21 @@ def at_edges(layout: Layout, params: PyTree, slot: Array) -> PyTree:
 
 
 def used_edges(layout: Layout, edges: Edges, shapes: PyTree, alive: Array) -> PyTree:
-    """Which parameters the edges of a path depend on, as `Supernet.used`, in equal cells, of which bool [L] matter.
+    """Which parameters the edges of a path depend on in equal cells, as of `Supernet.used`.
 
-    shapes: of the parameters, leaves [L, S', …].
+    shapes: of the parameters, leaves [L, S', …]. alive: bool [L, E], the edges that matter in each cell.
     """
 
     def mask(chosen: Array, leaf: Any) -> Array:
-        here = alive[:, None] & chosen[None]
-        return here.reshape(*here.shape, *[1] * (leaf.ndim - 2))
+        return chosen.reshape(*chosen.shape, *[1] * (leaf.ndim - 2))
 
     result = {}
     for group, slots in layout.groups().items():
-        taken = edges.slot[:, None] == slots[None]
-        chosen = [(taken & (edges.operation == o)[:, None]).any(0) for o in range(len(shapes[group]))]
+        at_slot = edges.slot[:, None] == slots[None]
+        by_operation = edges.operation[:, None] == np.arange(len(shapes[group]))[None]
+        chosen = (alive[:, :, None, None] & (at_slot[:, :, None] & by_operation[:, None])[None]).any(1)  # [L, S', O]
         result[group] = [
-            jax.tree.map(functools.partial(mask, own), tree) for own, tree in zip(chosen, shapes[group], strict=True)
+            jax.tree.map(functools.partial(mask, chosen[:, :, o]), tree) for o, tree in enumerate(shapes[group])
         ]
     return result
 
