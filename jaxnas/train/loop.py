@@ -22,6 +22,7 @@ from jaxnas.checkpoint import Checkpoints, Restored, abstract
 from jaxnas.parallel import arrays_from_first, from_first, is_first_process, is_key, largest, local
 from jaxnas.runfolder import Stage
 from jaxnas.train.chunk import Chunk, Infos, check_same_types
+from jaxnas.train.finite import NonFiniteError, check_no_nan, first_non_finite, named
 from jaxnas.train.progress import Progress
 from jaxnas.train.stop import Stopped, saving
 
@@ -29,15 +30,6 @@ AfterRound = Callable[[int, PyTree], tuple[PyTree, Mapping[str, Any]]]
 """(rounds done, state) -> (state, numbers or arrays for the metrics): evaluation, a schedule that reads it, what
 a picture shows. The next chunk uses the state up: what is to be kept of it is copied. A stop may have it called again
 for the same round, with the same state."""
-
-
-class NonFiniteError(RuntimeError):
-    """A step gave NaN or infinity. `step` counts the steps of the stage, from 1; `quantity` is a field of its Info."""
-
-    def __init__(self, quantity: str, value: float, step: int, where: str) -> None:
-        super().__init__(f"{quantity} is {value} at step {step} ({where}); checkpoints from before this step are kept")
-        self.step = step
-        self.quantity = quantity
 
 
 class Leg(NamedTuple):
@@ -218,7 +210,7 @@ def _restore(checkpoints: Checkpoints | None, like: PyTree, which: Literal["late
 
 
 def _save(write: Callable[[int, PyTree, Mapping[str, Any]], None], at: _At) -> None:
-    _check_no_nan(at.state, at.done)
+    check_no_nan(at.state, at.done)
     own = jax.tree.map(local, at.state)
     with saving():
         write(at.done, own, {"seconds": at.seconds, "best": at.best})
@@ -264,7 +256,7 @@ def _log_steps(
     stage: Stage | None, name: str, epoch: int, infos: Infos, steps: range, wanted: Callable[[int], bool]
 ) -> None:
     """Writes those steps of a leg that are wanted, by their numbers, up to one that is not finite; raises there."""
-    bad = _first_non_finite(infos)
+    bad = first_non_finite(infos)
     for index, step in enumerate(steps if bad is None else steps[: bad[0]]):
         if stage is not None and wanted(step):
             stage.log(name, step, {"epoch": epoch, **_row(infos, index)})
@@ -304,30 +296,5 @@ def _own(leaf: Any) -> Array:
     return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
 
 
-def _named(infos: Infos) -> list[tuple[str, np.ndarray]]:
-    leaves = jax.tree_util.tree_flatten_with_path(infos)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
 def _row(infos: Infos, index: int) -> dict[str, Any]:
-    return {name: leaf[index].tolist() for name, leaf in _named(infos)}
-
-
-def _first_non_finite(infos: Infos) -> tuple[int, str, float] | None:
-    """(index, quantity, value) of the first step of a chunk with a value that is not finite."""
-    found = None
-    for name, leaf in _named(infos):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            continue
-        values = leaf.reshape(len(leaf), -1).astype(np.float64)
-        wrong = np.argwhere(~np.isfinite(values))
-        if len(wrong) and (found is None or wrong[0, 0] < found[0]):
-            found = (int(wrong[0, 0]), name, float(values[tuple(wrong[0])]))
-    return found
-
-
-def _check_no_nan(state: PyTree, done: int) -> None:
-    """A loss may be finite at the step that makes a parameter NaN. Infinity is left: some states begin with it."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and np.isnan(np.asarray(local(leaf))).any():
-            raise NonFiniteError(f"state{jax.tree_util.keystr(path)}", float("nan"), done, "the state")
+    return {name: leaf[index].tolist() for name, leaf in named(infos)}
