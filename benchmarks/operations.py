@@ -86,14 +86,14 @@ def grouped(x: Array, kernel: Array) -> Array:
     return many_depthwise.grouped(x, kernel, 1, 1)
 
 
-def of_depthwise(config: Config) -> Iterator[Case]:
+def of_depthwise(config: Config, plain: Callable[..., Array] = grouped) -> Iterator[Case]:
     x, g = normal(0, *config.shape), normal(1, *config.shape)
     for k in (3, 5):
         kernel = normal(2, k, k, config.channels)
-        yield Case(f"{k}x{k}", grouped, depthwise.depthwise, (x, kernel))
+        yield Case(f"{k}x{k}", plain, depthwise.depthwise, (x, kernel))
         for which, name in ((0, "input"), (1, "kernel")):
-            plain, ours = (gradients(form, (which,)) for form in (grouped, depthwise.depthwise))
-            yield Case(f"gradient of the {name}, {k}x{k}", plain, ours, (g, x, kernel))
+            pulled, ours = (gradients(form, (which,)) for form in (plain, depthwise.depthwise))
+            yield Case(f"gradient of the {name}, {k}x{k}", pulled, ours, (g, x, kernel))
 
 
 def of_looked_up(config: Config) -> Iterator[Case]:
@@ -102,8 +102,7 @@ def of_looked_up(config: Config) -> Iterator[Case]:
     def looked_up(x: Array, kernel: Array) -> Array:
         return many_depthwise.many_depthwise(x[None, None], kernel[None, None], 1, 1, False)[0, 0]
 
-    x, g, kernel = normal(0, *config.shape), normal(1, *config.shape), normal(2, 3, 3, config.channels)
-    yield from both("3x3, taps looked up and written out", (looked_up, depthwise.depthwise), g, x, kernel)
+    yield from of_depthwise(config, looked_up)
 
 
 def of_pointwise(config: Config) -> Iterator[Case]:
@@ -165,7 +164,7 @@ def of_pools(config: Config) -> Iterator[Case]:
             return reduced(x, -jnp.inf, lax.max, stride)
 
         def means(x: Array, stride: int = stride) -> Array:
-            return reduced(x, 0.0, lax.add, stride) / reduced(jnp.ones_like(x), 0.0, lax.add, stride)
+            return reduced(x, 0.0, lax.add, stride) / reduced(jnp.ones_like(x[:1, ..., :1]), 0.0, lax.add, stride)
 
         g = maxima(x)
         yield from both(f"maximum, stride {stride}", (maxima, lambda x, s=stride: pooling.max_pool(x, s)), g, x)
@@ -233,7 +232,8 @@ def of_per_channel(config: Config) -> Iterator[Case]:
 
     x, g, weights = normal(0, *config.shape), normal(1, *config.shape), normal(2, 2)
     for name, form in (("per_channel and scale_channels", ours), ("per_channel alone", automatic)):
-        yield Case(f"gradients of a sum with weights, {name}", *map(gradients, (plain, form)), (g, weights, x, g + x))
+        what, arguments = f"gradients of a sum with weights, {name}", (g, weights, x, g + x)
+        yield Case(what, gradients(plain), gradients(form), arguments)
 
 
 def of_add_at(config: Config) -> Iterator[Case]:
@@ -284,8 +284,8 @@ def of_dealt(config: Config) -> Iterator[Case]:
 
     leaf = normal(0, 14, config.channels, config.channels)
     g = jax.tree.map(jnp.cos, plain(leaf))
-    forms = (gradients(form, (0,)) for form in (plain, lambda leaf: arrays.dealt(leaf, order)))
-    yield Case("gradient of the edges' parts", *forms, (g, leaf))
+    automatic, ours = (gradients(form, (0,)) for form in (plain, lambda leaf: arrays.dealt(leaf, order)))
+    yield Case("gradient of the edges' parts", automatic, ours, (g, leaf))
 
 
 def of_norm(config: Config) -> Iterator[Case]:

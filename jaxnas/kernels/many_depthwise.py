@@ -4,7 +4,8 @@ A GPU waits for the start of a small kernel longer than for its work, so that co
 together. Arrays have two leading axes, S inputs and K convolutions of each; a 3x3 kernel among 5x5 ones gets a border
 of zeros. On a GPU a convolution is one reduction over taps that are looked up. On a TPU it is XLA's grouped one.
 
-The CPU has another form, in `jaxnas.kernels.depthwise`, because a lookup is not vectorized there.
+The CPU has another form, in `jaxnas.kernels.depthwise`: the gradient of a kernel by lookup takes it several times as
+long.
 """
 
 from __future__ import annotations

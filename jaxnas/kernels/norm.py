@@ -83,7 +83,7 @@ def _scale_channels_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array
 scale_channels.defvjp(lambda x, scale: (_times_channels(x, scale), (x, scale)), _scale_channels_backward)
 
 
-def _means_at_once(*arrays: Array, images_first: bool) -> list[Array]:
+def _means_at_once(*arrays: Array, images_first: bool) -> tuple[Array, ...]:
     """Means over all positions of arrays [B, H, W, C], each [C], for accelerators: in one pass over the arrays.
 
     images_first: sums of each image before those over the images, in two kernels for all arrays. A GPU's XLA would
@@ -92,7 +92,7 @@ def _means_at_once(*arrays: Array, images_first: bool) -> list[Array]:
     count = arrays[0].size // arrays[0].shape[-1]
     if images_first:
         arrays = tuple(jnp.stack([jnp.sum(array, (1, 2), keepdims=True) for array in arrays]))
-    return [jnp.sum(array, (0, 1, 2)) / count for array in arrays]
+    return tuple(jnp.sum(array, (0, 1, 2)) / count for array in arrays)
 
 
 def _by_form(in_turn: Callable[..., Any], at_once: Callable[..., Any], *operands: Array) -> Any:
@@ -158,7 +158,7 @@ def _backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[A
         along = channel_sums(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, x, weight=1 / count)
         return channel_sums(lambda g: g, g, weight=1 / count), along
 
-    def at_once(g: Array, x: Array, centered: Array, images_first: bool) -> list[Array]:
+    def at_once(g: Array, x: Array, centered: Array, images_first: bool) -> tuple[Array, ...]:
         return _means_at_once(g, g * centered, images_first=images_first)
 
     total, along = _by_form(in_turn, at_once, g, widened(x), centered)
