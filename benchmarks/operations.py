@@ -119,7 +119,7 @@ def of_gate(config: Config) -> Iterator[Case]:
         ("1x1", convolution.pointwise, normal(2, config.channels, config.channels)),
     )
     for name, form, kernel in forms:
-        ours = gradients(lambda x, kernel, wanted, form=form: form(x, kernel, wanted=wanted))
+        ours = gradients(lambda x, kernel, wanted, form=form: form(x, kernel, context=Context(wanted=wanted)))
         plain = gradients(lambda x, kernel, wanted, form=form: form(x, kernel))
         yield Case(f"gradients of {name}, the kernel's not wanted", plain, ours, (g, x, kernel, jnp.array(False)))
 
@@ -309,14 +309,14 @@ def of_norm(config: Config) -> Iterator[Case]:
 
 def of_cell(config: Config) -> Iterator[Case]:
     primitives = named(DARTS_OPERATIONS, pool_norms=True)
-    held, edge = primitives[1:], mixed_op(primitives[1:], 1)  # all but "none"
+    held, edge = primitives[1:], mixed_op(primitives[1:], 1, None)  # all but "none"
     layout = Layout(2, 4, tuple((source, node) for node, source in edge_table(4)))
     params = edges_init(primitives, layout, jax.random.key(3), config.channels, (), False)
     weights = jnp.full((len(layout.ends), len(primitives)), 1 / len(primitives))
     first = [jax.tree.map(lambda leaf: leaf[0], own) for own in params["plain"][1:]]
 
     def one(params: Any, weights: Array, x: Array) -> Array:
-        return edge(params, weights, x, None, Context())[0]
+        return edge(params, weights, x, (None, None), None, None)[0]
 
     def cell(params: Any, weights: Array, inputs: Array) -> Array:
         return scan_executor(primitives).mixture(layout, params, weights, inputs, Context())

@@ -27,11 +27,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from benchmarks.programs import Compiled, Forms, program, random_data
 from benchmarks.sizes import Name
 from experiments import cli
-from jaxnas.base import Array, Context
+from jaxnas.base import Array
 from jaxnas.kernels import arrays, compiling, depthwise, gate, norm, platform, trees
 from jaxnas.ops.primitives import Primitive
 from jaxnas.parallel import on_one_device
-from jaxnas.supernets.executors import scan
+from jaxnas.supernets.executors.scan import Edge, mixed_op
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,11 +74,9 @@ def all_forms(*operands: Any, default: Callable[..., Any], **forms: Callable[...
     return lax.platform_dependent(*operands, default=default, **forms)
 
 
-def scaled_after(
-    primitive: Primitive, stride: int, params: Any, scale: Array, x: Array, context: Context
-) -> tuple[Array, Any]:
-    y, told = primitive.apply(params, x, stride, context)
-    return norm.scale_channels(y, scale), told
+def scaled_after(primitives: Sequence[Primitive], stride: int, axis_name: str | None) -> Edge:
+    alone = [primitive._replace(scaled=lambda params, scale: None) for primitive in primitives]
+    return mixed_op(alone, stride, axis_name)
 
 
 def again(x: Array, mean: Array, variance: Array, scale: Array | None, axis_name: str | None) -> Array:
@@ -117,7 +115,7 @@ def pieces() -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]
         "outlined": (set_xla_metadata, lambda leaf, **attributes: leaf),
         "by_platform": (platform.by_platform, all_forms),
         "gate": (gate.where_wanted, lambda wanted, gradient, *operands: gradient(*operands)),
-        "scaled": (scan._scaled, scaled_after),
+        "scaled": (mixed_op, scaled_after),
         "known": (norm.standardize_by, again),
         "channel_sums": (norm.channel_sums, plain_channel_sums),
         "per_channel": (
