@@ -1,12 +1,9 @@
-"""Depthwise convolution, written as shifted arrays.
+"""Depthwise convolution, for a CPU written as shifted arrays.
 
-XLA's grouped convolution and select-and-scatter run tens of times slower on a CPU than sums of shifted arrays, which
-fuse into one vectorised loop; what accelerators run is in `jaxnas.kernels.many`. The rules for reverse mode are written out
-because the automatic ones (a pad for each tap, a reduction of a slice for each weight) lose that speed again. The rules
-consist of plain operations, so `jvp(grad)` and `grad(grad)` work; `grad(jvp)` does not.
-
-Padding is symmetric and explicit, `dilation * (k // 2)` on each side, so that a strided output has ceil(H / stride)
-rows at odd and even sizes, as in PyTorch; "SAME" would pad even sizes on one side only.
+On a CPU, XLA's grouped convolution runs tens of times slower than a sum of shifted arrays, which fuses into one
+vectorized loop. The rules for reverse mode are written out because the automatic ones (a pad for each tap, a reduction
+of a slice for each weight) lose that speed again. They consist of plain operations, so `jvp(grad)` and `grad(grad)`
+work; `grad(jvp)` does not. What accelerators run is in `jaxnas.kernels.many_depthwise`.
 """
 
 from __future__ import annotations
@@ -22,21 +19,31 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxnas.base import PLAIN, Array, Context
 from jaxnas.kernels.gate import where_wanted
-from jaxnas.kernels.many import correlate, kernel_gradients, pad, spread, window
-from jaxnas.kernels.platform import by_platform, outlined
+from jaxnas.kernels.many_depthwise import many_depthwise
+from jaxnas.kernels.platform import outlined, platform
+from jaxnas.kernels.windows import output_size, pad, spread, taps_of, window
 
 
-def taps_of(size: int, dilation: int) -> list[tuple[int, int]]:
-    return [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
+def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = PLAIN) -> Array:
+    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
+    return _of_platform(x, kernel, stride, dilation, context, False)
 
 
-def output_size(x: Array, stride: int) -> tuple[int, int]:
-    return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+def relu_depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = PLAIN) -> Array:
+    """`depthwise` of relu(x). Its backward pass keeps x, and computes relu(x) where it reads it."""
+    return _of_platform(x, kernel, stride, dilation, context, True)
+
+
+def _of_platform(x: Array, kernel: Array, stride: int, dilation: int, context: Context, relu: bool) -> Array:
+    if platform() == "cpu":
+        return _depthwise(x, kernel.astype(x.dtype), context.wanted, stride, dilation, relu)
+    # One of one. An accelerator computes all gradients, as `where_wanted` says.
+    return many_depthwise(x[None, None], kernel[None, None], stride, dilation, relu)[0, 0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _correlate(x: Array, kernel: Array, stride: int, dilation: int, relu: bool = False, alone: bool = False) -> Array:
-    """Of relu(x) or x. alone: on a CPU, in a kernel into which nothing else is fused."""
+    """Of relu(x) or x. alone: in a kernel into which nothing else is fused."""
     return _correlation(x, kernel, None, stride, dilation, relu, alone)
 
 
@@ -45,20 +52,13 @@ def _correlation(
     x: Array, kernel: Array, gate: Array | None, stride: int, dilation: int, relu: bool, alone: bool
 ) -> Array:
     """Of relu(x), or of x where `gate` is positive, or of x."""
-
-    def shifted(x: Array, kernel: Array) -> Array:
-        border = dilation * (kernel.shape[0] // 2)
-        form = _sum_of_taps_alone if alone else _sum_of_taps
-        return form(pad(x, border, border), kernel, stride, dilation, *output_size(x, stride))
-
-    def at_once(x: Array, kernel: Array) -> Array:
-        return correlate(x[None, None], kernel[None, None], stride, dilation)[0, 0]
-
     if relu:
         x = jax.nn.relu(x)
     elif gate is not None:
         x = lax.select(gate > 0, x, jnp.zeros_like(x))
-    return by_platform(x, kernel, cpu=shifted, default=at_once)
+    border = dilation * (kernel.shape[0] // 2)
+    form = _sum_of_taps_alone if alone else _sum_of_taps
+    return form(pad(x, border, border), kernel, stride, dilation, *output_size(x, stride))
 
 
 def _correlate_forward(
@@ -97,19 +97,9 @@ _sum_of_taps_alone = outlined(_sum_of_taps, static=(2, 3, 4, 5))
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
-    """Sum over images and positions of (shifted input x output gradient), [k, k, C]."""
-    forms = [functools.partial(f, size=size, stride=stride, dilation=dilation) for f in (_tap_after_tap, _at_once)]
-    return by_platform(x, g, cpu=forms[0], default=forms[1])
+    """Sum over images and positions of (shifted input x output gradient), [k, k, C], in a loop over the taps.
 
-
-def _at_once(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
-    return kernel_gradients(x[None, None], g[None, None], size, stride, dilation)[0, 0].astype(g.dtype)
-
-
-def _tap_after_tap(x: Array, g: Array, size: int, stride: int, dilation: int) -> Array:
-    """The same for a CPU, in a loop over the taps.
-
-    A reduction of a slice is not vectorised on a CPU. Elementwise sums are, so the rows of each image are added
+    A reduction of a slice is not vectorized on a CPU. Elementwise sums are, so the rows of each image are added
     elementwise, up to 16 at a time, and only the [B, W, C] that this leaves are reduced. Everything a tap does is one
     kernel, which finds the tap's window itself; so the loop turns few times and the program is small.
     """
@@ -173,13 +163,3 @@ def _depthwise_backward(
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-
-
-def depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = PLAIN) -> Array:
-    """Depthwise convolution: x [B, H, W, C], kernel [k, k, C], k odd -> [B, ceil(H/stride), ceil(W/stride), C]."""
-    return _depthwise(x, kernel.astype(x.dtype), context.wanted, stride, dilation, False)
-
-
-def relu_depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, context: Context = PLAIN) -> Array:
-    """`depthwise` of relu(x). Its backward pass keeps x, and computes relu(x) where it reads it."""
-    return _depthwise(x, kernel.astype(x.dtype), context.wanted, stride, dilation, True)

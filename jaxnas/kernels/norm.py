@@ -25,6 +25,11 @@ def widened(x: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def standardize(x: Array, scale: Array | None, axis_name: str | None) -> tuple[Array, Array, Array]:
+    """Batch norm of x [B, H, W, C] times scale [C]: (y, mean [C], biased variance [C]).
+
+    axis_name: the mapped axis over which the batch is spread, None where there is none. The statistics carry no
+    gradient. For several batch norms at once, map it by `vmap`: each sum is then one kernel for all of them.
+    """
     return _forward(x, scale, axis_name)[0]
 
 
@@ -39,8 +44,8 @@ def channel_sums(terms: Callable[..., Array], *arrays: Array, weight: float = 1.
     terms: elementwise, of arrays [N, C]. A mean is by a weight, in the product below: after a division, which XLA joins
     with what reads it, two programs round the same mean differently.
 
-    XLA:CPU does not vectorise a reduction, and its library of reductions wants an array for the terms. There,
-    elementwise sums of quarters are one vectorised loop, and a matrix product adds what they leave: of two rows,
+    XLA:CPU does not vectorize a reduction, and its library of reductions wants an array for the terms. There,
+    elementwise sums of quarters are one vectorized loop, and a matrix product adds what they leave: of two rows,
     because one would be a kernel of its own for each such sum.
     """
     channels = arrays[0].shape[-1]
@@ -78,6 +83,24 @@ def _scale_channels_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array
 scale_channels.defvjp(lambda x, scale: (_times_channels(x, scale), (x, scale)), _scale_channels_backward)
 
 
+def _means_at_once(*arrays: Array, images_first: bool) -> tuple[Array, ...]:
+    """Means over all positions of arrays [B, H, W, C], each [C], for accelerators: in one pass over the arrays.
+
+    images_first: sums of each image before those over the images, in two kernels for all arrays. A GPU's XLA would
+    split one reduction of that length anyway, and then each array's by itself.
+    """
+    count = arrays[0].size // arrays[0].shape[-1]
+    if images_first:
+        arrays = tuple(jnp.stack([jnp.sum(array, (1, 2), keepdims=True) for array in arrays]))
+    return tuple(jnp.sum(array, (0, 1, 2)) / count for array in arrays)
+
+
+def _by_form(in_turn: Callable[..., Any], at_once: Callable[..., Any], *operands: Array) -> Any:
+    """in_turn(*operands) on a CPU, and on an accelerator at_once(*operands, images_first)."""
+    gpu, tpu = (functools.partial(at_once, images_first=first) for first in (True, False))
+    return by_platform(*operands, cpu=in_turn, tpu=tpu, default=gpu)
+
+
 def _moments_in_turn(x: Array) -> tuple[Array, Array]:
     share = x.shape[-1] / x.size
     mean = channel_sums(lambda x: x, x, weight=share)
@@ -85,18 +108,17 @@ def _moments_in_turn(x: Array) -> tuple[Array, Array]:
 
 
 def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
-    """As `jaxnas.kernels.many.standardize`: half the kernels of a GPU, and half the times that devices wait for others."""
-    parts = [x, jnp.square(x)]
-    if images_first:  # or XLA would split either sum, each by itself
-        parts = list(jnp.stack([jnp.sum(part, (1, 2), keepdims=True) for part in parts]))
-    mean, square = (jnp.sum(part, (0, 1, 2)) / (x.size // x.shape[-1]) for part in parts)
+    """The variance is the mean square less the squared mean: half the passes over x, half the kernels of a GPU.
+
+    It is as exact as long as the mean is not hundreds of standard deviations.
+    """
+    mean, square = _means_at_once(x, jnp.square(x), images_first=images_first)
     return mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
 @functools.partial(outlined, static=(1,))
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
-    gpu, tpu = (functools.partial(_moments_at_once, images_first=first) for first in (True, False))
-    mean, variance = by_platform(widened(x), cpu=_moments_in_turn, tpu=tpu, default=gpu)
+    mean, variance = _by_form(_moments_in_turn, _moments_at_once, widened(x))
     if axis_name is None:
         return mean, variance
     # Devices wait for each other once: the mean of all is not needed before their own variances.
@@ -107,6 +129,7 @@ def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
 
 @jax.jit
 def normalize(x: Array, mean: Array, variance: Array, scale: Array | None) -> Array:
+    """Batch norm of x [B, H, W, C] by a given mean [C] and biased variance [C], times scale [C]: as x."""
     factor = lax.rsqrt(variance + EPSILON)
     if scale is not None:
         factor = factor * scale
@@ -121,20 +144,27 @@ def _forward(x: Array, scale: Array | None, axis_name: str | None) -> tuple[tupl
 
 @functools.partial(outlined, static=(0,))
 def _backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[Array, Array | None]:
-    """The gradient of the scale is a sum that the gradient of the input needs anyway.
+    """Gradients of the input and of the scale, which is a sum that the input's needs anyway.
 
-    The statistics are reported, not optimised through: their cotangents are dropped.
+    The statistics are reported, not optimized through: their cotangents are dropped.
     """
     x, mean, variance, scale = residuals
     g = widened(cotangents[0])
     inverse = lax.rsqrt(variance + EPSILON)
-    centred = (widened(x) - placed(mean)) * placed(inverse)
+    centered = (widened(x) - placed(mean)) * placed(inverse)
     count = x.size // x.shape[-1]
-    total = channel_sums(lambda g: g, g, weight=1 / count)
-    along = channel_sums(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, widened(x), weight=1 / count)
+
+    def in_turn(g: Array, x: Array, centered: Array) -> tuple[Array, Array]:
+        along = channel_sums(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, x, weight=1 / count)
+        return channel_sums(lambda g: g, g, weight=1 / count), along
+
+    def at_once(g: Array, x: Array, centered: Array, images_first: bool) -> tuple[Array, ...]:
+        return _means_at_once(g, g * centered, images_first=images_first)
+
+    total, along = _by_form(in_turn, at_once, g, widened(x), centered)
     g_mean, g_along = pmean(jnp.stack([total, along]), axis_name)
     factor = inverse if scale is None else inverse * scale
-    dx = placed(factor) * (g - placed(g_mean) - centred * placed(g_along))
+    dx = placed(factor) * (g - placed(g_mean) - centered * placed(g_along))
     return dx.astype(x.dtype), None if scale is None else (count * along).astype(scale.dtype)
 
 
@@ -162,7 +192,7 @@ standardize_by.defvjp(
 def per_channel(weights: Array, channels: int) -> Array:
     """[O] -> [O, C]. The gradient of a weight is then summed over positions first and over channels last.
 
-    As one reduction to a scalar it would not be vectorised on a CPU; the product with a vector of ones keeps XLA from
+    As one reduction to a scalar it would not be vectorized on a CPU; the product with a vector of ones keeps XLA from
     joining the two sums into that one.
     """
     return jnp.broadcast_to(weights[:, None], (*weights.shape, channels))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array
-from jaxnas.kernels.depthwise import output_size, taps_of
-from jaxnas.kernels.many import correlate, pad, spread, window, windows
+from jaxnas.kernels.many_depthwise import correlate
 from jaxnas.kernels.platform import by_platform, outlined
+from jaxnas.kernels.windows import output_size, pad, spread, taps_of, window, windows
 
 
 @functools.partial(outlined, static=(1,))
@@ -109,8 +109,8 @@ def _pool_counts(height: int, width: int, stride: int) -> Array:
     """How many of the nine entries of each window lie inside the image, [1, rows, columns, 1]."""
 
     def along(size: int) -> Array:
-        centre = jnp.arange(0, size, stride)
-        return jnp.minimum(centre + 2, size) - jnp.maximum(centre - 1, 0)
+        center = jnp.arange(0, size, stride)
+        return jnp.minimum(center + 2, size) - jnp.maximum(center - 1, 0)
 
     return along(height)[None, :, None, None] * along(width)[None, None, :, None]
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, Context, PyTree, Stats
-from jaxnas.kernels.many import bordered, pointwise, relu_depthwise, standardize
-from jaxnas.kernels.norm import EPSILON, widened
+from jaxnas.kernels.many_depthwise import many_depthwise
+from jaxnas.kernels.windows import bordered
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import Dense, Primitive, Separable
 from jaxnas.supernets.executors.layout import dropped
@@ -109,27 +109,21 @@ def _normalized(
     `seen` what it normalized by.
     """
     of = dict(enumerate(picks))
-    affine = {o: where(params[o]) for o, where in norms.items()}
-    scale, offset = (
-        None if None in affine.values() else _looked_up(of, {o: own[name] for o, own in affine.items()})
-        for name in ("scale", "offset")
-    )
-    if given:
-        mean, variance = (_looked_up(of, {o: stats[o][number][which] for o in norms}) for which in (0, 1))
-        factor = lax.rsqrt(variance + EPSILON) * (1 if scale is None else scale)
-        result = ((widened(y) - _wide(mean)) * _wide(factor)).astype(y.dtype)
-    else:
-        result, mean, variance = standardize(y, scale, axis_name)
-        count = y.size // (y.shape[0] * y.shape[-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
-        told = lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
+    own = {o: where(params[o]) for o, where in norms.items()}
+    affine = None
+    if None not in own.values():
+        affine = {name: _looked_up(of, {o: pair[name] for o, pair in own.items()}) for name in ("scale", "offset")}
+    bn: Any = tuple(_looked_up(of, {o: stats[o][number][which] for o in norms}) for which in (0, 1)) if given else None
+
+    def one(y: Array, affine: Any, bn: Any) -> tuple[Array, Any]:
+        return layers.batch_norm(y, affine, Context("batch" if bn is None else bn, axis_name=axis_name))
+
+    result, told = jax.vmap(one)(y, affine, bn)
+    if not given:
+        told = lax.stop_gradient(told)
         for o in norms:
             seen[o][number] = _where(picks[o], told, stats[o][number])
-    return result if offset is None else result + _wide(offset).astype(y.dtype)
-
-
-def _wide(values: Array) -> Array:
-    """[K, C] -> [K, 1, 1, 1, C]."""
-    return values[:, None, None, None]
+    return result
 
 
 def _separable(
@@ -145,11 +139,9 @@ def _separable(
         there = [o for o, family in members.items() if family.repeats > step]
         kernels = _looked_up(own, {o: bordered(params[o][step]["depthwise"], size) for o in there})
         largest = max(members[o].dilation for o in there)
-        alike = all(members[o].dilation == largest for o in there)
-        z = relu_depthwise(
-            y[:, None], kernels[:, None], stride if step == 0 else 1, largest, None if alike else dilations
-        )
-        z = pointwise(z, _looked_up(own, {o: params[o][step]["pointwise"] for o in there})[:, None])[:, 0]
+        each = None if all(members[o].dilation == largest for o in there) else dilations
+        z = many_depthwise(y[:, None], kernels[:, None], stride if step == 0 else 1, largest, True, each)[:, 0]
+        z = jax.vmap(layers.pointwise)(z, _looked_up(own, {o: params[o][step]["pointwise"] for o in there}))
         z = norm(dict.fromkeys(there, lambda p, step=step: p[step]["norm"]), step, z)
         y = z if step == 0 else _where(_any(picks, there), z, y)
     return _picked(_any(picks, list(members)), y)

@@ -17,8 +17,9 @@ import numpy as np
 from jax import lax
 
 from jaxnas.base import Array, Context
-from jaxnas.kernels.many import bordered, pointwise, relu_depthwise, standardize
+from jaxnas.kernels.many_depthwise import many_depthwise
 from jaxnas.kernels.norm import widened
+from jaxnas.kernels.windows import bordered
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import Dense, Normed, Primitive, Separable, Zero
 
@@ -116,21 +117,22 @@ def _separable(
             size = max(members[m][0].size for m in group)
             kernels = jnp.concatenate([bordered(layer[m]["depthwise"], size) for m in group], 1)
             source = x[:, None] if begins else jnp.concatenate([reached[m] for m in group], 1)
-            filtered.append(relu_depthwise(source, kernels, stride if begins else 1, dilation))
+            filtered.append(many_depthwise(source, kernels, stride if begins else 1, dilation))
             order += group
-        y = pointwise(jnp.concatenate(filtered, 1), jnp.concatenate([layer[m]["pointwise"] for m in order], 1))
-        last = step == depth - 1
-        y = _normalised(y, jnp.concatenate([members[m][1].scale for m in order], 1) if last else None, axis_name)
+        y = jnp.concatenate(filtered, 1)
+        kernels = jnp.concatenate([layer[m]["pointwise"] for m in order], 1)
+        scale = jnp.concatenate([members[m][1].scale for m in order], 1) if step == depth - 1 else None
+        flat, kernels, scale = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (y, kernels, scale))
+        y = _normalized(jax.vmap(layers.pointwise)(flat, kernels), scale, axis_name).reshape(y.shape)
         ends = np.cumsum([len(members[m][1].edges) for m in order])
         reached = dict(zip(order, jnp.split(y, ends[:-1], 1), strict=True))
     return _summed(y, tuple(e for m in order for e in members[m][1].edges), edges)
 
 
-def _normalised(x: Array, scale: Array | None, axis_name: str | None) -> Array:
-    """Batch norm of each [B, H, W, C] of x [S, K, B, H, W, C]; scale [S, K, C]."""
-    flat = x.reshape(-1, *x.shape[2:])
-    y, _, _ = standardize(flat, None if scale is None else scale.reshape(-1, x.shape[-1]), axis_name)
-    return y.reshape(x.shape)
+def _normalized(x: Array, scale: Array | None, axis_name: str | None) -> Array:
+    """Batch norm of each [B, H, W, C] of x [I, B, H, W, C], times scale [I, C]."""
+    affine = None if scale is None else {"scale": scale}
+    return jax.vmap(lambda x, affine: layers.batch_norm(x, affine, Context(axis_name=axis_name))[0])(x, affine)
 
 
 def _pools(members: Sequence[Normed], x: Array, stride: int, axis_name: str | None) -> list[Array]:
@@ -138,8 +140,8 @@ def _pools(members: Sequence[Normed], x: Array, stride: int, axis_name: str | No
     images = x.reshape(-1, *x.shape[2:])
     # Not joined with their batch norms either way, of nine taps each.
     pooled = lax.optimization_barrier(jnp.stack([family.pool({}, images, stride, Context())[0] for family in members]))
-    shape = (len(members), *x.shape[:2], *pooled.shape[2:])
-    return list(_normalised(pooled.reshape(shape), None, axis_name))
+    y = _normalized(pooled.reshape(-1, x.shape[1], *pooled.shape[2:]), None, axis_name)
+    return list(y.reshape(len(members), *x.shape[:2], *pooled.shape[2:]))
 
 
 @jax.custom_vjp
