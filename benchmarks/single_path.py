@@ -26,6 +26,7 @@ import optax
 from experiments import cli
 from jaxnas.base import Context, SearchSpace, Skeleton, Supernet
 from jaxnas.kernels.compiling import top_level_jit
+from jaxnas.ops.costs import CostTable
 from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.search import path_only
 from jaxnas.spaces import (
@@ -89,13 +90,17 @@ def mixed_macs(name: Name, skeleton: Skeleton) -> int:
         )
         total = space.costs(arch, skeleton)["macs"]
         for stage in stages:
-            each = {name: primitive.cost(stage.channels, 1, stage.size).macs for name, primitive in MACRO_PRIMITIVES.items()}
+            each = {p.name: p.cost(stage.channels, 1, stage.size).macs for p in MACRO_PRIMITIVES.values()}
             total += len(stage.layers) * (sum(each.values()) - each["avg_pool_3x3"])
         return total
     if name == "enas_micro":
         table = darts_cost_table(skeleton, 5, ("none", *ENAS_MICRO_OPERATIONS))
         return table.constant["macs"] + 2 * sum(int(macs.sum()) for macs in table.macs.values())
-    tables = {"darts": darts_cost_table, "nasbench201": nasbench201_cost_table, "chain": chain_cost_table}
+    tables: dict[str, Callable[[Skeleton], CostTable]] = {
+        "darts": darts_cost_table,
+        "nasbench201": nasbench201_cost_table,
+        "chain": chain_cost_table,
+    }
     table = tables[name](skeleton)
     return table.constant["macs"] + sum(int(macs.sum()) for macs in table.macs.values())
 

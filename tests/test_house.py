@@ -16,7 +16,7 @@ LAYERS = (
     "supernets samplers saved",
     "search train",
 )
-"""From the ground up. A module may import from the layers below its own, and from its own where that makes no circle."""
+"""From the ground up. A module may import from the layers below its own, and from its own where that is no circle."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 LONGEST = 100
 """Lines of a function."""

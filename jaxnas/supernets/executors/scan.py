@@ -78,6 +78,7 @@ def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None
             here = Context("batch" if known is None else known[o], axis_name=axis_name, wanted=wanted)
             if primitive.random and key is not None:
                 here = here._replace(key=jax.random.fold_in(key, o))
+            told: Stats
             if there is not None:
                 y, told = _where_there(primitive, stride, there[o], own, scales[o], x, here), ()
             # The weight goes into the last batch norm, where there is one.
