@@ -1,6 +1,6 @@
 """Supernets of cells of two inputs in the frame of DARTS: what its space and ENAS's micro space share.
 
-Every batch norm of the cells is without affine part in a search, or its scale would be confounded with the mixture's
+Batch norms of the edges are without affine part in a search, or their scales would be confounded with the mixture's
 weights. With `affine`, a path is the network of its architecture as that is trained from scratch, with drop-path and
 auxiliary head: one compiled program for any number of architectures.
 """
@@ -45,9 +45,11 @@ def make_cells(
     remat: bool,
     dtype: Any,
     affine: bool,
+    inputs_affine: bool,
     keep: Mapping[str, np.ndarray] | None = None,
 ) -> Cells:
-    """ends: the (source, node) of each slot. keep: kind -> bool [S, O]. Others as of `darts_supernet`.
+    """ends: the (source, node) of each slot. inputs_affine: whether the batch norms of the cells' inputs have scale and
+    offset. keep: kind -> bool [S, O]. Others as of `darts_supernet`.
 
     Raises: ValueError for a form that does not exist, and for an auxiliary head where nothing trains it.
     """
@@ -55,7 +57,7 @@ def make_cells(
     if skeleton.auxiliary and not affine:
         raise ValueError("a search has no auxiliary head: give a skeleton with auxiliary=False, or affine=True")
     layouts = {kind: Layout(2, nodes, tuple(ends), kind == "reduce") for kind in CELL_KINDS}
-    frame = make_frame(skeleton, nodes, affine)
+    frame = make_frame(skeleton, nodes, inputs_affine)
     if keep is None:  # one executor for both kinds, so that its rules are traced once
         executors = dict.fromkeys(CELL_KINDS, executor(form, primitives, remat=remat))
     else:

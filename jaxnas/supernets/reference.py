@@ -177,7 +177,7 @@ def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH2
         }
 
     def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
-        x, _ = conv_bn(x, params["stem"], context, None)
+        x, _ = conv_bn(x, params["stem"], context)
         for s, stage in enumerate(params["stages"]):
             if s > 0:
                 x, _ = residual_block(x, params["blocks"][s - 1], context)
