@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxnas.base import Array, Aux, Context, Key, PyTree, Skeleton, Stats
 from jaxnas.networks.frame import Frame, make_frame
+from jaxnas.ops import costs
 from jaxnas.ops.primitives import Primitive
-from jaxnas.spaces.darts import CELL_KINDS, CellShape
+from jaxnas.spaces.darts import CELL_KINDS, CellShape, darts_cells
 from jaxnas.supernets.executors import Edges, Form, Layout, checked_form, edges_init, executor, with_key_if_read
 from jaxnas.supernets.extracting import stacked, taken
 
@@ -51,11 +52,15 @@ def make_cells(
     """ends: the (source, node) of each slot. inputs_affine: whether the batch norms of the cells' inputs have scale and
     offset. keep: kind -> bool [S, O]. Others as of `darts_supernet`.
 
-    Raises: ValueError for a form that does not exist, and for an auxiliary head where nothing trains it.
+    Raises: ValueError for a form that does not exist, and for an auxiliary head where nothing trains it or it has no
+    room.
     """
     form = checked_form(skeleton, form, remat)
     if skeleton.auxiliary and not affine:
         raise ValueError("a search has no auxiliary head: give a skeleton with auxiliary=False, or affine=True")
+    if skeleton.auxiliary:
+        shape = darts_cells(skeleton, nodes)[2 * skeleton.cells // 3]
+        costs.auxiliary_head(shape.outputs, costs.strided(shape.size, 2), skeleton.num_classes)  # or there is no room
     layouts = {kind: Layout(2, nodes, tuple(ends), kind == "reduce") for kind in CELL_KINDS}
     frame = make_frame(skeleton, nodes, inputs_affine)
     if keep is None:  # one executor for both kinds, so that its rules are traced once
