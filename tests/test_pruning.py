@@ -146,7 +146,7 @@ def whole_gradients(half):
     return weights, value_and_gradients(whole, params, weights)
 
 
-@pytest.mark.parametrize("form", ["scan", "batch"])
+@pytest.mark.parametrize("form", ["scan", "staged"])
 def test_what_is_left_computes_what_the_whole_does_with_weights_of_zero(half, whole_gradients, form):
     _, _, keep, narrow_params = half
     net = darts_supernet(SKELETON, 2, OPERATIONS, keep=keep, form=form)

@@ -17,7 +17,7 @@ from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchS
 from jaxnas.networks.blocks import draw, fresh_keys, part_keys
 from jaxnas.networks.frame import make_frame
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import PRIMITIVES, Operations, initial_stats, named
+from jaxnas.ops.primitives import PRIMITIVES, Operations, initial_stats, named, operation_key
 from jaxnas.spaces.darts import CELL_KINDS, CellShape, darts_space, stride_of
 
 
@@ -75,7 +75,8 @@ def cell_network(
         keys = part_keys(context, len(edges[shape.kind]))
         for e, (primitive, source, stride) in enumerate(edges[shape.kind]):
             here = context.at(e)._replace(key=None if keys is None else keys[e])
-            y, edge_seen = primitive.apply(params[e], states[source], stride, here)
+            own = here._replace(key=operation_key(here.key, primitive))
+            y, edge_seen = primitive.apply(params[e], states[source], stride, own)
             outputs.append(y if is_identity(primitive.name, stride) else layers.drop_path(y, here))
             seen.append(edge_seen)
             if e % 2:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Operations, initial_stats, named
+from jaxnas.ops.primitives import Operations, initial_stats, named, operation_key
 from jaxnas.spaces.nasbench201 import (
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
@@ -84,7 +84,7 @@ def nasbench201_network(
             start = nodes[source]
             start = jnp.zeros_like(x) if start is None else start
             here = context.at(e)._replace(key=None if keys is None else keys[slot])
-            y, edge_seen = primitive.apply(params[e], start, 1, here)
+            y, edge_seen = primitive.apply(params[e], start, 1, here._replace(key=operation_key(here.key, primitive)))
             y = y if primitive.name == "skip_connect" else layers.drop_path(y, here)
             total = nodes[node]
             nodes[node] = y if total is None else total + y

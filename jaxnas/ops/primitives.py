@@ -85,6 +85,12 @@ class Primitive(NamedTuple):
     family: Separable | Dense | Pool | Zero | Normed | None = None
 
 
+def operation_key(key: Key | None, *primitives: Primitive) -> Key | None:
+    """What an operation of an edge draws from; its drop-path draws from the key itself. None where no one draws."""
+    drawn = key is not None and any(primitive.random for primitive in primitives)
+    return jax.random.fold_in(key, 1) if drawn else None
+
+
 def initial_stats(primitive: Primitive, channels: int, stride: int) -> Stats:
     """The statistics of a primitive before any batch was seen."""
     return tuple(map(layers.initial_stats, primitive.norms(channels, stride)))

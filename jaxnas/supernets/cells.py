@@ -1,6 +1,6 @@
 """Supernets of cells of two inputs in the frame of DARTS: what its space and ENAS's micro space share.
 
-Every batch norm of the cells is without affine part in a search, or its scale would be confounded with the mixture's
+Batch norms of the edges are without affine part in a search, or their scales would be confounded with the mixture's
 weights. With `affine`, a path is the network of its architecture as that is trained from scratch, with drop-path and
 auxiliary head: one compiled program for any number of architectures.
 """
@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxnas.base import Array, Aux, Context, Key, PyTree, Skeleton, Stats
 from jaxnas.networks.frame import Frame, make_frame
+from jaxnas.ops import costs
 from jaxnas.ops.primitives import Primitive
-from jaxnas.spaces.darts import CELL_KINDS, CellShape
+from jaxnas.spaces.darts import CELL_KINDS, CellShape, darts_cells
 from jaxnas.supernets.executors import Edges, Form, Layout, checked_form, edges_init, executor, with_key_if_read
 from jaxnas.supernets.extracting import stacked, taken
 
@@ -45,17 +46,23 @@ def make_cells(
     remat: bool,
     dtype: Any,
     affine: bool,
+    inputs_affine: bool,
     keep: Mapping[str, np.ndarray] | None = None,
 ) -> Cells:
-    """ends: the (source, node) of each slot. keep: kind -> bool [S, O]. Others as of `darts_supernet`.
+    """ends: the (source, node) of each slot. inputs_affine: whether the batch norms of the cells' inputs have scale and
+    offset. keep: kind -> bool [S, O]. Others as of `darts_supernet`.
 
-    Raises: ValueError for a form that does not exist, and for an auxiliary head where nothing trains it.
+    Raises: ValueError for a form that does not exist, and for an auxiliary head where nothing trains it or it has no
+    room.
     """
     form = checked_form(skeleton, form, remat)
     if skeleton.auxiliary and not affine:
         raise ValueError("a search has no auxiliary head: give a skeleton with auxiliary=False, or affine=True")
+    if skeleton.auxiliary:
+        shape = darts_cells(skeleton, nodes)[2 * skeleton.cells // 3]
+        costs.auxiliary_head(shape.outputs, costs.strided(shape.size, 2), skeleton.num_classes)  # or there is no room
     layouts = {kind: Layout(2, nodes, tuple(ends), kind == "reduce") for kind in CELL_KINDS}
-    frame = make_frame(skeleton, nodes, affine)
+    frame = make_frame(skeleton, nodes, inputs_affine)
     if keep is None:  # one executor for both kinds, so that its rules are traced once
         executors = dict.fromkeys(CELL_KINDS, executor(form, primitives, remat=remat))
     else:

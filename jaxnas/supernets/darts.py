@@ -63,7 +63,7 @@ def darts_supernet(
     kept = checked_keep(keep, dict.fromkeys(CELL_KINDS, (len(table), len(names))), none)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, source in table], primitives,
-        form=form, remat=remat, dtype=dtype, affine=affine, keep=kept,
+        form=form, remat=remat, dtype=dtype, affine=affine, inputs_affine=affine, keep=kept,
     )  # fmt: skip
     shapes = functools.cache(lambda: jax.eval_shape(cells.init, jax.random.key(0)))
     rows = functools.cache(lambda: None if kept is None else rows_of(shapes(), cells, kept))
@@ -139,8 +139,9 @@ def darts_narrowing(
             raise ValueError(f"{kind}: operations are to be kept on edges that have not got them any more")
     ends = [(source, node) for node, source in edge_table(nodes)]
     cells = make_cells(
-        skeleton, nodes, ends, named(operations, pool_norms=True), form="scan", remat=False, dtype=None, affine=False
-    )
+        skeleton, nodes, ends, named(operations, pool_norms=True),
+        form="scan", remat=False, dtype=None, affine=False, inputs_affine=False,
+    )  # fmt: skip
     shapes = jax.eval_shape(cells.init, jax.random.key(0))
     rows = between(*(rows_of(shapes, cells, keep) for keep in (old, new)))
     return lambda tree: narrowed(tree, rows)

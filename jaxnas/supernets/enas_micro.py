@@ -51,7 +51,7 @@ def enas_micro_supernet(
     slots = enas_micro_slots(nodes)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, _, source in slots], named(("none", *operations)),
-        form=form, remat=remat, dtype=dtype, affine=False,
+        form=form, remat=remat, dtype=dtype, affine=False, inputs_affine=True,
     )  # fmt: skip
     kinds = [shape.kind for shape, count in cells.frame.runs for _ in range(count)]
 

@@ -87,11 +87,11 @@ def nasbench201_supernet(
 
     def forward(cell: Any, params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         context = with_key_if_read(context, primitives)
-        keys = part_keys(context, len(stages))
+        keys = part_keys(context, len(stages) * skeleton.cells)  # as those of a derived network
 
         def stage(s: int, x: Array) -> tuple[Array, Stats]:
             here = context.at("stages", s)
-            own = None if keys is None else jax.random.split(keys[s], skeleton.cells)
+            own = None if keys is None else keys[s * skeleton.cells : (s + 1) * skeleton.cells]
             return equal_runs(cell, x, params["stages"][s], here, own)
 
         return apply_frame(stage, params, x.astype(dtype), context)

@@ -21,7 +21,7 @@ from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.many_depthwise import many_depthwise
 from jaxnas.kernels.windows import bordered
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Dense, Primitive, Separable
+from jaxnas.ops.primitives import Dense, Primitive, Separable, operation_key
 from jaxnas.supernets.executors.layout import dropped
 
 Chosen = Callable[[PyTree, Array, Array, Stats, Context], tuple[Array, Stats]]
@@ -66,7 +66,7 @@ def _single(
 
     def one(params: Any, x: Array, stats: Any, key: Any, pick: Array) -> tuple[Array, Any]:
         del pick  # there to be mapped over where there is nothing else
-        here = Context(stats if given else "batch", key, axis_name=context.axis_name)
+        here = Context(stats if given else "batch", operation_key(key, primitive), axis_name=context.axis_name)
         return primitive.apply(params, x, stride, here)
 
     return jax.vmap(one)(params, x, stats, context.key, pick)

@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """The edges of a path, two or more a node, in the order of their nodes, which `nodes` tells of each.
+    """The edges of a path, in the order of their nodes, which `nodes` tells of each; every node has one or more.
 
     slot, source, operation: int32 [E]. A number of an operation that there is not stands for zeros.
     """

@@ -21,7 +21,7 @@ from jaxnas.kernels.norm import per_channel, scale_channels
 from jaxnas.kernels.platform import outlined
 from jaxnas.networks.blocks import part_keys
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Primitive, Zero
+from jaxnas.ops.primitives import Primitive, Zero, operation_key
 from jaxnas.supernets.executors import layout as lay
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
 
@@ -248,7 +248,8 @@ def _path(
             sources = tuple(halves[group] for group in groups)
             if len(groups) > 1:
                 index = index + jnp.where(strided, 0, len(primitives) + 1)
-        y, seen = switch(branches, index, own, sources, (stats, key, context.wanted))
+        others = (stats, operation_key(key, *primitives), context.wanted)
+        y, seen = switch(branches, index, own, sources, others)
         y = lay.dropped(primitives, y, operation, strided, context._replace(key=key))
         return nodes.at[first + target].add(y), seen
 
