@@ -108,7 +108,7 @@ def _check_forms(primitive: Primitive, channels: int, stride: int, outputs: int,
         for affine in (False, True)
     )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(derived))
-    stats = jax.tree.structure(initial_stats(primitive, channels, stride))
+    stats: Any = jax.tree.structure(initial_stats(primitive, channels, stride))
     for size in ((6, 6), (5, 7)):
         cost = primitive.cost(channels, stride, size)
         _law(cost.params == count, f"{at}: cost counts the parameters of init", f"{cost.params} of {count}")
