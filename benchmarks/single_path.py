@@ -2,7 +2,7 @@
 
     python -m benchmarks.single_path [--spaces darts nasbench201 enas_micro enas_macro chain] [--batch 64]
 
-Prints one JSON object a line: for each space and form the median time of a whole step (loss, gradient, optimiser; for
+Prints one JSON object a line: for each space and form the median time of a whole step (loss, gradient, optimizer; for
 the path, an architecture drawn anew each time, and only used slices moved), the time to trace and compile, and exact
 MACs of the forward pass for one image, of the path the mean over random architectures. `flops_per_step` counts two
 operations a MAC and twice the forward pass for the backward one. In the mixture that is every operation on every edge.
@@ -135,17 +135,17 @@ def build(space: SearchSpace, supernet: Supernet, config: Config) -> dict[str, S
 
     def mixed(key: jax.Array, state: Any) -> Any:
         del key
-        params, optimiser_state = state
+        params, optimizer_state = state
         gradient = jax.grad(lambda p: loss(supernet.apply(p, weights, image, Context())[0]))(params)
-        updates, optimiser_state = plain.update(gradient, optimiser_state, params)
-        return optax.apply_updates(params, updates), optimiser_state
+        updates, optimizer_state = plain.update(gradient, optimizer_state, params)
+        return optax.apply_updates(params, updates), optimizer_state
 
     def path(key: jax.Array, state: Any) -> Any:
-        params, optimiser_state = state
+        params, optimizer_state = state
         arch = space.sample(key)
         gradient = jax.grad(lambda p: loss(supernet.apply_path(p, arch, image, Context())[0]))(params)
-        updates, optimiser_state = held.update(gradient, optimiser_state, params, used=supernet.used(arch))
-        return optax.apply_updates(params, updates), optimiser_state
+        updates, optimizer_state = held.update(gradient, optimizer_state, params, used=supernet.used(arch))
+        return optax.apply_updates(params, updates), optimizer_state
 
     def start() -> Any:
         params = jax.jit(supernet.init)(jax.random.key(0))

@@ -329,7 +329,7 @@ def build(
     """The algorithm of a config. steps: of an epoch. axis_name: where each device runs the step on a part."""
     settings, chosen = config.search, config.controller
     rate = schedules.warm_restarts(settings.learning_rate, settings.last_learning_rate, settings.period)
-    optimiser = schedules.sgd(
+    optimizer = schedules.sgd(
         schedules.per_epoch(rate, steps),
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
     )  # fmt: skip
@@ -355,7 +355,7 @@ def build(
     return enas(
         supernet,
         policy,
-        optimiser,
+        optimizer,
         path_accuracy(supernet, chosen.batches, axis_name),
         samples=chosen.samples,
         candidates=settings.candidates,

@@ -263,13 +263,13 @@ class _Trainer:
         self.parts = data.split(dataset, seed, training.hold_out)
         self.steps = len(self.parts.train.labels) // training.batch_size
         schedule, then = _schedule(training, self.steps)
-        optimiser = schedules.sgd(
+        optimizer = schedules.sgd(
             schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
         )
         self.spread = spread(devices, dataset.image_shape, training.batch_size)
         self.classifier = classifier(
             _in_parts(network, training.parts),
-            optimiser,
+            optimizer,
             total_steps=training.epochs * self.steps,
             auxiliary_weight=training.auxiliary_weight,
             label_smoothing=training.label_smoothing,

@@ -182,12 +182,12 @@ def build(
     """The algorithm of a config. skeleton: of the supernet. steps: of an epoch. axis_name: see `single_path`."""
     settings = config.one_shot
     rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
-    optimiser = schedules.sgd(
+    optimizer = schedules.sgd(
         schedules.per_epoch(rate, steps),
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
     )  # fmt: skip
     paths = paths_of(settings.sampling, space, skeleton)
-    return single_path(supernet, paths, optimiser, candidates=config.scoring.evaluations, axis_name=axis_name)
+    return single_path(supernet, paths, optimizer, candidates=config.scoring.evaluations, axis_name=axis_name)
 
 
 def search(

@@ -1,4 +1,4 @@
-"""Training and evaluating a fixed network: losses, schedules, the optimiser's order, statistics, whole splits."""
+"""Training and evaluating a fixed network: losses, schedules, the optimizer's order, statistics, whole splits."""
 
 import math
 

@@ -71,7 +71,7 @@ def classifier(
 
     drop_path: the probability that is reached at the end. It grows with step / total_steps; the paper's program raises
     it once an epoch instead. momentum: what a batch adds to the running statistics, (1 - m) running + m batch. The
-    optimiser is told the loss as `value`, for `schedules.plateau`. With `axis_name` the batch is spread over that axis:
+    optimizer is told the loss as `value`, for `schedules.plateau`. With `axis_name` the batch is spread over that axis:
     gradients, statistics and the info are means over it, drop-path is drawn on each device for itself.
 
     Raises: ValueError where a number is out of its range.
@@ -85,7 +85,7 @@ def classifier(
             raise ValueError(f"{name} must be in [0, 1), got {value}")
     if not 0.0 < momentum <= 1.0:
         raise ValueError(f"momentum, of the running statistics, must be in (0, 1], got {momentum}")
-    optimiser = optax.with_extra_args_support(tx)
+    optimizer = optax.with_extra_args_support(tx)
 
     def apply(params: PyTree, arch: Arch | None, x: Array, context: Context) -> Any:
         if isinstance(network, Supernet):
@@ -96,7 +96,7 @@ def classifier(
         if isinstance(network, Supernet) != (arch is not None):
             raise ValueError("an architecture belongs to a Supernet, which needs one; a Network is one already")
         params, stats = (network.init(key), path_stats(network)) if isinstance(network, Supernet) else network.init(key)
-        return TrainState(params, stats, optimiser.init(params), jnp.zeros((), jnp.int32), arch)
+        return TrainState(params, stats, optimizer.init(params), jnp.zeros((), jnp.int32), arch)
 
     def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, TrainInfo]:
         if axis_name is not None:
@@ -113,7 +113,7 @@ def classifier(
         (value, (logits, seen)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         score = losses.accuracy(logits, batch.label)
         value, score, gradient = pmean((value, score, gradient), axis_name)
-        updates, opt_state = optimiser.update(gradient, state.opt_state, state.params, value=value)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         stats = jax.tree.map(lambda old, new: (1.0 - momentum) * old + momentum * new, state.stats, seen)
         params = optax.apply_updates(state.params, updates)
         info = TrainInfo(value, score, norm(gradient))
