@@ -24,7 +24,7 @@ from jaxnas.base import Skeleton
 from jaxnas.search import adam_l2, carried, darts, weakest_by_alpha
 from jaxnas.spaces import DARTS_OPERATIONS, darts_space
 from jaxnas.supernets import darts_narrowing, darts_supernet
-from jaxnas.supernets.edges import Form
+from jaxnas.supernets.executors import Form
 from jaxnas.train.schedules import sgd
 
 

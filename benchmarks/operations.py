@@ -20,13 +20,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from experiments import cli
-from jaxnas.base import Array
+from jaxnas.base import Array, Context
 from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.kernels.depthwise import depthwise
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import named
 from jaxnas.spaces import DARTS_OPERATIONS, edge_table
-from jaxnas.supernets import edges as mixed
+from jaxnas.supernets.executors import Layout, edges_init, scan_executor
+from jaxnas.supernets.executors.scan import mixed_op
 
 LOOP = 8
 """Times that what is timed in a loop is done in one."""
@@ -115,26 +116,26 @@ def main(config: Config) -> None:
         line(f"3x3 convolution of stride {stride}, forward and gradients in a loop, {list(small.shape)}", *times)
 
     primitives = named(DARTS_OPERATIONS, pool_norms=True)
-    edge = mixed.mixed_edge(primitives, 0, 1, None)
-    table = [(source, target + 2) for target, source in edge_table(4)]
-    params = layers.stack(
-        jax.random.split(keys[3], len(table)), lambda k: mixed.edge_init(primitives, k, config.channels, 1)
-    )
-    weights = jnp.full((len(table), len(primitives)), 1 / len(primitives))
-    first = jax.tree.map(lambda leaf: leaf[0], params)
+    edge = mixed_op(primitives, 1)
+    layout = Layout(inputs=2, nodes=4, ends=tuple((source, target) for target, source in edge_table(4)))
+    params = edges_init(primitives, layout, keys[3], config.channels, (), affine=False)
+    weights = jnp.full((len(layout.ends), len(primitives)), 1 / len(primitives))
+    first = jax.tree.map(lambda leaf: leaf[0], params["plain"])
 
     def one(params: Any, weights: Array, x: Array) -> Array:
-        return edge.alone(params, weights, x, ())[0]
+        return edge(params, weights, x, None, Context())[0]
 
     line("edge, forward", None, milliseconds(one, first, weights[0], x))
     line("edge, gradients of weights and input", None, milliseconds(gradients(one, (1, 2)), (first, weights[0], x), g))
     line("edge, all gradients", None, milliseconds(gradients(one, (0, 1, 2)), (first, weights[0], x), g))
 
-    def cell(params: Any, weights: Array, nodes: Array) -> Array:
-        return mixed.run_edges("scan", edge, None, nodes, table, params, weights, ())[0]
+    mixture = scan_executor(primitives).mixture
 
-    nodes = jnp.concatenate([jnp.stack([x, g]), jnp.zeros((4, *shape))])
-    arguments = (params, weights, nodes)
+    def cell(params: Any, weights: Array, inputs: Array) -> Array:
+        return mixture(layout, params, weights, inputs, Context())
+
+    arguments = (params, weights, jnp.stack([x, g]))
+    nodes = jnp.stack([g] * layout.nodes)
     line("cell, forward", None, milliseconds(cell, *arguments))
     line("cell, gradients of weights and input", None, milliseconds(gradients(cell, (1, 2)), arguments, nodes))
     line("cell, all gradients", None, milliseconds(gradients(cell, (0, 1, 2)), arguments, nodes))

@@ -89,7 +89,9 @@ def mixed_macs(name: Name, skeleton: Skeleton) -> int:
         )
         total = space.costs(arch, skeleton)["macs"]
         for stage in stages:
-            each = {name: primitive.cost(stage.channels, 1, stage.size).macs for name, primitive in MACRO_PRIMITIVES.items()}
+            each = {
+                name: primitive.cost(stage.channels, 1, stage.size).macs for name, primitive in MACRO_PRIMITIVES.items()
+            }
             total += len(stage.layers) * (sum(each.values()) - each["avg_pool_3x3"])
         return total
     if name == "enas_micro":
