@@ -26,6 +26,7 @@ import optax
 from experiments import cli
 from jaxnas.base import Context, SearchSpace, Skeleton, Supernet
 from jaxnas.kernels.compiling import top_level_jit
+from jaxnas.ops.costs import CostTable
 from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.search import path_only
 from jaxnas.spaces import (
@@ -97,7 +98,11 @@ def mixed_macs(name: Name, skeleton: Skeleton) -> int:
     if name == "enas_micro":
         table = darts_cost_table(skeleton, 5, ("none", *ENAS_MICRO_OPERATIONS))
         return table.constant["macs"] + 2 * sum(int(macs.sum()) for macs in table.macs.values())
-    tables = {"darts": darts_cost_table, "nasbench201": nasbench201_cost_table, "chain": chain_cost_table}
+    tables: dict[Name, Callable[[Skeleton], CostTable]] = {
+        "darts": darts_cost_table,
+        "nasbench201": nasbench201_cost_table,
+        "chain": chain_cost_table,
+    }
     table = tables[name](skeleton)
     return table.constant["macs"] + sum(int(macs.sum()) for macs in table.macs.values())
 

@@ -87,8 +87,9 @@ class Primitive(NamedTuple):
 
 def operation_key(key: Key | None, *primitives: Primitive) -> Key | None:
     """What an operation of an edge draws from; its drop-path draws from the key itself. None where no one draws."""
-    drawn = key is not None and any(primitive.random for primitive in primitives)
-    return jax.random.fold_in(key, 1) if drawn else None
+    if key is None or not any(primitive.random for primitive in primitives):
+        return None
+    return jax.random.fold_in(key, 1)
 
 
 def initial_stats(primitive: Primitive, channels: int, stride: int) -> Stats:
