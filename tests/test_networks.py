@@ -219,10 +219,14 @@ def test_stages_with_equal_cells():
     assert sum(leaf.size for leaf in jax.tree.leaves(own)) == network.costs["params"]
     assert {leaf.shape[0] for leaf in jax.tree.leaves(own["cells"])} == {1, 2}
 
-    x, context = images(skeleton), Context("batch", jax.random.key(2), jnp.float32(0.3))
-    logits = jax.jit(lambda own: network.apply(own, x, context))
+    x = images(skeleton)
+
+    def context():
+        return Context("batch", jax.random.key(2), jnp.float32(0.3))
+
+    logits = jax.jit(lambda own: network.apply(own, x, context()))
     expected, aux = logits(own)
-    other, all_aux = jax.jit(lambda params: supernet.apply_path(params, arch, x, context))(params)
+    other, all_aux = jax.jit(lambda params: supernet.apply_path(params, arch, x, context()))(params)
     close((expected, aux.stats), (other, supernet.extract_stats(all_aux.stats, arch)))
     for run, cells in enumerate(own["cells"]):
         for cell in range(jax.tree.leaves(cells)[0].shape[0]):
