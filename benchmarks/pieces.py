@@ -174,8 +174,8 @@ def main(config: Config) -> None:
     known = pieces()
     if unknown := set(config.names) - set(known):
         raise ValueError(f"unknown piece {min(unknown)!r}; there are {', '.join(known)}")
-    whole, told_whole = built(config)
     for name in config.names or known:
+        whole, told_whole = built(config)  # for each piece again: what else the machine does changes
         with known[name]():
             without, told = built(config)
         with_s, without_s = step_seconds((whole, without), config.rounds)

@@ -83,16 +83,16 @@ def _scale_channels_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array
 scale_channels.defvjp(lambda x, scale: (_times_channels(x, scale), (x, scale)), _scale_channels_backward)
 
 
-def _means_at_once(*arrays: Array, images_first: bool) -> tuple[Array, ...]:
-    """Means over all positions of arrays [B, H, W, C], each [C], for accelerators: in one pass over the arrays.
+def _means_at_once(*arrays: Array, images_first: bool) -> Array:
+    """Means over all positions of N arrays [B, H, W, C], [N, C], for accelerators: in one pass over the arrays.
 
     images_first: sums of each image before those over the images, in two kernels for all arrays. A GPU's XLA would
     split one reduction of that length anyway, and then each array's by itself.
     """
     count = arrays[0].size // arrays[0].shape[-1]
     if images_first:
-        arrays = tuple(jnp.stack([jnp.sum(array, (1, 2), keepdims=True) for array in arrays]))
-    return tuple(jnp.sum(array, (0, 1, 2)) / count for array in arrays)
+        return jnp.sum(jnp.stack([jnp.sum(array, (1, 2)) / count for array in arrays]), 1)
+    return jnp.stack([jnp.sum(array, (0, 1, 2)) / count for array in arrays])
 
 
 def _by_form(in_turn: Callable[..., Any], at_once: Callable[..., Any], *operands: Array) -> Any:
@@ -154,18 +154,19 @@ def _backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[A
     centered = (widened(x) - placed(mean)) * placed(inverse)
     count = x.size // x.shape[-1]
 
-    def in_turn(g: Array, x: Array, centered: Array) -> tuple[Array, Array]:
+    def in_turn(g: Array, x: Array, centered: Array) -> Array:
+        total = channel_sums(lambda g: g, g, weight=1 / count)
         along = channel_sums(lambda g, x: g * ((x - mean[None]) * inverse[None]), g, x, weight=1 / count)
-        return channel_sums(lambda g: g, g, weight=1 / count), along
+        return jnp.stack([total, along])
 
-    def at_once(g: Array, x: Array, centered: Array, images_first: bool) -> tuple[Array, ...]:
+    def at_once(g: Array, x: Array, centered: Array, images_first: bool) -> Array:
         return _means_at_once(g, g * centered, images_first=images_first)
 
-    total, along = _by_form(in_turn, at_once, g, widened(x), centered)
-    g_mean, g_along = pmean(jnp.stack([total, along]), axis_name)
+    local = _by_form(in_turn, at_once, g, widened(x), centered)
+    g_mean, g_along = pmean(local, axis_name)
     factor = inverse if scale is None else inverse * scale
     dx = placed(factor) * (g - placed(g_mean) - centered * placed(g_along))
-    return dx.astype(x.dtype), None if scale is None else (count * along).astype(scale.dtype)
+    return dx.astype(x.dtype), None if scale is None else (count * local[1]).astype(scale.dtype)
 
 
 standardize.defvjp(_forward, _backward)
