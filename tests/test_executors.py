@@ -96,7 +96,7 @@ def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
 
     def one_by_one(params, weights, x):
         def edge(params, weights, x):
-            return mixed_op(operations, 1)(params, weights, x, None, Context())[0]
+            return mixed_op(operations, 1, None)(params, weights, x, (None, None), None, None)[0]
 
         return jnp.sum(jax.vmap(jax.vmap(edge, (0, 0, None)))(params, weights, x), 0)
 

@@ -203,7 +203,7 @@ def test_equal_cells_are_a_loop_over_the_stack():
     params = jnp.asarray([2.0, 3.0, 5.0])
     given = jnp.asarray([1.0, 10.0, 100.0])
     keys = jax.random.split(jax.random.key(0), 3)
-    carry, seen = equal_runs(lambda x, p, c: (x * p + c.bn, x), jnp.float32(1.0), params, Context(given), keys)
+    carry, seen = equal_runs(lambda x, i: (x * i.params + i.stats, x), jnp.float32(1.0), params, Context(given), keys)
     assert float(carry) == ((1 * 2 + 1) * 3 + 10) * 5 + 100
     np.testing.assert_array_equal(seen, [1, 3, 19])
 

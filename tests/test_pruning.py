@@ -171,7 +171,7 @@ def test_paths_that_are_left_are_as_before_and_less_is_held(half):
     before = quick(lambda p: whole.apply_path(p, arch, X, Context())[0])(params)
     after = quick(lambda p: net.apply_path(p, arch, X, Context())[0])(narrow_params)
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree["runs"])) for tree in (params, narrow_params)]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree["cells"])) for tree in (params, narrow_params)]
     assert sizes[1] < 0.8 * sizes[0]
     masks = net.used(arch)
     assert jax.tree.structure(masks) == jax.tree.structure(narrow_params)

@@ -11,7 +11,6 @@ precision against the constraints as they were given: what HiGHS lets pass by it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -69,13 +68,12 @@ class InfeasibleError(ValueError):
 
 
 def one_option_each(space: SearchSpace) -> Structure:
-    """Each slot takes exactly one option, as on the edges of NAS-Bench-201.
+    """Each slot takes exactly one option, as on the edges of NAS-Bench-201; of a pruned space it may have lost some.
 
-    Raises: ValueError where the architectures of the space are not all combinations of one option a slot.
+    Raises: ValueError where the choices of the space are not the slots of its mixture weights.
     """
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
-    combinations = math.prod(options**slots for slots, options in shapes.values())
-    if combinations != math.prod(len(choice.options) for choice in space.choices):
+    if sum(slots for slots, _ in shapes.values()) != len(space.choices):
         raise ValueError(
             f"the space {space.name!r} does not take exactly one option in each slot of its mixture weights"
         )
