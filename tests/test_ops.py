@@ -10,13 +10,14 @@ import pytest
 from jax import lax
 
 from jaxnas.base import Context
-from jaxnas.kernels import many, pooling
+from jaxnas.kernels import pooling
 from jaxnas.kernels.arrays import joined, materialized
 from jaxnas.kernels.depthwise import depthwise
 from jaxnas.kernels.norm import channel_sums, scale_channels
 from jaxnas.kernels.platform import by_platform, outlined
 from jaxnas.kernels.pooling import avg_pool, max_pool
 from jaxnas.kernels.trees import norm
+from jaxnas.kernels.windows import spread
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES
 from jaxnas.train.schedules import clip_by_norm
@@ -95,7 +96,7 @@ def test_max_pools_by_lookup_are_those_in_turn(stride):
     for ours, expected in zip(*both, strict=True):
         np.testing.assert_array_equal(ours, expected)
     best, index = both[0]
-    g, marks = (many.spread(array, 5, 6, stride) for array in (jnp.cos(best), index + jnp.int8(1)))
+    g, marks = (spread(array, 5, 6, stride) for array in (jnp.cos(best), index + jnp.int8(1)))
     np.testing.assert_allclose(pooling._routed_at_once(g, marks), pooling._routed_in_turn(g, marks), rtol=1e-5)
 
 
