@@ -21,20 +21,15 @@ from experiments.devices import Devices, spread
 from experiments.ranges import check_ranges
 from jaxnas import data, draw, report
 from jaxnas.base import Arch, Array, Context, Key, Network, SearchSpace, Skeleton, Supernet
+from jaxnas.catalog import CATALOG
 from jaxnas.data import Augmentation, Dataset
 from jaxnas.networks import (
-    chain_network,
-    darts_network,
-    enas_macro_network,
-    enas_micro_network,
     in_parts,
-    nasbench201_network,
     tutorial_cnn,
 )
 from jaxnas.parallel import from_first, is_first_process, local
 from jaxnas.runfolder import RunFolder, check_folder, open_run, versions
 from jaxnas.saved import form_of, save_network
-from jaxnas.supernets import darts_supernet, nasbench201_supernet
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.classifier import classifier, confidence_interval, make_evaluate
@@ -45,21 +40,6 @@ from jaxnas.train.stop import stop_on_signal
 Stop = Callable[[], int | None]
 Made = TypeVar("Made")
 
-NETWORKS: dict[str, Callable[[Arch, Skeleton, SearchSpace], Network]] = {
-    "darts": darts_network,
-    "nasbench201": lambda arch, skeleton, space: nasbench201_network(arch, skeleton),
-    "enas_micro": enas_micro_network,
-    "enas_macro": enas_macro_network,
-    "chain": chain_network,
-}
-"""Name of a space -> the network of one of its architectures."""
-SHARED: dict[str, Callable[[Skeleton, SearchSpace], Supernet]] = {
-    "darts": lambda skeleton, space: darts_supernet(
-        skeleton, len(space.choices) // 6, ("none", *space.choices[1].options), affine=True
-    ),
-    "nasbench201": lambda skeleton, space: nasbench201_supernet(skeleton, space.choices[0].options, affine=True),
-}
-"""Name of a space -> the networks of all its architectures in one program, where there is such a one."""
 _LARGEST_SIDE = 256
 """Of the images that are proposed where those of a data set are too small."""
 
@@ -178,10 +158,10 @@ def _try_networks(training: Training, dataset: Dataset, space: SearchSpace) -> N
 
     def build(image_shape: tuple[int, int, int]) -> list[Network | Supernet]:
         skeleton = dataclasses.replace(skeleton_of(training, dataset), image_shape=image_shape)
-        shared = training.share_step and space.name in SHARED
+        entry = CATALOG[space.name]
         return [
-            NETWORKS[space.name](arch, skeleton, space),
-            *([SHARED[space.name](skeleton, space)] if shared else []),
+            entry.network(arch, skeleton, space),
+            *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
             tutorial_cnn(image_shape, dataset.num_classes),
         ]
 
@@ -234,11 +214,12 @@ def train_all(
     The test split is read once for each network, after its training. The network named "found" is kept in the folder.
     """
     skeleton = skeleton_of(training, dataset)
-    share = training.share_step and len(archs) > 1 and space.name in SHARED
-    shared = _Trainer(SHARED[space.name](skeleton, space), training, dataset, seed, devices) if share else None
+    entry, shared = CATALOG[space.name], None
+    if entry.together is not None and training.share_step and len(archs) > 1:
+        shared = _Trainer(entry.together(skeleton, space), training, dataset, seed, devices)
     figures = {}
     for number, (name, arch) in enumerate(archs.items()):
-        network = NETWORKS[space.name](arch, skeleton, space)
+        network = entry.network(arch, skeleton, space)
         trainer = shared or _Trainer(network, training, dataset, seed, devices)
         figures[name] = trainer.train(run, name, network, arch, jax.random.fold_in(key, number), stop, space)
     if hand_designed:

@@ -13,8 +13,9 @@ LAYERS = (
     "ops relax controllers predictors proxies report celllayout",
     "spaces data draw runfolder checkpoint testing",
     "networks benchmarks hardware",
-    "supernets samplers saved",
-    "search train",
+    "supernets samplers",
+    "catalog",
+    "search train saved",
 )
 """From the ground up. A module may import from the layers below its own, and from its own where that is no circle."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
