@@ -105,6 +105,27 @@ def of_looked_up(config: Config) -> Iterator[Case]:
     yield from of_depthwise(config, looked_up)
 
 
+def of_along(config: Config) -> Iterator[Case]:
+    """A depthwise convolution of relu(x) and its derivative along a direction of x, or of x and the kernel."""
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return depthwise._correlation(x, kernel, None, 1, 1, True, True)
+
+    def ours(x: Array, kernel: Array) -> Array:
+        return depthwise._correlate(x, kernel, 1, 1, True, True)
+
+    def of_input(form: Callable[..., Array]) -> Callable[..., Any]:
+        return lambda x, kernel, dx, dkernel: jax.jvp(lambda x: form(x, kernel), (x,), (dx,))
+
+    def of_both(form: Callable[..., Array]) -> Callable[..., Any]:
+        return lambda x, kernel, dx, dkernel: jax.jvp(form, (x, kernel), (dx, dkernel))
+
+    kernels = normal(2, 5, 5, config.channels), normal(3, 5, 5, config.channels)
+    arguments = (normal(0, *config.shape), kernels[0], normal(1, *config.shape), kernels[1])
+    for what, along in (("x", of_input), ("x and the kernel", of_both)):
+        yield Case(f"5x5, along {what}", along(plain), along(ours), arguments)
+
+
 def of_pointwise(config: Config) -> Iterator[Case]:
     x, g, matrix = normal(0, *config.shape), normal(1, *config.shape), normal(2, config.channels, config.channels)
     yield from both("1x1", (jnp.dot, convolution.pointwise), g, x, matrix)
@@ -334,6 +355,7 @@ def of_cell(config: Config) -> Iterator[Case]:
 PIECES: dict[str, Callable[[Config], Iterator[Case]]] = {
     "depthwise": of_depthwise,
     "looked_up": of_looked_up,
+    "along": of_along,
     "pointwise": of_pointwise,
     "gate": of_gate,
     "conv": of_conv,
