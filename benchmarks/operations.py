@@ -257,6 +257,21 @@ def of_per_channel(config: Config) -> Iterator[Case]:
         yield Case(what, gradients(plain), gradients(form), arguments)
 
 
+def of_add_at(config: Config) -> Iterator[Case]:
+    """A scan that adds a function of one node to another node."""
+
+    def adding(add: Callable[..., Array]) -> Callable[..., Array]:
+        def edge(nodes: Array, ends: Array) -> tuple[Array, None]:
+            x = lax.dynamic_index_in_dim(nodes, ends[0], 0, keepdims=False)
+            return add(nodes, ends[1], sum(jnp.roll(jnp.tanh(x), k, 1) for k in range(3))), None
+
+        return lambda nodes, ends: lax.scan(edge, nodes, ends)[0]
+
+    ends = jnp.array([(0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4)])
+    plain = adding(lambda nodes, index, value: nodes.at[index].add(value))
+    yield Case("additions to nodes", plain, adding(arrays.add_at), (normal(0, 5, *config.shape), ends), len(ends))
+
+
 def of_joined(config: Config) -> Iterator[Case]:
     def plain(states: Array) -> Array:
         return jnp.concatenate(list(states), -1)
@@ -349,6 +364,7 @@ PIECES: dict[str, Callable[[Config], Iterator[Case]]] = {
     "known": of_known,
     "scaled": of_scaled,
     "per_channel": of_per_channel,
+    "add_at": of_add_at,
     "joined": of_joined,
     "materialized": of_materialized,
     "dealt": of_dealt,

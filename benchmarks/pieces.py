@@ -124,6 +124,8 @@ def pieces() -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]
         ),
         "scale_channels": (norm.scale_channels, norm._times_channels),
         "materialized": (arrays.materialized, lambda tree: tree),
+        "looked_up": (arrays.looked_up, arrays.at),
+        "add_at": (arrays.add_at, lambda array, index, value: array.at[index].add(value)),
         "joined": (arrays.joined, lambda states: jnp.concatenate(list(states), -1)),
         "norm": (trees.norm, plain_norm),
         "times": (trees.times, plain_times),

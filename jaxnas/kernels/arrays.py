@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxnas.base import Array, PyTree
-from jaxnas.kernels.platform import outlined
+from jaxnas.kernels.platform import by_platform, outlined
 
 
 @outlined
@@ -25,9 +25,34 @@ def at(array: Array, index: Array) -> Array:
     return lax.dynamic_index_in_dim(array, index, 0, keepdims=False, allow_negative_indices=False)
 
 
+looked_up = outlined(at)
+
+
+def _put(array: Array, index: Array, value: Array) -> Array:
+    return lax.dynamic_update_index_in_dim(array, value, index, 0, allow_negative_indices=False)
+
+
 def add_at(array: Array, index: Array, value: Array) -> Array:
-    """array with the value added to array[index], an index that is there."""
-    return lax.dynamic_update_index_in_dim(array, at(array, index) + value, index, 0, allow_negative_indices=False)
+    """array[index] += value.
+
+    An update of a slice is one thread's work on a CPU, and XLA would fuse into it all that `value` is computed from. A
+    loop over the images keeps that out: its operand is computed before, by all threads.
+    """
+
+    def by_images(array: Array, index: Array, value: Array) -> Array:
+        def image(b: Array, array: Array) -> Array:
+            b = lax.convert_element_type(b, index.dtype)
+            place = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
+            old = lax.dynamic_slice(array, place, (1, 1, *array.shape[2:]))
+            new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
+            return lax.dynamic_update_slice(array, new, place)
+
+        return lax.fori_loop(0, array.shape[1], image, array)
+
+    def at_once(array: Array, index: Array, value: Array) -> Array:
+        return _put(array, index, at(array, index) + value)
+
+    return by_platform(array, index, value, cpu=by_images, default=at_once)
 
 
 @jax.custom_vjp

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxnas.base import Array, Context, PyTree, Stats
-from jaxnas.kernels.arrays import add_at, at, materialized
+from jaxnas.kernels.arrays import add_at, at, looked_up, materialized
 from jaxnas.kernels.norm import per_channel, scale_channels
 from jaxnas.kernels.platform import outlined
 from jaxnas.networks.blocks import part_keys
@@ -201,7 +201,7 @@ def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), own, weight, other, known = slot
         to_inputs, to_nodes = gradients
-        x, g = at(nodes if inputs is None else inputs, source), at(to_nodes, target)
+        x, g = looked_up(nodes if inputs is None else inputs, source), looked_up(to_nodes, target)
         known = None if other[0] is not None else known  # where operations may be gone, nothing is told
         to_params, to_weights, to_x = _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)
         if to_inputs is None:
