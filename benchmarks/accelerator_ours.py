@@ -26,9 +26,9 @@ from benchmarks.programs import Compiled, Forms, build
 from jaxnas import data
 from jaxnas.base import Batch, SearchAlgorithm, Skeleton
 from jaxnas.benchmarks import load_table
-from jaxnas.compiling import without_locations
 from jaxnas.data.digits import load_digits
-from jaxnas.ops.platform import supposing
+from jaxnas.kernels.compiling import without_locations
+from jaxnas.kernels.platform import supposing
 from jaxnas.parallel import on_one_device
 from jaxnas.search import adam_l2, darts
 from jaxnas.spaces import nasbench201_space
@@ -112,10 +112,10 @@ def profile(task: Task) -> Records:
 def cells_search(task: Task, image: tuple[int, ...], steps_per_epoch: int) -> SearchAlgorithm:
     """First-order DARTS over the cells of NAS-Bench-201, with the settings of its authors."""
     rate = per_epoch(cosine(0.025, 0.001, EPOCHS), steps_per_epoch)
-    optimiser = sgd(rate, momentum=0.9, nesterov=True, weight_decay=5e-4, clip=5.0)
+    optimizer = sgd(rate, momentum=0.9, nesterov=True, weight_decay=5e-4, clip=5.0)
     height, width, channels = image
     skeleton = Skeleton(*((2, 1) if task.dry else (16, 5)), (height, width, channels), 10)
-    return darts(nasbench201_supernet(skeleton), optimiser, adam_l2())
+    return darts(nasbench201_supernet(skeleton), optimizer, adam_l2())
 
 
 def all_seeds(task: Task) -> Records:

@@ -40,7 +40,7 @@ from benchmarks.launches import launches
 from benchmarks.programs import Forms, program, random_data
 from benchmarks.sizes import Name
 from experiments import cli
-from jaxnas.ops.platform import Platform, supposing
+from jaxnas.kernels.platform import Platform, supposing
 
 Target = Literal["h100", "tpu-v5e-4"]
 PLATFORMS: dict[Target, Platform] = {"h100": "gpu", "tpu-v5e-4": "tpu"}

@@ -24,7 +24,7 @@ from jaxnas.base import Skeleton
 from jaxnas.search import adam_l2, carried, darts, weakest_by_alpha
 from jaxnas.spaces import DARTS_OPERATIONS, darts_space
 from jaxnas.supernets import darts_narrowing, darts_supernet
-from jaxnas.supernets.edges import Form
+from jaxnas.supernets.executors import Form
 from jaxnas.train.schedules import sgd
 
 
@@ -40,7 +40,7 @@ class Config:
 
 def main(config: Config) -> None:
     skeleton, space = Skeleton(config.channels, config.cells, (32, 32, 3), 10), darts_space()
-    optimiser, random = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip=5.0), np.random.default_rng(0)
+    optimizer, random = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip=5.0), np.random.default_rng(0)
     order = {kind: random.normal(size=value.shape) for kind, value in space.template().items()}
     whole = {kind: np.ones(value.shape, bool) for kind, value in order.items()}
     batches = {"train": random_batch(config.batch, 0), "valid": random_batch(config.batch, 1)}
@@ -49,12 +49,12 @@ def main(config: Config) -> None:
     for left in config.left:
         full = left == len(DARTS_OPERATIONS)
         keep = whole if full else weakest_by_alpha(order, whole, left)
-        every = darts(darts_supernet(skeleton, form=config.form), optimiser, adam_l2())
+        every = darts(darts_supernet(skeleton, form=config.form), optimizer, adam_l2())
         state = jax.jit(every.init)(jax.random.key(0))
         if not full:
             state = carried(state, darts_narrowing(skeleton, keep), keep)
         supernet = darts_supernet(skeleton, keep=None if full else keep, form=config.form)
-        (phase,) = darts(supernet, optimiser, adam_l2()).phases
+        (phase,) = darts(supernet, optimizer, adam_l2()).phases
         start = time.perf_counter()
         compiled = jax.jit(phase.step).lower(jax.random.key(0), state, batches).compile()
         params = sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -79,8 +79,8 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
         logits, _ = supernet.apply_path(params, arch, batch.image, context)
         return jnp.mean(jnp.argmax(logits, -1) == batch.label)
 
-    optimiser = sgd(rate, momentum=0.9, weight_decay=2.5e-4, clip=5.0, nesterov=True)
-    algorithm = enas(supernet, policy, optimiser, accuracy, samples=config.samples)
+    optimizer = sgd(rate, momentum=0.9, weight_decay=2.5e-4, clip=5.0, nesterov=True)
+    algorithm = enas(supernet, policy, optimizer, accuracy, samples=config.samples)
     child_batch = data.make_batches(half, config.batch, dataset.augmentation)
     controller_batch = data.make_batches(half, config.controller_batch, dataset.augmentation, train=False)
     data_key, run_key, init_key, end_key = jax.random.split(jax.random.key(seed), 4)

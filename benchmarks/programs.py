@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.sizes import Name, Sizes
 from jaxnas.base import Batch, Key, Skeleton
-from jaxnas.compiling import top_level_jit
 from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.networks import darts_network
 from jaxnas.parallel import DataParallel
 from jaxnas.search import adam_l2, darts, enas, exact, finite_difference, first_order, single_path, uniform_paths
@@ -28,7 +28,7 @@ from jaxnas.train.schedules import cosine, sgd
 class Forms(Sizes):
     nodes: int | None = None
     """Of a cell of the DARTS and ENAS supernets; by default those of the papers, four and five."""
-    form: Literal["batch", "scan"] | None = None
+    form: Literal["staged", "scan"] | None = None
     """How the edges of a cell are run; by default what suits the platform."""
     loop: Literal["yes", "no"] | None = None
     """Whether the passes of a step are iterations of one loop; by default what suits the platform."""
@@ -52,12 +52,12 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
         return _evaluation(sizes, axis_name)
     dtype, form = jnp.dtype(sizes.dtype), sizes.form
     loop = None if sizes.loop is None else sizes.loop == "yes"
-    optimiser = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
+    optimizer = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
     skeleton = Skeleton(sizes.channels, sizes.cells, IMAGE, 10)
     if name in ("enas_child", "enas_controller"):
         supernet = enas_micro_supernet(skeleton, sizes.nodes or 5, form=form, dtype=dtype)
         policy = reinforce(lstm_controller(supernet.space.choices), adam(3.5e-4))
-        algorithm = enas(supernet, policy, optimiser, axis_name=axis_name)
+        algorithm = enas(supernet, policy, optimizer, axis_name=axis_name)
         phase = algorithm.phases[0 if name == "enas_child" else 1]
         return Program(algorithm.init, phase.step, phase.reads)
     if name.startswith("nasbench201"):
@@ -66,13 +66,13 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
     else:
         supernet = darts_supernet(skeleton, sizes.nodes or 4, form=form, dtype=dtype)
     if name.endswith("one_shot"):
-        algorithm = single_path(supernet, uniform_paths(supernet.space), optimiser, axis_name=axis_name)
+        algorithm = single_path(supernet, uniform_paths(supernet.space), optimizer, axis_name=axis_name)
     else:
         method = {
-            "darts_second_order_exact": lambda: exact(optimiser, axis_name, loop=loop),
-            "darts_second_order_fd": lambda: finite_difference(optimiser, axis_name=axis_name, loop=loop),
+            "darts_second_order_exact": lambda: exact(optimizer, axis_name, loop=loop),
+            "darts_second_order_fd": lambda: finite_difference(optimizer, axis_name=axis_name, loop=loop),
         }.get(name, lambda: first_order(axis_name, loop=loop))()
-        algorithm = darts(supernet, optimiser, adam_l2(), method, axis_name=axis_name)
+        algorithm = darts(supernet, optimizer, adam_l2(), method, axis_name=axis_name)
     (phase,) = algorithm.phases
     return Program(algorithm.init, phase.step, phase.reads)
 

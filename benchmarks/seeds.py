@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from experiments import cli
 from experiments.devices import Devices, join
 from jaxnas.base import Batch, SearchAlgorithm, Skeleton
-from jaxnas.compiling import top_level_jit
+from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.parallel import many_seeds
 from jaxnas.search import adam_l2, darts
 from jaxnas.supernets import darts_supernet

@@ -2,7 +2,7 @@
 
     python -m benchmarks.single_path [--spaces darts nasbench201 enas_micro enas_macro chain] [--batch 64]
 
-Prints one JSON object a line: for each space and form the median time of a whole step (loss, gradient, optimiser; for
+Prints one JSON object a line: for each space and form the median time of a whole step (loss, gradient, optimizer; for
 the path, an architecture drawn anew each time, and only used slices moved), the time to trace and compile, and exact
 MACs of the forward pass for one image, of the path the mean over random architectures. `flops_per_step` counts two
 operations a MAC and twice the forward pass for the backward one. In the mixture that is every operation on every edge.
@@ -25,8 +25,9 @@ import optax
 
 from experiments import cli
 from jaxnas.base import Context, SearchSpace, Skeleton, Supernet
-from jaxnas.compiling import top_level_jit
-from jaxnas.ops.macro import MACRO_COSTS
+from jaxnas.kernels.compiling import top_level_jit
+from jaxnas.ops.costs import CostTable
+from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.search import path_only
 from jaxnas.spaces import (
     ENAS_MICRO_OPERATIONS,
@@ -89,13 +90,17 @@ def mixed_macs(name: Name, skeleton: Skeleton) -> int:
         )
         total = space.costs(arch, skeleton)["macs"]
         for stage in stages:
-            each = {name: cost(stage.channels, stage.size).macs for name, cost in MACRO_COSTS.items()}
+            each = {p.name: p.cost(stage.channels, 1, stage.size).macs for p in MACRO_PRIMITIVES.values()}
             total += len(stage.layers) * (sum(each.values()) - each["avg_pool_3x3"])
         return total
     if name == "enas_micro":
         table = darts_cost_table(skeleton, 5, ("none", *ENAS_MICRO_OPERATIONS))
         return table.constant["macs"] + 2 * sum(int(macs.sum()) for macs in table.macs.values())
-    tables = {"darts": darts_cost_table, "nasbench201": nasbench201_cost_table, "chain": chain_cost_table}
+    tables: dict[str, Callable[[Skeleton], CostTable]] = {
+        "darts": darts_cost_table,
+        "nasbench201": nasbench201_cost_table,
+        "chain": chain_cost_table,
+    }
     table = tables[name](skeleton)
     return table.constant["macs"] + sum(int(macs.sum()) for macs in table.macs.values())
 
@@ -130,17 +135,17 @@ def build(space: SearchSpace, supernet: Supernet, config: Config) -> dict[str, S
 
     def mixed(key: jax.Array, state: Any) -> Any:
         del key
-        params, optimiser_state = state
+        params, optimizer_state = state
         gradient = jax.grad(lambda p: loss(supernet.apply(p, weights, image, Context())[0]))(params)
-        updates, optimiser_state = plain.update(gradient, optimiser_state, params)
-        return optax.apply_updates(params, updates), optimiser_state
+        updates, optimizer_state = plain.update(gradient, optimizer_state, params)
+        return optax.apply_updates(params, updates), optimizer_state
 
     def path(key: jax.Array, state: Any) -> Any:
-        params, optimiser_state = state
+        params, optimizer_state = state
         arch = space.sample(key)
         gradient = jax.grad(lambda p: loss(supernet.apply_path(p, arch, image, Context())[0]))(params)
-        updates, optimiser_state = held.update(gradient, optimiser_state, params, used=supernet.used(arch))
-        return optax.apply_updates(params, updates), optimiser_state
+        updates, optimizer_state = held.update(gradient, optimizer_state, params, used=supernet.used(arch))
+        return optax.apply_updates(params, updates), optimizer_state
 
     def start() -> Any:
         params = jax.jit(supernet.init)(jax.random.key(0))

@@ -526,13 +526,13 @@ def make_step(
     return step
 
 
-def apply(optimiser: torch.optim.Optimizer, parameters: list[Tensor], gradient: list[Tensor], clip: float = 0) -> None:
+def apply(optimizer: torch.optim.Optimizer, parameters: list[Tensor], gradient: list[Tensor], clip: float = 0) -> None:
     for p, g in zip(parameters, gradient, strict=True):
         p.grad = g
     if clip:
         nn.utils.clip_grad_norm_(parameters, clip)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def make_evaluation_step(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from experiments import cli
 from jaxnas.base import Batch, Skeleton
-from jaxnas.compiling import top_level_jit
+from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.parallel import DataParallel, Way, data_parallel, on_one_device
 from jaxnas.search import adam_l2, darts, first_order
 from jaxnas.supernets import darts_supernet

@@ -20,7 +20,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from experiments.streams import take_standard_streams
 from jaxnas.memory import out_of_memory
 from jaxnas.parallel import is_first_process, lost_process
-from jaxnas.train.loop import NonFiniteError
+from jaxnas.train.finite import NonFiniteError
 from jaxnas.train.stop import Stopped
 
 Config = TypeVar("Config")

@@ -332,18 +332,18 @@ def build(
     settings = config.search
     supernet = supernet._replace(apply=in_parts(supernet.apply, settings.parts))
     rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
-    optimiser = schedules.sgd(
+    optimizer = schedules.sgd(
         schedules.per_epoch(rate, steps),
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip,
     )  # fmt: skip
     bilevel = {
         "first": lambda: first_order(axis_name),
-        "second": lambda: exact(optimiser, axis_name),
-        "second-fd": lambda: finite_difference(optimiser, axis_name=axis_name),
+        "second": lambda: exact(optimizer, axis_name),
+        "second-fd": lambda: finite_difference(optimizer, axis_name=axis_name),
     }[config.order]()
     return darts(
         supernet,
-        optimiser,
+        optimizer,
         adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
         bilevel,
         warmup_steps=settings.warmup_epochs * steps,

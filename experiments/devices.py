@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxnas.compiling import without_locations
 from jaxnas.console import tell
+from jaxnas.kernels.compiling import without_locations
 from jaxnas.parallel import DataParallel, Way, data_parallel, join_hosts, on_one_device
 
 

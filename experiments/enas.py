@@ -41,38 +41,15 @@ from experiments.ranges import SUPERNET, check_ranges
 from experiments.scoring import Score, with_scores
 from jaxnas import data
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.catalog import CATALOG
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
 from jaxnas.parallel import is_first_process
 from jaxnas.runfolder import RunFolder
 from jaxnas.search import EnasState, enas, path_accuracy
-from jaxnas.spaces import (
-    chain_depths,
-    chain_space,
-    darts_space,
-    enas_macro_space,
-    enas_micro_space,
-    nasbench201_space,
-)
-from jaxnas.supernets import (
-    chain_supernet,
-    darts_supernet,
-    enas_macro_supernet,
-    enas_micro_supernet,
-    nasbench201_supernet,
-)
 from jaxnas.train import schedules
 from jaxnas.train.loop import Leg
 from jaxnas.train.loop import run as run_loop
 from jaxnas.train.path_score import make_path_score
-
-SPACES: dict[str, tuple[Callable[[Skeleton], SearchSpace], Callable[[Skeleton], Supernet]]] = {
-    "darts": (lambda skeleton: darts_space(), darts_supernet),
-    "nasbench201": (lambda skeleton: nasbench201_space(), nasbench201_supernet),
-    "enas_micro": (lambda skeleton: enas_micro_space(), enas_micro_supernet),
-    "enas_macro": (lambda skeleton: enas_macro_space(skeleton.cells), enas_macro_supernet),
-    "chain": (lambda skeleton: chain_space(chain_depths(skeleton.cells)), chain_supernet),
-}
-"""Name -> what makes the space and the supernet for a network; of the macro space and the chain cells are layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +179,7 @@ def defaults(flag: Callable[[str], str]) -> Config:
     space = flag("--space") if flag("--space") in PAPER else Config.space
     preset = flag("--preset") or Config.preset
     search, controller, train = PAPER.get(space, _MICRO)
-    cells = {"nasbench201": 1, "enas_macro": 6, "chain": 6}.get(space, 3)
+    cells = CATALOG[space].small.cells
     if preset == "paper":
         return Config(space, preset, "cifar10", random_baselines=0, search=search, controller=controller, train=train)  # type: ignore[arg-type]
     controller = dataclasses.replace(controller, steps=4, samples=5, batch_size=120, prior=0.0)
@@ -247,11 +224,11 @@ def main(config: Config) -> None:
     join(config.devices)
     timer = clock()
     dataset = load_data(config)
-    make_space, make_supernet = SPACES[config.space]
+    entry = CATALOG[config.space]
     skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
-    space = make_space(skeleton)
+    space = entry.space(skeleton)
     parts = search_parts(dataset, config)
-    supernet = make_supernet(skeleton)
+    supernet = entry.supernet(skeleton)
     seeds.check(config, {})
     layout = seeds.layout(
         config, dataset.image_shape, config.search.batch_size, config.controller.batch_size, side_by_side=False
@@ -329,7 +306,7 @@ def build(
     """The algorithm of a config. steps: of an epoch. axis_name: where each device runs the step on a part."""
     settings, chosen = config.search, config.controller
     rate = schedules.warm_restarts(settings.learning_rate, settings.last_learning_rate, settings.period)
-    optimiser = schedules.sgd(
+    optimizer = schedules.sgd(
         schedules.per_epoch(rate, steps),
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
     )  # fmt: skip
@@ -355,7 +332,7 @@ def build(
     return enas(
         supernet,
         policy,
-        optimiser,
+        optimizer,
         path_accuracy(supernet, chosen.batches, axis_name),
         samples=chosen.samples,
         candidates=settings.candidates,

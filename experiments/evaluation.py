@@ -20,18 +20,11 @@ import jax
 from experiments.devices import Devices, spread
 from experiments.ranges import check_ranges
 from jaxnas import data, draw, report
-from jaxnas.base import Arch, Array, Context, Key, Network, SearchSpace, Skeleton
+from jaxnas.base import Arch, Array, Context, Key, Network, SearchSpace, Skeleton, Supernet
+from jaxnas.catalog import CATALOG
 from jaxnas.data import Augmentation, Dataset
 from jaxnas.networks import (
-    SwitchedNetwork,
-    chain_network,
-    darts_network,
-    enas_macro_network,
-    enas_micro_network,
     in_parts,
-    nasbench201_network,
-    switched_darts_network,
-    switched_nasbench201_network,
     tutorial_cnn,
 )
 from jaxnas.parallel import from_first, is_first_process, local
@@ -47,19 +40,6 @@ from jaxnas.train.stop import stop_on_signal
 Stop = Callable[[], int | None]
 Made = TypeVar("Made")
 
-NETWORKS: dict[str, Callable[[Arch, Skeleton, SearchSpace], Network]] = {
-    "darts": darts_network,
-    "nasbench201": lambda arch, skeleton, space: nasbench201_network(arch, skeleton),
-    "enas_micro": enas_micro_network,
-    "enas_macro": enas_macro_network,
-    "chain": chain_network,
-}
-"""Name of a space -> the network of one of its architectures."""
-SWITCHED: dict[str, Callable[[Skeleton, SearchSpace], SwitchedNetwork]] = {
-    "darts": switched_darts_network,
-    "nasbench201": lambda skeleton, space: switched_nasbench201_network(skeleton),
-}
-"""Name of a space -> the networks of all its architectures in one program, where there is such a one."""
 _LARGEST_SIDE = 256
 """Of the images that are proposed where those of a data set are too small."""
 
@@ -176,12 +156,12 @@ def _try_networks(training: Training, dataset: Dataset, space: SearchSpace) -> N
     arch_key, key = jax.random.split(jax.random.key(0))
     arch = space.sample(arch_key)
 
-    def build(image_shape: tuple[int, int, int]) -> list[Network | SwitchedNetwork]:
+    def build(image_shape: tuple[int, int, int]) -> list[Network | Supernet]:
         skeleton = dataclasses.replace(skeleton_of(training, dataset), image_shape=image_shape)
-        switched = training.share_step and space.name in SWITCHED
+        entry = CATALOG[space.name]
         return [
-            NETWORKS[space.name](arch, skeleton, space),
-            *([SWITCHED[space.name](skeleton, space)] if switched else []),
+            entry.network(arch, skeleton, space),
+            *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
             tutorial_cnn(image_shape, dataset.num_classes),
         ]
 
@@ -193,12 +173,12 @@ def _try_networks(training: Training, dataset: Dataset, space: SearchSpace) -> N
     batches = data.make_batches(training.batch_size, training.batch_size, dataset.augmentation, cutout=training.cutout)
     examples = data.Examples(example(dataset.train_images), example(dataset.train_labels))  # type: ignore[arg-type]
 
-    def forward(key: Key, examples: Any, network: Network | SwitchedNetwork) -> Array:
+    def forward(key: Key, examples: Any, network: Network | Supernet) -> Array:
         init_key, batch_key, context = *jax.random.split(key), Context("batch")
-        (params, _), images = network.init(init_key), batches(batch_key, 0, examples).image
-        if isinstance(network, SwitchedNetwork):
-            return network.apply(params, arch, images, context)[0]
-        return network.apply(params, images, context)[0]
+        images = batches(batch_key, 0, examples).image
+        if isinstance(network, Supernet):
+            return network.apply_path(network.init(init_key), arch, images, context)[0]
+        return network.apply(network.init(init_key)[0], images, context)[0]
 
     for network in networks:
         jax.eval_shape(functools.partial(forward, network=network), key, examples)
@@ -234,11 +214,12 @@ def train_all(
     The test split is read once for each network, after its training. The network named "found" is kept in the folder.
     """
     skeleton = skeleton_of(training, dataset)
-    share = training.share_step and len(archs) > 1 and space.name in SWITCHED
-    shared = _Trainer(SWITCHED[space.name](skeleton, space), training, dataset, seed, devices) if share else None
+    entry, shared = CATALOG[space.name], None
+    if entry.together is not None and training.share_step and len(archs) > 1:
+        shared = _Trainer(entry.together(skeleton, space), training, dataset, seed, devices)
     figures = {}
     for number, (name, arch) in enumerate(archs.items()):
-        network = NETWORKS[space.name](arch, skeleton, space)
+        network = entry.network(arch, skeleton, space)
         trainer = shared or _Trainer(network, training, dataset, seed, devices)
         figures[name] = trainer.train(run, name, network, arch, jax.random.fold_in(key, number), stop, space)
     if hand_designed:
@@ -255,7 +236,7 @@ class _Trainer:
     """One compiled step, evaluation and data, for one network or for all of a space."""
 
     def __init__(
-        self, network: Network | SwitchedNetwork, training: Training, dataset: Dataset, seed: int, devices: Devices
+        self, network: Network | Supernet, training: Training, dataset: Dataset, seed: int, devices: Devices
     ) -> None:
         self.network = network
         self.training = training
@@ -263,13 +244,13 @@ class _Trainer:
         self.parts = data.split(dataset, seed, training.hold_out)
         self.steps = len(self.parts.train.labels) // training.batch_size
         schedule, then = _schedule(training, self.steps)
-        optimiser = schedules.sgd(
+        optimizer = schedules.sgd(
             schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
         )
         self.spread = spread(devices, dataset.image_shape, training.batch_size)
         self.classifier = classifier(
-            network._replace(apply=in_parts(network.apply, training.parts)),
-            optimiser,
+            _in_parts(network, training.parts),
+            optimizer,
             total_steps=training.epochs * self.steps,
             auxiliary_weight=training.auxiliary_weight,
             label_smoothing=training.label_smoothing,
@@ -292,7 +273,7 @@ class _Trainer:
         if stage.result is not None:
             return dict(stage.result)
         init_key, run_key = jax.random.split(key)
-        takes_arch = isinstance(self.network, SwitchedNetwork)
+        takes_arch = isinstance(self.network, Supernet)
         state = self.init(init_key, arch if takes_arch else None)
         valid = self.parts.valid
 
@@ -332,14 +313,20 @@ class _Trainer:
         if (name == "found" or name.startswith("seed-")) and arch is not None and is_first_process():
             kept = run.path if name == "found" else stage.path  # of several seeds one is chosen later
             params, stats = state.params, state.stats
-            if isinstance(self.network, SwitchedNetwork):
-                params, stats = self.network.extract(arch, params, stats)
+            if isinstance(self.network, Supernet):
+                params, stats = self.network.extract(params, arch), self.network.extract_stats(stats, arch)
             save_network(
                 kept, params, stats, result["genotype"], skeleton_of(self.training, self.dataset), self.dataset
             )
         result["seconds"] = outcome.seconds
         stage.finish(result)
         return result
+
+
+def _in_parts(network: Network | Supernet, parts: int) -> Network | Supernet:
+    if isinstance(network, Supernet):
+        return network._replace(apply_path=in_parts(network.apply_path, parts))
+    return network._replace(apply=in_parts(network.apply, parts))
 
 
 def _schedule(training: Training, steps: int) -> tuple[Any, Any]:

@@ -37,8 +37,8 @@ from jaxnas.data.digits import load_digits
 from jaxnas.data.pipeline import make_batches
 from jaxnas.files import write_atomic
 from jaxnas.fingerprint import checksum
-from jaxnas.networks import switched_nasbench201_network
 from jaxnas.runfolder import RunFolder, Stage, differences, open_run, versions
+from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train.classifier import classifier
 from jaxnas.train.losses import cross_entropies
 from jaxnas.train.progress import duration
@@ -48,7 +48,7 @@ from jaxnas.train.stop import check_stop, stop_on_signal
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Optimiser and schedule are those of NAS-Bench-201; size, noise and length make the ranking informative."""
+    """Optimizer and schedule are those of NAS-Bench-201; size, noise and length make the ranking informative."""
 
     channels: int = 8
     cells: int = 2
@@ -115,8 +115,9 @@ def make_trainer(config: Config) -> Callable[[Key, Array, Arch], Measured]:
     total = steps * config.epochs
     batches = make_batches(len(train.labels), config.batch_size, augmentation)
     schedule = cosine(config.learning_rate, 0.0, total)
-    optimiser = sgd(schedule, weight_decay=config.weight_decay, clip=None, nesterov=True)
-    fit = classifier(switched_nasbench201_network(_skeleton(config)), optimiser, total_steps=total, drop_path=0.0)
+    optimizer = sgd(schedule, weight_decay=config.weight_decay, clip=None, nesterov=True)
+    supernet = nasbench201_supernet(_skeleton(config), affine=True)
+    fit = classifier(supernet, optimizer, total_steps=total, drop_path=0.0)
     measured_after = jnp.isin(jnp.arange(1, config.epochs + 1), jnp.array(config.fidelities))
 
     def with_noise(key: Key, images: Array) -> Array:

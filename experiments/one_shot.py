@@ -32,7 +32,6 @@ import numpy as np
 from experiments import cli, one_shot_pictures, one_shot_reuse, seeds
 from experiments.darts import SearchParts
 from experiments.devices import join
-from experiments.enas import SPACES
 from experiments.evaluation import (
     check,
     clock,
@@ -54,6 +53,7 @@ from experiments.tabular import load_benchmark, metric_column
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.benchmarks import fingerprint
+from jaxnas.catalog import CATALOG
 from jaxnas.hardware import save_latency
 from jaxnas.parallel import is_first_process, local
 from jaxnas.runfolder import RunFolder, Stage
@@ -73,9 +73,9 @@ def main(config: Config) -> None:
     join(config.devices)
     timer = clock()
     dataset = load_data(config)
-    make_space, make_supernet = SPACES[config.space]
+    entry = CATALOG[config.space]
     skeleton = Skeleton(config.one_shot.channels, config.one_shot.cells, dataset.image_shape, dataset.num_classes)
-    space = make_space(skeleton)
+    space = entry.space(skeleton)
     parts = search_parts(dataset, config)
     read: dict[str, Any] = {"data": data.fingerprint(dataset)}
     read["supernet"] = one_shot_reuse.check(config, read["data"])
@@ -101,7 +101,7 @@ def main(config: Config) -> None:
     check_feasible(space, budget, budget_key)
     if config.search == "ilp":
         program_of(space, budget)
-    supernet = make_supernet(skeleton)
+    supernet = entry.supernet(skeleton)
     paths = ("workdir", "dataset", "data_dir", "supernet", "table")
     runtime = (*paths, "devices", "tensorboard", "cache_dir", *seeds.runtime(config))
     with held_run("one_shot", config, runtime, **read) as (run, stop):
@@ -182,12 +182,12 @@ def build(
     """The algorithm of a config. skeleton: of the supernet. steps: of an epoch. axis_name: see `single_path`."""
     settings = config.one_shot
     rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
-    optimiser = schedules.sgd(
+    optimizer = schedules.sgd(
         schedules.per_epoch(rate, steps),
         momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
     )  # fmt: skip
     paths = paths_of(settings.sampling, space, skeleton)
-    return single_path(supernet, paths, optimiser, candidates=config.scoring.evaluations, axis_name=axis_name)
+    return single_path(supernet, paths, optimizer, candidates=config.scoring.evaluations, axis_name=axis_name)
 
 
 def search(

@@ -13,25 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Key, SearchSpace, Skeleton
+from jaxnas.catalog import CATALOG
 from jaxnas.hardware import (
     Constraint,
     InfeasibleError,
     LatencyTable,
     Structure,
-    one_option_each,
     reachable,
     solve,
-    two_edges_a_node,
 )
-from jaxnas.ops.costs import CostTable
-from jaxnas.spaces import chain_cost_table, darts_cost_table, nasbench201_cost_table
 
-PROGRAMS: dict[str, tuple[Callable[[SearchSpace], Structure], Callable[[Skeleton], CostTable]]] = {
-    "darts": (two_edges_a_node, darts_cost_table),
-    "nasbench201": (one_option_each, nasbench201_cost_table),
-    "chain": (one_option_each, chain_cost_table),
-}
-"""Name of a space -> what integer programs need of it; the other spaces have costs that do not add up."""
 _ROUNDS = 20
 _STEPS = 5000
 _PATIENCE = 300
@@ -68,15 +59,15 @@ def make_budget(
         raise ValueError(
             f"a limit of latency_ms {given['latency_ms']:g} needs the latency of the options of {space.name}"
         )
-    if space.name not in PROGRAMS:
+    entry = CATALOG[space.name]
+    if entry.structure is None or entry.cost_table is None:
 
         def one_by_one(archs: np.ndarray) -> dict[str, np.ndarray]:
             each = [space.costs(jnp.asarray(arch), skeleton) for arch in archs]
             return {name: np.array([cost[name] for cost in each], np.float64) for name in ("params", "macs")}
 
         return Budget(given, one_by_one, None, (), {})
-    make_structure, make_table = PROGRAMS[space.name]
-    table = make_table(skeleton)
+    table = entry.cost_table(skeleton)
     parts: dict[str, Mapping[str, np.ndarray]] = {"params": table.params, "macs": table.macs}
     constant: dict[str, float] = dict(table.constant)
     if latency is not None:
@@ -99,7 +90,7 @@ def make_budget(
         return jnp.log(jnp.stack(sums))
 
     constraints = tuple(Constraint(name, dict(parts[name]), upper=given[name] - constant[name]) for name in given)
-    return Budget(given, by_table, make_structure(space), constraints, constant, signals)
+    return Budget(given, by_table, entry.structure(space), constraints, constant, signals)
 
 
 def without_absent(budget: Budget, space: SearchSpace) -> Budget:

@@ -13,6 +13,7 @@ from experiments.enas import PAPER
 from experiments.evaluation import Training
 from experiments.ranges import SUPERNET, check_ranges
 from jaxnas import data
+from jaxnas.catalog import CATALOG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def defaults(flag: Callable[[str], str]) -> Config:
     one_shot = OneShot(channels=sizes.channels, cells=sizes.cells)
     if preset == "paper":
         return Config(space, preset, dataset="cifar10", random_baselines=0, one_shot=one_shot, train=train)  # type: ignore[arg-type]
-    cells = {"nasbench201": 1, "enas_macro": 6, "chain": 6}.get(space, 3)
+    cells = CATALOG[space].small.cells
     scoring = Scoring(batch_size=120, batches=4, evaluations=60, population=20)
     train = dataclasses.replace(train, channels=12, cells=cells, learning_rate=0.05, auxiliary=False, hold_out=0.1)
     if preset == "small":

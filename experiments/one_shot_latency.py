@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evaluation import NETWORKS
 from jaxnas.base import Arch, Context, SearchSpace, Skeleton
+from jaxnas.catalog import CATALOG
 from jaxnas.hardware import (
     AdditiveFit,
     LatencyTable,
-    darts_latency,
     device_name,
     load_latency,
     median_milliseconds,
-    nasbench201_latency,
     sums,
 )
-
-TABLES: dict[str, Callable[[Skeleton, int], LatencyTable]] = {
-    "darts": darts_latency,
-    "nasbench201": nasbench201_latency,
-}
-"""Name of a space -> the latency of its options; the others have no such table."""
 
 
 def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path) -> LatencyTable:
@@ -38,10 +29,10 @@ def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path
 
     Raises: ValueError where there is no such table, or the file is of another device or batch size.
     """
-    if space.name not in TABLES:
-        raise ValueError(
-            f"there is no table of latencies for {space.name}: --max-latency-ms is for {', '.join(TABLES)}"
-        )
+    measure = CATALOG[space.name].latency
+    if measure is None:
+        known = [entry.name for entry in CATALOG.values() if entry.latency is not None]
+        raise ValueError(f"there is no table of latencies for {space.name}: --max-latency-ms is for {', '.join(known)}")
     if path.exists():
         table = load_latency(path)
         if (table.device, table.batch) != (device_name(), batch):
@@ -50,7 +41,7 @@ def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path
                 f"{batch}; go on there, or choose another --workdir"
             )
         return table
-    table = TABLES[space.name](skeleton, batch)
+    table = measure(skeleton, batch)
     archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 256))
     totals = sums(space, AdditiveFit(0.0, table.milliseconds), archs)
     ends = [int(np.argmin(totals)), int(np.argmax(totals))]
@@ -64,7 +55,7 @@ def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path
 
 def network_milliseconds(arch: Arch, space: SearchSpace, skeleton: Skeleton, batch: int) -> float:
     """Of the whole network of an architecture, in evaluation, as its options were timed."""
-    network = NETWORKS[space.name](arch, skeleton, space)
+    network = CATALOG[space.name].network(arch, skeleton, space)
     params, stats = jax.jit(network.init)(jax.random.key(0))
     x = jnp.ones((batch, *skeleton.image_shape))
     return median_milliseconds(jax.jit(lambda params, x: network.apply(params, x, Context(stats))[0]), params, x)

@@ -10,23 +10,8 @@ import optax
 from experiments.one_shot_budget import Budget
 from jaxnas import predictors
 from jaxnas.base import Arch, Graph, Predictor, SearchSpace
+from jaxnas.catalog import CATALOG
 from jaxnas.predictors import Block
-from jaxnas.spaces import (
-    ENAS_MACRO_GRAPH_OPERATIONS,
-    ENAS_MICRO_OPERATIONS,
-    NASBENCH201_GRAPH_OPERATIONS,
-    chain_graph_operations,
-    graph_operations,
-)
-
-VOCABULARIES = {
-    "darts": len(graph_operations()),
-    "nasbench201": len(NASBENCH201_GRAPH_OPERATIONS),
-    "enas_micro": len(graph_operations(("none", *ENAS_MICRO_OPERATIONS))),
-    "chain": len(chain_graph_operations()),
-    "enas_macro": len(ENAS_MACRO_GRAPH_OPERATIONS),
-}
-"""Name of a space -> how many operations its graphs may have."""
 
 
 def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
@@ -44,7 +29,7 @@ def _example(space: SearchSpace, budget: Budget) -> Graph:
 def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
     """On the operations and edges of the graph, and the costs with a quarter of their weight."""
     example = _example(space, budget)
-    blocks = [Block(predictors.one_hot(VOCABULARIES[space.name]))]
+    blocks = [Block(predictors.one_hot(len(CATALOG[space.name].vocabulary)))]
     if example.signals is not None:
         blocks.append(Block(predictors.signals, 0.25))
     return predictors.gaussian_process(blocks, example)
@@ -54,7 +39,7 @@ def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
     """Five members, AdamW, the cosine schedule over whole batches of experiments.predictor."""
     example = _example(space, budget)
     encode = None if example.signals is None else predictors.signals
-    network = predictors.gnn(VOCABULARIES[space.name], example, width=24, encode=encode)
+    network = predictors.gnn(len(CATALOG[space.name].vocabulary), example, width=24, encode=encode)
     epochs = 100
     schedule = optax.cosine_decay_schedule(5e-3, epochs)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))

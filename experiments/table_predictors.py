@@ -17,7 +17,7 @@ from jaxnas import predictors
 from jaxnas.base import Arch, Array, Graph, Predictor
 from jaxnas.benchmarks import Table, functional_classes
 from jaxnas.predictors import Block, Encoding, Regressor
-from jaxnas.spaces import NASBENCH201_GRAPH_OPERATIONS, nasbench201_space
+from jaxnas.spaces import nasbench201_graph_operations, nasbench201_space
 
 
 class Known(NamedTuple):
@@ -48,7 +48,7 @@ def known(table: Table, signals: Array | None = None) -> Known:
         graph = with_signals(predictors.unconnected)
         example = jax.eval_shape(graph, arch)
         return Known(graph, predictors.one_hot(size), None, None, size, np.arange(len(table.archs)), example)
-    names = NASBENCH201_GRAPH_OPERATIONS
+    names = nasbench201_graph_operations()
     form = predictors.functional_form(names, ("skip_connect",))
     point, wide, pool = (names.index(name) for name in ("nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"))
     counts = predictors.path_counts((point, wide, pool), 3)

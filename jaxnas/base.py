@@ -117,11 +117,10 @@ Stats = Any
 class Context(NamedTuple):
     """What a forward pass may need beside parameters and data.
 
-    bn: "batch" normalises by the statistics of the batch; a Stats pytree normalises by those. key: randomness of
+    bn: "batch" normalizes by the statistics of the batch; a Stats pytree normalizes by those. key: randomness of
     drop-path and dropout, None where the pass is deterministic. drop_path: probability of dropping a path.
     axis_name: the mapped axis over which statistics and gradients are averaged, None outside pmap and shard_map.
-    wanted: bool [], whether gradients of the parameters are; where they are not, a mixture may leave them zero instead
-    of computing them. None: always.
+    wanted: bool [], false where the gradients of kernels are not used, which may then be zero; None is true.
     """
 
     bn: Literal["batch"] | Stats = "batch"
@@ -129,6 +128,17 @@ class Context(NamedTuple):
     drop_path: float | Array = 0.0
     axis_name: str | None = None
     wanted: Array | None = None
+
+    def at(self, *path: Any) -> Context:
+        """The context of a part of a network, whose statistics are at this path in those of the whole."""
+        bn = self.bn
+        for name in path:
+            bn = bn if isinstance(bn, str) else bn[name]
+        return self._replace(bn=bn)
+
+
+PLAIN = Context()
+"""By the statistics of the batch, without randomness, on one device."""
 
 
 class Aux(NamedTuple):

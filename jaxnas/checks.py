@@ -31,7 +31,10 @@ from jaxnas.base import (
 
 
 def check_arch(choices: Sequence[Choice], arch: Any, owner: str) -> None:
-    """Raises ValueError where `arch` is not int [D] for these choices. owner: who has the choices, for the message."""
+    """Raises ValueError where `arch` is not int [D] for these choices.
+
+    owner: what has the choices, for the message, in the singular.
+    """
     given = arch if hasattr(arch, "dtype") else np.asarray(arch)
     if given.shape != (len(choices),) or given.dtype.kind not in "iu":
         raise ValueError(
@@ -49,10 +52,13 @@ def check_arch(choices: Sequence[Choice], arch: Any, owner: str) -> None:
 
 
 def check_choices(choices: Sequence[Choice], others: Sequence[Choice], owner: str, other: str) -> None:
-    """Raises ValueError where two things that must be over one space have different choices."""
+    """Raises ValueError where two things that must be over one space have different choices.
+
+    owner, other: what they are called in the message, in the singular or the plural.
+    """
     if len(choices) != len(others):
         raise ValueError(
-            f"{owner} has {len(choices)} choices, but {other} has {len(others)}; both must be of one space"
+            f"there are {len(choices)} choices in {owner}, but {len(others)} in {other}; both must be of one space"
         )
     for mine, theirs in zip(choices, others, strict=True):
         if mine.options != theirs.options:
@@ -63,7 +69,10 @@ def check_choices(choices: Sequence[Choice], others: Sequence[Choice], owner: st
 
 
 def check_weights(template: Mapping[str, Any], weights: Mapping[str, Any], owner: str) -> None:
-    """Raises ValueError where mixture weights (or architecture parameters) are not laid out as the template is."""
+    """Raises ValueError where mixture weights (or architecture parameters) are not laid out as the template is.
+
+    owner: what has the template, for the message, in the singular.
+    """
     wanted, given = ({kind: list(np.shape(value)) for kind, value in each.items()} for each in (template, weights))
     if wanted != given:
         raise ValueError(

@@ -6,41 +6,21 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Context, Network, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.base import Array, Context, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Dataset
 from jaxnas.data.images import ImageForm
 from jaxnas.files import read_json, write_json
-from jaxnas.networks import (
-    chain_network,
-    darts_network,
-    enas_macro_network,
-    enas_micro_network,
-    nasbench201_network,
-)
-from jaxnas.spaces import chain_space, darts_space, enas_macro_space, enas_micro_space, nasbench201_space
 
-_SPACES: dict[
-    str,
-    tuple[Callable[[Mapping[str, Any], Skeleton], SearchSpace], Callable[[Arch, Skeleton, SearchSpace], Network]],
-] = {
-    "darts": (lambda genotype, skeleton: darts_space(), darts_network),
-    "nasbench201": (
-        lambda genotype, skeleton: nasbench201_space(),
-        lambda arch, skeleton, space: nasbench201_network(arch, skeleton),
-    ),
-    "enas_micro": (lambda genotype, skeleton: enas_micro_space(), enas_micro_network),
-    "enas_macro": (lambda genotype, skeleton: enas_macro_space(skeleton.cells), enas_macro_network),
-    "chain": (lambda genotype, skeleton: chain_space([len(stage) for stage in genotype["stages"]]), chain_network),
-}
-"""The "space" of a genotype -> what makes the space of one, and the network of an architecture."""
+if TYPE_CHECKING:
+    from jaxnas.catalog import Entry
 
 
 class Found(NamedTuple):
@@ -94,10 +74,16 @@ def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(read_json(path))
 
 
+def _entry(genotype: Mapping[str, Any]) -> Entry:
+    from jaxnas.catalog import CATALOG  # not before it is needed: it loads all of the library
+
+    return CATALOG[genotype.get("space", "darts")]
+
+
 def space_of(description: Mapping[str, Any]) -> SearchSpace:
     """The space of the network that `describe` described."""
     genotype = description["genotype"]
-    return _SPACES[genotype.get("space", "darts")][0](genotype, _skeleton(description))
+    return _entry(genotype).of_genotype(genotype, _skeleton(description))
 
 
 def _skeleton(description: Mapping[str, Any]) -> Skeleton:
@@ -114,7 +100,7 @@ def load(run: str | os.PathLike[str]) -> Found:
     """
     description = describe(run)
     genotype, skeleton, space = description["genotype"], _skeleton(description), space_of(description)
-    network_of = _SPACES[genotype.get("space", "darts")][1]
+    network_of = _entry(genotype).network
     network = network_of(space.from_genotype(genotype), skeleton, space)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(Path(run) / "network") as checkpoints:

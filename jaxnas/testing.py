@@ -1,12 +1,14 @@
-"""The laws that every search space, supernet and sampler obeys, as functions that a test calls.
+"""The laws that every operation, search space, supernet and sampler obeys, as functions that a test calls.
 
-    from jaxnas.testing import check_space, check_supernet
+    from jaxnas.testing import check_primitive, check_space, check_supernet
 
+    check_primitive(primitive)
     check_space(space)
     check_supernet(space, supernet, network)
 
 They raise AssertionError, whose message begins with the law that is broken. They know the contracts of `jaxnas.base`
-alone, so that they hold a user's own space, supernet or sampler to the same laws as the library's.
+and that of `jaxnas.ops.primitives.Primitive` alone, so that they hold what a user wrote to the same laws as the
+library's own.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +38,11 @@ from jaxnas.base import (
     no_network,
 )
 from jaxnas.checks import check_choices
+from jaxnas.ops import layers
+from jaxnas.ops.chain import BLOCKS
+from jaxnas.ops.costs import strided
+from jaxnas.ops.macro import MACRO_PRIMITIVES
+from jaxnas.ops.primitives import PRIMITIVES, Primitive, initial_stats
 
 
 def _law(holds: bool | np.bool_, law: str, detail: str = "") -> None:
@@ -58,6 +66,91 @@ def _refused(what: str, function: Callable[..., Any], *arguments: Any) -> None:
     except ValueError:
         return
     raise AssertionError(f"what is of another space is refused by ValueError: {what} was taken")
+
+
+def check_primitive(
+    primitive: Primitive,
+    channels: int = 4,
+    strides: Sequence[int] = (1, 2),
+    *,
+    widens: bool = False,
+    seed: int = 0,
+) -> None:
+    """Holds an operation to what `Primitive` promises, at some strides.
+
+    widens: whether a stride multiplies the channels, as in the blocks of a chain; else they are kept.
+
+    The laws: its name is that of no other operation of the library, and a notation can hold it; the output has the
+    shape and type that it should have, at odd and at even sizes; `cost` counts the parameters of `init`; it tells the
+    statistics that `norms` says, and tells given ones as they were given, number n those of `context.at(n)`; given what
+    it has just told, as `jaxnas.ops.layers.Known`, it computes the same output; `scaled` multiplies the output; it
+    draws from a key if it is `random`, and only then, and works without one.
+
+    Raises: AssertionError naming the operation and the law.
+    """
+    name = primitive.name
+    known = [table[name] for table in (PRIMITIVES, MACRO_PRIMITIVES, BLOCKS) if name in table]
+    _law(not known or primitive in known, f"{name}: its name is that of no other operation of the library")
+    _law(
+        bool(name) and not set(name) & set("|~+'\"") and name == "".join(name.split()),
+        f"{name!r}: a name is not empty, and without spaces, quotes and any of |~+",
+    )
+    for stride in strides:
+        at = f"{name} at stride {stride}"
+        _check_forms(primitive, channels, stride, channels * stride if widens else channels, at)
+        _check_numbers(primitive, channels, stride, seed, at)
+
+
+def _check_forms(primitive: Primitive, channels: int, stride: int, outputs: int, at: str) -> None:
+    key = jax.random.key(0)
+    searched, derived = (
+        jax.eval_shape(lambda k, affine=affine: primitive.init(k, channels, stride, affine), key)
+        for affine in (False, True)
+    )
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(derived))
+    stats: Any = jax.tree.structure(initial_stats(primitive, channels, stride))
+    for size in ((6, 6), (5, 7)):
+        cost = primitive.cost(channels, stride, size)
+        _law(cost.params == count, f"{at}: cost counts the parameters of init", f"{cost.params} of {count}")
+        x = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
+        for params in (searched, derived):
+            y, told = jax.eval_shape(lambda p, x: primitive.apply(p, x, stride, Context()), params, x)
+            expected = jax.ShapeDtypeStruct((2, *strided(size, stride), outputs), jnp.float32)
+            _law((y.shape, y.dtype) == (expected.shape, expected.dtype), f"{at}: the output is {expected}", str(y))
+            _law(
+                str(jax.tree.structure(told)) == str(stats),
+                f"{at}: it tells a (mean, variance) for each of its norms",
+                str(told),
+            )
+            _same_form(told, initial_stats(primitive, channels, stride), f"{at}: its norms have the channels told")
+
+
+def _check_numbers(primitive: Primitive, channels: int, stride: int, seed: int, at: str) -> None:
+    params_key, x_key, scale_key, *keys = jax.random.split(jax.random.key(seed), 5)
+    params = primitive.init(params_key, channels, stride, False)
+    x = jax.random.normal(x_key, (3, 5, 6, channels))
+    widths = primitive.norms(channels, stride)
+    given = tuple((jnp.full(c, 0.1 * (n + 1)), jnp.full(c, n + 1.0)) for n, c in enumerate(widths))
+
+    def run(params: Any, x: Array, scale: Array, given: Any, keys: Any) -> tuple[Any, ...]:
+        apply = functools.partial(primitive.apply, params, x, stride)
+        y, told = apply(Context())
+        again, _ = apply(Context(tuple(layers.Known(*pair) for pair in told)))
+        multiplied = primitive.scaled(params, scale)
+        scaled = None if multiplied is None else primitive.apply(multiplied, x, stride, Context())[0]
+        return y, again, apply(Context(given))[1], scaled, [apply(Context(key=key))[0] for key in keys]
+
+    scale = jax.random.uniform(
+        scale_key, (jax.eval_shape(lambda: primitive.apply(params, x, stride, Context()))[0].shape[-1],)
+    )
+    y, again, told, scaled, drawn = _quick(run)(params, x, scale, given, keys)
+    _close(told, given, 0.0, f"{at}: it tells the statistics that it is given, each in its place")
+    _close(again, y, 1e-4, f"{at}: by the statistics that it told it gives the same output")
+    if scaled is not None:
+        _close(scaled, y * scale[None, None, None], 1e-4, f"{at}: scaled multiplies the output by the scale")
+    differs = [bool((np.asarray(one) != np.asarray(y)).any()) for one in drawn]
+    _law(primitive.random or not any(differs), f"{at}: it draws from a key only where it is random")
+    _law(not primitive.random or any(differs), f"{at}: it is random, and draws from its key")
 
 
 def check_space(space: SearchSpace, skeletons: Sequence[Skeleton] = (), *, draws: int = 512, seed: int = 0) -> None:
@@ -87,8 +180,10 @@ def check_space(space: SearchSpace, skeletons: Sequence[Skeleton] = (), *, draws
     for kind, value in weights.items():
         _law(value.shape[1:] == template[kind].shape, "one_hot has the shape of the template", f"{kind} {value.shape}")
         _law(value.dtype == template[kind].dtype, "one_hot has the type of the template", f"{kind} {value.dtype}")
-        _law(bool(((value == 0) | (value == 1)).all() & (value.sum(-1) == 1).all()), "one_hot takes one option a slot")
-    graphs = jax.jit(jax.vmap(space.graph))(archs)
+        _law(bool(((value >= 0) & (value % 1 == 0)).all()), "one_hot counts how often a slot takes an option")
+    graphs, simplest = (jax.jit(jax.vmap(space.graph))(each) for each in (archs, canonical))
+    for leaf, other in zip(graphs[:3], simplest[:3], strict=True):
+        _equal(leaf, other, "graph(canonical(a)) == graph(a)")
     types = [leaf.dtype for leaf in (graphs.adjacency, graphs.ops, graphs.mask)]
     _law(types == [jnp.float32, jnp.int32, jnp.bool_], "a graph is float32, int32 and bool", str(types))
     _law(graphs.ops.shape == graphs.mask.shape == graphs.adjacency.shape[:-1], "a graph has G cells of N nodes")
@@ -96,13 +191,14 @@ def check_space(space: SearchSpace, skeletons: Sequence[Skeleton] = (), *, draws
     _law(not np.tril(np.asarray(graphs.adjacency)).any(), "a node of the graph feeds later ones only")
     _law(not (np.asarray(graphs.adjacency) * ~there).any(), "what is masked out of the graph has no edge")
 
-    for arch, simplest in zip(archs[:16], canonical[:16], strict=True):
+    for arch, plain in zip(archs[:16], canonical[:16], strict=True):
         genotype = json.loads(json.dumps(space.to_genotype(arch)))
         _law(genotype.get("space") == space.name, "a genotype names its space", str(genotype))
-        _equal(space.from_genotype(genotype), simplest, "from_genotype(to_genotype(a)) == canonical(a)")
-        _equal(space.from_genotype(space.notation(arch)), simplest, "from_genotype(notation(a)) == canonical(a)")
+        _equal(space.from_genotype(genotype), plain, "from_genotype(to_genotype(a)) == canonical(a)")
+        _equal(space.from_genotype(space.notation(arch)), plain, "from_genotype(notation(a)) == canonical(a)")
         for skeleton in skeletons:
             costs = space.costs(arch, skeleton)
+            _law(costs == space.costs(plain, skeleton), "costs(canonical(a)) == costs(a)", str(costs))
             _law(all(type(cost) is int and cost >= 0 for cost in costs.values()), "costs are counts", str(costs))
     beyond = np.zeros(len(choices), np.int32)
     beyond[-1] = sizes[-1]

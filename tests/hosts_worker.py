@@ -51,7 +51,7 @@ def linear_supernet():
         return {kind: 0.3 * jax.random.normal(key, shape) for kind, shape in shapes.items()}
 
     def apply(params, weights, x, context):
-        x, _ = layers.batch_norm(x, None, None, context.axis_name)
+        x, _ = layers.batch_norm(x, None, Context(axis_name=context.axis_name))
         x = x.reshape(len(x), FEATURES)
         return sum(jnp.einsum("so,sofk,bf->bk", weights[kind], params[kind], x) for kind in params), Aux(())
 

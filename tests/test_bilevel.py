@@ -28,7 +28,7 @@ def outer(w, a, batch, key, wanted):
     return batch * (0.5 * jnp.sum(jnp.square(w["w"] - TARGET)) + 0.5 * jnp.sum(jnp.square(a["a"]))), None
 
 
-def optimiser(decay=0.0, momentum=None, clip=None, rate=0.1):
+def optimizer(decay=0.0, momentum=None, clip=None, rate=0.1):
     parts = [] if clip is None else [optax.clip_by_global_norm(clip)]
     return optax.chain(*parts, optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
 
@@ -59,7 +59,7 @@ def double():
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_second_order_is_the_closed_form(momentum, decay):
     """w' = w - r (Aw + Ba + decay w + momentum m), so dL/da = a - r B'(w' - target)."""
-    update = optimiser(decay, momentum)
+    update = optimizer(decay, momentum)
     for method in (exact(update), finite_difference(update)):
         result, w, state = hypergradient(method, update)
         g = A @ w["w"] + B @ ALPHA["a"] + decay * w["w"]
@@ -74,8 +74,8 @@ def test_second_order_is_the_closed_form(momentum, decay):
 @pytest.mark.parametrize(
     "update",
     [
-        optimiser(0.1, 0.9, clip=0.5),
-        optimiser(0.1, 0.9, rate=optax.cosine_decay_schedule(0.5, 10)),
+        optimizer(0.1, 0.9, clip=0.5),
+        optimizer(0.1, 0.9, rate=optax.cosine_decay_schedule(0.5, 10)),
         optax.adamw(0.05),
     ],
     ids=["clip", "schedule", "adamw"],
@@ -99,8 +99,8 @@ def test_second_order_is_the_derivative_of_the_whole_step(update):
 
 def test_excluding_clipping_is_an_explicit_choice():
     """The update given may lack the clipping that the weights get, as in the paper's program; the states agree."""
-    clipped = optimiser(0.1, 0.9, clip=0.05)
-    rest = optimiser(0.1, 0.9)
+    clipped = optimizer(0.1, 0.9, clip=0.05)
+    rest = optimizer(0.1, 0.9)
 
     def without(updates, state, params=None):
         inner_updates, _ = rest.update(updates, state[1:], params)
@@ -129,7 +129,7 @@ MAKERS = {"first": lambda update, loop: first_order(loop=loop)} | {
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_passes_in_one_loop_are_passes_in_turn(make):
     """One loss for both levels is evaluated in a loop if that is wanted, two different ones always in turn."""
-    update = optimiser(0.1, 0.9, clip=1.0)
+    update = optimizer(0.1, 0.9, clip=1.0)
     w = jax.tree.map(jnp.asarray, W)
 
     def move(gradient):
@@ -159,7 +159,7 @@ def test_passes_in_one_loop_are_passes_in_turn(make):
 
 
 def test_first_order_is_the_limit_of_no_inner_step():
-    update = optimiser(rate=0.0)
+    update = optimizer(rate=0.0)
     first, _, _ = hypergradient(first_order(), update)
     second, _, _ = hypergradient(exact(update), update)
     np.testing.assert_allclose(first.hypergradient["a"], second.hypergradient["a"], rtol=1e-12)
@@ -168,7 +168,7 @@ def test_first_order_is_the_limit_of_no_inner_step():
 
 def test_the_factor_of_the_difference():
     """The known bug of dividing by two and multiplying by epsilon would scale the second term by epsilon squared."""
-    update = optimiser()
+    update = optimizer()
     second, _, _ = hypergradient(finite_difference(update), update)
     first, _, _ = hypergradient(first_order(), update)
     implicit = np.linalg.norm(second.hypergradient["a"] - first.hypergradient["a"])

@@ -71,7 +71,7 @@ def test_a_block_is_the_convolutions_that_it_is_made_of(name, stride):
     # Scales and offsets as after some training, so that their places matter.
     params = jax.tree.map(lambda leaf: leaf + jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), params)
     x = jax.random.normal(image, (3, 7, 6, 4))
-    y, seen = quick(lambda params, x: block.apply(params, x, stride))(params, x)
+    y, seen = quick(lambda params, x: block.apply(params, x, stride, Context()))(params, x)
     assert y.shape == (3, *(-(-n // stride) for n in (7, 6)), 4 * stride)
     np.testing.assert_allclose(y, quick(lambda p, x: expected_block(name, p, x, stride))(params, x), atol=2e-4)
     assert tuple(mean.shape[0] for mean, _ in seen) == block.norms(4, stride)

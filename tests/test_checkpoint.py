@@ -11,7 +11,7 @@ import pytest
 
 from jaxnas.checkpoint import Checkpoints, abstract
 
-OPTIMISER = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adam(1e-3), {"w": True, "half": False}))
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adam(1e-3), {"w": True, "half": False}))
 
 
 class State(NamedTuple):
@@ -29,7 +29,7 @@ def init(seed):
         "half": jnp.full((3, 2), 1.5, jnp.bfloat16),
     }
     key, keys = jax.random.split(jax.random.key(seed))
-    return State(params, OPTIMISER.init(params), key, jax.random.split(keys, 5), jnp.int32(seed), None)
+    return State(params, OPTIMIZER.init(params), key, jax.random.split(keys, 5), jnp.int32(seed), None)
 
 
 def plain(state):

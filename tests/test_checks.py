@@ -136,7 +136,7 @@ def test_a_policy_and_paths_are_of_the_space_of_the_supernet():
     for paths in (fair_paths(choices), uniform_paths(turned._replace(choices=choices))):
         with pytest.raises(ValueError, match=said + " paths"):
             single_path(NB201, paths, optax.sgd(0.1))
-    with pytest.raises(ValueError, match="has 6 choices, but the paths has 3"):
+    with pytest.raises(ValueError, match="6 choices in the supernet over 'nasbench201', but 3 in the paths;"):
         single_path(NB201, uniform_paths(chain_space((1, 1, 1))), optax.sgd(0.1))
 
 
@@ -211,7 +211,7 @@ NONSENSE = {
     ),
     "an integer program of other cells": (
         lambda: hardware.two_edges_a_node(darts_space(2)),
-        "space 'darts' has 12 choices, but those cells has 24",
+        "12 choices in the space 'darts', but 24 in those cells;",
     ),
     "a budget of another space": (
         lambda: hardware.solve(

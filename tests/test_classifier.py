@@ -1,4 +1,4 @@
-"""Training and evaluating a fixed network: losses, schedules, the optimiser's order, statistics, whole splits."""
+"""Training and evaluating a fixed network: losses, schedules, the optimizer's order, statistics, whole splits."""
 
 import math
 
@@ -11,9 +11,9 @@ import pytest
 from jaxnas.base import Aux, Batch, Context, Network, Skeleton
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Augmentation, Examples
-from jaxnas.networks import switched_darts_network, tutorial_cnn
+from jaxnas.networks import tutorial_cnn
 from jaxnas.ops import layers
-from jaxnas.spaces import darts_space
+from jaxnas.supernets import darts_supernet
 from jaxnas.train import losses, schedules
 from jaxnas.train.classifier import classifier, confidence_interval, make_evaluate
 
@@ -27,10 +27,8 @@ def small_network(auxiliary=False):
         return {**params, "dense": layers.dense_init(dense, 5, 3)}, layers.initial_stats(5)
 
     def apply(params, x, context):
-        stats = None if isinstance(context.bn, str) else context.bn
-        y, seen = layers.batch_norm(layers.conv(x, params["conv"]), params["norm"], stats, context.axis_name)
-        if context.key is not None:
-            y = layers.drop_path(context.key, y, context.drop_path)
+        y, seen = layers.batch_norm(layers.conv(x, params["conv"]), params["norm"], context)
+        y = layers.drop_path(y, context)
         logits = layers.dense(jax.nn.relu(y).mean((1, 2)), params["dense"])
         return logits, Aux(seen, logits / 2 if auxiliary else None)
 
@@ -273,9 +271,9 @@ def test_confidence_interval_of_nothing_is_refused(correct, total):
 
 
 def test_one_compiled_step_teaches_several_architectures():
-    """Two architectures of the switched network each learn 32 random images by heart."""
-    space = darts_space(2)
-    network = switched_darts_network(Skeleton(4, 3, (8, 8, 1), 4), space)
+    """Two paths of a supernet each learn 32 random images by heart."""
+    operations = ("skip_connect", "max_pool_3x3", "sep_conv_3x3", "nor_conv_1x1")
+    network = darts_supernet(Skeleton(4, 3, (8, 8, 1), 4), 2, operations, affine=True)
     trainer = classifier(network, schedules.sgd(0.1, weight_decay=0.0), total_steps=1000, drop_path=0.0)
     traces = []
 
@@ -288,7 +286,7 @@ def test_one_compiled_step_teaches_several_architectures():
     batch = Batch(jax.random.normal(image, (32, 8, 8, 1)), jax.random.randint(label, (32,), 0, 4))
     init = jax.jit(trainer.init)
     for seed in (0, 1):
-        arch = space.sample(jax.random.key(seed))
+        arch = network.space.sample(jax.random.key(seed))
         state = init(jax.random.key(2), arch)
         for _ in range(120):
             state, info = step(state, batch)

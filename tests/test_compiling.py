@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.compiling import compiler_options, has_wide_vectors, known_options, top_level_jit, without_locations
+from jaxnas.kernels.compiling import compiler_options, has_wide_vectors, known_options, top_level_jit, without_locations
 
 
 def test_options_that_this_xla_does_not_know_are_left_out():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnas import spaces
-from jaxnas.base import Skeleton
+from jaxnas.base import Context, Skeleton
 from jaxnas.ops import costs
 from jaxnas.ops.primitives import PRIMITIVES
 
@@ -32,10 +32,10 @@ CIFAR = Skeleton(channels=36, cells=20, image_shape=(32, 32, 3), num_classes=10)
     ],
 )
 def test_primitives(name, params, macs):
-    strided = costs.PRIMITIVE_COSTS[name](6, 2, (7, 5))
+    strided = PRIMITIVES[name].cost(6, 2, (7, 5))
     assert (strided.params, strided.macs) == (params, macs)
     # Unstrided, the parameters are the same but for the identity, and every MAC is done at 35 places instead of 12.
-    plain = costs.PRIMITIVE_COSTS[name](6, 1, (7, 5))
+    plain = PRIMITIVES[name].cost(6, 1, (7, 5))
     expected = (0, 0) if name == "skip_connect" else (params, macs // 12 * 35)
     assert (plain.params, plain.macs) == expected
 
@@ -47,20 +47,16 @@ def test_primitives_cost_the_parameters_that_they_make(name, channels, stride):
     """The operations themselves, initialised for a derived network, hold exactly the parameters counted."""
     primitive = PRIMITIVES[name]
     params = jax.eval_shape(lambda key: primitive.init(key, channels, stride, True), jax.random.key(0))
-    cost = costs.PRIMITIVE_COSTS[name](channels, stride, (7, 5))
+    cost = primitive.cost(channels, stride, (7, 5))
     assert cost.params == sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     x = jax.ShapeDtypeStruct((2, 7, 5, channels), jnp.float32)
-    y, _ = jax.eval_shape(lambda params, x: primitive.apply(params, x, stride), params, x)
+    y, _ = jax.eval_shape(lambda params, x: primitive.apply(params, x, stride, Context()), params, x)
     assert y.shape == (2, *costs.strided((7, 5), stride), channels)
 
 
-def test_every_primitive_has_a_cost():
-    assert PRIMITIVES.keys() == costs.PRIMITIVE_COSTS.keys()
-
-
-def test_factorised_reduce_of_odd_channels():
+def test_factorized_reduce_of_odd_channels():
     """Five channels are made by two convolutions, of three and of two: together one of five."""
-    assert costs.factorised_reduce(5, 5, (4, 3)) == costs.Cost(5 * 3 + 5 * 2 + 2 * 5, 25 * 12)
+    assert costs.factorized_reduce(5, 5, (4, 3)) == costs.Cost(5 * 3 + 5 * 2 + 2 * 5, 25 * 12)
 
 
 def test_depthwise_convolutions_have_one_filter_a_channel():

@@ -14,7 +14,7 @@ from jaxnas.train.schedules import cosine, sgd
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
 SPACE = darts_space(1, OPERATIONS)
 SKELETON = Skeleton(channels=4, cells=2, image_shape=(6, 6, 1), num_classes=3)
-OPTIMISER = sgd(cosine(0.1, 0.0, 20), momentum=0.9, weight_decay=1e-2, clip=1.0)
+OPTIMIZER = sgd(cosine(0.1, 0.0, 20), momentum=0.9, weight_decay=1e-2, clip=1.0)
 
 
 def batches(dtype=jnp.float32):
@@ -40,11 +40,11 @@ def test_exact_and_difference_agree_on_a_real_cell_in_double_precision():
             logits, _ = net.apply(params, weights, batch.image, Context())
             return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch.label[:, None], 1)), None
 
-        state = OPTIMISER.init(params)
+        state = OPTIMIZER.init(params)
 
         @jax.jit
         def both(params, alpha, state):
-            methods = (exact(OPTIMISER), finite_difference(OPTIMISER, 1e-6))
+            methods = (exact(OPTIMIZER), finite_difference(OPTIMIZER, 1e-6))
             return [
                 m(
                     loss,
@@ -69,7 +69,7 @@ def test_exact_and_difference_agree_on_a_real_cell_in_double_precision():
 def searched():
     algorithm = darts(
         darts_supernet(SKELETON, 1, OPERATIONS),
-        OPTIMISER,
+        OPTIMIZER,
         adam_l2(0.1),
         warmup_steps=2,
     )
@@ -104,4 +104,4 @@ def test_a_search_learns_and_decides(searched):
 def test_the_factory_refuses_bad_values():
     net = darts_supernet(SKELETON, 1, OPERATIONS)
     with pytest.raises(ValueError, match="warmup_steps must not be negative, got -1"):
-        darts(net, OPTIMISER, adam_l2(), warmup_steps=-1)
+        darts(net, OPTIMIZER, adam_l2(), warmup_steps=-1)

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnas
 from experiments import cli, enas
+from jaxnas.catalog import CATALOG
 
 SMALL = [
     *("--devices.count", "1"),  # programs for several compile for longer; test_parallel has those
@@ -83,7 +84,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
     assert expected in error
 
 
-@pytest.mark.parametrize("space", sorted(enas.SPACES))
+@pytest.mark.parametrize("space", sorted(CATALOG))
 @pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
 def test_presets_belong_to_their_space(space, preset):
     config = enas.defaults({"--space": space, "--preset": preset}.get)

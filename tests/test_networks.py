@@ -1,4 +1,4 @@
-"""Derived networks: their size, what they compute, and that the fixed and the switched form are one network."""
+"""Derived networks: their size, what they compute, and that the path of a supernet and the derived network are one."""
 
 import functools
 
@@ -8,19 +8,14 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.networks import (
-    darts_network,
-    nasbench201_network,
-    switched_darts_network,
-    switched_nasbench201_network,
-    tutorial_cnn,
-)
+from jaxnas.networks import darts_network, nasbench201_network, tutorial_cnn
 from jaxnas.networks.blocks import draw, equal_runs, fresh_keys
-from jaxnas.networks.darts import _auxiliary
+from jaxnas.networks.frame import _auxiliary
 from jaxnas.networks.nasbench201 import _halve
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES
 from jaxnas.spaces import NASBENCH201_OPERATIONS, PUBLISHED, darts_space, nasbench201_space
+from jaxnas.supernets import darts_supernet, nasbench201_supernet, path_stats
 
 SPACE = darts_space()
 NB201 = nasbench201_space()
@@ -81,7 +76,7 @@ def test_auxiliary_head_needs_room():
         with pytest.raises(ValueError, match="at least 8×8"):
             darts_network(arch, skeleton)
         with pytest.raises(ValueError, match="at least 8×8"):
-            switched_darts_network(skeleton)
+            darts_supernet(skeleton, affine=True)
 
 
 def test_parameters_are_drawn_as_the_layers_draw_them():
@@ -105,24 +100,57 @@ def test_parameters_are_drawn_as_the_layers_draw_them():
     assert len(np.unique(values)) > 0.99 * len(values)  # No leaf repeats another's numbers, up to 24-bit collisions.
 
 
+def both_ways(apply):
+    """Compiled: (…, x, key, drop_path) -> ((loss, (logits, auxiliary logits or None, statistics)), gradients)."""
+
+    def loss(params, x, apply, key, probability):
+        logits, aux = apply(params, x, Context("batch", key, probability))
+        value = weighted_sum(logits) + (0.0 if aux.aux_logits is None else weighted_sum(aux.aux_logits))
+        return value, (logits, aux.aux_logits, aux.stats)
+
+    def run(params, *given):
+        *arch, x, key, probability = given
+        part = (lambda p, x, c: apply(p, *arch, x, c)) if arch else apply
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x, part, key, probability)
+
+    return jax.jit(run)
+
+
 @pytest.fixture(scope="module")
-def forms():
-    """For each space: the switched network, its parameters and statistics, and a function of (arch, params, x, …)."""
+def trained():
+    """For each space: the supernet whose paths are trained from scratch, parameters and its path's gradients."""
 
-    def make(switched):
-        params, stats = jax.jit(switched.init)(jax.random.key(0))
+    def make(supernet):
+        return supernet, jax.jit(supernet.init)(jax.random.key(0)), both_ways(supernet.apply_path)
 
-        @jax.jit
-        def switched_values(arch, params, x, key, probability):
-            def loss(params, x):
-                logits, aux = switched.apply(params, arch, x, Context("batch", key, probability))
-                return weighted_sum(logits), (logits, aux.stats)
+    return {
+        "darts": make(darts_supernet(TINY, affine=True)),
+        "nasbench201": make(nasbench201_supernet(TINY_201, affine=True)),
+    }
 
-            return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
 
-        return switched, params, stats, switched_values
-
-    return {"darts": make(switched_darts_network(TINY)), "nasbench201": make(switched_nasbench201_network(TINY_201))}
+def check_that_the_path_is_the_network(supernet, params, path, arch, x):
+    """Values, statistics, and gradients to parameters and images, drop-path included. Returns the logits of each."""
+    network, own = supernet.network(arch), supernet.extract(params, arch)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, (own, supernet.extract_stats(path_stats(supernet), arch))) == jax.tree.map(
+        jnp.shape, shapes
+    )
+    fixed, logits = both_ways(network.apply), []
+    for probability in (0.0, 0.4):
+        (_, told), gradient = fixed(own, x, jax.random.key(5), jnp.float32(probability))
+        (_, (*other, all_seen)), (all_gradient, other_x) = path(
+            params, arch, x, jax.random.key(5), jnp.float32(probability)
+        )
+        own_gradient = supernet.extract(all_gradient, arch)
+        close(told, (*other, supernet.extract_stats(all_seen, arch)))
+        close(gradient, (own_gradient, other_x), atol=2e-3)
+        # Nothing flows to operations that are not taken.
+        total, owned = (sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(g)) for g in (all_gradient, own_gradient))
+        np.testing.assert_allclose(total, owned, rtol=1e-5)
+        logits.append(told[0])
+    assert float(jnp.abs(logits[0] - logits[1]).max()) > 0.1
+    return told
 
 
 # Between them these use all seven operations, with stride 1 and 2, and edges from nodes in a reducing cell.
@@ -135,90 +163,71 @@ ARCHS = {
 
 
 @pytest.mark.parametrize("name", ARCHS)
-def test_fixed_and_switched_networks_are_one(forms, name):
-    """Values, statistics, and gradients to parameters and images agree, drop-path included."""
+def test_a_path_with_affine_norms_is_the_network(trained, name):
     space, arch = ARCHS[name]
-    switched, params, stats, switched_values = forms[space]
-    skeleton = TINY if space == "darts" else TINY_201
-    x, network = images(skeleton), (darts_network if space == "darts" else nasbench201_network)(arch, skeleton)
-    own, own_stats = switched.extract(arch, params, stats)
-    assert jax.tree.structure((own, own_stats)) == jax.tree.structure(network.init(jax.random.key(0)))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), (own, own_stats), network.init(jax.random.key(0))
-    )
-
-    @jax.jit
-    def fixed_values(params, x, key, probability):
-        def loss(params, x):
-            logits, aux = network.apply(params, x, Context("batch", key, probability))
-            return weighted_sum(logits), (logits, aux.stats)
-
-        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
-
-    results = {}
-    for probability in (0.0, 0.4):
-        (_, (logits, seen)), (gradient, x_gradient) = fixed_values(own, x, jax.random.key(5), jnp.float32(probability))
-        (_, (other, all_seen)), (all_gradient, other_x) = switched_values(
-            arch, params, x, jax.random.key(5), jnp.float32(probability)
-        )
-        own_gradient, own_seen = switched.extract(arch, all_gradient, all_seen)
-        close((logits, seen), (other, own_seen))
-        close((gradient, x_gradient), (own_gradient, other_x), atol=2e-3)
-        # Nothing flows to operations that are not taken.
-        total, owned = (sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(g)) for g in (all_gradient, own_gradient))
-        np.testing.assert_allclose(total, owned, rtol=1e-5)
-        results[probability] = logits
-    assert float(jnp.abs(results[0.0] - results[0.4]).max()) > 0.1
+    check_that_the_path_is_the_network(*trained[space], arch, images(TINY if space == "darts" else TINY_201))
 
 
-def test_switched_network_evaluates_by_given_statistics(forms):
-    switched, params, stats, _ = forms["darts"]
+@pytest.mark.parametrize("form", ["scan", "staged"])
+def test_a_path_has_the_auxiliary_head_of_the_network(form):
+    skeleton = Skeleton(2, 3, (32, 32, 1), 3, auxiliary=True)
+    supernet = darts_supernet(skeleton, 1, ("skip_connect", "nor_conv_1x1"), affine=True, form=form)
+    params, path = jax.jit(supernet.init)(jax.random.key(0)), both_ways(supernet.apply_path)
+    arch, x = jnp.array([0, 1, 0, 0, 0, 1], jnp.int32), images(skeleton, 4)
+    _, auxiliary, stats = check_that_the_path_is_the_network(supernet, params, path, arch, x)
+    assert auxiliary.shape == (4, 3)
+    known = {**path_stats(supernet), "auxiliary": stats["auxiliary"]}
+    aux = jax.jit(lambda stats: supernet.apply_path(params, arch, x, Context(stats))[1])(known)
+    assert aux.aux_logits is None
+    close(aux.stats, known, rtol=0, atol=0)
+
+
+def test_a_path_is_evaluated_by_given_statistics(trained):
+    supernet, params, _ = trained["darts"]
     arch, x = ARCHS["mixed"][1], images(TINY)
-    stats = jax.tree.map(lambda leaf: leaf + 0.3, stats)
-    apply = jax.jit(switched.apply)
-    logits, aux = apply(params, arch, x, Context(stats))
-    own, own_stats = switched.extract(arch, params, stats)
-    expected, own_aux = jax.jit(darts_network(arch, TINY).apply)(own, x, Context(own_stats))
+    stats = jax.tree.map(
+        lambda leaf: leaf + 0.3 + 0.2 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), path_stats(supernet)
+    )
+    apply = jax.jit(lambda x: supernet.apply_path(params, arch, x, Context(stats)))
+    logits, aux = apply(x)
+    own, own_stats = supernet.extract(params, arch), supernet.extract_stats(stats, arch)
+    expected, own_aux = jax.jit(supernet.network(arch).apply)(own, x, Context(own_stats))
     close(logits, expected)
     close(own_aux.stats, own_stats, rtol=0, atol=0)
-    assert jax.tree.structure(aux.stats) == jax.tree.structure(stats)
+    close(aux.stats, stats, rtol=0, atol=0)
     # An example's logits do not depend on the others in the batch.
-    close(apply(params, arch, x.at[2:].multiply(3.0), Context(stats))[0][:2], logits[:2])
+    close(apply(x.at[2:].multiply(3.0))[0][:2], logits[:2])
 
 
 def test_equal_cells_are_a_loop_over_the_stack():
     params = jnp.asarray([2.0, 3.0, 5.0])
     given = jnp.asarray([1.0, 10.0, 100.0])
     keys = jax.random.split(jax.random.key(0), 3)
-    carry, seen = equal_runs(lambda x, p, s, k: (x * p + s, x), jnp.float32(1.0), params, given, keys)
+    carry, seen = equal_runs(lambda x, i: (x * i.params + i.stats, x), jnp.float32(1.0), params, Context(given), keys)
     assert float(carry) == ((1 * 2 + 1) * 3 + 10) * 5 + 100
     np.testing.assert_array_equal(seen, [1, 3, 19])
 
 
 def test_stages_with_equal_cells():
     """Twelve cells, among them pairs that share their code: parameters, keys and statistics reach each of them."""
-    space = darts_space(1, ("none", "skip_connect", "nor_conv_1x1"))
+    operations = ("none", "skip_connect", "nor_conv_1x1")
     skeleton = Skeleton(4, 12, (8, 8, 2), 3)
     arch = jnp.asarray([0, 1, 0, 0, 1, 1], jnp.int32)
-    network, switched = darts_network(arch, skeleton, space), switched_darts_network(skeleton, space)
-    params, stats = switched.init(jax.random.key(0))
-    own, _ = switched.extract(arch, params, stats)
+    supernet = darts_supernet(skeleton, 1, operations, affine=True)
+    network, params = supernet.network(arch), supernet.init(jax.random.key(0))
+    own = supernet.extract(params, arch)
     assert sum(leaf.size for leaf in jax.tree.leaves(own)) == network.costs["params"]
     assert {leaf.shape[0] for leaf in jax.tree.leaves(own["cells"])} == {1, 2}
 
-    x, probability = images(skeleton), jnp.float32(0.3)
+    x = images(skeleton)
 
-    @jax.jit
-    def logits(own):
-        return network.apply(own, x, Context("batch", jax.random.key(2), probability))
+    def context():
+        return Context("batch", jax.random.key(2), jnp.float32(0.3))
 
-    @jax.jit
-    def switched_logits(params):
-        return switched.apply(params, arch, x, Context("batch", jax.random.key(2), probability))
-
+    logits = jax.jit(lambda own: network.apply(own, x, context()))
     expected, aux = logits(own)
-    other, all_aux = switched_logits(params)
-    close((expected, aux.stats), (other, switched.extract(arch, params, all_aux.stats)[1]))
+    other, all_aux = jax.jit(lambda params: supernet.apply_path(params, arch, x, context()))(params)
+    close((expected, aux.stats), (other, supernet.extract_stats(all_aux.stats, arch)))
     for run, cells in enumerate(own["cells"]):
         for cell in range(jax.tree.leaves(cells)[0].shape[0]):
             # Not a common factor, which the batch norms would take out again.
@@ -344,9 +353,12 @@ def test_nasbench201_nodes_add_their_edges():
                 y = z + layers.pointwise(_halve(y), block["shortcut"])
             # `none` has no entry: edges 0 to 3, then the last.
             conv_10, pool_20, conv_21, _, conv_32 = params["stages"][stage][0]
-            one = PRIMITIVES["nor_conv_3x3"].apply(conv_10, y)[0]
-            two = PRIMITIVES["avg_pool_3x3"].apply(pool_20, y)[0] + PRIMITIVES["nor_conv_1x1"].apply(conv_21, one)[0]
-            y = y + PRIMITIVES["nor_conv_3x3"].apply(conv_32, two)[0]
+            one = PRIMITIVES["nor_conv_3x3"].apply(conv_10, y, 1, Context())[0]
+            two = (
+                PRIMITIVES["avg_pool_3x3"].apply(pool_20, y, 1, Context())[0]
+                + PRIMITIVES["nor_conv_1x1"].apply(conv_21, one, 1, Context())[0]
+            )
+            y = y + PRIMITIVES["nor_conv_3x3"].apply(conv_32, two, 1, Context())[0]
         y = jax.nn.relu(normed(y, params["norm"])).mean((1, 2))
         return y @ params["classifier"]["kernel"] + params["classifier"]["bias"][None]
 

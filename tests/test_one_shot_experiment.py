@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import jaxnas
-from experiments import cli, one_shot, one_shot_budget, one_shot_reuse
+from experiments import cli, one_shot, one_shot_reuse
 from experiments.evaluation import metrics
 from experiments.one_shot_config import Config, defaults
 from jaxnas import data
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import load_table, make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
-from jaxnas.hardware import load_latency, one_option_each
+from jaxnas.catalog import CATALOG
+from jaxnas.hardware import load_latency
 from jaxnas.runfolder import open_run
 from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
 from jaxnas.supernets import chain_supernet
@@ -99,11 +100,12 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     """Of depths alone: all blocks would take minutes to compile."""
     blocks = ("shuffle_3x3", "identity")
     space = chain_space((1, 1, 2), blocks)
-    monkeypatch.setitem(
-        one_shot.SPACES, "chain", (lambda _: space, lambda skeleton: chain_supernet(skeleton, blocks=blocks))
+    changed = CATALOG["chain"]._replace(
+        space=lambda skeleton: space,
+        supernet=functools.partial(chain_supernet, blocks=blocks),
+        cost_table=functools.partial(chain_cost_table, blocks=blocks),
     )
-    table = functools.partial(chain_cost_table, blocks=blocks)
-    monkeypatch.setitem(one_shot_budget.PROGRAMS, "chain", (one_option_each, table))
+    monkeypatch.setitem(CATALOG, "chain", changed)
     run = tmp_path / "run"
     arguments = [
         *("--space", "chain", "--one-shot.sampling", "sandwich", "--search", "ilp", "--scoring.batch-norm", "batch"),

@@ -9,13 +9,17 @@ import optax
 import pytest
 from jax import lax
 
-from jaxnas.ops import depthwise as shifted
-from jaxnas.ops import layers, many
-from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool, relu_depthwise
-from jaxnas.ops.gated import Gated
-from jaxnas.ops.platform import by_platform, outlined
+from jaxnas.base import Context
+from jaxnas.kernels import pooling
+from jaxnas.kernels.arrays import joined, materialized
+from jaxnas.kernels.depthwise import depthwise
+from jaxnas.kernels.norm import channel_sums, scale_channels
+from jaxnas.kernels.platform import by_platform, outlined
+from jaxnas.kernels.pooling import avg_pool, max_pool
+from jaxnas.kernels.trees import norm
+from jaxnas.kernels.windows import spread
+from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES
-from jaxnas.ops.trees import materialised, norm
 from jaxnas.train.schedules import clip_by_norm
 
 SIZES = [(6, 6), (7, 5)]
@@ -88,12 +92,12 @@ def test_max_pool_is_reduce_window(height, width, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_max_pools_by_lookup_are_those_in_turn(stride):
     x = jnp.round(image(2, 5, 6))  # with ties
-    both = [f(x, stride) for f in (shifted._max_and_tap_at_once, shifted._max_and_tap_in_turn)]
+    both = [f(x, stride) for f in (pooling._max_and_tap_at_once, pooling._max_and_tap_in_turn)]
     for ours, expected in zip(*both, strict=True):
         np.testing.assert_array_equal(ours, expected)
     best, index = both[0]
-    g, marks = (many.spread(array, 5, 6, stride) for array in (jnp.cos(best), index + jnp.int8(1)))
-    np.testing.assert_allclose(shifted._routed_at_once(g, marks), shifted._routed_in_turn(g, marks), rtol=1e-5)
+    g, marks = (spread(array, 5, 6, stride) for array in (jnp.cos(best), index + jnp.int8(1)))
+    np.testing.assert_allclose(pooling._routed_at_once(g, marks), pooling._routed_in_turn(g, marks), rtol=1e-5)
 
 
 def test_max_pool_gives_ties_to_the_first_entry():
@@ -118,10 +122,10 @@ def test_avg_pool_does_not_count_the_border(height, width, stride):
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_factorised_reduce_by_loops(height, width):
+def test_factorized_reduce_by_loops(height, width):
     x = image(4, height, width, batch=2, channels=3)
-    params = layers.factorised_reduce_init(jax.random.key(5), 3, 5)
-    y = layers.factorised_reduce(x, params)
+    params = layers.factorized_reduce_init(jax.random.key(5), 3, 5)
+    y = layers.factorized_reduce(x, params)
     rows, columns = -(-height // 2), -(-width // 2)
     assert y.shape == (2, rows, columns, 5)
     padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
@@ -137,7 +141,7 @@ def test_dense_convolution_by_loops(size, stride):
     x = image(6, 5, 5, batch=2, channels=2)
     params = PRIMITIVES[f"nor_conv_{size}x{size}"].init(jax.random.key(0), 2, stride, False)
     kernel = np.asarray(params["kernel"]).reshape(size, size, 2, 2)
-    y, ((mean, _),) = PRIMITIVES[f"nor_conv_{size}x{size}"].apply(params, x, stride)
+    y, ((mean, _),) = PRIMITIVES[f"nor_conv_{size}x{size}"].apply(params, x, stride, Context())
     padded = np.pad(np.maximum(x, 0), ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
     rows = -(-5 // stride)
     raw = np.zeros((2, rows, rows, 2))
@@ -193,9 +197,21 @@ def test_batch_norm_reports_and_uses_statistics():
     np.testing.assert_allclose(variance, flat.var(0, ddof=1), rtol=1e-5)
     np.testing.assert_allclose(y.reshape(-1, 4).mean(0), affine["offset"], atol=1e-5)
     np.testing.assert_allclose(y.reshape(-1, 4).std(0), affine["scale"], rtol=1e-4)
-    given, seen = layers.batch_norm(x[:1], affine, (mean, variance))
+    given, seen = layers.batch_norm(x[:1], affine, Context((mean, variance)))
     np.testing.assert_allclose(given, y[:1], rtol=1e-2, atol=2e-2)
     assert seen[0] is mean
+
+
+def test_a_batch_norm_that_knows_its_statistics_has_the_gradients_of_one_that_sums():
+    """Of the same batch, normalized by the biased variance, whose unbiased one it was told."""
+    x, scale = image(8, 4, 3) * 3 + 1, jnp.arange(1.0, 5.0)
+    known = layers.Known(*layers.batch_norm(x)[1])
+    assert layers.batch_norm(x, None, Context(known))[1] is known
+
+    def by(context):
+        return lambda x, scale: layers.batch_norm(x, {"scale": scale}, context)[0]
+
+    assert_same_function(by(Context(known)), by(Context()), x, scale)
 
 
 def test_batch_norm_over_devices_is_that_of_the_whole_batch():
@@ -203,8 +219,8 @@ def test_batch_norm_over_devices_is_that_of_the_whole_batch():
     g = image(10, 4, 4, batch=8)
 
     def value_and_pull(x, g, axis_name):
-        y, pull = jax.vjp(lambda x: layers.batch_norm(x, axis_name=axis_name)[0], x)
-        return y, pull(g)[0], layers.batch_norm(x, axis_name=axis_name)[1]
+        y, pull = jax.vjp(lambda x: layers.batch_norm(x, None, Context(axis_name=axis_name))[0], x)
+        return y, pull(g)[0], layers.batch_norm(x, None, Context(axis_name=axis_name))[1]
 
     whole = value_and_pull(x, g, None)
     parts = jax.vmap(lambda x, g: value_and_pull(x, g, "device"), axis_name="device")(
@@ -222,12 +238,12 @@ def test_every_primitive_keeps_channels_and_halves_by_its_stride(name, stride):
     primitive = PRIMITIVES[name]
     params = primitive.init(jax.random.key(0), 4, stride, True)
     x = image(11, 7, 6)
-    y, stats = jax.jit(primitive.apply, static_argnums=2)(params, x, stride)
+    y, stats = jax.jit(lambda x: primitive.apply(params, x, stride, Context()))(x)
     assert y.shape == (6, -(-7 // stride), -(-6 // stride), 4)
-    assert len(stats) == primitive.norms(stride)
+    assert tuple(len(mean) for mean, _ in stats) == primitive.norms(4, stride)
     count = y[..., 0].size
     biased = [(mean, variance * (count - 1) / count) for mean, variance in stats]
-    again, seen = jax.jit(primitive.apply, static_argnums=2)(params, x, stride, biased)
+    again, seen = jax.jit(lambda x, stats: primitive.apply(params, x, stride, Context(stats)))(x, biased)
     np.testing.assert_allclose(again, y, rtol=1e-3, atol=1e-4)
     assert len(seen) == len(stats)
 
@@ -252,7 +268,7 @@ def test_second_derivatives_of_depthwise_and_pools():
 
 def test_drop_path_keeps_the_mean_and_drops_whole_examples():
     x = jnp.ones((2000, 1, 2, 2))
-    y = layers.drop_path(jax.random.key(0), x, 0.3)
+    y = layers.drop_path(x, Context(key=jax.random.key(0), drop_path=0.3))
     kept = np.asarray(y[:, 0, 0, 0]) > 0
     np.testing.assert_allclose(y[kept], 1 / 0.7, rtol=1e-6)
     assert np.all(np.asarray(y[~kept]) == 0)
@@ -275,12 +291,12 @@ def test_gradients_of_kernels_only_where_they_are_wanted(size, stride):
     dense = jax.random.normal(jax.random.key(1), (4, 4) if size == 1 else (size, size, 4, 4))
     each = [(layers.pointwise if size == 1 else layers.conv, dense)]
     if size > 1:
-        each.append((relu_depthwise, jax.random.normal(jax.random.key(2), (size, size, 4))))
+        each.append((layers.relu_depthwise, jax.random.normal(jax.random.key(2), (size, size, 4))))
     for function, kernel in each:
 
         def gradients(wanted, function=function, kernel=kernel):
-            given = (lambda k: k) if wanted is None else (lambda k: Gated(k, wanted))
-            return jax.grad(lambda x, k: jnp.sum(jnp.sin(function(x, given(k), stride))), (0, 1))(x, kernel)
+            context = Context(wanted=wanted)
+            return jax.grad(lambda x, k: jnp.sum(jnp.sin(function(x, k, stride, context=context))), (0, 1))(x, kernel)
 
         plain, wanted, unwanted = (jax.jit(gradients)(w) for w in (None, jnp.array(True), jnp.array(False)))
         for got, expected in zip(wanted, plain, strict=True):
@@ -311,7 +327,7 @@ def test_sums_over_positions_in_parts_are_plain_sums(shape):
     x, y, v = (jax.random.normal(jax.random.key(i), shape) for i in range(3))
 
     def sums(x):
-        return layers.channel_sums(lambda x, y: x * jnp.square(y), x, y, weight=0.5)
+        return channel_sums(lambda x, y: x * jnp.square(y), x, y, weight=0.5)
 
     value, along = jax.jit(lambda x: jax.jvp(sums, (x,), (v,)))(x)
     np.testing.assert_allclose(value, np.sum(x * y**2, (0, 1, 2)) / 2, rtol=1e-5, atol=1e-5)
@@ -321,7 +337,7 @@ def test_sums_over_positions_in_parts_are_plain_sums(shape):
 def test_scaled_channels_and_their_gradients():
     x, g = image(14, 4, 3, batch=2), image(15, 4, 3, batch=2)
     scale = jnp.array([0.5, -2.0, 0.0, 1.0])
-    y, pull = jax.vjp(layers.scale_channels, x, scale)
+    y, pull = jax.vjp(scale_channels, x, scale)
     to_x, to_scale = pull(g)
     np.testing.assert_allclose(y, np.asarray(x) * np.asarray(scale), rtol=1e-6)
     np.testing.assert_allclose(to_x, np.asarray(g) * np.asarray(scale), rtol=1e-6)
@@ -354,19 +370,18 @@ def test_an_outlined_function_stays_a_call_and_its_derivatives_pass_through():
     assert " call(" not in jax.jit(lambda x: loss(x, plain)).lower(at).compile().as_text()
 
 
-def test_an_array_that_is_materialised_is_the_same():
+def test_an_array_that_is_materialized_is_the_same():
     tree = {"a": jnp.array([-jnp.inf, jnp.nan, 2.0]), "b": jnp.arange(3)}
-    compiled = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, materialised(tree))).lower(tree).compile()
+    compiled = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, materialized(tree))).lower(tree).compile()
     jax.tree.map(lambda got, leaf: np.testing.assert_array_equal(got, leaf + 1), compiled(tree), tree)
     assert " call(" in compiled.as_text()
-    assert float(jax.grad(lambda x: jnp.sin(materialised(x)))(0.5)) == pytest.approx(np.cos(0.5))
+    assert float(jax.grad(lambda x: jnp.sin(materialized(x)))(0.5)) == pytest.approx(np.cos(0.5))
 
 
-@pytest.mark.parametrize("first", [0, 2])
-def test_nodes_are_joined_and_their_gradient_is_that_of_a_concatenation(first):
-    states, g = jax.random.normal(jax.random.key(0), (4, 2, 3, 3, 5)), jnp.arange(2 * 9 * 5 * (4 - first)) * 0.1
+def test_nodes_are_joined_and_their_gradient_is_that_of_a_concatenation():
+    states, g = jax.random.normal(jax.random.key(0), (4, 2, 3, 3, 5)), jnp.arange(2 * 9 * 5 * 4) * 0.1
     g = g.reshape(2, 3, 3, -1)
-    out, pull = jax.vjp(lambda states: layers.joined(states, first), states)
-    expected, plain = jax.vjp(lambda states: jnp.concatenate([states[n] for n in range(first, 4)], -1), states)
+    out, pull = jax.vjp(joined, states)
+    expected, plain = jax.vjp(lambda states: jnp.concatenate(list(states), -1), states)
     np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(pull(g)[0], plain(g)[0])

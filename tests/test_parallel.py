@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxnas.base import Batch, Skeleton
 from jaxnas.controllers import adam, lstm_controller, reinforce
 from jaxnas.data.stored import StoredImages
+from jaxnas.kernels.trees import pmean
 from jaxnas.networks import darts_network
-from jaxnas.ops.layers import pmean
 from jaxnas.parallel import data_parallel, many_seeds, on_one_device
 from jaxnas.search import adam_l2, darts, enas, exact, fair_paths, single_path
 from jaxnas.spaces import darts_space
@@ -27,7 +27,7 @@ OPERATIONS = ("none", "skip_connect", "dil_conv_3x3")
 SPACE = darts_space(1, OPERATIONS)
 SKELETON = Skeleton(channels=2, cells=1, image_shape=(4, 4, 1), num_classes=3)
 NET = darts_supernet(SKELETON, 1, OPERATIONS)
-OPTIMISER = sgd(0.1, momentum=0.9, weight_decay=1e-3, clip=1.0)
+OPTIMIZER = sgd(0.1, momentum=0.9, weight_decay=1e-3, clip=1.0)
 WAYS = ("sharded", "shard_map", "pmap")
 # Relative to the largest number of a leaf: devices add up in another order.
 TOLERANCE = 2e-4
@@ -48,16 +48,16 @@ BATCHES = [{"train": images(2 * i), "valid": images(2 * i + 1)} for i in range(2
 
 def search_by_darts(axis_name):
     """By exact second order, which has the gradients of the other orders as its parts."""
-    return darts(NET, OPTIMISER, adam_l2(0.1), exact(OPTIMISER, axis_name), axis_name=axis_name)
+    return darts(NET, OPTIMIZER, adam_l2(0.1), exact(OPTIMIZER, axis_name), axis_name=axis_name)
 
 
 def search_by_enas(axis_name):
     controller = lstm_controller(SPACE.choices, hidden=8, tanh_constant=2.5, op_tanh_reduce=1.0)
-    return enas(NET, reinforce(controller, adam(0.1)), OPTIMISER, samples=2, candidates=2, axis_name=axis_name)
+    return enas(NET, reinforce(controller, adam(0.1)), OPTIMIZER, samples=2, candidates=2, axis_name=axis_name)
 
 
 def train_single_paths(axis_name):
-    return single_path(NET, fair_paths(SPACE.choices), OPTIMISER, axis_name=axis_name)
+    return single_path(NET, fair_paths(SPACE.choices), OPTIMIZER, axis_name=axis_name)
 
 
 def searched(make):
@@ -81,7 +81,7 @@ def searched(make):
 def trained(axis_name):
     arch = SPACE.sample(jax.random.key(1))
     trainer = classifier(
-        darts_network(arch, SKELETON, SPACE), OPTIMISER, total_steps=4, drop_path=0.0, axis_name=axis_name
+        darts_network(arch, SKELETON, SPACE), OPTIMIZER, total_steps=4, drop_path=0.0, axis_name=axis_name
     )
     return trainer.init, lambda key, state, batch: trainer.step(key, state, batch["train"])
 

@@ -1,4 +1,4 @@
-"""Only what a path used moves: as a plain optimiser would move the used slices if nothing else existed."""
+"""Only what a path used moves: as a plain optimizer would move the used slices if nothing else existed."""
 
 import chex
 import jax
@@ -13,7 +13,7 @@ from jaxnas.spaces import nasbench201_space
 from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train.schedules import cosine, sgd
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "sgd": sgd(cosine(0.1, 0.0, 8), momentum=0.9, weight_decay=0.1, clip=0.5, nesterov=True),
     "adam": optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.05, b1=0.5)),
     "adamw": optax.adamw(optax.linear_schedule(0.1, 0.0, 8), weight_decay=0.1),
@@ -54,13 +54,13 @@ def put(tree, masks, values):
     return jax.tree.map(one, tree, masks, values)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_is_the_plain_step_on_the_used_slices_alone(name):
     chex.clear_trace_counter()
-    plain, optimiser = OPTIMISERS[name], path_only(OPTIMISERS[name])
-    params, state = PARAMS, optimiser.init(PARAMS)
+    plain, optimizer = OPTIMIZERS[name], path_only(OPTIMIZERS[name])
+    params, state = PARAMS, optimizer.init(PARAMS)
     expected, expected_state = PARAMS, plain.init(PARAMS)
-    step = jax.jit(chex.assert_max_traces(lambda g, s, p, arch: optimiser.update(g, s, p, used=used(arch)), n=1))
+    step = jax.jit(chex.assert_max_traces(lambda g, s, p, arch: optimizer.update(g, s, p, used=used(arch)), n=1))
     archs = jnp.array([[0, 1, 1], [0, 0, 1], [1, 1, 0], [0, 1, 1], [0, 1, 0]])
     for number, arch in enumerate(archs):
         g, masks = gradients(number), used(arch)
@@ -78,9 +78,9 @@ def test_a_step_is_the_plain_step_on_the_used_slices_alone(name):
     assert int(optax.tree.get_all_with_path(state, "count")[0][1]) == len(archs)
 
 
-def _merged(optimiser, before, part, whole, masks):
+def _merged(optimizer, before, part, whole, masks):
     """A state: what has the form of the parameters with the part put in, all else as after a whole step."""
-    places = optax.tree_map_params(optimiser, lambda _, m: m, before, masks, transform_non_params=lambda _: None)
+    places = optax.tree_map_params(optimizer, lambda _, m: m, before, masks, transform_non_params=lambda _: None)
     return jax.tree.map(
         lambda mask, old, value, after: after if mask is None else put(old, mask, value),
         places, before, part, whole, is_leaf=lambda leaf: leaf is None,
@@ -89,15 +89,15 @@ def _merged(optimiser, before, part, whole, masks):
 
 def test_a_supernet_moves_where_the_path_is_and_nowhere_else():
     net = nasbench201_supernet(Skeleton(channels=2, cells=1, image_shape=(4, 4, 1), num_classes=3))
-    optimiser = path_only(sgd(0.1, momentum=0.9, weight_decay=0.1))
+    optimizer = path_only(sgd(0.1, momentum=0.9, weight_decay=0.1))
     params = jax.jit(net.init)(jax.random.key(0))
-    state = optimiser.init(params)
+    state = optimizer.init(params)
     x = jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
 
     @jax.jit
     def step(params, state, arch):
         gradient = jax.grad(lambda p: jnp.sum(jnp.sin(net.apply_path(p, arch, x, Context())[0])))(params)
-        updates, state = optimiser.update(gradient, state, params, used=net.used(arch))
+        updates, state = optimizer.update(gradient, state, params, used=net.used(arch))
         return optax.apply_updates(params, updates), state
 
     for arch in jax.vmap(nasbench201_space().sample)(jax.random.split(jax.random.key(2), 3)):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Batch, Skeleton
+from jaxnas.kernels.platform import by_platform, platform, supposing
 from jaxnas.networks import darts_network
 from jaxnas.ops.layers import conv
-from jaxnas.ops.platform import by_platform, platform, supposing
 from jaxnas.parallel import many_seeds
 from jaxnas.search import adam_l2, darts, exact, finite_difference, first_order
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
-from jaxnas.supernets.edges import default_form
+from jaxnas.supernets.executors import default_form
 from jaxnas.train.classifier import classifier
 from jaxnas.train.schedules import sgd
 
@@ -39,10 +39,10 @@ def test_the_supposed_platform_decides_also_where_a_function_was_traced_before()
 
     assert seen() == ("cpu", 1, "scan")
     with supposing("gpu"):
-        assert seen() == ("gpu", 3, "batch")
+        assert seen() == ("gpu", 3, "staged")
         with supposing("tpu"):
             assert seen() == ("tpu", 2, "scan")
-        assert seen() == ("gpu", 3, "batch")
+        assert seen() == ("gpu", 3, "staged")
     with pytest.raises(KeyError), supposing("gpu"):
         raise KeyError
     assert seen() == ("cpu", 1, "scan")

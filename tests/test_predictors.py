@@ -16,10 +16,10 @@ from jaxnas import predictors
 from jaxnas.base import Graph
 from jaxnas.benchmarks import functional_classes
 from jaxnas.predictors.gaussian_process import Block
-from jaxnas.spaces import NASBENCH201_EDGES, NASBENCH201_GRAPH_OPERATIONS, darts_space, graph_operations
+from jaxnas.spaces import NASBENCH201_EDGES, darts_space, graph_operations, nasbench201_graph_operations
 from jaxnas.spaces.nasbench201 import nasbench201_space
 
-VOCABULARY = NASBENCH201_GRAPH_OPERATIONS
+VOCABULARY = nasbench201_graph_operations()
 FORM = predictors.functional_form(VOCABULARY, ("skip_connect",))
 CONVOLUTIONS, POOL = (2, 3), 4
 ALL = np.array(list(itertools.product(range(5), repeat=6)), np.int32)

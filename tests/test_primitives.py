@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.base import Skeleton
+from jaxnas.base import Context, Skeleton
 from jaxnas.ops import costs, layers
-from jaxnas.ops.primitives import PRIMITIVES, Primitive
-from jaxnas.spaces import darts_cost_table, darts_space
-from jaxnas.supernets import darts_supernet
-from jaxnas.supernets import edges as mixed
+from jaxnas.ops.primitives import PRIMITIVES, Primitive, skip_connect
+from jaxnas.spaces import darts_cost_table, darts_space, nasbench201_space
+from jaxnas.supernets import darts_supernet, nasbench201_supernet
+from jaxnas.supernets.executors import Edges, Layout, edges_init, executor
 from jaxnas.testing import check_space, check_supernet
 
-EDGES = [(0, 1), (0, 2), (1, 2)]  # of node 0, which is given, and two more
+CELL = Layout(inputs=1, nodes=2, ends=((0, 0), (0, 1), (1, 1)))
 CHANNELS = 3
 
 
@@ -27,7 +27,7 @@ def excite_init(key, channels, stride, affine):
     }
 
 
-def excite_apply(params, x, stride=1, stats=None, axis_name=None):
+def excite_apply(params, x, stride, context):
     """Squeeze and excitation (Hu et al. 2018), by the library's own dense layers."""
     x = x[:, ::stride, ::stride]
     squeezed = jax.nn.relu(layers.dense(jnp.mean(x, (1, 2)), params["squeeze"]))
@@ -39,40 +39,50 @@ def excite_cost(channels, stride, size):
     return costs.linear(channels, channels) + costs.linear(channels, channels)
 
 
-EXCITE = Primitive(excite_init, excite_apply, lambda stride: 0)
-OPERATIONS = {**PRIMITIVES, "excite": EXCITE}
-NONE = list(OPERATIONS).index("none")
+def dropout_apply(params, x, stride, context):
+    """A skip connection that loses half of its entries where there is a key to draw from."""
+    y, seen = skip_connect().apply(params, x, stride, context)
+    if context.key is None:
+        return y, seen
+    return jnp.where(jax.random.bernoulli(context.key, 0.5, y.shape), 2 * y, 0), seen
+
+
+EXCITE = Primitive("excite", excite_init, excite_apply, excite_cost)
+DROPOUT = skip_connect()._replace(
+    name="dropout", apply=dropout_apply, scaled=Primitive._field_defaults["scaled"], random=True
+)
+OPERATIONS = (*PRIMITIVES.values(), EXCITE)
 
 
 def quick(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def cell(form, edge, selection, stats, wanted, params, weights, x):
-    """A loss of the last node of a small cell."""
-    nodes = jnp.concatenate([x[None], jnp.zeros((2, *x.shape))])
-    chosen = weights if selection is None else selection
-    nodes, _ = mixed.run_edges(form, edge, None, nodes, EDGES, params, chosen, stats, wanted)
-    return jnp.sum(jnp.square(nodes[2]) * jnp.cos(jnp.arange(x.size)).reshape(x.shape))
+def told(node):
+    """A loss to which each entry counts otherwise."""
+    return jnp.sum(jnp.square(node) * jnp.cos(jnp.arange(node.size)).reshape(node.shape))
+
+
+def mixture(form, primitives, params, weights, x, context):
+    return executor(form, primitives).mixture(CELL, {"plain": params}, weights, x[None], context)[-1]
 
 
 @pytest.fixture(scope="module")
 def given():
-    """(params, weights, x) and what plain sums over edges and operations give: (loss, gradients)."""
-    primitives = tuple(OPERATIONS.values())
-    params = jax.vmap(lambda key: mixed.edge_init(primitives, key, CHANNELS, 1))(jax.random.split(jax.random.key(0), 3))
-    weights = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, len(primitives))))
+    """(params, weights, x) and the loss of plain sums over edges and operations, with its gradients."""
+    params = edges_init(OPERATIONS, CELL, jax.random.key(0), CHANNELS, (), affine=False)["plain"]
+    weights = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, len(OPERATIONS))))
     x = jax.random.normal(jax.random.key(2), (4, 5, 4, CHANNELS))
 
     def plain(params, weights, x):
         nodes = [x, 0.0, 0.0]
-        for e, (source, target) in enumerate(EDGES):
-            for o, primitive in enumerate(primitives):
+        for e, (source, node) in enumerate(CELL.ends):
+            for o, primitive in enumerate(OPERATIONS):
                 own = jax.tree.map(lambda leaf, e=e: leaf[e], params[o])
-                nodes[target] += weights[e, o] * primitive.apply(own, nodes[source])[0]
-        return jnp.sum(jnp.square(nodes[2]) * jnp.cos(jnp.arange(x.size)).reshape(x.shape))
+                nodes[1 + node] += weights[e, o] * primitive.apply(own, nodes[source], 1, Context())[0]
+        return told(nodes[2])
 
-    return (params, weights, x), quick(jax.value_and_grad(plain, (0, 1, 2)))(params, weights, x)
+    return (params, weights, x), quick(jax.value_and_grad(plain, (0, 1, 2)))
 
 
 def close(found, expected):
@@ -80,61 +90,98 @@ def close(found, expected):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3 * (np.abs(theirs).max() + 1e-3))
 
 
-@pytest.mark.parametrize("form", ["scan", "batch"])
+@pytest.mark.parametrize("form", ["scan", "staged"])
 def test_a_mixture_of_all_has_the_gradients_of_plain_sums(given, form):
-    arguments, (value, (to_params, to_weights, to_x)) = given
-    edge = mixed.mixed_edge(tuple(OPERATIONS.values()), NONE, 1, None)
-    # "none" has weight to lose, but its gradient is left out: it is zero in the sum as well.
-    for wanted in (None, jnp.array(True)):
-        run = functools.partial(cell, form, edge, None, ())
-        found = quick(jax.value_and_grad(lambda p, w, x, run=run, wanted=wanted: run(wanted, p, w, x), (0, 1, 2)))(
-            *arguments
+    """Where gradients of kernels are not wanted, a CPU leaves them out: of all operations but the one of one's own."""
+    arguments, plain = given
+    value, (to_params, to_weights, to_x) = plain(*arguments)
+
+    def loss(params, weights, x, wanted):
+        return told(mixture(form, OPERATIONS, params, weights, x, Context(wanted=wanted)))
+
+    gradients = quick(jax.value_and_grad(loss, (0, 1, 2)))
+    close(gradients(*arguments, jnp.array(True)), (value, (to_params, to_weights, to_x)))
+    if form == "scan":
+        found, (params, weights, x) = gradients(*arguments, jnp.array(False))
+        close((found, weights, x), (value, to_weights, to_x))
+        close(params[-1], to_params[-1])
+        assert not any(leaf.any() for leaf in jax.tree.leaves(params[:-1]))
+        assert all(leaf.any() for leaf in jax.tree.leaves(to_params))
+
+
+@pytest.mark.parametrize("form", ["scan", "staged"])
+def test_a_path_of_each_has_the_gradients_of_its_one_hot_mixture(given, form):
+    (params, _, x), plain = given
+    sources, nodes = zip(*CELL.ends, strict=True)
+
+    def loss(params, operations, x, wanted):
+        edges = Edges(jnp.arange(3), jnp.array(sources), operations, nodes)
+        return told(
+            executor(form, OPERATIONS).path(CELL, edges, {"plain": params}, x[None], Context(wanted=wanted))[0][-1]
         )
-        close(found, (value, (to_params, to_weights, to_x)))
+
+    gradients = quick(jax.value_and_grad(loss, (0, 2)))
+    for first in range(0, len(OPERATIONS), 3):
+        operations = jnp.arange(first, first + 3) % len(OPERATIONS)
+        value, (to_params, _, to_x) = plain(params, jax.nn.one_hot(operations, len(OPERATIONS)), x)
+        close(gradients(params, operations, x, jnp.array(True)), (value, (to_params, to_x)))
 
 
-def test_a_gradient_that_is_not_wanted_may_be_left_out_where_a_primitive_asks_for_that_alone(given):
-    """Of the library's kernels it is; a primitive that asks for nothing gets arrays and has its gradient."""
-    arguments, (value, (to_params, to_weights, to_x)) = given
-    edge = mixed.mixed_edge(tuple(OPERATIONS.values()), NONE, 1, None)
-    run = functools.partial(cell, "scan", edge, None, (), jnp.array(False))
-    found, (params, weights, x) = quick(jax.value_and_grad(run, (0, 1, 2)))(*arguments)
-    close((found, weights, x), (value, to_weights, to_x))
-    for name, ours, theirs in zip(OPERATIONS, params, to_params, strict=True):
-        for leaf, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_allclose(leaf, expected * (not OPERATIONS[name].selective), rtol=2e-3, atol=2e-3)
+@pytest.mark.parametrize("form", ["scan", "staged"])
+def test_a_random_primitive_draws_in_a_mixture_where_there_is_a_key(form):
+    primitives = (PRIMITIVES["nor_conv_1x1"], DROPOUT)
+    params = edges_init(primitives, CELL, jax.random.key(0), CHANNELS, (), affine=False)["plain"]
+    weights, x = jnp.array([[0.0, 1.0], [0.0, 0.0], [0.5, 0.0]]), jnp.ones((2, 8, 8, CHANNELS))
+
+    def run(primitives, key):
+        """Node 0: dropout of ones alone."""
+        nodes = executor(form, primitives).mixture(CELL, {"plain": params}, weights, x[None], Context(key=key))
+        return nodes[0]
+
+    np.testing.assert_array_equal(run(primitives, None), x)
+    one, other, again = (run(primitives, jax.random.key(seed)) for seed in (1, 2, 1))
+    assert set(np.unique(one)) == {0.0, 2.0}
+    assert 0.3 < float((one > 0).mean()) < 0.7
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    for others, draws in ((primitives, True), ((primitives[0], PRIMITIVES["skip_connect"]), False)):
+        assert ("random_bits" in str(jax.make_jaxpr(functools.partial(run, others))(jax.random.key(1)))) == draws
 
 
-@pytest.mark.parametrize("form", ["scan", "batch"])
-@pytest.mark.parametrize("wanted", [None, True])
-def test_a_path_of_each_has_the_gradients_of_its_one_hot_mixture(given, form, wanted):
-    (params, _, x), _ = given
-    primitives = tuple(OPERATIONS.values())
-    mixture, path = mixed.mixed_edge(primitives, NONE, 1, None), mixed.path_edge(primitives, 1, None, given=False)
-    stats = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), mixed.edge_stats(primitives, CHANNELS, 1))
-    wanted = None if wanted is None else jnp.array(wanted)
+def test_every_edge_draws_for_itself_and_a_gradient_goes_where_the_value_came_from():
+    """The scan computes an edge again on its way back: with the same draw."""
+    primitives, x = (PRIMITIVES["none"], DROPOUT), jnp.ones((1, 4, 4, 2))
+    params, weights = [{}, {}], jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    for form in ("scan", "staged"):
 
-    def of_path(params, operations, x):
-        return cell(form, path, operations, stats, wanted, params, None, x)
+        def nodes(x, form=form):
+            context = Context(key=jax.random.key(3))
+            return executor(form, primitives).mixture(CELL, {"plain": params}, weights, x[None], context)
 
-    def of_mixture(params, operations, x):
-        return cell("scan", mixture, None, (), None, params, jax.nn.one_hot(operations, len(primitives)), x)
-
-    by_path, by_mixture = (quick(jax.value_and_grad(f, (0, 2))) for f in (of_path, of_mixture))
-    for first in range(0, len(primitives), 3):
-        operations = jnp.arange(first, first + 3) % len(primitives)
-        close(by_path(params, operations, x), by_mixture(params, operations, x))
+        first, second = nodes(x)
+        assert (first != second).any()
+        np.testing.assert_array_equal(jax.grad(lambda x, nodes=nodes: nodes(x)[0].sum())(x), first)
 
 
-@pytest.mark.parametrize("form", ["scan", "batch"])
-def test_a_primitive_of_ones_own_is_an_entry_and_its_cost(monkeypatch, form):
-    monkeypatch.setitem(PRIMITIVES, "excite", EXCITE)
-    monkeypatch.setitem(costs.PRIMITIVE_COSTS, "excite", excite_cost)
-    names, skeleton = ("none", "skip_connect", "excite"), Skeleton(4, 3, (6, 6, 2), 3)
-    space = darts_space(1, names)
+SEVEN = ("none", "skip_connect", "avg_pool_3x3", "max_pool_3x3", "nor_conv_1x1", EXCITE, DROPOUT)
+
+
+@pytest.mark.parametrize("form", ["scan", "staged"])
+def test_operations_of_ones_own_in_nasbench201(form):
+    skeleton = Skeleton(2, 1, (4, 4, 2), 2)
+    supernet = nasbench201_supernet(skeleton, SEVEN, form=form)
+    if form == "scan":
+        check_space(supernet.space, (skeleton,))
+    check_supernet(nasbench201_space(SEVEN), supernet)
+
+
+@pytest.mark.parametrize("form", ["scan", "staged"])
+def test_a_darts_space_without_none(form):
+    operations, skeleton = ("skip_connect", EXCITE), Skeleton(4, 3, (6, 6, 2), 3)
+    space = darts_space(1, operations)
     if form == "scan":
         check_space(space, (skeleton,))
-        table = darts_cost_table(skeleton, 1, names)
+        table = darts_cost_table(skeleton, 1, operations)
         # 20 parameters and multiply-adds for 4 channels in each dense layer, in the one normal cell.
-        assert table.params["normal"][0, 2] == table.macs["normal"][0, 2] == 2 * 20
-    check_supernet(space, darts_supernet(skeleton, 1, names, form=form))
+        assert table.params["normal"][0, 1] == table.macs["normal"][0, 1] == 2 * 20
+    check_supernet(space, darts_supernet(skeleton, 1, operations, form=form))

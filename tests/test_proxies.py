@@ -57,8 +57,7 @@ def test_grad_norm_and_snip_of_a_linear_network():
 def test_synflow_is_the_flow_of_ones_once_for_each_layer_and_norms_do_not_count():
     def normed(params, arch, x, context):
         hidden = x.reshape(len(x), -1) @ params["first"][arch[0]]
-        stats = None if isinstance(context.bn, str) else context.bn[0]
-        hidden, seen = batch_norm(hidden[:, None, None], None, stats)
+        hidden, seen = batch_norm(hidden[:, None, None], None, context.at(0))
         return hidden[:, 0, 0] @ params["second"], Aux([seen])
 
     flow = [np.abs(by_hand(o)[0]).sum(0) @ np.abs(by_hand(o)[1]).sum(1) for o in (0, 1)]

@@ -146,7 +146,7 @@ def whole_gradients(half):
     return weights, value_and_gradients(whole, params, weights)
 
 
-@pytest.mark.parametrize("form", ["scan", "batch"])
+@pytest.mark.parametrize("form", ["scan", "staged"])
 def test_what_is_left_computes_what_the_whole_does_with_weights_of_zero(half, whole_gradients, form):
     _, _, keep, narrow_params = half
     net = darts_supernet(SKELETON, 2, OPERATIONS, keep=keep, form=form)
@@ -171,7 +171,7 @@ def test_paths_that_are_left_are_as_before_and_less_is_held(half):
     before = quick(lambda p: whole.apply_path(p, arch, X, Context())[0])(params)
     after = quick(lambda p: net.apply_path(p, arch, X, Context())[0])(narrow_params)
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree["runs"])) for tree in (params, narrow_params)]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree["cells"])) for tree in (params, narrow_params)]
     assert sizes[1] < 0.8 * sizes[0]
     masks = net.used(arch)
     assert jax.tree.structure(masks) == jax.tree.structure(narrow_params)
@@ -189,15 +189,15 @@ def test_narrowing_in_two_stages_is_narrowing_once(half):
 def test_a_search_goes_on_from_the_state_that_is_carried_over(half):
     """One step of what is left, from a state with momentum: as one by hand on the survivors."""
     whole, _, keep, _ = half
-    weight_optimiser = schedules.sgd(lambda step: 0.1 / (1 + step), momentum=0.9, weight_decay=1e-3, clip=5.0)
-    alpha_optimiser = adam_l2(0.1)
+    weight_optimizer = schedules.sgd(lambda step: 0.1 / (1 + step), momentum=0.9, weight_decay=1e-3, clip=5.0)
+    alpha_optimizer = adam_l2(0.1)
     batch = Batch(X, jnp.array([0, 1, 2, 0]))
 
     def step_of(algorithm):
         return quick(lambda key, state: algorithm.phases[0].step(key, state, {"train": batch, "valid": batch}))
 
     # The other way: nothing is narrowed, but the weights of what is gone are zero.
-    masked = darts(whole, weight_optimiser, alpha_optimiser)
+    masked = darts(whole, weight_optimizer, alpha_optimizer)
     masked_step = step_of(masked)
     state, _ = masked_step(jax.random.key(1), masked.init(jax.random.key(0)))
     narrow = darts_narrowing(SKELETON, keep, None, 2, OPERATIONS)
@@ -205,7 +205,7 @@ def test_a_search_goes_on_from_the_state_that_is_carried_over(half):
     other = start._replace(params=state.params, weight_state=state.weight_state)
     expected, _ = masked_step(jax.random.key(2), other)
     net = darts_supernet(SKELETON, 2, OPERATIONS, keep=keep)
-    shrunk = darts(net, weight_optimiser, alpha_optimiser)
+    shrunk = darts(net, weight_optimizer, alpha_optimizer)
     assert jax.tree.structure(jax.eval_shape(shrunk.init, jax.random.key(0))) == jax.tree.structure(start)
     found, info = step_of(shrunk)(jax.random.key(2), start)
     assert int(found.step) == 2

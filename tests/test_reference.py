@@ -12,73 +12,76 @@ import pytest
 
 from jaxnas import spaces, supernets
 from jaxnas.base import Batch, Context, Skeleton
-from jaxnas.ops.platform import supposing
+from jaxnas.kernels.platform import supposing
 from jaxnas.search import adam_l2, darts, single_path, uniform_paths
 from jaxnas.supernets import reference
 from jaxnas.testing import check_space
 
-SKELETON = Skeleton(channels=3, cells=3, image_shape=(6, 5, 2), num_classes=3)
-RUNS = Skeleton(channels=3, cells=7, image_shape=(6, 5, 2), num_classes=3)  # normal cells: 2, and 1 and 2 after others
-ONE = Skeleton(channels=3, cells=1, image_shape=(6, 5, 2), num_classes=3)  # in each of three stages
-FEW = ("none", "skip_connect", "max_pool_3x3", "nor_conv_1x1")
-MICRO = ("skip_connect", "max_pool_3x3", "sep_conv_3x3")
+SKELETON = Skeleton(channels=2, cells=3, image_shape=(4, 3, 2), num_classes=2)
+TWO = Skeleton(channels=2, cells=2, image_shape=(4, 3, 2), num_classes=2)  # equal ones in each of three stages
+FEW = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1")
+MICRO = ("skip_connect", "sep_conv_3x3")
 BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
+CHAIN = Skeleton(channels=2, cells=4, image_shape=(4, 3, 2), num_classes=2)
 
 
 def taken(tree, *places):
     return jax.tree.map(lambda leaf: leaf[places], tree)
 
 
+def count(stack):
+    return len(jax.tree.leaves(stack)[0])
+
+
+def listed(cells, sources):
+    """The cells of a stack of equal ones, each with the list of its edges. sources: of each slot."""
+    for run in cells:
+        groups = {"plain": range(len(sources))}
+        if "strided" in run["edges"]:  # edges from the inputs of a cell that halves the image
+            groups = {"strided": [s for s, n in enumerate(sources) if n < 2]}
+            groups["plain"] = [s for s in range(len(sources)) if s not in groups["strided"]]
+        for c in range(count(run["preprocess"])):
+            edges = {slot: taken(run["edges"][g], c, e) for g, slots in groups.items() for e, slot in enumerate(slots)}
+            yield {"preprocess": taken(run["preprocess"], c), "edges": [edges[slot] for slot in range(len(sources))]}
+
+
 def darts_layout(params):
     """Parameters of the fast supernet as the lists of the reference."""
-    cells = []
-    for run in params["runs"]:
-        for cell, pair in enumerate(run["preprocess"]):
-            # The stacks hold the edges from a cell's inputs first, those of a reduction cell apart.
-            stacks = [run["edges"][name] for name in ("strided", "plain") if name in run["edges"]]
-            listed = [taken(stack, cell, e) for stack in stacks for e in range(jax.tree.leaves(stack)[0].shape[1])]
-            order = sorted(range(5), key=lambda slot: spaces.edge_table(2)[slot][1] >= 2)
-            edges = [listed[order.index(slot)] for slot in range(5)]
-            cells.append({"preprocess": tuple(pair), "edges": edges})
-    return {"stem": params["stem"], "cells": cells, "classifier": params["classifier"]}
+    return {**params, "cells": list(listed(params["cells"], [source for _, source in spaces.edge_table(2)]))}
 
 
 def nasbench201_layout(params):
-    return {**params, "stages": [[[taken(stage, 0, e) for e in range(6)]] for stage in params["stages"]]}
+    return {
+        **params,
+        "stages": [[[taken(stage, c, e) for e in range(6)] for c in range(2)] for stage in params["stages"]],
+    }
 
 
 def enas_micro_layout(params):
-    cells, skip = [], 1 + MICRO.index("skip_connect")
-    for run in params["cells"]:
-        for c in range(len(jax.tree.leaves(run)[0])):
-            edges = [taken(run["edges"], c, slot) for slot in range(len(spaces.enas_micro_slots(2)))]
-            # A reduction cell has room for the parameters of a strided identity on every edge.
-            for edge, (*_, source) in zip(edges, spaces.enas_micro_slots(2), strict=True):
-                edge[skip] = edge[skip] if source < 2 else {}
-            cells.append({"preprocess": list(taken(run["preprocess"], c)), "edges": edges})
-    return {**params, "cells": cells}
+    sources = [source for *_, source in spaces.enas_micro_slots(2)]
+    return {**params, "cells": list(listed(params["cells"], sources))}
 
 
 def enas_macro_layout(params):
-    layers = [taken(stage, k) for stage in params["stages"] for k in range(len(jax.tree.leaves(stage)[0]))]
-    reductions = [[taken(own, k) for k in range(len(jax.tree.leaves(own)[0]))] for own in params["reductions"]]
+    layers = [taken(stage, k) for stage in params["stages"] for k in range(count(stage))]
+    reductions = [[taken(own, k) for k in range(count(own))] for own in params["reductions"]]
     return {**{name: params[name] for name in ("stem", "classifier")}, "layers": layers, "reductions": reductions}
 
 
 def chain_layout(params):
-    layers = [taken(run, k) for run in params["runs"] for k in range(len(jax.tree.leaves(run)[0]))]
+    layers = [taken(run, k) for run in params["runs"] for k in range(count(run))]
     return {**{name: params[name] for name in ("stem", "head", "classifier")}, "layers": layers}
 
 
 PAIRS = {
     "darts": (
-        functools.partial(supernets.darts_supernet, RUNS, 2, FEW),
-        reference.darts_reference(RUNS, 2, FEW),
+        functools.partial(supernets.darts_supernet, SKELETON, 2, FEW),
+        reference.darts_reference(SKELETON, 2, FEW),
         darts_layout,
     ),
     "nasbench201": (
-        functools.partial(supernets.nasbench201_supernet, ONE),
-        reference.nasbench201_reference(ONE),
+        functools.partial(supernets.nasbench201_supernet, TWO, FEW),
+        reference.nasbench201_reference(TWO, FEW),
         nasbench201_layout,
     ),
     "enas_micro": (
@@ -92,8 +95,8 @@ PAIRS = {
         enas_macro_layout,
     ),
     "chain": (
-        functools.partial(supernets.chain_supernet, Skeleton(4, 4, (6, 5, 2), 3), (2, 2), BLOCKS),
-        reference.chain_reference(Skeleton(4, 4, (6, 5, 2), 3), (2, 2), BLOCKS),
+        functools.partial(supernets.chain_supernet, CHAIN, (2, 2), BLOCKS),
+        reference.chain_reference(CHAIN, (2, 2), BLOCKS),
         chain_layout,
     ),
 }
@@ -103,13 +106,22 @@ def quick(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def loss(net, params, weights, x):
-    logits = net.apply(params, weights, x, Context())[0]
+def told(logits):
+    """A loss to which each logit counts otherwise."""
     return jnp.sum(jnp.sin(logits) * jnp.arange(1.0, logits.size + 1).reshape(logits.shape))
+
+
+def loss(net, params, weights, x):
+    return told(net.apply(params, weights, x, Context())[0])
+
+
+def path_loss(net, params, arch, x):
+    return told(net.apply_path(params, arch, x, Context())[0])
 
 
 def close(found, expected):
     """To 1e-9 of the largest entry of each leaf: rounding in double precision, and nothing else."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(expected)[0], strict=True)
     for path, ours, theirs in zip(paths, jax.tree.leaves(found), leaves, strict=True):
         assert ours.dtype == theirs.dtype == jnp.float64
@@ -119,7 +131,10 @@ def close(found, expected):
 
 @functools.cache
 def of_the_loops(name):
-    """(weights, x, parameters of the fast supernet in the form `scan`, what the reference makes of them)."""
+    """What is given, (params of the fast supernet, weights, archs, x), and what the reference makes of it.
+
+    The latter are value and gradients of the mixture, and those of each path, as the mixture of one-hot weights.
+    """
     make, plain, layout = PAIRS[name]
     fast = make()
     with jax.enable_x64(True):
@@ -130,54 +145,63 @@ def of_the_loops(name):
             kind: jax.nn.softmax(jax.random.normal(key, rows.shape, jnp.float64))
             for key, (kind, rows) in zip(keys, template.items(), strict=True)
         }
-        x = jax.random.normal(jax.random.key(2), (4, *fast.input_shape), jnp.float64)
-        gradients = jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2))
-        return params, weights, x, quick(gradients)(layout(params), weights, x)
+        archs = jax.vmap(fast.space.sample)(jax.random.split(jax.random.key(3), 2))
+        x = jax.random.normal(jax.random.key(2), (3, *fast.input_shape), jnp.float64)
+        gradients = quick(jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2)))
+        one_hot = [jax.tree.map(lambda leaf: leaf.astype(jnp.float64), fast.space.one_hot(arch)) for arch in archs]
+        mixture, *paths = (gradients(layout(params), taken, x) for taken in (weights, *one_hot))
+    return (params, weights, archs, x), mixture, paths
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_the_mixture_and_its_gradients_are_those_of_the_loops(name, platform):
+def test_mixture_and_path_and_their_gradients_are_those_of_the_loops(name, platform):
     """In the forms of the edges and of every operation that the platform is given, computed by the CPU."""
-    params, weights, x, expected = of_the_loops(name)
+    (params, weights, archs, x), mixture, paths = of_the_loops(name)
+    make, _, layout = PAIRS[name]
     with jax.enable_x64(True), supposing(platform):
-        gradients = jax.value_and_grad(functools.partial(loss, PAIRS[name][0](dtype=jnp.float64)), (0, 1, 2))
-        value, (to_params, to_weights, to_x) = quick(gradients)(params, weights, x)
-        close((value, (PAIRS[name][2](to_params), to_weights, to_x)), expected)
+        fast = make(dtype=jnp.float64)
+        gradients = quick(jax.value_and_grad(functools.partial(loss, fast), (0, 1, 2)))
+        value, (to_params, to_weights, to_x) = gradients(params, weights, x)
+        close((value, (layout(to_params), to_weights, to_x)), mixture)
+        gradients = quick(jax.value_and_grad(functools.partial(path_loss, fast), (0, 2)))
+        for arch, (value, (to_params, _, to_x)) in zip(archs, paths, strict=True):
+            ours, (own_params, own_x) = gradients(params, arch, x)
+            close((ours, layout(own_params), own_x), (value, to_params, to_x))
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_path_is_the_mixture_of_its_one_hot_weights_in_the_loops(name):
-    params, _, x, _ = of_the_loops(name)
-    _, plain, layout = PAIRS[name]
-    fast = PAIRS[name][0](dtype=jnp.float64)
-    archs = jax.vmap(fast.space.sample)(jax.random.split(jax.random.key(3), 2))
-    with jax.enable_x64(True):
-        path = quick(lambda arch: fast.apply_path(params, arch, x, Context())[0])
-        slow = quick(lambda arch: plain.apply_path(layout(params), arch, x, Context())[0])
-        for arch in archs:
-            close(path(arch), slow(arch))
+def test_a_reference_has_the_parameters_of_its_fast_supernet(name):
+    make, plain, layout = PAIRS[name]
+    fast = jax.eval_shape(lambda key: layout(make().init(key)), jax.random.key(0))
+    shapes = jax.eval_shape(plain.init, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, fast) == jax.tree.map(jnp.shape, shapes)
 
 
 def test_what_a_second_order_hypergradient_takes_is_that_of_the_loops():
-    """The derivative, along a direction of the parameters, of the gradient of the weights."""
-    params, weights, x, _ = of_the_loops("darts")
-    _, plain, layout = PAIRS["darts"]
+    """The derivative, along a direction of the parameters, of the gradient of the weights: of a cell that reduces."""
+    one = Skeleton(channels=2, cells=1, image_shape=(4, 3, 2), num_classes=2)
+    fast, plain = supernets.darts_supernet(one, 2, FEW, dtype=jnp.float64), reference.darts_reference(one, 2, FEW)
+    _, weights, _, x = of_the_loops("darts")[0]
 
     def implicit(net, params, along):
         gradient = jax.grad(functools.partial(loss, net), (0, 1))
         return jax.jvp(lambda p: gradient(p, weights, x)[1], (params,), (along,))[1]
 
     with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), jax.jit(fast.init)(jax.random.key(0)))
         along = jax.tree.map(jnp.cos, params)
-        found = quick(functools.partial(implicit, PAIRS["darts"][0](dtype=jnp.float64)))(params, along)
-        close(found, quick(functools.partial(implicit, plain))(layout(params), layout(along)))
+        found = quick(functools.partial(implicit, fast))(params, along)
+        expected = quick(functools.partial(implicit, plain))(darts_layout(params), darts_layout(along))
+        close(found["reduce"], expected["reduce"])
+        assert expected["reduce"].any()
 
 
 def test_a_reference_is_a_whole_supernet():
     """With the mask that its loops give, a path leaves alone what it does not take."""
-    net = reference.nasbench201_reference(Skeleton(channels=2, cells=1, image_shape=(4, 4, 2), num_classes=3))
-    arch = jnp.array([3, 0, 1, 2, 4, 3], jnp.int32)
+    skeleton = Skeleton(channels=2, cells=1, image_shape=(4, 4, 2), num_classes=3)
+    net = reference.nasbench201_reference(skeleton, ("none", "skip_connect", "nor_conv_1x1"))
+    arch = jnp.array([2, 0, 1, 2, 0, 2], jnp.int32)
     mask, params = net.used(arch), jax.jit(net.init)(jax.random.key(0))
 
     def loss(params):

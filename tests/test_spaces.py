@@ -304,10 +304,9 @@ def test_a_bad_darts_genotype_gives_one_clear_line(old, new, message):
     ("nodes", "operations", "message"),
     [
         (0, spaces.DARTS_OPERATIONS, "at least one node, got 0"),
-        (4, ("none", "sep_conv_9x9"), r"unknown operations \['sep_conv_9x9'\]; there are none, "),
-        (4, ("skip_connect", "sep_conv_3x3"), "'none' and at least one other"),
-        (4, ("none", "skip_connect", "skip_connect"), "must be different"),
-        (4, ("none",), "at least one other"),
+        (4, ("none", "sep_conv_9x9"), "unknown operation 'sep_conv_9x9'; known are avg_pool_3x3, "),
+        (4, ("none", "skip_connect", "skip_connect"), "must have different names"),
+        (4, ("none",), "at least one beside 'none'"),
     ],
 )
 def test_darts_space_refuses_what_it_cannot_be(nodes, operations, message):
@@ -338,7 +337,7 @@ def test_nasbench201_discretise_takes_the_first_heaviest_with_none():
 def test_the_nasbench201_graph_is_the_line_graph():
     space = spaces.nasbench201_space()
     graph = space.graph(space.from_genotype(STRING))
-    names = [spaces.NASBENCH201_GRAPH_OPERATIONS[o] for o in graph.ops[0].tolist()]
+    names = [spaces.nasbench201_graph_operations()[o] for o in graph.ops[0].tolist()]
     assert names[0] == "input"
     assert names[1:7] == [edge.split("~")[0] for edge in STRING.replace("+", "").split("|") if edge]
     assert names[7] == "output"

@@ -25,6 +25,7 @@ first two begin at 10; `prior` stands for that).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from flax import linen
 
 from jaxnas.base import Arch, Array, Choice, Key, PyTree
 from jaxnas.checks import check_arch
-from jaxnas.controllers.plan import make_plan
+from jaxnas.controllers.plan import Plan, make_plan
 
 _NEVER = -1e9
 """Score of an option that a choice does not have: finite, so that entropies have a gradient."""
@@ -87,6 +88,90 @@ def lstm_controller(
 
     Raises: ValueError where a number is out of its range, `prior` names no option, or `make_plan` raises.
     """
+    _check_numbers(hidden, depth, temperature, tanh_constant, op_tanh_reduce, skip_target)
+    plan = make_plan(choices)
+    net = _Network(
+        choices,
+        plan,
+        cell=linen.OptimizedLSTMCell(hidden, kernel_init=_uniform, recurrent_kernel_init=_uniform),
+        depth=depth,
+        prior=_prior_scores(prior or {}, plan),
+        temperature=temperature,
+        node_constant=tanh_constant,
+        operation_constant=tanh_constant and tanh_constant / op_tanh_reduce,
+        log_target=np.log(np.array([1 - skip_target, skip_target], np.float32)),
+    )
+
+    def sample(key: Key, params: PyTree) -> Decisions:
+        # The largest of scores with Gumbel noise is a sample; drawn at once, which is cheaper than a key a step.
+        return _decide(net, params, jax.random.gumbel(key, plan.allowed.shape), None)
+
+    def score(params: PyTree, arch: Arch) -> Decisions:
+        check_arch(choices, arch, "the controller")
+        return _decide(net, params, None, arch)
+
+    return Controller(choices, functools.partial(_init, net), sample, score)
+
+
+class _Network(NamedTuple):
+    """What makes a controller; the letters of shapes are those of `Plan`.
+
+    cell: one layer of the LSTM, of which there are `depth`. prior: float32 [V, O], added to the scores of operations.
+    temperature and the constants: of the squashing of scores, None for none. log_target: float32 [2], logarithms of the
+    probabilities of leaving out and of taking a skip connection.
+    """
+
+    choices: tuple[Choice, ...]
+    plan: Plan
+    cell: linen.OptimizedLSTMCell
+    depth: int
+    prior: np.ndarray
+    temperature: float | None
+    node_constant: float | None
+    operation_constant: float | None
+    log_target: np.ndarray
+
+
+class _Steps(NamedTuple):
+    """The rows of the plan, one for each step, [T, ...]; inside of the loop those of one step, without that axis.
+
+    prior: float32 [T, O], of the step's operations. exists: bool [T, G], whether a decision is one. given: float32 [T],
+    1 where the node of which the step makes the anchor is a given one. All else as in `Plan`.
+    """
+
+    vocabulary: Any
+    prior: Any
+    allowed: Any
+    exists: Any
+    points: Any
+    score: Any
+    reads: Any
+    skips: Any
+    anchor: Any
+    given: Any
+
+
+class _Memory(NamedTuple):
+    """What a step leaves to the next. states: of the LSTM, one a layer. input: [H], the next input.
+
+    anchors: [N + 1, H], 0 for nodes not made yet and for given ones; the last row takes what is no anchor. projected:
+    [N + 1, H], the anchors times W1, those of given nodes too.
+    """
+
+    states: list[tuple[Array, Array]]
+    input: Array
+    anchors: Array
+    projected: Array
+
+
+def _check_numbers(
+    hidden: int,
+    depth: int,
+    temperature: float | None,
+    tanh_constant: float | None,
+    op_tanh_reduce: float,
+    skip_target: float,
+) -> None:
     for name, number in (("hidden", hidden), ("depth", depth)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
@@ -97,119 +182,139 @@ def lstm_controller(
             raise ValueError(f"{name} must be positive, got {value}")
     if not 0 < skip_target < 1:
         raise ValueError(f"skip_target must be between 0 and 1, got {skip_target}")
-    plan = make_plan(choices)
-    steps, width, options = plan.allowed.shape
-    nodes = len(plan.given)
-    bias = np.zeros((max(len(plan.vocabularies), 1), options), np.float32)
-    for name, value in (prior or {}).items():
+
+
+def _prior_scores(prior: Mapping[str, float], plan: Plan) -> np.ndarray:
+    """What is added to the scores of each set of options, float32 [V, O]; one row of zeros where there is no set."""
+    scores = np.zeros((max(len(plan.vocabularies), 1), plan.allowed.shape[-1]), np.float32)
+    for name, value in prior.items():
         places = [(v, words.index(name)) for v, words in enumerate(plan.vocabularies) if name in words]
         if not places:
             raise ValueError(
                 f"prior names {name!r}, which is no option; there are {sorted({*sum(plan.vocabularies, ())})}"
             )
         for place in places:
-            bias[place] = value
-    # Where in [T, G] each choice is decided.
-    order = np.argsort(plan.place.reshape(-1), kind="stable")[: len(choices)]
-    exists = plan.place < len(choices)
-    skip_steps = max(int(plan.skips.any(axis=1).sum()), 1)
-    log_target = np.log(np.array([1 - skip_target, skip_target], np.float32))
+            scores[place] = value
+    return scores
 
-    def uniform(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
 
-    cell = linen.OptimizedLSTMCell(hidden, kernel_init=uniform, recurrent_kernel_init=uniform)
+def _uniform(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
 
-    def init(key: Key) -> PyTree:
-        keys = iter(jax.random.split(key, 6 + depth))
-        empty = (jnp.zeros(hidden), jnp.zeros(hidden))
-        params = {
-            "lstm": [cell.init(next(keys), empty, jnp.zeros(hidden))["params"] for _ in range(depth)],
-            "start": uniform(next(keys), (hidden,)),
-            "embedding": uniform(next(keys), (len(bias), options, hidden)),
-            "kernel": uniform(next(keys), (len(bias), hidden, options)),
-            "bias": jnp.zeros((len(bias), options)),
+
+def _init(net: _Network, key: Key) -> PyTree:
+    hidden = net.cell.features
+    vocabularies, options = net.prior.shape
+    keys = iter(jax.random.split(key, 6 + net.depth))
+    empty = (jnp.zeros(hidden), jnp.zeros(hidden))
+    params = {
+        "lstm": [net.cell.init(next(keys), empty, jnp.zeros(hidden))["params"] for _ in range(net.depth)],
+        "start": _uniform(next(keys), (hidden,)),
+        "embedding": _uniform(next(keys), (vocabularies, options, hidden)),
+        "kernel": _uniform(next(keys), (vocabularies, hidden, options)),
+        "bias": jnp.zeros((vocabularies, options)),
+    }
+    if len(net.plan.given):
+        params["attention"] = {
+            "anchor": _uniform(next(keys), (hidden, hidden)),
+            "state": _uniform(next(keys), (hidden, hidden)),
+            "score": _uniform(next(keys), (hidden,)),
         }
-        if nodes:
-            params["attention"] = {
-                "anchor": uniform(next(keys), (hidden, hidden)),
-                "state": uniform(next(keys), (hidden, hidden)),
-                "score": uniform(next(keys), (hidden,)),
-            }
-        return params
+    return params
+
+
+def _decide(net: _Network, params: PyTree, noise: Array | None, arch: Arch | None) -> Decisions:
+    """One pass over all choices. noise: Gumbel noise [T, G, O], by which an architecture is drawn if none is given."""
+    plan, hidden, count = net.plan, net.cell.features, len(net.choices)
+    steps = _Steps(
+        vocabulary=plan.vocabulary,
+        prior=net.prior[plan.vocabulary],
+        allowed=plan.allowed,
+        exists=plan.place < count,
+        points=plan.points,
+        score=plan.score,
+        reads=plan.reads,
+        skips=plan.skips,
+        anchor=plan.anchor,
+        given=np.array([*plan.given, False], np.float32)[plan.anchor],
+    )
+    # The options of the architecture where its choices are decided, [T, G], and 0 where there is no decision.
+    told = None if arch is None else jnp.concatenate([arch, jnp.zeros(1, arch.dtype)])[jnp.asarray(plan.place)]
+    zeros = jnp.zeros((len(plan.given) + 1, hidden))
+    start = _Memory([(jnp.zeros(hidden), jnp.zeros(hidden))] * net.depth, params["start"], zeros, zeros)
+    _, (taken, log_prob, entropy, divergence) = jax.lax.scan(
+        functools.partial(_step, net, params), start, (steps, noise, told), length=len(plan.place)
+    )
+    if arch is None:
+        # Where in [T, G] each choice is decided.
+        order = np.argsort(plan.place.reshape(-1), kind="stable")[:count]
+        arch = taken.reshape(-1)[order].astype(jnp.int32)
+    skip_steps = max(int(plan.skips.any(axis=1).sum()), 1)
+    return Decisions(arch, log_prob.sum(), entropy.sum(), divergence.sum() / skip_steps)
+
+
+def _step(net: _Network, params: PyTree, memory: _Memory, row: Any) -> tuple[_Memory, tuple[Array, ...]]:
+    """What is decided in one step: options int [G], and their log-probability, entropy and divergence, each [].
+
+    row: of the steps, of the noise, and of the options of a given architecture.
+    """
+    step, noise, told = row
+    states, h = _recurrent(net, params, memory)
+    scores = _scores(net, params, memory, step, h)
+    log_p = jax.nn.log_softmax(jnp.where(step.allowed, scores, _NEVER))
+    taken = jnp.argmax(log_p + noise, axis=1) if told is None else told
+    p = jnp.exp(log_p)
+    log_prob = jnp.where(step.exists, jnp.take_along_axis(log_p, taken[:, None], 1)[:, 0], 0).sum()
+    entropy = jnp.where(step.exists, -(p * log_p).sum(1), 0).sum()
+    # The last axis of reads tells which of the two options reads; the other is left out.
+    reading = (p * step.reads.any(2)).sum(1)
+    divergence = jnp.where(step.skips, _divergence(reading, net.log_target), 0).sum()
+    return _remembered(params, memory, step, states, h, taken), (taken, log_prob, entropy, divergence)
+
+
+def _recurrent(net: _Network, params: PyTree, memory: _Memory) -> tuple[list[tuple[Array, Array]], Array]:
+    """The next states of all layers, and that of the last one, h [H], of which decisions are made."""
+    states: list[tuple[Array, Array]] = []
+    h: Any = memory.input
+    for state, weights in zip(memory.states, params["lstm"], strict=True):
+        state, h = net.cell.apply({"params": weights}, state, h)
+        states.append(state)
+    return states, h
+
+
+def _scores(net: _Network, params: PyTree, memory: _Memory, step: _Steps, h: Array) -> Array:
+    """The scores of the options of each decision, [G, O]."""
 
     def squashed(scores: Array, constant: float | None) -> Array:
-        scores = scores if temperature is None else scores / temperature
+        scores = scores if net.temperature is None else scores / net.temperature
         return scores if constant is None else constant * jnp.tanh(scores)
 
-    def run(params: PyTree, noise: Array | None, arch: Arch | None) -> Decisions:
-        given = None if arch is None else jnp.concatenate([arch, jnp.zeros(1, arch.dtype)])[jnp.asarray(plan.place)]
+    scores = h @ params["kernel"][step.vocabulary] + params["bias"][step.vocabulary]
+    scores = squashed(scores, net.operation_constant) + step.prior
+    scores = jnp.broadcast_to(scores, step.allowed.shape)
+    if "attention" not in params:
+        return scores
+    attention = params["attention"]
+    met = jnp.tanh(memory.projected[:-1] + (h @ attention["state"])[None]) @ attention["score"]
+    pointed = squashed(jnp.einsum("gon,n->go", step.score, met), net.node_constant)
+    return jnp.where(step.points, pointed, scores)
 
-        def step(carry: Any, at: Any) -> tuple[Any, Any]:
-            states, x, anchors, projected = carry
-            tables, gumbel, forced = at
-            new = []
-            for state, weights in zip(states, params["lstm"], strict=True):
-                state, x = cell.apply({"params": weights}, state, x)
-                new.append(state)
-            h = x
-            scores = h @ params["kernel"][tables["vocabulary"]] + params["bias"][tables["vocabulary"]]
-            scores = squashed(scores, tanh_constant and tanh_constant / op_tanh_reduce) + tables["prior"]
-            scores = jnp.broadcast_to(scores, (width, options))
-            if nodes:
-                attention = params["attention"]
-                met = jnp.tanh(projected[:nodes] + (h @ attention["state"])[None]) @ attention["score"]
-                pointed = squashed(jnp.einsum("gon,n->go", tables["score"], met), tanh_constant)
-                scores = jnp.where(tables["points"], pointed, scores)
-            log_p = jax.nn.log_softmax(jnp.where(tables["allowed"], scores, _NEVER))
-            taken = jnp.argmax(log_p + gumbel, axis=1) if forced is None else forced
-            p = jnp.exp(log_p)
-            exists = tables["exists"]
-            log_prob = jnp.where(exists, jnp.take_along_axis(log_p, taken[:, None], 1)[:, 0], 0).sum()
-            entropy = jnp.where(exists, -(p * log_p).sum(1), 0).sum()
-            divergence = jnp.float32(0)
-            x = params["embedding"][tables["vocabulary"], taken[0]]
-            if nodes:
-                own = h * (1 - tables["given"])
-                read = jnp.take_along_axis(tables["reads"], taken[:, None, None], 1)[:, 0]  # [G, N]
-                count = read.sum() + tables["skips"].any()
-                mean = (read.sum(0) @ anchors[:nodes]) / jnp.maximum(count, 1)
-                x = jnp.where(tables["points"], mean, x)
-                anchors = anchors.at[tables["anchor"]].set(own)
-                projected = projected.at[tables["anchor"]].set(h @ attention["anchor"])
-                # The last axis of reads tells which of the two options reads; the other is left out.
-                yes = (p * tables["reads"].any(2)).sum(1)
-                divergence = jnp.where(tables["skips"], _divergence(yes, log_target), 0).sum()
-            x = jnp.where(exists.any(), x, params["start"])
-            return (new, x, anchors, projected), (taken, log_prob, entropy, divergence)
 
-        tables = {
-            "vocabulary": plan.vocabulary,
-            "prior": bias[plan.vocabulary],
-            "points": plan.points,
-            "allowed": plan.allowed,
-            "exists": exists,
-            "score": plan.score,
-            "reads": plan.reads,
-            "skips": plan.skips,
-            "anchor": plan.anchor,
-            "given": np.array([*plan.given, False], np.float32)[plan.anchor],
-        }
-        zeros = jnp.zeros((nodes + 1, hidden))  # The last row takes what is no anchor.
-        start = ([(jnp.zeros(hidden), jnp.zeros(hidden))] * depth, params["start"], zeros, zeros)
-        _, (taken, log_prob, entropy, divergence) = jax.lax.scan(step, start, (tables, noise, given), length=steps)
-        chosen = taken.reshape(-1)[order].astype(jnp.int32) if arch is None else arch
-        return Decisions(chosen, log_prob.sum(), entropy.sum(), divergence.sum() / skip_steps)
-
-    def sample(key: Key, params: PyTree) -> Decisions:
-        # The largest of scores with Gumbel noise is a sample; drawn at once, which is cheaper than a key a step.
-        return run(params, jax.random.gumbel(key, (steps, width, options)), None)
-
-    def score(params: PyTree, arch: Arch) -> Decisions:
-        check_arch(choices, arch, "the controller")
-        return run(params, None, arch)
-
-    return Controller(choices, init, sample, score)
+def _remembered(
+    params: PyTree, memory: _Memory, step: _Steps, states: list[tuple[Array, Array]], h: Array, taken: Array
+) -> _Memory:
+    """The memory after options [G] were taken in the state h [H]."""
+    x = params["embedding"][step.vocabulary, taken[0]]
+    anchors, projected = memory.anchors, memory.projected
+    if "attention" in params:
+        read = jnp.take_along_axis(step.reads, taken[:, None, None], 1)[:, 0]  # [G, N]
+        count = read.sum() + step.skips.any()
+        mean = (read.sum(0) @ anchors[:-1]) / jnp.maximum(count, 1)
+        x = jnp.where(step.points, mean, x)
+        anchors = anchors.at[step.anchor].set(h * (1 - step.given))
+        projected = projected.at[step.anchor].set(h @ params["attention"]["anchor"])
+    x = jnp.where(step.exists.any(), x, params["start"])
+    return _Memory(states, x, anchors, projected)
 
 
 def _divergence(yes: Array, log_target: np.ndarray) -> Array:

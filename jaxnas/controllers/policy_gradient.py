@@ -29,7 +29,7 @@ class PolicyState(NamedTuple):
     """params: of the controller. total, weight: float32 [], the baseline is total / weight."""
 
     params: PyTree
-    optimiser: optax.OptState
+    optimizer: optax.OptState
     total: Array
     weight: Array
 
@@ -71,19 +71,19 @@ class PolicyGradient(NamedTuple):
 
 
 def adam(learning_rate: float | optax.Schedule = 0.0035) -> optax.GradientTransformation:
-    """The optimiser of ENAS's controllers: Adam with betas (0, 0.999), epsilon 1e-3; macro has learning rate 0.001."""
+    """The optimizer of ENAS's controllers: Adam with betas (0, 0.999), epsilon 1e-3; macro has learning rate 0.001."""
     return optax.adam(learning_rate, b1=0.0, b2=0.999, eps=1e-3)
 
 
 def reinforce(
     controller: Controller,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
     ema: float = 0.99,
     entropy_weight: float = 1e-4,
     skip_weight: float = 0.8,
 ) -> PolicyGradient:
-    """One step of the optimiser on the mean over the samples of -(R + e H - b) log p - e H + skip_weight · divergence.
+    """One step of the optimizer on the mean over the samples of -(R + e H - b) log p - e H + skip_weight · divergence.
 
     Raises: ValueError where `ema` is not in [0, 1) or a weight is negative.
     """
@@ -92,12 +92,12 @@ def reinforce(
         del before  # one step on fresh samples: it is `now`
         return -advantages * now.log_prob
 
-    return _policy_gradient(controller, optimiser, loss, 1, ema, entropy_weight, skip_weight)
+    return _policy_gradient(controller, optimizer, loss, 1, ema, entropy_weight, skip_weight)
 
 
 def ppo(
     controller: Controller,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
     clip: float = 0.2,
     passes: int = 4,
@@ -121,7 +121,7 @@ def ppo(
         ratio = jnp.exp(now.log_prob - before.log_prob)
         return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
 
-    return _policy_gradient(controller, optimiser, loss, passes, ema, entropy_weight, skip_weight)
+    return _policy_gradient(controller, optimizer, loss, passes, ema, entropy_weight, skip_weight)
 
 
 def baselines(total: Array, weight: Array, rewards: Array, valid: Array, ema: float) -> tuple[Array, Array, Array]:
@@ -145,7 +145,7 @@ def baselines(total: Array, weight: Array, rewards: Array, valid: Array, ema: fl
 
 def _policy_gradient(
     controller: Controller,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     loss: Callable[[Decisions, Decisions, Array], Array],
     passes: int,
     ema: float,
@@ -160,7 +160,7 @@ def _policy_gradient(
 
     def init(key: Key) -> PolicyState:
         params = controller.init(key)
-        return PolicyState(params, optimiser.init(params), jnp.float32(0), jnp.float32(0))
+        return PolicyState(params, optimizer.init(params), jnp.float32(0), jnp.float32(0))
 
     def sample(key: Key, state: PolicyState, count: int) -> Decisions:
         return jax.vmap(controller.sample, (0, None))(jax.random.split(key, count), state.params)
@@ -187,13 +187,13 @@ def _policy_gradient(
             return mean(loss(now, before, advantages) + spread)
 
         def one(carry: tuple[PyTree, Any], _: None) -> tuple[tuple[PyTree, Any], Array]:
-            params, optimiser_state = carry
+            params, optimizer_state = carry
             gradient = jax.grad(objective)(params)
-            updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
-            return (optax.apply_updates(params, updates), optimiser_state), optax.tree.norm(gradient)
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            return (optax.apply_updates(params, updates), optimizer_state), optax.tree.norm(gradient)
 
-        (params, optimiser_state), norms = jax.lax.scan(one, (state.params, state.optimiser), length=passes)
-        new = PolicyState(params, optimiser_state, total, weight)
+        (params, optimizer_state), norms = jax.lax.scan(one, (state.params, state.optimizer), length=passes)
+        new = PolicyState(params, optimizer_state, total, weight)
         new = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), new, state)
         baseline = new.total / jnp.where(new.weight > 0, new.weight, 1.0)
         info = PolicyInfo(mean(rewards), baseline, mean(before.entropy), mean(before.skip_divergence), norms[0])

@@ -24,7 +24,7 @@ from jaxnas.base import Arch, SearchSpace
 from jaxnas.checks import check_choices
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import CostTable
-from jaxnas.spaces import DARTS_OPERATIONS, darts_space, edge_table
+from jaxnas.spaces import DARTS_OPERATIONS, darts_choices, edge_table
 
 _EXACT = 1e-9  # Relative; sums of double precision are no better.
 _STEP = 1e-5  # Of the largest coefficient: ten times the tolerance of HiGHS, within which it may err either way.
@@ -68,8 +68,15 @@ class InfeasibleError(ValueError):
 
 
 def one_option_each(space: SearchSpace) -> Structure:
-    """Each slot takes exactly one option, as on the edges of NAS-Bench-201."""
+    """Each slot takes exactly one option, as on the edges of NAS-Bench-201; of a pruned space it may have lost some.
+
+    Raises: ValueError where the choices of the space are not the slots of its mixture weights.
+    """
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
+    if sum(slots for slots, _ in shapes.values()) != len(space.choices):
+        raise ValueError(
+            f"the space {space.name!r} does not take exactly one option in each slot of its mixture weights"
+        )
     rules = []
     for kind, (slots, _) in shapes.items():
         for slot in range(slots):
@@ -82,9 +89,10 @@ def one_option_each(space: SearchSpace) -> Structure:
 def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Structure:
     """Of the edges into each node two are taken, each with one operation but "none": the cells of `darts_space`.
 
-    Raises: ValueError where the space is not `darts_space(nodes, operations)`.
+    Raises: ValueError where the space is not `darts_space(nodes, operations)`. The free one is not either: a slot that
+    takes an option twice has no place in a program of zeros and ones.
     """
-    check_choices(space.choices, darts_space(nodes, operations).choices, f"the space {space.name!r}", "those cells")
+    check_choices(space.choices, darts_choices(nodes, operations), f"the space {space.name!r}", "those cells")
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
     none = operations.index("none")
     rules = []

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Skeleton
+from jaxnas.base import Context, Skeleton
 from jaxnas.files import write_atomic
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import strided
-from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.ops.primitives import PRIMITIVES, initial_stats
 from jaxnas.spaces import (
     CELL_KINDS,
     DARTS_OPERATIONS,
@@ -94,9 +94,8 @@ def operation_timer(batch: int, *, repeats: int = 20) -> Timer:
             primitive = PRIMITIVES[operation]
             params = primitive.init(jax.random.key(0), channels, stride, True)
             x = jnp.ones((batch, *size, channels))
-            stats = jax.eval_shape(lambda: primitive.apply(params, x, stride))[1]
-            stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), stats)
-            call = jax.jit(lambda params, x, stats: primitive.apply(params, x, stride, stats)[0])
+            stats = initial_stats(primitive, channels, stride)
+            call = jax.jit(lambda params, x, stats: primitive.apply(params, x, stride, Context(stats))[0])
             known[case] = median_milliseconds(call, params, x, stats, repeats=repeats)
         return known[case]
 

@@ -7,18 +7,13 @@ from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.networks.enas_micro import enas_micro_network
 from jaxnas.networks.nasbench201 import nasbench201_network
 from jaxnas.networks.parts import in_parts
-from jaxnas.networks.switched import SwitchedNetwork, switched_darts_network
-from jaxnas.networks.switched_nasbench201 import switched_nasbench201_network
 
 __all__ = [
-    "SwitchedNetwork",
     "chain_network",
     "darts_network",
     "enas_macro_network",
     "enas_micro_network",
     "in_parts",
     "nasbench201_network",
-    "switched_darts_network",
-    "switched_nasbench201_network",
     "tutorial_cnn",
 ]

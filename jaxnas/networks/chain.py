@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
-from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, global_pool, part, path_keys
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
+from jaxnas.ops.primitives import initial_stats
 from jaxnas.spaces.chain import CHAIN_HEAD, chain_depths, chain_space, chain_stages
 
 
@@ -50,37 +51,31 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
             "classifier": layers.dense_init(next(keys), features, skeleton.num_classes),
         }
 
-    def initial_stats() -> Stats:
+    def stats() -> Stats:
         return {
             "stem": layers.initial_stats(skeleton.channels),
-            "stages": [
-                [tuple(map(layers.initial_stats, block.norms(channels, stride))) for block, channels, stride in row]
-                for row in plan
-            ],
+            "stages": [[initial_stats(block, channels, stride) for block, channels, stride in row] for row in plan],
             "head": layers.initial_stats(features),
         }
 
     def init(key: Key) -> tuple[PyTree, Stats]:
-        return draw(key, layout), initial_stats()
+        return draw(key, layout), stats()
 
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
-        stats = given_stats(context)
-        keys = path_keys(context, skeleton.cells)
-        x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
+        keys = part_keys(context, skeleton.cells)
+        x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
         x = jax.nn.relu(x)
         seen: dict[str, Any] = {"stem": stem_seen, "stages": []}
         for s, (stage, row) in enumerate(zip(stages, plan, strict=True)):
             stage_seen = []
             for number, (block, _, stride) in enumerate(row):
-
-                def drop(y: Array, layer: int = stage.layers.start + number) -> Array:
-                    return y if keys is None else layers.drop_path(keys[layer], y, context.drop_path)
-
-                own, given = params["stages"][s][number], part(stats, "stages", s, number)
-                x, one = block.apply(own, x, stride, given, context.axis_name, drop)
+                here = context.at("stages", s, number)._replace(
+                    key=None if keys is None else keys[stage.layers.start + number]
+                )
+                x, one = block.apply(params["stages"][s][number], x, stride, here)
                 stage_seen.append(one)
             seen["stages"].append(stage_seen)
-        x, seen["head"] = conv_bn(x, params["head"], context, part(stats, "head"))
+        x, seen["head"] = conv_bn(x, params["head"], context.at("head"))
         return layers.dense(global_pool(jax.nn.relu(jnp.asarray(x))), params["classifier"]), Aux(seen)
 
     return Network(init, apply, costs)

@@ -63,7 +63,7 @@ def tutorial_cnn(image_shape: tuple[int, int, int], num_classes: int) -> Network
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         for layer in params["convolutions"]:
             bias = layer["bias"].astype(x.dtype)[None, None, None]
-            x = _pool(jax.nn.relu(layers.conv(x, layer["kernel"], 1, padding) + bias))
+            x = _pool(jax.nn.relu(layers.conv(x, layer["kernel"], padding=padding) + bias))
         x = x.reshape(x.shape[0], -1)
         for layer in params["dense"][:-1]:
             x = jax.nn.relu(layers.dense(x, layer))

@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
-from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, global_pool, part, path_keys
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.macro import MACRO_PRIMITIVES
+from jaxnas.ops.primitives import initial_stats
 from jaxnas.spaces.enas_macro import enas_macro_space, enas_macro_stages
 
 
@@ -48,7 +49,7 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
             "reductions": [
                 [
                     {
-                        "reduce": layers.factorised_reduce_init(next(keys), stage.channels, 2 * stage.channels),
+                        "reduce": layers.factorized_reduce_init(next(keys), stage.channels, 2 * stage.channels),
                         "norm": layers.affine_init(2 * stage.channels),
                     }
                     for _ in states
@@ -58,12 +59,12 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
             "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
         }
 
-    def initial_stats() -> Stats:
+    def stats() -> Stats:
         return {
             "stem": layers.initial_stats(skeleton.channels),
             "layers": [
                 {
-                    "operation": (layers.initial_stats(stage.channels),) * MACRO_PRIMITIVES[taken[k][0]].norms(1),
+                    "operation": initial_stats(MACRO_PRIMITIVES[taken[k][0]], stage.channels, 1),
                     "norm": layers.initial_stats(stage.channels),
                 }
                 for stage in stages
@@ -76,25 +77,22 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
         }
 
     def init(key: Key) -> tuple[PyTree, Stats]:
-        return draw(key, layout), initial_stats()
+        return draw(key, layout), stats()
 
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
-        stats = given_stats(context)
-        keys = path_keys(context, skeleton.cells)
-        x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
+        keys = part_keys(context, skeleton.cells)
+        x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
         seen: dict[str, Any] = {"stem": stem_seen, "layers": [], "reductions": []}
         states = {0: x}
         for s, stage in enumerate(stages):
             for k in stage.layers:
                 operation, added = taken[k]
-                own, given = params["layers"][k], part(stats, "layers", k)
-                y, operation_seen = MACRO_PRIMITIVES[operation].apply(
-                    own["operation"], states[k], 1, part(given, "operation"), context.axis_name
-                )
-                if keys is not None:
-                    y = layers.drop_path(keys[k], y, context.drop_path)
-                y = sum((states[state] for state in added), start=y)
-                y, norm_seen = layers.batch_norm(y, own["norm"], part(given, "norm"), context.axis_name)
+                own = params["layers"][k]
+                here = context.at("layers", k)._replace(key=None if keys is None else keys[k])
+                primitive = MACRO_PRIMITIVES[operation]
+                y, operation_seen = primitive.apply(own["operation"], states[k], 1, here.at("operation"))
+                y = sum((states[state] for state in added), start=layers.drop_path(y, here))
+                y, norm_seen = layers.batch_norm(y, own["norm"], here.at("norm"))
                 states[k + 1] = y
                 seen["layers"].append({"operation": operation_seen, "norm": norm_seen})
             if s == len(stages) - 1:
@@ -102,10 +100,8 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
             reduced, reduced_seen = {}, []
             for number, state in enumerate(read[s]):
                 own = params["reductions"][s][number]
-                y = layers.factorised_reduce(states[state], own["reduce"])
-                reduced[state], one_seen = layers.batch_norm(
-                    y, own["norm"], part(stats, "reductions", s, number), context.axis_name
-                )
+                y = layers.factorized_reduce(states[state], own["reduce"], context)
+                reduced[state], one_seen = layers.batch_norm(y, own["norm"], context.at("reductions", s, number))
                 reduced_seen.append(one_seen)
             states = reduced
             seen["reductions"].append(reduced_seen)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from jaxnas.base import Arch, Network, SearchSpace, Skeleton
 from jaxnas.networks.darts import cell_network
+from jaxnas.ops.primitives import Operations
 from jaxnas.spaces.enas_micro import enas_micro_space
 
 
-def enas_micro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None) -> Network:
+def enas_micro_network(
+    arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None, *, operations: Operations | None = None
+) -> Network:
     """The network of one concrete architecture of `enas_micro_space()`, or of the given space of the same kind.
+
+    operations: those of the space, where some are objects that have no name in the library.
 
     The paper's has `Skeleton(channels=36, cells=17, …, auxiliary=True)`: 15 normal and two reduction cells.
 
@@ -20,4 +25,4 @@ def enas_micro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
     """
     space = enas_micro_space() if space is None else space
     costs = space.costs(arch, skeleton)
-    return cell_network(space.to_genotype(arch), skeleton, costs)
+    return cell_network(space.to_genotype(arch), skeleton, costs, operations)

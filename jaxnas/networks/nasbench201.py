@@ -13,30 +13,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats
-from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, global_pool, part, path_keys
+from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import PRIMITIVES
-from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, nasbench201_space, nasbench201_stages
+from jaxnas.ops.primitives import Operations, initial_stats, named, operation_key
+from jaxnas.spaces.nasbench201 import (
+    NASBENCH201_EDGES,
+    NASBENCH201_OPERATIONS,
+    nasbench201_space,
+    nasbench201_stages,
+)
 
 _NODES = 4
 
 
-def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
+def nasbench201_network(
+    arch: Arch,
+    skeleton: Skeleton,
+    space: SearchSpace | None = None,
+    *,
+    operations: Operations = NASBENCH201_OPERATIONS,
+) -> Network:
     """The network of one concrete architecture, with affine batch norms.
 
-    Edges with "none" are not computed; a node without another edge is zero. `drop_path` of the context, which the
-    benchmark does not use, applies to all operations but the identity.
+    operations: those of the space. Edges with "none" are not computed; a node without another edge is zero. `drop_path`
+    of the context, which the benchmark does not use, applies to all operations but the identity.
 
     Cells are written out, not scanned: even 15 of them, of convolutions only, compile in seconds.
 
     Raises: ValueError where the architecture is not one of the space, or an auxiliary head is asked for.
     """
-    space = nasbench201_space()
+    space = nasbench201_space(operations) if space is None else space
     costs = space.costs(arch, skeleton)
     stages = nasbench201_stages(skeleton)
+    primitives = {primitive.name: primitive for primitive in named(operations)}
     edges = [
-        (slot, operation, source, node)
+        (slot, primitives[operation], source, node)
         for slot, ((operation, source), (node, _)) in enumerate(
             zip(space.to_genotype(arch)["cell"], NASBENCH201_EDGES, strict=True)
         )
@@ -50,58 +62,50 @@ def nasbench201_network(arch: Arch, skeleton: Skeleton) -> Network:
             **init_frame(frame_key, skeleton),
             "stages": [
                 [
-                    [PRIMITIVES[operation].init(next(keys), channels, 1, True) for _, operation, _, _ in edges]
+                    [primitive.init(next(keys), channels, 1, True) for _, primitive, _, _ in edges]
                     for _ in range(skeleton.cells)
                 ]
                 for channels, _ in stages
             ],
         }
 
-    def initial_stats() -> Stats:
-        return {
-            **frame_stats(skeleton),
-            "stages": [
-                [
-                    [(layers.initial_stats(channels),) * PRIMITIVES[operation].norms(1) for _, operation, _, _ in edges]
-                    for _ in range(skeleton.cells)
-                ]
-                for channels, _ in stages
-            ],
-        }
+    def stats() -> Stats:
+        of_cells = [
+            [[initial_stats(primitive, channels, 1) for _, primitive, _, _ in edges] for _ in range(skeleton.cells)]
+            for channels, _ in stages
+        ]
+        return {**frame_stats(skeleton), "stages": of_cells}
 
-    def cell(
-        x: Array, params: PyTree, stats: Stats | None, key: Key | None, context: Context
-    ) -> tuple[Array, list[Stats]]:
-        keys = None if key is None else jax.random.split(key, len(NASBENCH201_EDGES))
+    def cell(x: Array, params: PyTree, context: Context) -> tuple[Array, list[Stats]]:
+        keys = part_keys(context, len(NASBENCH201_EDGES))
         nodes: list[Array | None] = [x] + [None] * (_NODES - 1)
         seen = []
-        for e, (slot, operation, source, node) in enumerate(edges):
+        for e, (slot, primitive, source, node) in enumerate(edges):
             start = nodes[source]
             start = jnp.zeros_like(x) if start is None else start
-            y, edge_seen = PRIMITIVES[operation].apply(params[e], start, 1, part(stats, e), context.axis_name)
-            if keys is not None and operation != "skip_connect":
-                y = layers.drop_path(keys[slot], y, context.drop_path)
+            here = context.at(e)._replace(key=None if keys is None else keys[slot])
+            y, edge_seen = primitive.apply(params[e], start, 1, here._replace(key=operation_key(here.key, primitive)))
+            y = y if primitive.name == "skip_connect" else layers.drop_path(y, here)
             total = nodes[node]
             nodes[node] = y if total is None else total + y
             seen.append(edge_seen)
         return jnp.zeros_like(x) if nodes[-1] is None else nodes[-1], seen
 
     def init(key: Key) -> tuple[PyTree, Stats]:
-        return draw(key, layout), initial_stats()
+        return draw(key, layout), stats()
 
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
-        stats = given_stats(context)
-        keys = path_keys(context, len(stages) * skeleton.cells)
+        keys = part_keys(context, len(stages) * skeleton.cells)
 
         def stage(s: int, x: Array) -> tuple[Array, list[Stats]]:
             seen = []
             for c in range(skeleton.cells):
                 key = None if keys is None else keys[s * skeleton.cells + c]
-                x, cell_seen = cell(x, params["stages"][s][c], part(stats, "stages", s, c), key, context)
+                x, cell_seen = cell(x, params["stages"][s][c], context.at("stages", s, c)._replace(key=key))
                 seen.append(cell_seen)
             return x, seen
 
-        return apply_frame(stage, len(stages), params, x, context)
+        return apply_frame(stage, params, x, context)
 
     return Network(init, apply, costs)
 
@@ -129,19 +133,18 @@ def frame_stats(skeleton: Skeleton) -> dict[str, Any]:
 
 
 def apply_frame(
-    stage: Callable[[int, Array], tuple[Array, Stats]], count: int, params: PyTree, x: Array, context: Context
+    stage: Callable[[int, Array], tuple[Array, Stats]], params: PyTree, x: Array, context: Context
 ) -> tuple[Array, Aux]:
-    """The network around its stages; stage: (number, x) -> (x, statistics), for numbers below `count`."""
-    stats = given_stats(context)
-    x, stem_seen = conv_bn(x, params["stem"], context, part(stats, "stem"))
+    """The network around its stages; stage: (number, x) -> (x, statistics)."""
+    x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
     seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "blocks": []}
-    for s in range(count):
+    for s in range(len(params["stages"])):
         if s > 0:
-            x, block_seen = residual_block(x, params["blocks"][s - 1], context, part(stats, "blocks", s - 1))
+            x, block_seen = residual_block(x, params["blocks"][s - 1], context.at("blocks", s - 1))
             seen["blocks"].append(block_seen)
         x, stage_seen = stage(s, x)
         seen["stages"].append(stage_seen)
-    x, seen["norm"] = layers.batch_norm(x, params["norm"], part(stats, "norm"), context.axis_name)
+    x, seen["norm"] = layers.batch_norm(x, params["norm"], context.at("norm"))
     return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
 
 
@@ -155,13 +158,11 @@ def residual_block_init(key: Key, before: int, after: int) -> layers.Params:
     }
 
 
-def residual_block(
-    x: Array, params: layers.Params, context: Context, stats: Stats | None
-) -> tuple[Array, tuple[Stats, Stats]]:
+def residual_block(x: Array, params: layers.Params, context: Context) -> tuple[Array, tuple[Stats, Stats]]:
     """Two ReLU-conv-norm, the first of stride 2, added to a pooled and projected shortcut."""
-    y, first = conv_bn(jax.nn.relu(x), params["first"], context, part(stats, 0), stride=2)
-    y, second = conv_bn(jax.nn.relu(y), params["second"], context, part(stats, 1))
-    return y + layers.pointwise(_halve(x), params["shortcut"]), (first, second)
+    y, first = conv_bn(jax.nn.relu(x), params["first"], context.at(0), 2)
+    y, second = conv_bn(jax.nn.relu(y), params["second"], context.at(1))
+    return y + layers.pointwise(_halve(x), params["shortcut"], 1, context), (first, second)
 
 
 def _halve(x: Array) -> Array:

@@ -20,7 +20,7 @@ Pass = Callable[..., tuple[Array, Aux]]
 
 
 def in_parts(apply: Pass, parts: int) -> Pass:
-    """The pass of a Network, SwitchedNetwork or Supernet over `parts` equal parts of x [B, H, W, C].
+    """The pass of a Network or a Supernet over `parts` equal parts of x [B, H, W, C].
 
     Logits come in the order of the batch; statistics are means over the parts. Raises: ValueError where parts is less
     than 1 or, when traced, does not divide the batch.

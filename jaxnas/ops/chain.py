@@ -1,4 +1,4 @@
-"""The blocks that the layers of a chain choose among, as (init, apply) pairs, and their costs.
+"""The blocks that the layers of a chain choose among.
 
 An inverted bottleneck (Sandler et al. 2018, "MobileNetV2", https://arxiv.org/abs/1801.04381): a 1×1 convolution to e
 times the channels, a depthwise k×k one, and a linear 1×1 one back, added to the input. A ShuffleNetV2 unit (Ma et al.
@@ -15,46 +15,15 @@ convolution.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Array, Key, Stats
+from jaxnas.base import Array, Context, Key, PyTree, Stats
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
-from jaxnas.ops.depthwise import depthwise
-
-
-class Apply(Protocol):
-    """(params, x [B, H, W, C], stride, stats, axis_name, drop) -> (y, statistics of each batch norm).
-
-    `stats` is None for batch statistics, or what an earlier call returned. drop: of what is added to the input, [B, H,
-    W, C] -> same; a block that adds nothing does not call it.
-    """
-
-    def __call__(
-        self,
-        params: Any,
-        x: Array,
-        stride: int = 1,
-        stats: Stats | None = None,
-        axis_name: str | None = None,
-        drop: Callable[[Array], Array] | None = None,
-    ) -> tuple[Array, Stats]: ...
-
-
-class Block(NamedTuple):
-    """init: (key, channels of the input, stride, affine) -> params.
-
-    norms: (channels, stride) -> the channels of each batch norm, in the order of the statistics. cost: (channels,
-    stride, size of the input) -> that in a derived network.
-    """
-
-    init: Callable[[Key, int, int, bool], Any]
-    apply: Apply
-    norms: Callable[[int, int], tuple[int, ...]]
-    cost: Callable[[int, int, cost.Size], cost.Cost]
+from jaxnas.ops.primitives import Primitive, norm_init, without_parameters
 
 
 class _Step(NamedTuple):
@@ -77,20 +46,23 @@ def _init(steps: Sequence[_Step], key: Key, affine: bool) -> list[Any]:
             "kernel": layers.conv_init(k, 1, step.inputs, step.outputs)
             if step.size == 1
             else layers.depthwise_init(k, step.size, step.inputs),
-            "norm": layers.affine_init(step.outputs) if affine else None,
+            "norm": norm_init(step.outputs, affine),
         }
         for k, step in zip(jax.random.split(key, len(steps)), steps, strict=True)
     ]
 
 
 def _run(
-    steps: Sequence[_Step], params: Sequence[Any], x: Array, stats: Stats | None, axis_name: str | None
+    steps: Sequence[_Step], params: Sequence[Any], x: Array, context: Context, first: int = 0
 ) -> tuple[Array, tuple[Stats, ...]]:
+    """first: the number of the first batch norm among those of the block."""
     seen = []
     for number, (step, own) in enumerate(zip(steps, params, strict=True)):
-        kernel = own["kernel"].astype(x.dtype)
-        x = layers.pointwise(x, kernel) if step.size == 1 else depthwise(x, kernel, step.stride)
-        x, one = layers.batch_norm(x, own["norm"], None if stats is None else stats[number], axis_name)
+        if step.size == 1:
+            x = layers.pointwise(x, own["kernel"], 1, context)
+        else:
+            x = layers.depthwise(x, own["kernel"], step.stride, 1, context)
+        x, one = layers.batch_norm(x, own["norm"], context.at(first + number))
         seen.append(one)
         x = jax.nn.relu(x) if step.relu else x
     return x, tuple(seen)
@@ -105,7 +77,7 @@ def _cost(steps: Sequence[_Step], size: cost.Size) -> cost.Cost:
     return total
 
 
-def _bottleneck(size: int, expansion: int) -> Block:
+def _bottleneck(name: str, size: int, expansion: int) -> Primitive:
     def steps(channels: int, stride: int) -> tuple[_Step, ...]:
         inner = expansion * channels
         return (
@@ -114,84 +86,68 @@ def _bottleneck(size: int, expansion: int) -> Block:
             _Step(1, inner, stride * channels, 1, relu=False),
         )
 
-    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         return {"main": _init(steps(channels, stride), key, affine)}
 
-    def apply(
-        params: Any,
-        x: Array,
-        stride: int = 1,
-        stats: Stats | None = None,
-        axis_name: str | None = None,
-        drop: Callable[[Array], Array] | None = None,
-    ) -> tuple[Array, Stats]:
-        y, seen = _run(steps(x.shape[-1], stride), params["main"], x, stats, axis_name)
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
+        y, seen = _run(steps(x.shape[-1], stride), params["main"], x, context)
         if stride != 1:
             return y, seen
-        return x + (y if drop is None else drop(y)), seen
+        return x + layers.drop_path(y, context), seen
 
-    return Block(
+    return Primitive(
+        name,
         init,
         apply,
-        lambda channels, stride: tuple(step.outputs for step in steps(channels, stride)),
         lambda channels, stride, size: _cost(steps(channels, stride), size),
+        lambda channels, stride: tuple(step.outputs for step in steps(channels, stride)),
     )
 
 
-def _unit(main: _Steps, side: _Steps) -> Block:
+def _unit(name: str, main: _Steps, side: _Steps) -> Primitive:
     """A ShuffleNetV2 unit. main, side: of the channels of one branch; side is what the passing half goes through."""
 
     def branches(channels: int, stride: int) -> tuple[tuple[_Step, ...], tuple[_Step, ...]]:
         return (main(channels // 2, 1), ()) if stride == 1 else (main(channels, stride), side(channels, stride))
 
-    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         keys = jax.random.split(key)
         parts = zip(("main", "side"), keys, branches(channels, stride), strict=True)
         return {name: _init(steps, k, affine) for name, k, steps in parts if steps}
 
-    def apply(
-        params: Any,
-        x: Array,
-        stride: int = 1,
-        stats: Stats | None = None,
-        axis_name: str | None = None,
-        drop: Callable[[Array], Array] | None = None,
-    ) -> tuple[Array, Stats]:
-        del drop
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
         main_steps, side_steps = branches(x.shape[-1], stride)
-        half, count = x.shape[-1] // 2, len(main_steps)
+        half = x.shape[-1] // 2
         passing, other = (x[..., :half], x[..., half:]) if stride == 1 else (x, x)
-        y, seen = _run(main_steps, params["main"], other, None if stats is None else stats[:count], axis_name)
+        y, seen = _run(main_steps, params["main"], other, context)
         if side_steps:
-            passing, more = _run(
-                side_steps, params["side"], passing, None if stats is None else stats[count:], axis_name
-            )
+            passing, more = _run(side_steps, params["side"], passing, context, len(main_steps))
             seen += more
         # Concatenated and shuffled at once: channels alternate between the branches.
         return jnp.stack([passing, y], -1).reshape(*y.shape[:-1], -1), seen
 
-    def all_steps(channels: int, stride: int) -> tuple[_Step, ...]:
-        return sum(branches(channels, stride), ())
-
-    return Block(
+    return Primitive(
+        name,
         init,
         apply,
-        lambda channels, stride: tuple(step.outputs for step in all_steps(channels, stride)),
         lambda channels, stride, size: sum(
             (_cost(steps, size) for steps in branches(channels, stride)), start=cost.Cost()
         ),
+        lambda channels, stride: tuple(step.outputs for steps in branches(channels, stride) for step in steps),
     )
 
 
-def _shuffle(size: int) -> Block:
+def _shuffle(size: int) -> Primitive:
     return _unit(
+        f"shuffle_{size}x{size}",
         lambda c, stride: (_Step(1, c, c, 1, relu=True), *_separable(size, c, stride)),
         lambda c, stride: _separable(size, c, stride),
     )
 
 
-def _xception() -> Block:
+def _xception() -> Primitive:
     return _unit(
+        "shuffle_xception",
         lambda c, stride: (*_separable(3, c, stride), *_separable(3, c, 1), *_separable(3, c, 1)),
         lambda c, stride: _separable(3, c, stride),
     )
@@ -201,33 +157,17 @@ def _separable(size: int, channels: int, stride: int) -> tuple[_Step, _Step]:
     return _Step(size, channels, channels, stride, relu=False), _Step(1, channels, channels, 1, relu=True)
 
 
-def _identity(
-    params: Any,
-    x: Array,
-    stride: int = 1,
-    stats: Stats | None = None,
-    axis_name: str | None = None,
-    drop: Callable[[Array], Array] | None = None,
-) -> tuple[Array, Stats]:
-    return x, ()
-
-
-BLOCKS: dict[str, Block] = {
-    "mbconv3_3x3": _bottleneck(3, 3),
-    "mbconv3_5x5": _bottleneck(5, 3),
-    "mbconv3_7x7": _bottleneck(7, 3),
-    "mbconv6_3x3": _bottleneck(3, 6),
-    "mbconv6_5x5": _bottleneck(5, 6),
-    "mbconv6_7x7": _bottleneck(7, 6),
-    "shuffle_3x3": _shuffle(3),
-    "shuffle_5x5": _shuffle(5),
-    "shuffle_7x7": _shuffle(7),
-    "shuffle_xception": _xception(),
-    "identity": Block(
-        lambda key, channels, stride, affine: {},
-        _identity,
-        lambda channels, stride: (),
-        lambda channels, stride, size: cost.Cost(),
-    ),
+BLOCKS: dict[str, Primitive] = {
+    block.name: block
+    for block in (
+        *(
+            _bottleneck(f"mbconv{expansion}_{size}x{size}", size, expansion)
+            for expansion in (3, 6)
+            for size in (3, 5, 7)
+        ),
+        *map(_shuffle, (3, 5, 7)),
+        _xception(),
+        without_parameters("identity", lambda x, stride: x),
+    )
 }
 """The number after "mbconv" is the expansion. The identity is for stride 1 alone."""

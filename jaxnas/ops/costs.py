@@ -8,7 +8,6 @@ of a derived network is affine and has 2C parameters. A size is (height, width);
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +64,7 @@ def linear(inputs: int, outputs: int) -> Cost:
     return Cost((inputs + 1) * outputs, (inputs + 1) * outputs)
 
 
-def factorised_reduce(inputs: int, outputs: int, size: Size) -> Cost:
+def factorized_reduce(inputs: int, outputs: int, size: Size) -> Cost:
     """Two 1×1 convolutions of stride 2 to `outputs - outputs // 2` and `outputs // 2` channels, then batch norm.
 
     The size is that of the output. At an odd number of channels the first convolution has one channel more.
@@ -104,39 +103,3 @@ def auxiliary_head(channels: int, size: Size, num_classes: int) -> Cost:
     pooled = ((size[0] - 5) // 3 + 1, (size[1] - 5) // 3 + 1)
     last = conv_bn(128, 768, 2, (pooled[0] - 1, pooled[1] - 1))
     return conv_bn(channels, 128, 1, pooled) + last + linear(768, num_classes)
-
-
-def _free(channels: int, stride: int, size: Size) -> Cost:
-    del channels, stride, size  # Pools and zeros have neither parameters nor counted MACs.
-    return Cost()
-
-
-def _skip(channels: int, stride: int, size: Size) -> Cost:
-    return Cost() if stride == 1 else factorised_reduce(channels, channels, strided(size, stride))
-
-
-def _convolution(kernel: int) -> Callable[[int, int, Size], Cost]:
-    return lambda channels, stride, size: conv_bn(channels, channels, kernel, strided(size, stride))
-
-
-def _separable(kernel: int, repeats: int) -> Callable[[int, int, Size], Cost]:
-    def cost(channels: int, stride: int, size: Size) -> Cost:
-        once = depthwise_separable(channels, kernel, strided(size, stride))
-        return Cost(repeats * once.params, repeats * once.macs)
-
-    return cost
-
-
-PRIMITIVE_COSTS: dict[str, Callable[[int, int, Size], Cost]] = {
-    "none": _free,
-    "max_pool_3x3": _free,
-    "avg_pool_3x3": _free,
-    "skip_connect": _skip,
-    "sep_conv_3x3": _separable(3, repeats=2),
-    "sep_conv_5x5": _separable(5, repeats=2),
-    "dil_conv_3x3": _separable(3, repeats=1),
-    "dil_conv_5x5": _separable(5, repeats=1),
-    "nor_conv_1x1": _convolution(1),
-    "nor_conv_3x3": _convolution(3),
-}
-"""Primitive -> (channels, stride, size of the input) -> its cost in a derived network."""

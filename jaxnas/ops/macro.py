@@ -1,7 +1,7 @@
-"""The operations of a layer of ENAS's macro space, as (init, apply) pairs, and their costs.
+"""The operations of a layer of ENAS's macro space.
 
 A convolution is a 1×1 convolution, batch norm and ReLU, then a k×k one, dense or depthwise separable, batch norm and
-ReLU; a pool is that 1×1 convolution and then the pool. All keep size and channels.
+ReLU; a pool is that 1×1 convolution and then the pool. All keep size and channels: strides other than 1 do not occur.
 """
 
 from __future__ import annotations
@@ -11,28 +11,24 @@ from typing import Any
 
 import jax
 
-from jaxnas.base import Array, Key, Stats
+from jaxnas.base import Array, Context, Key, PyTree, Stats
+from jaxnas.kernels.pooling import avg_pool, max_pool
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
-from jaxnas.ops.depthwise import avg_pool, depthwise, max_pool
-from jaxnas.ops.primitives import Primitive
+from jaxnas.ops.primitives import Primitive, norm_init
 
 
-def _norm_init(channels: int, affine: bool) -> layers.Params | None:
-    return layers.affine_init(channels) if affine else None
+def _pointwise_init(key: Key, channels: int, affine: bool) -> PyTree:
+    return {"kernel": layers.conv_init(key, 1, channels, channels), "norm": norm_init(channels, affine)}
 
 
-def _pointwise_init(key: Key, channels: int, affine: bool) -> Any:
-    return {"kernel": layers.conv_init(key, 1, channels, channels), "norm": _norm_init(channels, affine)}
-
-
-def _pointwise(params: Any, x: Array, stats: Stats | None, axis_name: str | None) -> tuple[Array, Stats]:
-    x, seen = layers.batch_norm(layers.pointwise(x, params["kernel"]), params["norm"], stats, axis_name)
+def _pointwise(params: Any, x: Array, context: Context) -> tuple[Array, Stats]:
+    x, seen = layers.batch_norm(layers.pointwise(x, params["kernel"], 1, context), params["norm"], context)
     return jax.nn.relu(x), seen
 
 
-def _convolution(size: int, separable: bool) -> Primitive:
-    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
+def _convolution(name: str, size: int, separable: bool) -> Primitive:
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         del stride
         first, second, third = jax.random.split(key, 3)
         if separable:
@@ -44,56 +40,53 @@ def _convolution(size: int, separable: bool) -> Primitive:
             kernels = {"kernel": layers.conv_init(second, size, channels, channels)}
         return {
             "first": _pointwise_init(first, channels, affine),
-            "second": {**kernels, "norm": _norm_init(channels, affine)},
+            "second": {**kernels, "norm": norm_init(channels, affine)},
         }
 
-    def apply(
-        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]:
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
         del stride
-        x, first = _pointwise(params["first"], x, None if stats is None else stats[0], axis_name)
+        x, first = _pointwise(params["first"], x, context.at(0))
         own = params["second"]
         if separable:
-            x = layers.pointwise(depthwise(x, own["depthwise"].astype(x.dtype)), own["pointwise"])
+            x = layers.depthwise(x, own["depthwise"], 1, 1, context)
+            x = layers.pointwise(x, own["pointwise"], 1, context)
         else:
-            x = layers.conv(x, own["kernel"])
-        x, second = layers.batch_norm(x, own["norm"], None if stats is None else stats[1], axis_name)
+            x = layers.conv(x, own["kernel"], 1, context)
+        x, second = layers.batch_norm(x, own["norm"], context.at(1))
         return jax.nn.relu(x), (first, second)
 
-    return Primitive(init, apply, lambda stride: 2)
+    def costs(channels: int, stride: int, image: cost.Size) -> cost.Cost:
+        second = cost.depthwise_separable if separable else lambda c, k, image: cost.conv_bn(c, c, k, image)
+        return cost.conv_bn(channels, channels, 1, image) + second(channels, size, image)
+
+    return Primitive(name, init, apply, costs, lambda channels, stride: (channels, channels))
 
 
-def _pool(pool: Callable[[Array], Array]) -> Primitive:
-    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
+def _pool(name: str, pool: Callable[[Array], Array]) -> Primitive:
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         del stride
         return {"first": _pointwise_init(key, channels, affine)}
 
-    def apply(
-        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]:
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
         del stride
-        x, seen = _pointwise(params["first"], x, None if stats is None else stats[0], axis_name)
+        x, seen = _pointwise(params["first"], x, context.at(0))
         return pool(x), (seen,)
 
-    return Primitive(init, apply, lambda stride: 1)
+    def costs(channels: int, stride: int, image: cost.Size) -> cost.Cost:
+        return cost.conv_bn(channels, channels, 1, image)
+
+    return Primitive(name, init, apply, costs, lambda channels, stride: (channels,))
 
 
 MACRO_PRIMITIVES: dict[str, Primitive] = {
-    "conv_3x3": _convolution(3, separable=False),
-    "sep_conv_3x3": _convolution(3, separable=True),
-    "conv_5x5": _convolution(5, separable=False),
-    "sep_conv_5x5": _convolution(5, separable=True),
-    "avg_pool_3x3": _pool(avg_pool),
-    "max_pool_3x3": _pool(max_pool),
+    primitive.name: primitive
+    for primitive in (
+        _convolution("conv_3x3", 3, separable=False),
+        _convolution("sep_conv_3x3", 3, separable=True),
+        _convolution("conv_5x5", 5, separable=False),
+        _convolution("sep_conv_5x5", 5, separable=True),
+        _pool("avg_pool_3x3", avg_pool),
+        _pool("max_pool_3x3", max_pool),
+    )
 }
-"""In the order of the authors' numbers; strides other than 1 do not occur."""
-
-MACRO_COSTS: dict[str, Callable[[int, cost.Size], cost.Cost]] = {
-    "conv_3x3": lambda c, size: cost.conv_bn(c, c, 1, size) + cost.conv_bn(c, c, 3, size),
-    "sep_conv_3x3": lambda c, size: cost.conv_bn(c, c, 1, size) + cost.depthwise_separable(c, 3, size),
-    "conv_5x5": lambda c, size: cost.conv_bn(c, c, 1, size) + cost.conv_bn(c, c, 5, size),
-    "sep_conv_5x5": lambda c, size: cost.conv_bn(c, c, 1, size) + cost.depthwise_separable(c, 5, size),
-    "avg_pool_3x3": lambda c, size: cost.conv_bn(c, c, 1, size),
-    "max_pool_3x3": lambda c, size: cost.conv_bn(c, c, 1, size),
-}
-"""Operation -> (channels, size) -> its cost in a derived network."""
+"""In the order of the authors' numbers."""

@@ -1,8 +1,8 @@
-"""The operations that cells choose among, by the field's names: `PRIMITIVES[name]` is an (init, apply) pair.
+"""The operations that cells and layers choose among. Each is an object that says what it is, does and costs.
 
-A new operation is one entry here and one of its costs in `jaxnas.ops.costs`; a cost need not grow with the image. What
-`apply` gets are plain arrays, unless the primitive says that it is `selective`. Supernets and derived networks share
-these: a supernet takes them with `affine=False` and stacks the parameters of equal ones.
+An operation of your own is one more `Primitive`, in your own file: a space takes it in the place of a name. Of `init`
+and `apply` alone is asked what every layer of the field's papers does; docs/search_spaces.md has an example, and
+`jaxnas.testing.check_primitive` says whether it keeps what it promises.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Array, Key, Stats
+from jaxnas.base import Array, Context, Key, PyTree, Stats
+from jaxnas.kernels.pooling import avg_pool, max_pool
+from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
-from jaxnas.ops.depthwise import avg_pool, max_pool, relu_depthwise
 
 
 class Apply(Protocol):
-    """(params, x [B, H, W, C], stride, stats, axis_name) -> (y [B, ceil(H/stride), ceil(W/stride), C], stats).
+    """(params, x [B, H, W, C], stride, context) -> (y, statistics), y [B, ceil(H/stride), ceil(W/stride), C'].
 
-    `stats` is None for batch statistics, or what an earlier call returned: a tuple with one entry for each batch norm.
+    The statistics are a tuple with what each batch norm told, in turn: number n is given `context.at(n)`. An apply that
+    draws from `context.key`, such as dropout, must do without where it is None.
     """
 
-    def __call__(
-        self, params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]: ...
+    def __call__(self, params: Any, x: Array, stride: int, context: Context, /) -> tuple[Array, Stats]: ...
 
 
 class Separable(NamedTuple):
@@ -47,27 +47,54 @@ class Pool(NamedTuple):
     """A pool, which has no parameters."""
 
 
-class Normed(NamedTuple):
-    """What `apply` does, which has no parameters, and batch norm."""
+class Zero(NamedTuple):
+    """Zeros, which a mixture need not add."""
 
-    apply: Apply
+
+class Normed(NamedTuple):
+    """A pool, then batch norm."""
+
+    pool: Apply
+
+
+def _no_norms(channels: int, stride: int) -> tuple[int, ...]:
+    del channels, stride
+    return ()
 
 
 class Primitive(NamedTuple):
-    """init: (key, channels, stride, affine) -> params. norms: (stride) -> how many batch norms it has.
+    """An operation.
 
-    scaled: (params without affine, scale [C]) -> params with which the output is multiplied by the scale, where that
-    costs less than multiplying it: in a last batch norm, whose gradient has the scale's in it. None: it does not.
-    family: of operations that can be computed in one kernel; None: of no such family. selective: `apply` takes kernels
-    whose gradient may be left out (`jaxnas.ops.gated`). Any other gets plain arrays, and its gradients always.
+    name: as genotypes and tables have it. init: (key, channels, stride, affine) -> params; affine: whether batch norms
+    have scale and offset, which they have in a derived network and have not in a search. cost: (channels, stride, size
+    of the input) -> that of the operation in a derived network. norms: (channels, stride) -> the channels of each of
+    its batch norms. random: whether it draws from `context.key` in a search.
+
+    Two fields are for speed alone. scaled: (params without affine, scale [C]) -> params with which the output is
+    multiplied by the scale, in a last batch norm, whose gradient has the scale's in it; None: it does not. family: of
+    operations that can be computed in one kernel; None: of no such family.
     """
 
-    init: Callable[[Key, int, int, bool], Any]
+    name: str
+    init: Callable[[Key, int, int, bool], PyTree]
     apply: Apply
-    norms: Callable[[int], int]
+    cost: Callable[[int, int, cost.Size], cost.Cost]
+    norms: Callable[[int, int], tuple[int, ...]] = _no_norms
+    random: bool = False
     scaled: Callable[[Any, Array], Any | None] = lambda params, scale: None
-    family: Separable | Dense | Pool | Normed | None = None
-    selective: bool = False
+    family: Separable | Dense | Pool | Zero | Normed | None = None
+
+
+def operation_key(key: Key | None, *primitives: Primitive) -> Key | None:
+    """What an operation of an edge draws from; its drop-path draws from the key itself. None where no one draws."""
+    if key is None or not any(primitive.random for primitive in primitives):
+        return None
+    return jax.random.fold_in(key, 1)
+
+
+def initial_stats(primitive: Primitive, channels: int, stride: int) -> Stats:
+    """The statistics of a primitive before any batch was seen."""
+    return tuple(map(layers.initial_stats, primitive.norms(channels, stride)))
 
 
 def scaled_norm(params: Any, scale: Array) -> Any | None:
@@ -75,141 +102,168 @@ def scaled_norm(params: Any, scale: Array) -> Any | None:
     return {**params, "norm": {"scale": scale}} if "norm" in params else None
 
 
-def _norm_init(channels: int, affine: bool) -> layers.Params | None:
+def norm_init(channels: int, affine: bool) -> layers.Params | None:
+    """The scale and offset of a batch norm, or None for one without."""
     return layers.affine_init(channels) if affine else None
 
 
-def _without_parameters(apply: Apply, family: Pool | None = None) -> Primitive:
-    return Primitive(lambda key, channels, stride, affine: {}, apply, lambda stride: 0, family=family)
+def without_parameters(
+    name: str, function: Callable[[Array, int], Array], family: Pool | Zero | None = None
+) -> Primitive:
+    """A primitive that is a function of (x, stride) alone, and whose MACs are not counted."""
+
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
+        return {}
+
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
+        return function(x, stride), ()
+
+    return Primitive(name, init, apply, lambda channels, stride, size: cost.Cost(), family=family)
 
 
-def _none(
-    params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-) -> tuple[Array, Stats]:
-    return jnp.zeros_like(x[:, ::stride, ::stride]), ()
+def normed(primitive: Primitive) -> Primitive:
+    """A primitive without parameters followed by batch norm without affine: what a pool is in a DARTS search cell."""
 
-
-def _max(
-    params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-) -> tuple[Array, Stats]:
-    return max_pool(x, stride), ()
-
-
-def _avg(
-    params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-) -> tuple[Array, Stats]:
-    return avg_pool(x, stride), ()
-
-
-def _skip() -> Primitive:
-    """The identity, or a factorised reduction (ReLU first, batch norm last) where the stride is 2."""
-
-    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
-        if stride == 1:
-            return {}
-        return {
-            "reduce": layers.factorised_reduce_init(key, channels, channels),
-            "norm": _norm_init(channels, affine),
-        }
-
-    def apply(
-        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]:
-        if stride == 1:
-            return x, ()
-        y = layers.factorised_reduce(jax.nn.relu(x), params["reduce"])
-        y, seen = layers.batch_norm(y, params["norm"], None if stats is None else stats[0], axis_name)
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
+        y, _ = primitive.apply({}, x, stride, context)
+        y, seen = layers.batch_norm(y, params.get("norm"), context.at(0))
         return y, (seen,)
 
-    return Primitive(init, apply, lambda stride: 0 if stride == 1 else 1, scaled_norm, selective=True)
+    def scaled(params: Any, scale: Array) -> Any:
+        return {**params, "norm": {"scale": scale}}
+
+    return primitive._replace(
+        apply=apply, norms=lambda channels, stride: (channels,), scaled=scaled, family=Normed(primitive.apply)
+    )
 
 
-def _depthwise_separable(size: int, dilation: int, repeats: int) -> Primitive:
+def skip_connect() -> Primitive:
+    """The identity, or a factorized reduction (ReLU first, batch norm last) where the stride is 2."""
+
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
+        if stride == 1:
+            return {}
+        return {"reduce": layers.factorized_reduce_init(key, channels, channels), "norm": norm_init(channels, affine)}
+
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
+        if stride == 1:
+            return x, ()
+        y = layers.factorized_reduce(jax.nn.relu(x), params["reduce"], context)
+        y, seen = layers.batch_norm(y, params["norm"], context.at(0))
+        return y, (seen,)
+
+    def costs(channels: int, stride: int, size: cost.Size) -> cost.Cost:
+        return cost.Cost() if stride == 1 else cost.factorized_reduce(channels, channels, cost.strided(size, stride))
+
+    return Primitive(
+        "skip_connect",
+        init,
+        apply,
+        costs,
+        norms=lambda channels, stride: () if stride == 1 else (channels,),
+        scaled=scaled_norm,
+    )
+
+
+def separable_conv(name: str, size: int, dilation: int, repeats: int) -> Primitive:
     """ReLU, depthwise, pointwise, batch norm; repeated, with the stride in the first."""
 
-    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
-        def one(key: Key) -> Any:
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
+        def one(key: Key) -> PyTree:
             spatial, mixing = jax.random.split(key)
             return {
                 "depthwise": layers.depthwise_init(spatial, size, channels),
                 "pointwise": layers.conv_init(mixing, 1, channels, channels),
-                "norm": _norm_init(channels, affine),
+                "norm": norm_init(channels, affine),
             }
 
         return [one(k) for k in jax.random.split(key, repeats)]
 
-    def apply(
-        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]:
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
         seen = []
         for r, layer in enumerate(params):
-            x = relu_depthwise(x, layer["depthwise"], stride if r == 0 else 1, dilation)
-            x = layers.pointwise(x, layer["pointwise"])
-            x, one_seen = layers.batch_norm(x, layer["norm"], None if stats is None else stats[r], axis_name)
+            x = layers.relu_depthwise(x, layer["depthwise"], stride if r == 0 else 1, dilation, context)
+            x = layers.pointwise(x, layer["pointwise"], 1, context)
+            x, one_seen = layers.batch_norm(x, layer["norm"], context.at(r))
             seen.append(one_seen)
         return x, tuple(seen)
 
     def scaled(params: Any, scale: Array) -> Any:
         return [*params[:-1], scaled_norm(params[-1], scale)]
 
-    return Primitive(init, apply, lambda stride: repeats, scaled, Separable(size, dilation, repeats), True)
+    def costs(channels: int, stride: int, image: cost.Size) -> cost.Cost:
+        return sum([cost.depthwise_separable(channels, size, cost.strided(image, stride))] * repeats, cost.Cost())
+
+    return Primitive(
+        name,
+        init,
+        apply,
+        costs,
+        norms=lambda channels, stride: (channels,) * repeats,
+        scaled=scaled,
+        family=Separable(size, dilation, repeats),
+    )
 
 
-def _conv(size: int) -> Primitive:
+def conv(name: str, size: int) -> Primitive:
     """ReLU, dense convolution, batch norm."""
 
-    def init(key: Key, channels: int, stride: int, affine: bool) -> Any:
-        return {"kernel": layers.conv_init(key, size, channels, channels), "norm": _norm_init(channels, affine)}
+    def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
+        return {"kernel": layers.conv_init(key, size, channels, channels), "norm": norm_init(channels, affine)}
 
-    def apply(
-        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]:
-        x = jax.nn.relu(x)
-        x = layers.pointwise(x, params["kernel"], stride) if size == 1 else layers.conv(x, params["kernel"], stride)
-        x, seen = layers.batch_norm(x, params["norm"], None if stats is None else stats[0], axis_name)
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
+        convolve = layers.pointwise if size == 1 else layers.conv
+        x = convolve(jax.nn.relu(x), params["kernel"], stride, context)
+        x, seen = layers.batch_norm(x, params["norm"], context.at(0))
         return x, (seen,)
 
-    return Primitive(init, apply, lambda stride: 1, scaled_norm, Dense(size), True)
+    def costs(channels: int, stride: int, image: cost.Size) -> cost.Cost:
+        return cost.conv_bn(channels, channels, size, cost.strided(image, stride))
+
+    return Primitive(
+        name, init, apply, costs, lambda channels, stride: (channels,), scaled=scaled_norm, family=Dense(size)
+    )
 
 
 PRIMITIVES: dict[str, Primitive] = {
-    "none": _without_parameters(_none),
-    "max_pool_3x3": _without_parameters(_max, Pool()),
-    "avg_pool_3x3": _without_parameters(_avg, Pool()),
-    "skip_connect": _skip(),
-    "sep_conv_3x3": _depthwise_separable(3, 1, 2),
-    "sep_conv_5x5": _depthwise_separable(5, 1, 2),
-    "dil_conv_3x3": _depthwise_separable(3, 2, 1),
-    "dil_conv_5x5": _depthwise_separable(5, 2, 1),
-    "nor_conv_1x1": _conv(1),
-    "nor_conv_3x3": _conv(3),
+    primitive.name: primitive
+    for primitive in (
+        without_parameters("none", lambda x, stride: jnp.zeros_like(x[:, ::stride, ::stride]), family=Zero()),
+        without_parameters("max_pool_3x3", max_pool, family=Pool()),
+        without_parameters("avg_pool_3x3", avg_pool, family=Pool()),
+        skip_connect(),
+        separable_conv("sep_conv_3x3", 3, 1, 2),
+        separable_conv("sep_conv_5x5", 5, 1, 2),
+        separable_conv("dil_conv_3x3", 3, 2, 1),
+        separable_conv("dil_conv_5x5", 5, 2, 1),
+        conv("nor_conv_1x1", 1),
+        conv("nor_conv_3x3", 3),
+    )
 }
-"""The operations of the DARTS and NAS-Bench-201 spaces."""
+"""The operations of the DARTS and NAS-Bench-201 spaces, by the field's names."""
+
+Operations = Sequence[str | Primitive]
+"""What a space takes: names of `PRIMITIVES`, or objects."""
 
 
-def normed(primitive: Primitive) -> Primitive:
-    """A primitive without parameters followed by batch norm without affine: what a pool is in a DARTS search cell."""
+def named(operations: Operations, pool_norms: bool = False) -> tuple[Primitive, ...]:
+    """The primitives of some operations. pool_norms: pools are followed by batch norm, as `normed` says.
 
-    def apply(
-        params: Any, x: Array, stride: int = 1, stats: Stats | None = None, axis_name: str | None = None
-    ) -> tuple[Array, Stats]:
-        y, _ = primitive.apply({}, x, stride)
-        y, seen = layers.batch_norm(y, params.get("norm"), None if stats is None else stats[0], axis_name)
-        return y, (seen,)
-
-    def scaled(params: Any, scale: Array) -> Any:
-        return {**params, "norm": {"scale": scale}}
-
-    return Primitive(primitive.init, apply, lambda stride: 1, scaled, Normed(primitive.apply))
-
-
-def named(operations: Sequence[str], pool_norms: bool = False) -> tuple[Primitive, ...]:
-    """The primitives of the named operations. pool_norms: pools are followed by batch norm, as `normed` says.
-
-    Raises: ValueError for a name that has none.
+    Raises: ValueError for a name that has none, and for two operations of one name.
     """
-    unknown = [name for name in operations if name not in PRIMITIVES]
-    if unknown:
-        raise ValueError(f"unknown operation {unknown[0]!r}; known are {', '.join(sorted(PRIMITIVES))}")
-    taken = tuple(PRIMITIVES[name] for name in operations)
+    given = [operation for operation in operations if isinstance(operation, str)]
+    if unknown := [name for name in given if name not in PRIMITIVES]:
+        raise ValueError(
+            f"unknown operation {unknown[0]!r}; known are {', '.join(sorted(PRIMITIVES))}; "
+            "another is given as a Primitive"
+        )
+    taken = tuple(PRIMITIVES[operation] if isinstance(operation, str) else operation for operation in operations)
+    names = [primitive.name for primitive in taken]
+    if len(set(names)) < len(names):
+        raise ValueError(f"operations must have different names, got {', '.join(names)}")
     return tuple(normed(p) if pool_norms and isinstance(p.family, Pool) else p for p in taken)
+
+
+def names_of(operations: Operations) -> tuple[str, ...]:
+    """The names of some operations; raises as `named`."""
+    return tuple(primitive.name for primitive in named(operations))

@@ -101,29 +101,12 @@ def predictor_search(
         targets = normal_scores(state.values, weight)
         graphs = jax.vmap(graph)(state.archs)
         fitted = predictor.fit(fit_key, predictor.init(init_key), graphs, targets, weight)
-        archs = _pool(pool_key, state)
+        archs = _pool(pool_key, moves, state, pool, parents)
         mean, std = predictor.predict(fitted, jax.vmap(graph)(archs))
         scores = acquisition(acquisition_key, mean, std, jnp.where(weight > 0, targets, -jnp.inf).max())
-        asked = (archs[:, None] == state.archs[None]).all(axis=2) & (jnp.arange(rows) < state.used)[None]
-        repeated = jnp.tril((archs[:, None] == archs[None]).all(axis=2), -1)
-        fresh = ~(asked.any(axis=1) | repeated.any(axis=1))
+        fresh = _fresh(archs, state)
         _, chosen = jax.lax.top_k(jnp.where(fresh, scores, -jnp.inf), batch)
         return archs[chosen], fresh[chosen]
-
-    def _pool(key: Key, state: PredictorSearchState) -> Array:
-        """Architectures [pool, D], the mutants first."""
-        _, best = jax.lax.top_k(state.values, min(parents, rows))
-
-        def mutant(key: Key, place: Array) -> Array:
-            first_key, second_key, again_key = jax.random.split(key, 3)
-            parent = state.archs[best[place % jnp.clip(state.used, 1, len(best))]]
-            child = moves.mutate(first_key, parent)
-            return jnp.where(jax.random.bernoulli(again_key), moves.mutate(second_key, child), child)
-
-        mutant_key, random_key = jax.random.split(key)
-        half = pool // 2
-        mutants = jax.vmap(mutant)(jax.random.split(mutant_key, half), jnp.arange(half))
-        return jnp.concatenate([mutants, samples(moves, random_key, pool - half)])
 
     def ask(key: Key, state: PredictorSearchState) -> Candidates:
         random_key, propose_key = jax.random.split(key)
@@ -154,3 +137,26 @@ def predictor_search(
         )
 
     return Sampler(init, ask, tell, best=lambda state: state.incumbent.arch[None])
+
+
+def _pool(key: Key, moves: Moves, state: PredictorSearchState, size: int, parents: int) -> Array:
+    """Architectures [size, D]: first mutants of the `parents` best that were measured, then random ones."""
+    _, best = jax.lax.top_k(state.values, min(parents, len(state.values)))
+
+    def mutant(key: Key, place: Array) -> Array:
+        first_key, second_key, again_key = jax.random.split(key, 3)
+        parent = state.archs[best[place % jnp.clip(state.used, 1, len(best))]]
+        child = moves.mutate(first_key, parent)
+        return jnp.where(jax.random.bernoulli(again_key), moves.mutate(second_key, child), child)
+
+    mutant_key, random_key = jax.random.split(key)
+    half = size // 2
+    mutants = jax.vmap(mutant)(jax.random.split(mutant_key, half), jnp.arange(half))
+    return jnp.concatenate([mutants, samples(moves, random_key, size - half)])
+
+
+def _fresh(archs: Array, state: PredictorSearchState) -> Array:
+    """Which of the architectures [Q, D] were not asked for before and do not stand earlier in the list, bool [Q]."""
+    asked = (archs[:, None] == state.archs[None]).all(axis=2) & (jnp.arange(len(state.archs)) < state.used)[None]
+    repeated = jnp.tril((archs[:, None] == archs[None]).all(axis=2), -1)
+    return ~(asked.any(axis=1) | repeated.any(axis=1))

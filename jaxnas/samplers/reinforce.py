@@ -24,16 +24,16 @@ class ReinforceState(NamedTuple):
     """logits: float32 [D, O]. total, weight: float32 [], the moving average is total / weight."""
 
     logits: Array
-    optimiser: Any
+    optimizer: Any
     total: Array
     weight: Array
     incumbent: Incumbent
 
 
 def reinforce(
-    choices: tuple[Choice, ...], optimiser: optax.GradientTransformation, *, ema: float = 0.9, batch: int = 1
+    choices: tuple[Choice, ...], optimizer: optax.GradientTransformation, *, ema: float = 0.9, batch: int = 1
 ) -> Sampler:
-    """Samples `batch` architectures from the policy, then takes one step of `optimiser` on their loss.
+    """Samples `batch` architectures from the policy, then takes one step of `optimizer` on their loss.
 
     NAS-Bench-201 has `optax.adam(0.5)` and ema 0.9, NATS-Bench `optax.adam(0.01)`. A choice with fewer than O options
     never takes one that it has not. Those that could not be evaluated are left out; without any, no step is taken.
@@ -53,7 +53,7 @@ def reinforce(
         del key
         logits = jnp.zeros(allowed.shape, jnp.float32)
         nothing = Incumbent(jnp.zeros(len(sizes), jnp.int32), jnp.float32(-jnp.inf))
-        return ReinforceState(logits, optimiser.init(logits), jnp.float32(0), jnp.float32(0), nothing)
+        return ReinforceState(logits, optimizer.init(logits), jnp.float32(0), jnp.float32(0), nothing)
 
     def probabilities(logits: Array) -> Array:
         return jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf), axis=1)
@@ -75,10 +75,10 @@ def reinforce(
         taken = jax.nn.one_hot(candidates.archs, allowed.shape[1], dtype=jnp.float32)
         away = probabilities(state.logits)[None] - taken
         gradient = (advantages[:, None, None] * away).sum(axis=0) / jnp.maximum(count, 1)
-        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.logits)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.logits)
         logits = jnp.asarray(optax.apply_updates(state.logits, updates))
         incumbent = better_of(state.incumbent, candidates.archs, values)
-        new = ReinforceState(logits, optimiser_state, total, weight, incumbent)
+        new = ReinforceState(logits, optimizer_state, total, weight, incumbent)
         return jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), new, state)
 
     return Sampler(init, ask, tell, best=lambda state: state.incumbent.arch[None])

@@ -31,10 +31,6 @@ class Trace(NamedTuple):
 ASKS_A_STEP = 100
 """So often, on average over a search, is a sampler asked for something that a table with gaps has."""
 
-Carry = tuple[Any, Array, Array, Array]
-"""The sampler's state, evaluations, seconds, and whether the budget of time is spent."""
-Found = tuple[Array, Array]
-"""Rows and objectives of a step, as in `Trace`."""
 Search = Callable[[Key], tuple[Any, Trace]]
 """key -> (the sampler's last state, trace), one search; traceable."""
 
@@ -61,87 +57,139 @@ def simulate(
     Raises: ValueError for a number that is not positive, an unknown metric, or a budget without a time metric.
     """
     names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
-    if not names:
-        raise ValueError("there are no objectives; name at least one metric")
-    for name, value in (("steps", steps), ("evaluations", evaluations), ("budget", budget)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-    if budget is not None and time is None:
-        raise ValueError(f"a budget of {budget} seconds needs a time metric; the table has {', '.join(table.metrics)}")
-    arch = jax.ShapeDtypeStruct((len(table.choices),), jnp.int32)
-    for name in (*names, *([] if time is None else [time])):
-        jax.eval_shape(lambda arch, name=name: table.query(arch, name.removeprefix("-")), arch)
-
-    def look_up(name: str, archs: Array, fidelity: Array) -> Array:
-        metric = name.removeprefix("-")
-        if "@" in metric:
-            value = jax.vmap(lambda arch: table.query(arch, metric))(archs)
-        else:
-            value = jax.vmap(lambda arch, at: table.query(arch, metric, at))(archs, fidelity)
-        return -value if name != metric else value
-
+    limits = _Limits(evaluations, time, budget)
+    _check(table, names, steps, limits)
+    attempt = functools.partial(_attempt, sampler, table, names, limits)
     complete = len(measured(table, names if time is None else (*names, time))) == space_size(table.choices)
-    most_asks = ASKS_A_STEP * steps
 
-    def attempt(key: Key, carry: Carry) -> tuple[Carry, Found, Array]:
-        """Once ask, look up, tell; and bool [], whether something was wanted and none of it is in the table."""
-        state, count, seconds, over = carry
-        candidates = sampler.ask(key, state)
-        archs = candidates.archs
-        values = jnp.stack([look_up(name, archs, candidates.fidelity) for name in names], axis=1)
-        valid = candidates.wanted & ~jnp.isnan(values).any(axis=1)
-        if time is not None:
-            cost = look_up(time, archs, candidates.fidelity)
-            valid &= ~jnp.isnan(cost)
-        missed = candidates.wanted.any() & ~valid.any()
-        valid &= ~over
-        if evaluations is not None:
-            valid &= count + jnp.cumsum(valid) <= evaluations
-        if time is not None:
-            spent = seconds + jnp.cumsum(jnp.where(valid, cost, 0.0))
-            if budget is not None:
-                # Costs are not negative: the first that exceeds the budget is followed by others that do.
-                over |= (valid & (spent > budget)).any()
-                valid &= spent <= budget
-            seconds += jnp.where(valid, cost, 0.0).sum()
-        count += valid.sum(dtype=jnp.int32)
-        state = sampler.tell(state, candidates, values, valid)
-        rows = jnp.where(valid, jax.vmap(table.index)(archs), -1)
-        return (state, count, seconds, over), (rows, jnp.where(valid[:, None], values, jnp.nan)), missed
-
-    def until_there(key: Key, carry: Carry, asks: Array) -> tuple[Carry, Found, Array]:
-        """Attempts until one is not missed, or no ask is left."""
-        size = len(jax.eval_shape(sampler.ask, key, carry[0]).archs)
-        nothing = jnp.full(size, -1, jnp.int32), jnp.full((size, len(names)), jnp.nan, jnp.float32)
-
-        def again(loop: tuple[Carry, Found, Array, Array]) -> tuple[Carry, Found, Array, Array]:
-            carry, _, _, asks = loop
-            return *attempt(jax.random.fold_in(key, asks), carry), asks + 1
-
-        carry, found, _, asks = jax.lax.while_loop(
-            lambda loop: loop[2] & (loop[3] < most_asks), again, (carry, nothing, jnp.bool_(True), asks)
-        )
-        return carry, found, asks
-
-    def step(run_key: Key, loop: tuple[Carry, Array], number: Array) -> tuple[tuple[Carry, Array], Trace]:
-        carry, asks = loop
+    def step(run_key: Key, loop: tuple[Any, _Spent, Array], number: Array) -> tuple[tuple[Any, _Spent, Array], Trace]:
+        state, spent, asks = loop
         key = jax.random.fold_in(run_key, number)
         if complete:
-            carry, found, _ = attempt(key, carry)
+            tried = attempt(key, state, spent)
         else:
-            carry, found, asks = until_there(key, carry, asks)
-        state, count, seconds, _ = carry
-        best = jnp.where(count > 0, table.index(sampler.best(state)[0]), -1)
-        return (carry, asks), Trace(*found, evaluations=count, seconds=seconds, best=best)
+            tried = _not_tried(sampler, len(names), key, state, spent)
+            tried, asks = _until_one_is_there(attempt, key, tried, asks, most=ASKS_A_STEP * steps)
+        state, spent = tried.state, tried.spent
+        best = jnp.where(spent.evaluations > 0, table.index(sampler.best(state)[0]), -1)
+        return (state, spent, asks), Trace(tried.rows, tried.objectives, spent.evaluations, spent.seconds, best)
 
     def search(key: Key) -> tuple[Any, Trace]:
         init_key, run_key = jax.random.split(key)
-        start = (sampler.init(init_key), jnp.int32(0), jnp.float32(0), jnp.bool_(False))
-        loop = (start, jnp.int32(0))
-        ((state, *_), _), trace = jax.lax.scan(functools.partial(step, run_key), loop, jnp.arange(steps))
+        nothing = _Spent(jnp.int32(0), jnp.float32(0), jnp.bool_(False))
+        loop = (sampler.init(init_key), nothing, jnp.int32(0))
+        (state, _, _), trace = jax.lax.scan(functools.partial(step, run_key), loop, jnp.arange(steps))
         return state, trace
 
     return search
+
+
+class _Limits(NamedTuple):
+    """Where a search ends, None for nowhere: `evaluations`, or a `budget` of seconds in the metric `time`."""
+
+    evaluations: int | None
+    time: str | None
+    budget: float | None
+
+
+class _Spent(NamedTuple):
+    """Of a search so far: evaluations int32 [], seconds float32 [], over bool [], whether the budget is used up."""
+
+    evaluations: Array
+    seconds: Array
+    over: Array
+
+
+class _Tried(NamedTuple):
+    """What came of asking once. state: of the sampler, told. rows, objectives: as in `Trace`, [P] and [P, M].
+
+    missed: bool [], whether something was wanted and the table has none of it.
+    """
+
+    state: Any
+    spent: _Spent
+    rows: Array
+    objectives: Array
+    missed: Array
+
+
+def _check(table: Table, names: Sequence[str], steps: int, limits: _Limits) -> None:
+    if not names:
+        raise ValueError("there are no objectives; name at least one metric")
+    for name, value in (("steps", steps), ("evaluations", limits.evaluations), ("budget", limits.budget)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+    if limits.budget is not None and limits.time is None:
+        raise ValueError(
+            f"a budget of {limits.budget} seconds needs a time metric; the table has {', '.join(table.metrics)}"
+        )
+    arch = jax.ShapeDtypeStruct((len(table.choices),), jnp.int32)
+    for name in (*names, *([] if limits.time is None else [limits.time])):
+        jax.eval_shape(lambda arch, name=name: table.query(arch, name.removeprefix("-")), arch)
+
+
+def _attempt(
+    sampler: Sampler, table: Table, names: Sequence[str], limits: _Limits, key: Key, state: Any, spent: _Spent
+) -> _Tried:
+    """Once ask, look up, tell."""
+    candidates = sampler.ask(key, state)
+    archs, fidelity = candidates.archs, candidates.fidelity
+    values = jnp.stack([_look_up(table, name, archs, fidelity) for name in names], axis=1)
+    valid = candidates.wanted & ~jnp.isnan(values).any(axis=1)
+    cost = None
+    if limits.time is not None:
+        cost = _look_up(table, limits.time, archs, fidelity)
+        valid &= ~jnp.isnan(cost)
+    missed = candidates.wanted.any() & ~valid.any()
+    valid, spent = _within(limits, spent, valid, cost)
+    state = sampler.tell(state, candidates, values, valid)
+    rows = jnp.where(valid, jax.vmap(table.index)(archs), -1)
+    return _Tried(state, spent, rows, jnp.where(valid[:, None], values, jnp.nan), missed)
+
+
+def _look_up(table: Table, name: str, archs: Array, fidelity: Array) -> Array:
+    """The values of a metric, by the name that `simulate` takes, for P architectures at their fidelities, [P]."""
+    metric = name.removeprefix("-")
+    if "@" in metric:
+        value = jax.vmap(lambda arch: table.query(arch, metric))(archs)
+    else:
+        value = jax.vmap(lambda arch, at: table.query(arch, metric, at))(archs, fidelity)
+    return -value if name != metric else value
+
+
+def _within(limits: _Limits, spent: _Spent, valid: Array, cost: Array | None) -> tuple[Array, _Spent]:
+    """Which of P candidates are evaluated, one after another until a limit is reached, bool [P]; what is spent then."""
+    count, seconds, over = spent
+    valid &= ~over
+    if limits.evaluations is not None:
+        valid &= count + jnp.cumsum(valid) <= limits.evaluations
+    if cost is not None:
+        total = seconds + jnp.cumsum(jnp.where(valid, cost, 0.0))
+        if limits.budget is not None:
+            # Costs are not negative: the first that exceeds the budget is followed by others that do.
+            over |= (valid & (total > limits.budget)).any()
+            valid &= total <= limits.budget
+        seconds += jnp.where(valid, cost, 0.0).sum()
+    return valid, _Spent(count + valid.sum(dtype=jnp.int32), seconds, over)
+
+
+def _not_tried(sampler: Sampler, metrics: int, key: Key, state: Any, spent: _Spent) -> _Tried:
+    """What stands for an attempt before the first one, which is missed."""
+    size = len(jax.eval_shape(sampler.ask, key, state).archs)
+    rows = jnp.full(size, -1, jnp.int32)
+    return _Tried(state, spent, rows, jnp.full((size, metrics), jnp.nan, jnp.float32), jnp.bool_(True))
+
+
+def _until_one_is_there(
+    attempt: Callable[[Key, Any, _Spent], _Tried], key: Key, tried: _Tried, asks: Array, most: int
+) -> tuple[_Tried, Array]:
+    """Attempts until one is not missed, or the search has asked `most` times. asks: int32 [], how often it has."""
+
+    def again(loop: tuple[_Tried, Array]) -> tuple[_Tried, Array]:
+        tried, asks = loop
+        return attempt(jax.random.fold_in(key, asks), tried.state, tried.spent), asks + 1
+
+    return jax.lax.while_loop(lambda loop: loop[0].missed & (loop[1] < most), again, (tried, asks))
 
 
 def over_seeds(search: Search) -> Callable[[Key], tuple[Any, Trace]]:

@@ -12,7 +12,7 @@ v = grad_w' L_outer and u = J^T v, where J is the derivative of the update with 
 `finite_difference` takes two such gradients at w +- eps u, as in DARTS (Liu et al. 2019, eqs. 7 and 8), and divides by
 2 eps. `first_order` drops the term and the inner step (xi = 0 there).
 
-The paper's program does not differentiate through its update: it takes u = -learning_rate v whatever the optimiser. For
+The paper's program does not differentiate through its update: it takes u = -learning_rate v whatever the optimizer. For
 SGD with momentum and coupled weight decay the two are the same; clipping makes them differ where it acts.
 
 A step needs the gradient of a whole network several times: for `a`, and at (w, a) for `w` when `a` has moved; in second
@@ -33,9 +33,8 @@ import optax
 from jax import lax
 
 from jaxnas.base import Array, Key, PyTree
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.platform import platform
-from jaxnas.ops.trees import norm, times
+from jaxnas.kernels.platform import platform
+from jaxnas.kernels.trees import norm, pmean, times
 
 Loss = Callable[[PyTree, PyTree, Any, Key, Array | None], tuple[Array, Any]]
 """(w, a, batch, key, wanted) -> (loss, what it tells beside); the key is the randomness of the pass.
@@ -66,7 +65,7 @@ class BilevelStep(NamedTuple):
 class Bilevel(Protocol):
     """How to compute a step: the hypergradient moves `a`; then the gradient of the inner loss, which is to move `w`.
 
-    opt_state: of the optimiser of `w`. The randomness of the outer pass and of the last inner pass is their own; the
+    opt_state: of the optimizer of `w`. The randomness of the outer pass and of the last inner pass is their own; the
     passes of the hypergradient's inner step share theirs, on both sides of a difference.
 
     Raises: ValueError where a loop was asked for, and the losses are two functions or the batches differ in form.

@@ -2,11 +2,11 @@
 
 Algorithm 1: in turn, the architecture descends the validation loss (by a first- or second-order hypergradient), then
 the weights descend the training loss, at the new architecture and on the batch that the hypergradient's inner step saw.
-Weights and architecture are disjoint pytrees with an optimiser each: decay, momentum and clipping of one never reach
+Weights and architecture are disjoint pytrees with an optimizer each: decay, momentum and clipping of one never reach
 the other.
 
 Deviations from the authors' program: no batch norm keeps running statistics during the search, so that the passes of
-the hypergradient leave no trace in them; the inner step is differentiated through the optimiser that is given, clipping
+the hypergradient leave no trace in them; the inner step is differentiated through the optimizer that is given, clipping
 included where it is part of it.
 """
 
@@ -32,15 +32,14 @@ from jaxnas.base import (
     Supernet,
     Weights,
 )
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.trees import norm
+from jaxnas.kernels.trees import norm, pmean
 from jaxnas.relax import softmax
 from jaxnas.search.bilevel import Bilevel, Loss, first_order
 from jaxnas.search.health import entropy
 
 
 class DartsState(NamedTuple):
-    """params: of the supernet. alpha: kind -> [S, O]. The states of the two optimisers. step: int32, steps done."""
+    """params: of the supernet. alpha: kind -> [S, O]. The states of the two optimizers. step: int32, steps done."""
 
     params: PyTree
     alpha: Weights
@@ -65,14 +64,14 @@ class DartsInfo(NamedTuple):
 
 
 def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.GradientTransformation:
-    """The paper's optimiser of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient."""
+    """The paper's optimizer of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5, b2=0.999))
 
 
 def darts(
     supernet: Supernet,
-    weight_optimiser: optax.GradientTransformation,
-    alpha_optimiser: optax.GradientTransformation,
+    weight_optimizer: optax.GradientTransformation,
+    alpha_optimizer: optax.GradientTransformation,
     bilevel: Bilevel | None = None,
     *,
     relaxation: Relaxation = softmax,
@@ -83,7 +82,7 @@ def darts(
     """DARTS over the space of any supernet that has a mixture.
 
     bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
-    `weight_optimiser` or another optimiser with the same state (say, one without clipping). warmup_steps: during the
+    `weight_optimizer` or another optimizer with the same state (say, one without clipping). warmup_steps: during the
     first steps only the weights move. alpha_scale: standard deviation of the initial architecture parameters. Its one
     phase reads "train" and "valid". `derive` discretises the mixture by the rule of the space, without a score; for
     another rule give `supernet._replace(space=supernet.space._replace(discretise=…))`.
@@ -120,7 +119,7 @@ def darts(
             for kind, k in zip(sorted(template), keys, strict=True)
         }
         return DartsState(
-            params, alpha, weight_optimiser.init(params), alpha_optimiser.init(alpha), jnp.zeros((), jnp.int32)
+            params, alpha, weight_optimizer.init(params), alpha_optimizer.init(alpha), jnp.zeros((), jnp.int32)
         )
 
     def step(key: Key, state: DartsState, batch: Mapping[str, Batch]) -> tuple[DartsState, DartsInfo]:
@@ -128,7 +127,7 @@ def darts(
         loss = loss_at(state.step)
 
         def move(gradient: PyTree) -> tuple[Weights, optax.OptState]:
-            updates, alpha_state = alpha_optimiser.update(gradient, state.alpha_state, state.alpha)
+            updates, alpha_state = alpha_optimizer.update(gradient, state.alpha_state, state.alpha)
             moved = optax.apply_updates(state.alpha, updates), alpha_state
             warm = state.step >= warmup_steps
             return jax.tree.map(lambda new, old: jnp.where(warm, new, old), moved, (state.alpha, state.alpha_state))
@@ -138,7 +137,7 @@ def darts(
             pass_key, move,
         )  # fmt: skip
         alpha, alpha_state = taken.moved
-        updates, weight_state = weight_optimiser.update(taken.gradient, state.weight_state, state.params)
+        updates, weight_state = weight_optimizer.update(taken.gradient, state.weight_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         weights = mixture(entropy_key, alpha, state.step)

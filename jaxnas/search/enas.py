@@ -23,13 +23,12 @@ import optax
 from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
 from jaxnas.checks import check_choices
 from jaxnas.controllers import PolicyGradient, PolicyState
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.trees import norm
+from jaxnas.kernels.trees import norm, pmean
 from jaxnas.search.paths import path_only
 
 
 class EnasState(NamedTuple):
-    """params: of the supernet. weight_state: of their optimiser. policy: the controller, its optimiser and baseline."""
+    """params: of the supernet. weight_state: of their optimizer. policy: the controller, its optimizer and baseline."""
 
     params: PyTree
     weight_state: optax.OptState
@@ -92,7 +91,7 @@ def path_accuracy(supernet: Supernet, batches: int = 1, axis_name: str | None = 
 def enas(
     supernet: Supernet,
     policy: PolicyGradient,
-    weight_optimiser: optax.GradientTransformation,
+    weight_optimizer: optax.GradientTransformation,
     reward: Reward | None = None,
     *,
     samples: int = 10,
@@ -101,7 +100,7 @@ def enas(
 ) -> SearchAlgorithm:
     """ENAS with the policy gradient of a controller over the choices of the supernet's space.
 
-    weight_optimiser: any that `path_only` can hold to the path. reward: `path_accuracy(supernet)` by default, or a
+    weight_optimizer: any that `path_only` can hold to the path. reward: `path_accuracy(supernet)` by default, or a
     function of one's own, of a table say. samples: architectures of one controller step (10 in the micro, 20 in the
     macro search). candidates: how many `derive` draws; it keeps the one of the highest score, which it must be given.
 
@@ -115,12 +114,12 @@ def enas(
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     reward = reward or path_accuracy(supernet, axis_name=axis_name)
-    optimiser = path_only(weight_optimiser)
+    optimizer = path_only(weight_optimizer)
 
     def init(key: Key) -> EnasState:
         params_key, policy_key = jax.random.split(key)
         params = supernet.init(params_key)
-        return EnasState(params, optimiser.init(params), policy.init(policy_key))
+        return EnasState(params, optimizer.init(params), policy.init(policy_key))
 
     def child(key: Key, state: EnasState, batch: Mapping[str, Batch]) -> tuple[EnasState, ChildInfo]:
         image, label = batch["train"]
@@ -133,7 +132,7 @@ def enas(
 
         told, gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         (value, accuracy), gradient = pmean((told, gradient), axis_name)
-        updates, weight_state = optimiser.update(gradient, state.weight_state, state.params, used=supernet.used(arch))
+        updates, weight_state = optimizer.update(gradient, state.weight_state, state.params, used=supernet.used(arch))
         params = optax.apply_updates(state.params, updates)
         return state._replace(params=params, weight_state=weight_state), ChildInfo(value, accuracy, norm(gradient))
 

@@ -1,9 +1,9 @@
-"""Training one path of a supernet: an optimiser that moves only what the path used.
+"""Training one path of a supernet: an optimizer that moves only what the path used.
 
 A step along one architecture gives every other parameter a gradient of zero, which is not the same as leaving it alone:
-an optimiser would still decay it, and move it by the momentum of steps along other paths. As if only the path had been
+an optimizer would still decay it, and move it by the momentum of steps along other paths. As if only the path had been
 built (Pham et al. 2018, section 2.2; Guo et al. 2020, section 3.1, whose programs leave out what has no gradient), here
-it gets neither decay, nor momentum, nor an update, and its part of the optimiser's state stays as it was.
+it gets neither decay, nor momentum, nor an update, and its part of the optimizer's state stays as it was.
 
 `optax.masked` cannot do this: its masks are of whole leaves and fixed, those of a path are of slices and data.
 """
@@ -19,8 +19,8 @@ import optax
 from jaxnas.base import Array, PyTree
 
 
-def path_only(optimiser: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The optimiser on the used slices alone: `update(gradients, state, params, used=supernet.used(arch))`.
+def path_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The optimizer on the used slices alone: `update(gradients, state, params, used=supernet.used(arch))`.
 
     used: bool pytree of the form of the parameters, each leaf of which broadcasts against its parameter, true where
     the path reads it; for gradients that were summed over several paths, where any of them does. The gradient of the
@@ -28,10 +28,10 @@ def path_only(optimiser: optax.GradientTransformation) -> optax.GradientTransfor
     has the form of the parameters (momentum, averages of squares) changes only in used slices; the rest (counts of
     steps, hence schedules and Adam's correction of its averages) moves on with every step.
 
-    The optimiser must act on each number for itself or by norms of the gradient, as SGD and Adam do, decay and clipping
+    The optimizer must act on each number for itself or by norms of the gradient, as SGD and Adam do, decay and clipping
     included; one that takes norms of whole parameters (LARS) would see slices that are not used.
     """
-    inner = optax.with_extra_args_support(optimiser)
+    inner = optax.with_extra_args_support(optimizer)
 
     def update(
         gradients: PyTree, state: optax.OptState, params: PyTree | None = None, *, used: PyTree, **extra: Any

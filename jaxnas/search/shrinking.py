@@ -5,7 +5,7 @@ operations of the greatest weight stay, 8, 5, then 3) and, by a one-shot superne
 https://arxiv.org/abs/2004.13431, section 3.3), with scores where ABS has an angle: an option is worth what sampled
 architectures that have it are worth in the mean.
 
-Deviation from P-DARTS: what stays goes on with its parameters, optimiser states included, where P-DARTS begins each
+Deviation from P-DARTS: what stays goes on with its parameters, optimizer states included, where P-DARTS begins each
 stage anew in a deeper network.
 """
 
@@ -82,9 +82,9 @@ def carried(
 ) -> DartsState:
     """The state of a search over all that was there, as one over what is left.
 
-    narrow: of parameters, and of what has their form in the optimiser's state, as from `darts_narrowing`. Steps, and
+    narrow: of parameters, and of what has their form in the optimizer's state, as from `darts_narrowing`. Steps, and
     with them schedules, go on. The architecture parameters keep their shape: those of what is not left become GONE,
-    which any softmax makes 0 and no update moves, and their part of the optimiser's state becomes 0.
+    which any softmax makes 0 and no update moves, and their part of the optimizer's state becomes 0.
     """
 
     def masked(weights: Weights, value: float = 0.0) -> Weights:
@@ -99,7 +99,7 @@ def carried(
 
 
 def _each(change: Callable[[PyTree], PyTree], state: optax.OptState, params: PyTree) -> optax.OptState:
-    """Every part of an optimiser's state that has the form of the parameters, changed as they are."""
+    """Every part of an optimizer's state that has the form of the parameters, changed as they are."""
 
     def described(node: PyTree) -> list[tuple[str, tuple[int, ...]]]:
         leaves = jax.tree_util.tree_flatten_with_path(node)[0]

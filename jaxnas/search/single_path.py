@@ -6,7 +6,7 @@ descend the training loss along its path. Strict fairness (Chu et al., "FairNAS"
 https://arxiv.org/abs/1907.01845, algorithm 1): a step takes K paths through one batch in which each choice shows every
 one of its K options exactly once, sums their gradients, and applies the sum once,
 
-    W ← W - optimiser(Σ_k ∂L(path_k, batch) / ∂W).
+    W ← W - optimizer(Σ_k ∂L(path_k, batch) / ∂W).
 
 The sandwich rule (Yu & Huang, "Universally Slimmable Networks", ICCV 2019, https://arxiv.org/abs/1903.05134; over whole
 spaces Yu et al., "BigNAS", ECCV 2020, https://arxiv.org/abs/2003.11142): the paths of a step are the largest
@@ -43,8 +43,7 @@ from jaxnas.base import (
     Supernet,
 )
 from jaxnas.checks import check_arch, check_choices
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.trees import norm
+from jaxnas.kernels.trees import norm, pmean
 from jaxnas.search.paths import path_only
 
 
@@ -56,7 +55,7 @@ class Paths(NamedTuple):
 
 
 class SinglePathState(NamedTuple):
-    """params: of the supernet. opt_state: of their optimiser."""
+    """params: of the supernet. opt_state: of their optimizer."""
 
     params: PyTree
     opt_state: optax.OptState
@@ -128,7 +127,7 @@ def sandwich_paths(space: SearchSpace, largest: Arch, smallest: Arch, count: int
 def single_path(
     supernet: Supernet,
     paths: Paths,
-    weight_optimiser: optax.GradientTransformation,
+    weight_optimizer: optax.GradientTransformation,
     *,
     candidates: int = 1000,
     axis_name: str | None = None,
@@ -136,7 +135,7 @@ def single_path(
     """The one phase "supernet" reads "train"; the paths of a step are computed one after another.
 
     paths: `uniform_paths(space)`, `fair_paths(space.choices)` or `sandwich_paths(space, largest, smallest)` of the
-    supernet's space. weight_optimiser: any that `path_only` can hold to a path; the gradient of K paths is their sum,
+    supernet's space. weight_optimizer: any that `path_only` can hold to a path; the gradient of K paths is their sum,
     so that its rate and its clip are of the sum. candidates: `derive` draws so many by `supernet.space.sample` and
     keeps the one of the highest score, which it must be given: random search with weight sharing. Samplers search
     further with the same score. With `axis_name` a batch is spread over that axis and all devices, having one key, take
@@ -147,11 +146,11 @@ def single_path(
     check_choices(supernet.space.choices, paths.choices, f"the supernet over {supernet.space.name!r}", "the paths")
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
-    optimiser = path_only(weight_optimiser)
+    optimizer = path_only(weight_optimizer)
 
     def init(key: Key) -> SinglePathState:
         params = supernet.init(key)
-        return SinglePathState(params, optimiser.init(params))
+        return SinglePathState(params, optimizer.init(params))
 
     def step(key: Key, state: SinglePathState, batch: Mapping[str, Batch]) -> tuple[SinglePathState, SinglePathInfo]:
         image, label = batch["train"]
@@ -169,7 +168,7 @@ def single_path(
         gradient, told = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, state.params), archs)
         gradient, (value, accuracy) = pmean((gradient, jax.tree.map(jnp.mean, told)), axis_name)
         used = jax.tree.map(lambda masks: masks.any(axis=0), jax.vmap(supernet.used)(archs))
-        updates, opt_state = optimiser.update(gradient, state.opt_state, state.params, used=used)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, used=used)
         params = optax.apply_updates(state.params, updates)
         return SinglePathState(params, opt_state), SinglePathInfo(value, accuracy, norm(gradient))
 

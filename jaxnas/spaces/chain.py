@@ -151,7 +151,6 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         for s, (start, stop) in enumerate(itertools.pairwise(starts))
         for k in range(start, stop)
     )
-    moves = product(choices)
     slots = {kind: np.array(places) for kind, places in _slots(depths).items()}
     widths = {kind: len(options[places[0]]) for kind, places in slots.items()}
     # Option of a layer -> operation of the graph.
@@ -179,23 +178,6 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
             total += _layer_cost(skeleton, depths, k, name)
         return {"params": total.params, "macs": total.macs}
 
-    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
-        if isinstance(genotype, str):
-            found: Any = [stage.split() for stage in genotype.split("|")]
-        else:
-            genotypes.check_space(genotype, "chain")
-            found = genotype.get("stages")
-        if not isinstance(found, (list, tuple)) or not all(isinstance(stage, (list, tuple)) for stage in found):
-            raise ValueError(f"'stages' must be a list of lists of blocks, got {found!r}")
-        if (lengths := tuple(len(stage) for stage in found)) != depths:
-            raise ValueError(f"the stages of this space have {depths} layers, those of the genotype {lengths}")
-        arch = []
-        for k, name in enumerate(name for stage in found for name in stage):
-            if name not in options[k]:
-                raise ValueError(f"{choices[k].name}: no block {name!r}; there are {', '.join(options[k])}")
-            arch.append(options[k].index(name))
-        return jnp.array(arch, jnp.int32)
-
     def graph(arch: Arch) -> Graph:
         operations = jnp.take_along_axis(jnp.asarray(meaning), arch[:, None], axis=1)[:, 0]
         stem = jnp.full(1, vocabulary.index("stem"), jnp.int32)
@@ -209,10 +191,7 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
     space = SearchSpace(
         name="chain",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=lambda: {k: jnp.zeros((len(slots[k]), widths[k]), jnp.float32) for k in slots},
         one_hot=lambda arch: {k: jax.nn.one_hot(arch[slots[k]], widths[k], dtype=jnp.float32) for k in slots},
@@ -220,10 +199,29 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         graph=graph,
         costs=costs,
         to_genotype=lambda arch: {"space": "chain", "stages": names(arch)},
-        from_genotype=from_genotype,
+        from_genotype=lambda genotype: _read(genotype, depths, choices),
         notation=lambda arch: " | ".join(" ".join(stage) for stage in names(arch)),
     )
     return checked_space(space)
+
+
+def _read(genotype: Mapping[str, Any] | str, depths: tuple[int, ...], choices: Sequence[Choice]) -> Arch:
+    """The architecture of a genotype or of its notation. Raises ValueError naming what is wrong."""
+    if isinstance(genotype, str):
+        found: Any = [stage.split() for stage in genotype.split("|")]
+    else:
+        genotypes.check_space(genotype, "chain")
+        found = genotype.get("stages")
+    if not isinstance(found, (list, tuple)) or not all(isinstance(stage, (list, tuple)) for stage in found):
+        raise ValueError(f"'stages' must be a list of lists of blocks, got {found!r}")
+    if (lengths := tuple(len(stage) for stage in found)) != depths:
+        raise ValueError(f"the stages of this space have {depths} layers, those of the genotype {lengths}")
+    arch = []
+    for choice, name in zip(choices, itertools.chain.from_iterable(found), strict=True):
+        if name not in choice.options:
+            raise ValueError(f"{choice.name}: no block {name!r}; there are {', '.join(choice.options)}")
+        arch.append(choice.options.index(name))
+    return jnp.array(arch, jnp.int32)
 
 
 def _slots(depths: Sequence[int]) -> dict[str, list[int]]:

@@ -7,11 +7,17 @@ stride 2.
 
 An architecture has, for each cell, normal first, and each node in turn, three choices: the pair of different inputs
 (in lexicographic order: "0,1", "0,2", …), the operation on the lower and that on the higher of them ("none" is no
-option). The first node has one pair only; its choice stays, with one option, so that every node has three entries.
-Every combination is valid and no two mean the same.
+option, where there is one). The first node has one pair only; its choice stays, with one option, so that every node has
+three entries. Every combination is valid and no two mean the same.
+
+The free space has more cells: those that random search and surrogate benchmarks publish. There the two edges of a node
+may come from one input ("0,0", "0,1", …, "1,1", …), and "none" is an option of an operation. Some combinations then
+mean the same, and `canonical` picks one of them: an edge with "none" comes from input 0, and two edges from one input
+have the operation of the lower number first.
 
 Mixture weights number all edges node by node, source ascending: node i (0 … nodes - 1) and source j (0 … i + 1) have
-slot i (i + 3) / 2 + j. With four nodes that makes S = 14 slots.
+slot i (i + 3) / 2 + j. With four nodes that makes S = 14 slots. In the free space a slot may take two operations, or
+one twice: the weights of an architecture then count them.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ import numpy as np
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import check_weights, checked_space
 from jaxnas.ops import costs as cost
+from jaxnas.ops.primitives import Operations, Primitive, named, names_of
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
 
@@ -44,7 +51,7 @@ CELL_KINDS = ("normal", "reduce")
 
 
 class CellEdges(NamedTuple):
-    """The edges in use of one cell, two for each node in turn, the lower source first.
+    """The edges of one cell, two for each node in turn, the lower source first.
 
     slot: int32 [2N], the place among all edges. source: int32 [2N]. operation: int32 [2N], index into the operations.
     """
@@ -75,6 +82,11 @@ def edge_table(nodes: int) -> list[tuple[int, int]]:
     return [(node, source) for node in range(nodes) for source in range(node + 2)]
 
 
+def stride_of(kind: str, source: int) -> int:
+    """Of an edge from this source: a reduction cell halves what it takes from its two inputs."""
+    return 2 if kind == "reduce" and source < 2 else 1
+
+
 def darts_cells(skeleton: Skeleton, joined: int | Mapping[str, int] = 4) -> list[CellShape]:
     """The cells of the evaluation network in turn. joined: how many nodes make the output, of each kind or of both."""
     result = []
@@ -92,21 +104,23 @@ def darts_cells(skeleton: Skeleton, joined: int | Mapping[str, int] = 4) -> list
     return result
 
 
-def darts_edges(arch: Arch, operations: tuple[str, ...] = DARTS_OPERATIONS) -> dict[str, CellEdges]:
-    """The edges in use of each cell; traceable."""
+def darts_edges(
+    arch: Arch, operations: tuple[str, ...] = DARTS_OPERATIONS, *, free: bool = False
+) -> dict[str, CellEdges]:
+    """The two edges of each node of each cell; traceable. Of the free space some may have "none"."""
     nodes, rest = divmod(arch.shape[0], 6)
     if rest or not nodes:
         raise ValueError(f"a node has 6 choices in the two cells of DARTS, got {arch.shape[0]} choices in all")
-    kept = jnp.asarray(_kept(operations))
-    pairs = np.zeros((nodes, len(_pairs(nodes - 1)), 2), np.int32)  # Padded; the padding is never looked up.
+    options = jnp.asarray(_options(operations, free))
+    pairs = np.zeros((nodes, len(_pairs(nodes - 1, free)), 2), np.int32)  # Padded; the padding is never looked up.
     for node in range(nodes):
-        pairs[node, : len(_pairs(node))] = _pairs(node)
+        pairs[node, : len(_pairs(node, free))] = _pairs(node, free)
     first_slot = np.array([node * (node + 3) // 2 for node in range(nodes)], np.int32)
     result = {}
     for kind, choices in zip(CELL_KINDS, arch.reshape(2, nodes, 3), strict=True):
         source = jnp.asarray(pairs)[np.arange(nodes), choices[:, 0]]
         slot = source + first_slot[:, None]
-        result[kind] = CellEdges(slot.reshape(-1), source.reshape(-1), kept[choices[:, 1:]].reshape(-1))
+        result[kind] = CellEdges(slot.reshape(-1), source.reshape(-1), options[choices[:, 1:]].reshape(-1))
     return result
 
 
@@ -117,7 +131,7 @@ def discretise_paper(weights: Weights, operations: tuple[str, ...] = DARTS_OPERA
     lower slot and the lower operation. Edges are compared with each other, so weights are those of the mixture (after
     the softmax), not the architecture parameters. weights: kind -> [S, O].
     """
-    return _derive(weights, operations, lambda edge: edge[:, _kept(operations)].max(axis=1))
+    return _derive(weights, operations, lambda edge: edge[:, _options(operations)].max(axis=1))
 
 
 def discretise_argmax(weights: Weights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
@@ -127,13 +141,40 @@ def discretise_argmax(weights: Weights, operations: tuple[str, ...] = DARTS_OPER
     only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O].
     """
 
+    none = _none(operations)
+
     def score(edge: Array) -> Array:
-        best = edge[:, _kept(operations)].max(axis=1)
+        best = edge[:, _options(operations)].max(axis=1)
         # Two keys in one number: the rank of the weight, raised above all ranks where "none" does not win.
         rank = (best[:, None] > best[None, :]).sum(axis=1)
-        return rank + jnp.where(jnp.argmax(edge, axis=1) != operations.index("none"), len(rank), 0)
+        absent = jnp.argmax(edge, axis=1) == none
+        return jnp.where(absent, rank, rank + len(rank))
 
     return _derive(weights, operations, score)
+
+
+def discretise_free(weights: Weights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
+    """The rule of the free space: of each node the two heaviest of all operations on all its edges.
+
+    Only operations that weigh more than "none" on their edge count; where fewer than two are left, "none" is taken. An
+    operation that was taken weighs one less: one of weight two is taken twice. Ties go to the lower slot and the lower
+    operation. weights: kind -> [S, O].
+    """
+    nodes, none = _nodes(weights, operations), _none(operations)
+    slots, there = np.zeros((nodes, nodes + 1), np.int32), np.zeros((nodes, nodes + 1), bool)
+    for slot, (node, source) in enumerate(edge_table(nodes)):
+        slots[node, source], there[node, source] = slot, True
+    left = jnp.stack([weights[kind] for kind in CELL_KINDS])[:, slots]  # [2, N, sources, O]
+    if none < len(operations):
+        left = jnp.where(left > left[..., none, None], left, 0.0).at[..., none].set(0.0)
+    left = jnp.where(there[:, :, None], left, -jnp.inf).reshape(2 * nodes, -1)
+    taken = []
+    for _ in range(2):
+        best = jnp.argmax(left, axis=1)
+        enough = True if none == len(operations) else left.max(axis=1) > 0
+        taken.append(jnp.where(enough, best, none))
+        left -= jax.nn.one_hot(best, left.shape[1])
+    return _free_arch(jnp.stack(taken, axis=1), len(operations))
 
 
 def graph_operations(operations: tuple[str, ...] = DARTS_OPERATIONS) -> tuple[str, ...]:
@@ -141,9 +182,7 @@ def graph_operations(operations: tuple[str, ...] = DARTS_OPERATIONS) -> tuple[st
     return (*operations, "input_0", "input_1", "sum", "output")
 
 
-def darts_cost_table(
-    skeleton: Skeleton, nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS
-) -> cost.CostTable:
+def darts_cost_table(skeleton: Skeleton, nodes: int = 4, operations: Operations = DARTS_OPERATIONS) -> cost.CostTable:
     """What each operation on each edge adds to the evaluation network, over all cells of its kind.
 
     Raises: ValueError where an auxiliary head is asked for on a map under 8×8.
@@ -154,98 +193,113 @@ def darts_cost_table(
     macs = {kind: np.zeros(shape, np.int64) for kind in CELL_KINDS}
     for cell in darts_cells(skeleton, nodes):
         for slot, (_, source) in enumerate(edge_table(nodes)):
-            for o, operation in enumerate(operations):
-                added = _edge_cost(cell, source, operation)
+            for o, primitive in enumerate(named(operations)):
+                added = _edge_cost(cell, source, primitive)
                 params[cell.kind][slot, o] += added.params
                 macs[cell.kind][slot, o] += added.macs
     return cost.CostTable({"params": constant.params, "macs": constant.macs}, params, macs)
 
 
 def darts_costs(
-    cells: Mapping[str, list[genotypes.Edge]], skeleton: Skeleton, joined: int | Mapping[str, int]
+    cells: Mapping[str, list[genotypes.Edge]],
+    skeleton: Skeleton,
+    joined: int | Mapping[str, int],
+    operations: Operations = DARTS_OPERATIONS,
 ) -> dict[str, int]:
     """The costs of the evaluation network of two cells, kind -> edges. joined: as of `darts_cells`."""
+    primitives = {primitive.name: primitive for primitive in named(operations)}
     total = _constant(skeleton, joined)
     for shape in darts_cells(skeleton, joined):
         for operation, source in cells[shape.kind]:
-            total += _edge_cost(shape, source, operation)
+            total += _edge_cost(shape, source, primitives[operation])
     return {"params": total.params, "macs": total.macs}
 
 
-def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> SearchSpace:
+def darts_choices(
+    nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, free: bool = False
+) -> tuple[Choice, ...]:
+    """The choices of `darts_space`, three a node; raises as it does."""
+    names = names_of(operations)
+    if nodes < 1:
+        raise ValueError(f"a cell needs at least one node, got {nodes}")
+    if not set(names) - {"none"}:
+        raise ValueError(f"operations must hold at least one beside 'none', got {names}")
+    options = tuple(names[o] for o in _options(names, free))
+    choices = []
+    for kind, node in itertools.product(CELL_KINDS, range(nodes)):
+        name, made, pairs = f"{kind} node {node + 2}", f"{kind} {node + 2}", _pairs(node, free)
+        reads = tuple((f"{kind} {low}", f"{kind} {high}") for low, high in pairs)
+        choices.append(Choice(f"{name} inputs", tuple(f"{low},{high}" for low, high in pairs), made, reads))
+        choices += [Choice(f"{name} {end} operation", options, made) for end in ("lower", "higher")]
+    return tuple(choices)
+
+
+def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, free: bool = False) -> SearchSpace:
     """The space of cells with some nodes and operations; D = 6 · nodes.
 
     `discretise` is `discretise_paper`; put another rule in its place with `space._replace(discretise=…)`.
     Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the two inputs, for each node its two
-    operations and their sum, the output.
+    operations and their sum, the output. Places of "none" are masked out.
 
-    Raises: ValueError where there is no node, an operation is unknown or given twice, or "none" is not among them.
+    operations: names, or `jaxnas.ops.primitives.Primitive` objects. Without "none" among them, an edge that is left out
+    has weights of zero. free: the two edges of a node may come from one input, and each may have "none", where that is
+    among the operations; `discretise` is then `discretise_free`.
+
+    Raises: ValueError where there is no node or no operation beside "none", or an operation is unknown or given twice.
     """
-    if nodes < 1:
-        raise ValueError(f"a cell needs at least one node, got {nodes}")
-    if unknown := [name for name in operations if name not in cost.PRIMITIVE_COSTS]:
-        raise ValueError(f"unknown operations {unknown}; there are {', '.join(cost.PRIMITIVE_COSTS)}")
-    if len(set(operations)) < len(operations) or "none" not in operations or len(operations) < 2:
-        raise ValueError(f"operations must be different, 'none' and at least one other among them, got {operations}")
+    choices, names = darts_choices(nodes, operations, free=free), names_of(operations)
+    slots, none = len(edge_table(nodes)), _none(names)
 
-    kept_names = tuple(name for name in operations if name != "none")
-    choices = []
-    for kind, node in itertools.product(CELL_KINDS, range(nodes)):
-        name, made = f"{kind} node {node + 2}", f"{kind} {node + 2}"
-        pairs = _pairs(node)
-        reads = tuple((f"{kind} {low}", f"{kind} {high}") for low, high in pairs)
-        choices.append(Choice(f"{name} inputs", tuple(f"{low},{high}" for low, high in pairs), made, reads))
-        choices += [Choice(f"{name} {end} operation", kept_names, made) for end in ("lower", "higher")]
-    moves = product(tuple(choices))
-    slots = len(edge_table(nodes))
+    def canonical(arch: Arch) -> Arch:
+        return _canonical(arch, names) if free else arch
+
+    def edges(arch: Arch) -> dict[str, CellEdges]:
+        return darts_edges(arch, names, free=free)
 
     def template() -> Weights:
-        return {kind: jnp.zeros((slots, len(operations)), jnp.float32) for kind in CELL_KINDS}
+        return {kind: jnp.zeros((slots, len(names)), jnp.float32) for kind in CELL_KINDS}
 
     def one_hot(arch: Arch) -> Weights:
         result = {}
-        for kind, used in darts_edges(arch, operations).items():
-            operation = jnp.full(slots, operations.index("none"), jnp.int32).at[used.slot].set(used.operation)
-            result[kind] = jax.nn.one_hot(operation, len(operations), dtype=jnp.float32)
+        for kind, own in edges(arch).items():
+            of_slots, of_operations = jax.nn.one_hot(own.slot, slots), jax.nn.one_hot(own.operation, len(names))
+            counts = jnp.einsum("es,eo->so", of_slots, of_operations)
+            if none < len(names):
+                unused = ~(counts[:, _options(names)] > 0).any(axis=1)
+                counts = counts.at[:, none].set(unused.astype(jnp.float32))
+            result[kind] = counts
         return result
 
-    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
-        return darts_costs(_cells(entries(tuple(choices), arch), nodes, kept_names), skeleton, nodes)
-
-    def graph(arch: Arch) -> Graph:
-        return cell_graph(darts_edges(arch, operations), dict.fromkeys(CELL_KINDS, jnp.ones(nodes)), operations)
+    def cells(arch: Arch) -> dict[str, list[genotypes.Edge]]:
+        return _cells(choices, entries(choices, arch))
 
     def to_genotype(arch: Arch) -> dict[str, Any]:
         genotype: dict[str, Any] = {"space": "darts"}
-        for kind, edges in _cells(entries(tuple(choices), arch), nodes, kept_names).items():
-            genotype[kind] = [[operation, source] for operation, source in edges]
+        for kind, own in cells(arch).items():
+            genotype[kind] = [[operation, source] for operation, source in own]
             genotype[f"{kind}_concat"] = list(range(2, nodes + 2))
         return genotype
 
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
         found = genotypes.find_darts(genotype) if isinstance(genotype, str) else genotype
         genotypes.check_space(found, "darts")
+        options = choices[1].options
         arch = []
-        for cell in genotypes.check_darts(found, nodes, kept_names).values():
+        for cell in genotypes.check_darts(found, nodes, options, repeats=free).values():
             for node, ((low_name, low), (high_name, high)) in enumerate(cell):
-                arch += [_pairs(node).index((low, high)), kept_names.index(low_name), kept_names.index(high_name)]
+                arch += [_pairs(node, free).index((low, high)), options.index(low_name), options.index(high_name)]
         return jnp.asarray(arch, jnp.int32)
 
     space = SearchSpace(
         name="darts",
-        choices=tuple(choices),
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
-        canonical=lambda arch: arch,
+        choices=choices,
+        **product(choices)._asdict(),
+        canonical=canonical,
         template=template,
         one_hot=one_hot,
-        discretise=lambda weights: discretise_paper(weights, operations),
-        graph=lambda arch: cell_graph(
-            darts_edges(arch, operations), dict.fromkeys(CELL_KINDS, jnp.ones(nodes)), operations
-        ),
-        costs=costs,
+        discretise=lambda weights: (discretise_free if free else discretise_paper)(weights, names),
+        graph=lambda arch: cell_graph(edges(canonical(arch)), dict.fromkeys(CELL_KINDS, jnp.ones(nodes)), names),
+        costs=lambda arch, skeleton: darts_costs(cells(arch), skeleton, nodes, operations),
         to_genotype=to_genotype,
         from_genotype=from_genotype,
         notation=lambda arch: genotypes.print_darts(to_genotype(arch)),
@@ -253,50 +307,82 @@ def darts_space(nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) 
     return checked_space(space)
 
 
-def _pairs(node: int) -> list[tuple[int, int]]:
+def _pairs(node: int, free: bool = False) -> list[tuple[int, int]]:
     """The pairs of inputs of a node, counted from 0, in the order of its choice."""
-    return list(itertools.combinations(range(node + 2), 2))
+    pairs = itertools.combinations_with_replacement if free else itertools.combinations
+    return list(pairs(range(node + 2), 2))
 
 
-def _kept(operations: tuple[str, ...]) -> np.ndarray:
+def _pair_number(low: Array, high: Array, inputs: int | np.ndarray, free: bool = False) -> Array:
+    """The place in `_pairs` of a pair of so many inputs."""
+    if free:  # as many as the pairs of different inputs where there is one input more
+        inputs, high = inputs + 1, high + 1
+    return low * inputs - low * (low + 1) // 2 + high - low - 1
+
+
+def _none(operations: tuple[str, ...]) -> int:
+    """The index of "none", or one that no operation has."""
+    return operations.index("none") if "none" in operations else len(operations)
+
+
+def _options(operations: tuple[str, ...], free: bool = False) -> np.ndarray:
     """The indices of the operations that a derived cell may have."""
-    return np.array([o for o, name in enumerate(operations) if name != "none"], np.int32)
+    return np.array([o for o, name in enumerate(operations) if free or name != "none"], np.int32)
 
 
-def _derive(weights: Weights, operations: tuple[str, ...], score: Callable[[Array], Array]) -> Arch:
-    """Of each node the two edges of the highest score, each with its best operation but "none"."""
+def _canonical(arch: Arch, operations: tuple[str, ...]) -> Arch:
+    """The one of the free space that stands for all that mean the same."""
+    none, edges = _none(operations), darts_edges(arch, operations, free=True).values()
+    keys = [jnp.where(own.operation == none, 0, own.source) * len(operations) + own.operation for own in edges]
+    return _free_arch(jnp.stack(keys).reshape(-1, 2), len(operations))
+
+
+def _free_arch(keys: Array, operations: int) -> Arch:
+    """The architecture of the free space with some edges. keys: [2N, 2], source * operations + operation, any order."""
+    low, high = keys.min(axis=1), keys.max(axis=1)
+    inputs = np.tile(np.arange(2, len(keys) // 2 + 2), 2)
+    pair = _pair_number(low // operations, high // operations, inputs, free=True)
+    return jnp.stack([pair, low % operations, high % operations], axis=1).reshape(-1).astype(jnp.int32)
+
+
+def _nodes(weights: Weights, operations: tuple[str, ...]) -> int:
+    """How many nodes the cells of mixture weights have. Raises ValueError where they are of no such cells."""
     slots = max((len(rows) for rows in weights.values()), default=0)
     nodes = next(n for n in itertools.count(1) if len(edge_table(n)) >= slots)
     layout = jax.ShapeDtypeStruct((len(edge_table(nodes)), len(operations)), jnp.float32)
     check_weights(dict.fromkeys(CELL_KINDS, layout), weights, f"a cell of {nodes} nodes")
+    return nodes
+
+
+def _derive(weights: Weights, operations: tuple[str, ...], score: Callable[[Array], Array]) -> Arch:
+    """Of each node the two edges of the highest score, each with its best operation but "none"."""
+    nodes = _nodes(weights, operations)
     arch: list[Array] = []
     for kind in CELL_KINDS:
         edge_score = score(weights[kind])
-        operation = jnp.argmax(weights[kind][:, _kept(operations)], axis=1)
-        node, first = 0, 0
-        while first < weights[kind].shape[0]:
+        operation = jnp.argmax(weights[kind][:, _options(operations)], axis=1)
+        for node in range(nodes):
+            first = node * (node + 3) // 2
             # `top_k` puts the lower index first among equals.
             low, high = jnp.sort(jax.lax.top_k(edge_score[first : first + node + 2], 2)[1])
-            pair = np.zeros((node + 2, node + 2), np.int32)
-            pair[tuple(np.transpose(_pairs(node)))] = np.arange(len(_pairs(node)))
-            arch += [jnp.asarray(pair)[low, high], operation[first + low], operation[first + high]]
-            node, first = node + 1, first + node + 2
+            arch += [_pair_number(low, high, node + 2), operation[first + low], operation[first + high]]
     return jnp.stack(arch).astype(jnp.int32)
 
 
-def _cells(arch: tuple[int, ...], nodes: int, kept_names: tuple[str, ...]) -> dict[str, list[genotypes.Edge]]:
+def _cells(choices: tuple[Choice, ...], arch: tuple[int, ...]) -> dict[str, list[genotypes.Edge]]:
     """kind -> the (operation, source) edges of a concrete architecture, two for each node."""
-    result: dict[str, list[genotypes.Edge]] = {kind: [] for kind in CELL_KINDS}
-    for index, (kind, node) in enumerate(itertools.product(CELL_KINDS, range(nodes))):
-        pair, low, high = arch[3 * index : 3 * index + 3]
-        result[kind] += zip((kept_names[low], kept_names[high]), _pairs(node)[pair], strict=True)
-    return result
+    taken = [choice.options[entry] for choice, entry in zip(choices, arch, strict=True)]
+    edges: list[genotypes.Edge] = []
+    for pair, low, high in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
+        edges += zip((low, high), map(int, pair.split(",")), strict=True)
+    half = len(edges) // 2
+    return dict(zip(CELL_KINDS, (edges[:half], edges[half:]), strict=True))
 
 
 def cell_graph(cells: Mapping[str, CellEdges], read: Mapping[str, Array], operations: tuple[str, ...]) -> Graph:
     """Cells of two edges a node, which stand between their source and the sum of the node.
 
-    read: kind -> [N], 1 for the nodes that make the output and 0 for others.
+    read: kind -> [N], 1 for the nodes that make the output and 0 for others. Edges with "none" are masked out.
     """
     nodes = next(iter(read.values())).shape[0]
     places = 2 + 3 * nodes + 1
@@ -308,21 +394,22 @@ def cell_graph(cells: Mapping[str, CellEdges], read: Mapping[str, Array], operat
     fixed[ends, np.repeat(place[2:], 2)] = 1
     kinds = np.full(places, vocabulary.index("sum"), np.int32)
     kinds[[0, 1, -1]] = [vocabulary.index(name) for name in ("input_0", "input_1", "output")]
-    adjacency, ops = [], []
+    adjacency, ops, mask = [], [], []
     for kind, edges in cells.items():
+        there = jnp.ones(places, bool).at[ends].set(edges.operation != _none(operations))
         one = jnp.asarray(fixed).at[jnp.asarray(place)[edges.source], ends].set(1)
-        adjacency.append(one.at[place[2:], -1].set(read[kind].astype(jnp.float32)))
+        one = one.at[place[2:], -1].set(read[kind].astype(jnp.float32))
+        adjacency.append(one * there[:, None] * there[None])
         ops.append(jnp.asarray(kinds).at[ends].set(edges.operation))
-    return Graph(jnp.stack(adjacency), jnp.stack(ops), jnp.ones((2, places), bool))
+        mask.append(there)
+    return Graph(jnp.stack(adjacency), jnp.stack(ops), jnp.stack(mask))
 
 
-def _edge_cost(cell: CellShape, source: int, operation: str) -> cost.Cost:
+def _edge_cost(cell: CellShape, source: int, primitive: Primitive) -> cost.Cost:
     """One edge of one cell: edges from the inputs of a reducing cell have stride 2, all later ones see its result."""
-    if cell.kind == "normal":
-        return cost.PRIMITIVE_COSTS[operation](cell.channels, 1, cell.size)
-    if source < 2:
-        return cost.PRIMITIVE_COSTS[operation](cell.channels, 2, cell.size)
-    return cost.PRIMITIVE_COSTS[operation](cell.channels, 1, cost.strided(cell.size, 2))
+    halved = cell.kind == "reduce" and source >= 2
+    size = cost.strided(cell.size, 2) if halved else cell.size
+    return primitive.cost(cell.channels, stride_of(cell.kind, source), size)
 
 
 def _constant(skeleton: Skeleton, joined: int | Mapping[str, int]) -> cost.Cost:
@@ -330,7 +417,7 @@ def _constant(skeleton: Skeleton, joined: int | Mapping[str, int]) -> cost.Cost:
     cells = darts_cells(skeleton, joined)
     total = cost.conv_bn(skeleton.image_shape[2], 3 * skeleton.channels, 3, skeleton.image_shape[:2])
     for cell in cells:
-        preprocess0 = cost.factorised_reduce if cell.input_reduced else _relu_conv_bn
+        preprocess0 = cost.factorized_reduce if cell.input_reduced else _relu_conv_bn
         total += preprocess0(cell.inputs[0], cell.channels, cell.size)
         total += _relu_conv_bn(cell.inputs[1], cell.channels, cell.size)
     if skeleton.auxiliary:

@@ -2,7 +2,7 @@
 
 A 3×3 stem gives state 0. Layer k, from 0, applies one of six operations (`jaxnas.ops.macro`) to state k, adds those of
 the states 0 … k - 1 that it is to skip to, and batch norm makes state k + 1 of the sum. After the layers L // 3 - 1 and
-2 (L // 3) - 1 all states are halved in size and doubled in channels by a factorised reduction each. Global pooling and
+2 (L // 3) - 1 all states are halved in size and doubled in channels by a factorized reduction each. Global pooling and
 a classifier read the last state.
 
 An architecture has, for each layer in turn, its operation and then a choice "no" or "yes" for each state that it may
@@ -28,13 +28,17 @@ import numpy as np
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
-from jaxnas.ops.macro import MACRO_COSTS
+from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
 
-ENAS_MACRO_OPERATIONS = tuple(MACRO_COSTS)
+ENAS_MACRO_OPERATIONS = tuple(MACRO_PRIMITIVES)
 ENAS_MACRO_GRAPH_OPERATIONS = (*ENAS_MACRO_OPERATIONS, "stem")
 """What the operation ids of `graph` mean."""
+
+
+Layers = list[tuple[str, list[int]]]
+"""(operation, states added) of each layer of a concrete architecture."""
 
 
 class MacroStage(NamedTuple):
@@ -95,16 +99,7 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
     """
     if layers < 3:
         raise ValueError(f"the macro network reduces the image twice: it needs at least 3 layers, got {layers}")
-    listed = []
-    for k in range(layers):
-        node = f"state {k + 1}"
-        listed.append(Choice(f"layer {k} operation", ENAS_MACRO_OPERATIONS, node))
-        listed += [
-            Choice(f"layer {k} adds state {state}", ("no", "yes"), node, ((), (f"state {state}",)))
-            for state in range(k)
-        ]
-    choices = tuple(listed)
-    moves = product(choices)
+    choices = _choices(layers)
     operation_places = np.array(_places(layers))
     skip_places = np.setdiff1d(np.arange(len(choices)), operation_places)
 
@@ -125,77 +120,34 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
         arch = arch.at[operation_places].set(jnp.argmax(weights["operation"], axis=1).astype(jnp.int32))
         return arch.at[skip_places].set(jnp.argmax(weights["skip"], axis=1).astype(jnp.int32))
 
-    def found(arch: Arch) -> list[tuple[str, list[int]]]:
-        """(operation, states added) of each layer."""
+    def found(arch: Arch) -> Layers:
         taken = entries(choices, arch)
         return [
             (ENAS_MACRO_OPERATIONS[taken[p]], [state for state in range(k) if taken[p + 1 + state]])
             for k, p in enumerate(_places(layers))
         ]
 
-    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
-        taken = found(arch)
-        if skeleton.cells != layers:
-            raise ValueError(
-                f"a network of this space has {layers} layers, but the skeleton has cells={skeleton.cells}"
-            )
-        stages = enas_macro_stages(skeleton)
-        total = cost.conv_bn(skeleton.image_shape[2], skeleton.channels, 3, skeleton.image_shape[:2])
-        for stage in stages:
-            for k in stage.layers:
-                total += MACRO_COSTS[taken[k][0]](stage.channels, stage.size) + cost.batch_norm(stage.channels)
-        for before, after in itertools.pairwise(stages):
-            last = before.layers.stop
-            read = {state for _, states in taken[last:] for state in states if state <= last} | {last}
-            for _ in read:
-                total += cost.factorised_reduce(before.channels, after.channels, after.size)
-        total += cost.linear(stages[-1].channels, skeleton.num_classes)
-        return {"params": total.params, "macs": total.macs}
+    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
+        if isinstance(genotype, str):
+            meaning = f"for each of {layers} layers its operation and a 0 or 1 for each state before"
+            arch = genotypes.parse_numbers(genotype, len(choices), meaning)
+        else:
+            arch = _read(genotype, layers)
+        return jnp.asarray(entries(choices, jnp.asarray(arch)), jnp.int32)
 
     def to_genotype(arch: Arch) -> dict[str, Any]:
         return {"space": "enas_macro", "layers": [[operation, states] for operation, states in found(arch)]}
 
-    def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
-        if isinstance(genotype, str):
-            meaning = f"for each of {layers} layers its operation and a 0 or 1 for each state before"
-            return jnp.asarray(entries(choices, jnp.asarray(genotypes.parse_numbers(genotype, len(choices), meaning))))
-        genotypes.check_space(genotype, "enas_macro")
-        listed = genotype.get("layers")
-        if not isinstance(listed, (list, tuple)) or len(listed) != layers:
-            raise ValueError(f"'layers' must be a list of {layers} pairs (operation, states added), got {listed!r}")
-        arch: list[int] = []
-        for k, entry in enumerate(listed):
-            if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], (list, tuple)):
-                raise ValueError(f"layer {k} is (operation, states added), got {entry!r}")
-            operation, states = entry
-            if operation not in ENAS_MACRO_OPERATIONS:
-                raise ValueError(
-                    f"layer {k}: unknown operation {operation!r}; this space has {', '.join(ENAS_MACRO_OPERATIONS)}"
-                )
-            if wrong := [state for state in states if state not in range(k)]:
-                raise ValueError(f"layer {k}: state {wrong[0]!r} cannot be added; it must be before state {k}")
-            arch += [ENAS_MACRO_OPERATIONS.index(operation), *(int(state in states) for state in range(k))]
-        return jnp.asarray(arch, jnp.int32)
-
-    def graph(arch: Arch) -> Graph:
-        operations, skips = enas_macro_skips(arch, layers)
-        adjacency = jnp.eye(layers + 1, k=1) + jnp.pad(skips.T.astype(jnp.float32), ((0, 1), (1, 0)))
-        stem = jnp.full(1, ENAS_MACRO_GRAPH_OPERATIONS.index("stem"), jnp.int32)
-        return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], jnp.ones((1, layers + 1), bool))
-
     space = SearchSpace(
         name="enas_macro",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,
         discretise=discretise,
-        graph=graph,
-        costs=costs,
+        graph=lambda arch: _graph(arch, layers),
+        costs=lambda arch, skeleton: _costs(found(arch), skeleton),
         to_genotype=to_genotype,
         from_genotype=from_genotype,
         notation=lambda arch: " ".join(map(str, entries(choices, arch))),
@@ -206,3 +158,64 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
 def _places(layers: int) -> list[int]:
     """Where the operation of each layer stands in an architecture."""
     return [k * (k + 1) // 2 for k in range(layers)]
+
+
+def _choices(layers: int) -> tuple[Choice, ...]:
+    """Of each layer its operation, and whether it adds each state before."""
+    choices = []
+    for k in range(layers):
+        node = f"state {k + 1}"
+        choices.append(Choice(f"layer {k} operation", ENAS_MACRO_OPERATIONS, node))
+        for state in range(k):
+            reads = ((), (f"state {state}",))
+            choices.append(Choice(f"layer {k} adds state {state}", ("no", "yes"), node, reads))
+    return tuple(choices)
+
+
+def _costs(taken: Layers, skeleton: Skeleton) -> dict[str, int]:
+    """The costs of a network. Raises ValueError where the skeleton has another number of layers."""
+    if skeleton.cells != len(taken):
+        raise ValueError(
+            f"a network of this space has {len(taken)} layers, but the skeleton has cells={skeleton.cells}"
+        )
+    stages = enas_macro_stages(skeleton)
+    total = cost.conv_bn(skeleton.image_shape[2], skeleton.channels, 3, skeleton.image_shape[:2])
+    for stage in stages:
+        for k in stage.layers:
+            operation = MACRO_PRIMITIVES[taken[k][0]]
+            total += operation.cost(stage.channels, 1, stage.size) + cost.batch_norm(stage.channels)
+    for before, after in itertools.pairwise(stages):
+        last = before.layers.stop
+        read = {state for _, states in taken[last:] for state in states if state <= last} | {last}
+        for _ in read:
+            total += cost.factorized_reduce(before.channels, after.channels, after.size)
+    total += cost.linear(stages[-1].channels, skeleton.num_classes)
+    return {"params": total.params, "macs": total.macs}
+
+
+def _read(genotype: Mapping[str, Any], layers: int) -> list[int]:
+    """The entries of the architecture of a JSON genotype. Raises ValueError naming what is wrong."""
+    genotypes.check_space(genotype, "enas_macro")
+    listed = genotype.get("layers")
+    if not isinstance(listed, (list, tuple)) or len(listed) != layers:
+        raise ValueError(f"'layers' must be a list of {layers} pairs (operation, states added), got {listed!r}")
+    arch: list[int] = []
+    for k, entry in enumerate(listed):
+        if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], (list, tuple)):
+            raise ValueError(f"layer {k} is (operation, states added), got {entry!r}")
+        operation, states = entry
+        if operation not in ENAS_MACRO_OPERATIONS:
+            raise ValueError(
+                f"layer {k}: unknown operation {operation!r}; this space has {', '.join(ENAS_MACRO_OPERATIONS)}"
+            )
+        if wrong := [state for state in states if state not in range(k)]:
+            raise ValueError(f"layer {k}: state {wrong[0]!r} cannot be added; it must be before state {k}")
+        arch += [ENAS_MACRO_OPERATIONS.index(operation), *(int(state in states) for state in range(k))]
+    return arch
+
+
+def _graph(arch: Arch, layers: int) -> Graph:
+    operations, skips = enas_macro_skips(arch, layers)
+    adjacency = jnp.eye(layers + 1, k=1) + jnp.pad(skips.T.astype(jnp.float32), ((0, 1), (1, 0)))
+    stem = jnp.full(1, ENAS_MACRO_GRAPH_OPERATIONS.index("stem"), jnp.int32)
+    return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], jnp.ones((1, layers + 1), bool))

@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxnas.base import Arch, Array, Choice, SearchSpace, Skeleton, Weights
 from jaxnas.checks import checked_space
-from jaxnas.ops import costs as cost
+from jaxnas.ops.primitives import Operations, names_of
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.darts import CELL_KINDS, CellEdges, cell_graph, darts_costs
 from jaxnas.spaces.product import entries, product
@@ -62,7 +62,7 @@ def enas_micro_loose(arch: Arch) -> dict[str, Array]:
     return {kind: ~(value > 0).any(axis=0) for kind, value in read.items()}
 
 
-def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OPERATIONS) -> SearchSpace:
+def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATIONS) -> SearchSpace:
     """The space of cells with some nodes and operations; D = 8 · nodes.
 
     The notation is that of the authors' programs, "source operation source operation" in numbers for each node, first
@@ -75,53 +75,33 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
     """
     if nodes < 1:
         raise ValueError(f"a cell needs at least one node, got {nodes}")
-    if unknown := [name for name in operations if name not in cost.PRIMITIVE_COSTS]:
-        raise ValueError(f"unknown operations {unknown}; there are {', '.join(cost.PRIMITIVE_COSTS)}")
-    if len(set(operations)) < len(operations) or "none" in operations or not operations:
-        raise ValueError(f"operations must be different, at least one and none of them 'none', got {operations}")
-
+    names = names_of(operations)
+    if "none" in names or not names:
+        raise ValueError(f"operations must be at least one and none of them 'none', got {names}")
     slots = enas_micro_slots(nodes)
-    all_operations = ("none", *operations)
-    listed = []
-    for kind, node in itertools.product(CELL_KINDS, range(2, nodes + 2)):
-        name, sources = f"{kind} {node}", range(node)
-        reads = tuple((f"{kind} {source}",) for source in sources)
-        for side in ("left", "right"):
-            listed.append(Choice(f"{kind} node {node} {side} input", tuple(map(str, sources)), name, reads))
-        for side in ("left", "right"):
-            listed.append(Choice(f"{kind} node {node} {side} operation", operations, name))
-    choices = tuple(listed)
-    moves = product(choices)
+    all_names = ("none", *names)
+    choices = _choices(nodes, names)
 
     def template() -> Weights:
-        return {kind: jnp.zeros((len(slots), len(all_operations)), jnp.float32) for kind in CELL_KINDS}
+        return {kind: jnp.zeros((len(slots), len(all_names)), jnp.float32) for kind in CELL_KINDS}
 
     def one_hot(arch: Arch) -> Weights:
         result = {}
         for kind, edges in enas_micro_edges(arch).items():
             operation = jnp.zeros(len(slots), jnp.int32).at[edges.slot].set(edges.operation)
-            result[kind] = jax.nn.one_hot(operation, len(all_operations), dtype=jnp.float32)
+            result[kind] = jax.nn.one_hot(operation, len(all_names), dtype=jnp.float32)
         return result
-
-    def discretise(weights: Weights) -> Arch:
-        arch = []
-        for kind, node in itertools.product(CELL_KINDS, range(nodes)):
-            start, count = node * (node + 3), node + 2
-            block = weights[kind][start : start + 2 * count, 1:].reshape(2, -1)
-            best = jnp.argmax(block, axis=1)
-            arch += [best // len(operations), best % len(operations)]
-        return jnp.concatenate(arch).astype(jnp.int32)
 
     def cells(arch: Arch) -> dict[str, list[genotypes.Edge]]:
         taken = np.array(entries(choices, arch)).reshape(2, nodes, 2, 2)
         return {
-            kind: [(operations[o], int(source)) for node in cell for source, o in zip(*node, strict=True)]
+            kind: [(names[o], int(source)) for node in cell for source, o in zip(*node, strict=True)]
             for kind, cell in zip(CELL_KINDS, taken, strict=True)
         }
 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
         found = cells(arch)
-        return darts_costs(found, skeleton, {kind: len(_loose(edges)) for kind, edges in found.items()})
+        return darts_costs(found, skeleton, {kind: len(_loose(edges)) for kind, edges in found.items()}, operations)
 
     def to_genotype(arch: Arch) -> dict[str, Any]:
         genotype: dict[str, Any] = {"space": "enas_micro"}
@@ -133,44 +113,24 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
         if isinstance(genotype, str):
             numbers = genotypes.parse_numbers(genotype, 8 * nodes, f"two cells of {nodes} nodes, four for each")
-            taken = np.array(numbers, np.int32).reshape(-1, 2, 2).transpose(0, 2, 1).reshape(-1)
-            return jnp.asarray(entries(choices, jnp.asarray(taken)), jnp.int32)
-        genotypes.check_space(genotype, "enas_micro")
-        arch = []
-        for kind in CELL_KINDS:
-            found = genotype.get(kind)
-            if not isinstance(found, (list, tuple)) or len(found) != 2 * nodes:
-                raise ValueError(f"{kind!r} must be a list of {2 * nodes} edges (operation, source), got {found!r}")
-            edges = [
-                genotypes.read_edge(f"{kind} edge {e}, into node {e // 2 + 2}", edge, operations, e // 2 + 2)
-                for e, edge in enumerate(found)
-            ]
-            joined = genotype.get(f"{kind}_concat")
-            if joined is None or sorted(joined, key=str) != sorted(_loose(edges), key=str):
-                raise ValueError(
-                    f"{kind}_concat is {joined}; the nodes that no other reads are concatenated, so it must be "
-                    f"{_loose(edges)}"
-                )
-            for left, right in zip(edges[::2], edges[1::2], strict=True):
-                arch += [left[1], right[1], operations.index(left[0]), operations.index(right[0])]
-        return jnp.asarray(arch, jnp.int32)
+            arch = jnp.array(numbers, jnp.int32).reshape(-1, 2, 2).transpose(0, 2, 1).reshape(-1)
+        else:
+            arch = jnp.array(_read(genotype, nodes, names), jnp.int32)
+        return jnp.asarray(entries(choices, arch), jnp.int32)
 
     def notation(arch: Arch) -> str:
         edges = [edge for cell in cells(arch).values() for edge in cell]
-        return " ".join(f"{source} {operations.index(operation)}" for operation, source in edges)
+        return " ".join(f"{source} {names.index(operation)}" for operation, source in edges)
 
     space = SearchSpace(
         name="enas_micro",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,
-        discretise=discretise,
-        graph=lambda arch: cell_graph(enas_micro_edges(arch), enas_micro_loose(arch), all_operations),
+        discretise=lambda weights: _discretise(weights, nodes, len(names)),
+        graph=lambda arch: cell_graph(enas_micro_edges(arch), enas_micro_loose(arch), all_names),
         costs=costs,
         to_genotype=to_genotype,
         from_genotype=from_genotype,
@@ -182,3 +142,50 @@ def enas_micro_space(nodes: int = 5, operations: tuple[str, ...] = ENAS_MICRO_OP
 def _loose(edges: list[genotypes.Edge]) -> list[int]:
     """The nodes, from 2, that no edge of a cell starts from."""
     return sorted({*range(2, len(edges) // 2 + 2)} - {source for _, source in edges})
+
+
+def _choices(nodes: int, names: tuple[str, ...]) -> tuple[Choice, ...]:
+    """Of each node two inputs and two operations, in the order in which the controller makes them."""
+    choices = []
+    for kind, node in itertools.product(CELL_KINDS, range(2, nodes + 2)):
+        name, sources = f"{kind} {node}", range(node)
+        reads = tuple((f"{kind} {source}",) for source in sources)
+        for side in ("left", "right"):
+            choices.append(Choice(f"{kind} node {node} {side} input", tuple(map(str, sources)), name, reads))
+        for side in ("left", "right"):
+            choices.append(Choice(f"{kind} node {node} {side} operation", names, name))
+    return tuple(choices)
+
+
+def _discretise(weights: Weights, nodes: int, operations: int) -> Arch:
+    """Of each side of each node the heaviest operation but "none" of all sources, the first among equals."""
+    arch = []
+    for kind, node in itertools.product(CELL_KINDS, range(nodes)):
+        start, count = node * (node + 3), node + 2
+        block = weights[kind][start : start + 2 * count, 1:].reshape(2, -1)
+        best = jnp.argmax(block, axis=1)
+        arch += [best // operations, best % operations]
+    return jnp.concatenate(arch).astype(jnp.int32)
+
+
+def _read(genotype: Mapping[str, Any], nodes: int, names: tuple[str, ...]) -> list[int]:
+    """The entries of the architecture of a JSON genotype. Raises ValueError naming what is wrong."""
+    genotypes.check_space(genotype, "enas_micro")
+    arch: list[int] = []
+    for kind in CELL_KINDS:
+        found = genotype.get(kind)
+        if not isinstance(found, (list, tuple)) or len(found) != 2 * nodes:
+            raise ValueError(f"{kind!r} must be a list of {2 * nodes} edges (operation, source), got {found!r}")
+        edges = [
+            genotypes.read_edge(f"{kind} edge {e}, into node {e // 2 + 2}", edge, names, e // 2 + 2)
+            for e, edge in enumerate(found)
+        ]
+        joined = genotype.get(f"{kind}_concat")
+        if joined is None or sorted(joined, key=str) != sorted(_loose(edges), key=str):
+            raise ValueError(
+                f"{kind}_concat is {joined}; the nodes that no other reads are concatenated, so it must be "
+                f"{_loose(edges)}"
+            )
+        for left, right in zip(edges[::2], edges[1::2], strict=True):
+            arch += [left[1], right[1], names.index(left[0]), names.index(right[0])]
+    return arch

@@ -146,8 +146,13 @@ def find_darts(text: str) -> Mapping[str, Any]:
     raise ValueError(f"unknown genotype {text!r}; write Genotype(normal=…) or a name: {', '.join(PUBLISHED)}")
 
 
-def check_darts(genotype: Mapping[str, Any], nodes: int, operations: Sequence[str]) -> dict[str, list[list[Edge]]]:
+def check_darts(
+    genotype: Mapping[str, Any], nodes: int, operations: Sequence[str], *, repeats: bool = False
+) -> dict[str, list[list[Edge]]]:
     """The cells of a genotype: kind -> for each node its two edges, the lower source first.
+
+    repeats: whether the two edges of a node may come from one input; that with the lower operation is then the first.
+    The source of an edge with "none" means nothing, and is given as 0.
 
     Raises: ValueError naming what is wrong and what would be right.
     """
@@ -170,12 +175,13 @@ def check_darts(genotype: Mapping[str, Any], nodes: int, operations: Sequence[st
                 read_edge(f"{kind} edge {e}, into node {node + 2}", edges[e], operations, node + 2)
                 for e in (2 * node, 2 * node + 1)
             ]
-            if pair[0][1] == pair[1][1]:
+            if pair[0][1] == pair[1][1] and not repeats:
                 raise ValueError(
                     f"{kind} node {node + 2}: both edges come from {pair[0][1]}; "
                     "its two edges must come from two different inputs"
                 )
-            cells[kind].append(sorted(pair, key=lambda edge: edge[1]))
+            pair = [(operation, 0 if operation == "none" else source) for operation, source in pair]
+            cells[kind].append(sorted(pair, key=lambda edge: (edge[1], operations.index(edge[0]))))
     return cells
 
 

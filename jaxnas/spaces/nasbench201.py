@@ -22,6 +22,7 @@ import numpy as np
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import check_arch, checked_space
 from jaxnas.ops import costs as cost
+from jaxnas.ops.primitives import Operations, Primitive, named, names_of
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
 
@@ -29,9 +30,16 @@ NASBENCH201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"
 """In the official order."""
 NASBENCH201_EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
 """The (node, source) of each slot."""
-_CHOICES = tuple(Choice(f"edge {node}←{source}", NASBENCH201_OPERATIONS) for node, source in NASBENCH201_EDGES)
-NASBENCH201_GRAPH_OPERATIONS = (*NASBENCH201_OPERATIONS, "input", "output")
-"""What the operation ids of `graph` mean."""
+
+
+def nasbench201_choices(operations: Operations = NASBENCH201_OPERATIONS) -> tuple[Choice, ...]:
+    """One choice an edge, in the order of the edges."""
+    return tuple(Choice(f"edge {node}←{source}", names_of(operations)) for node, source in NASBENCH201_EDGES)
+
+
+def nasbench201_graph_operations(operations: Operations = NASBENCH201_OPERATIONS) -> tuple[str, ...]:
+    """What the operation ids of `graph` mean: the operations, then "input", "output"."""
+    return (*names_of(operations), "input", "output")
 
 
 def nasbench201_stages(skeleton: Skeleton) -> list[tuple[int, tuple[int, int]]]:
@@ -40,13 +48,13 @@ def nasbench201_stages(skeleton: Skeleton) -> list[tuple[int, tuple[int, int]]]:
     return [(skeleton.channels << stage, cost.strided(size, 1 << stage)) for stage in range(3)]
 
 
-def nasbench201_live(arch: Arch) -> Array:
+def nasbench201_live(arch: Arch, operations: Operations = NASBENCH201_OPERATIONS) -> Array:
     """Which edges, bool [6], lie on a way from the input to the output of the cell; traceable.
 
     An edge that does not is computed for nothing: what it reads is zero, or nothing reads what it gives.
     """
-    check_arch(_CHOICES, arch, "the space 'nasbench201'")
-    present = [arch[slot] != NASBENCH201_OPERATIONS.index("none") for slot in range(len(NASBENCH201_EDGES))]
+    check_arch(nasbench201_choices(operations), arch, "the space 'nasbench201'")
+    present = [arch[slot] != _none(names_of(operations)) for slot in range(len(NASBENCH201_EDGES))]
     fed, read = [jnp.array(node == 0) for node in range(4)], [jnp.array(node == 3) for node in range(4)]
     for (node, source), there in zip(NASBENCH201_EDGES, present, strict=True):
         fed[node] |= there & fed[source]
@@ -56,13 +64,13 @@ def nasbench201_live(arch: Arch) -> Array:
     return jnp.stack([there & fed[source] & read[node] for (node, source), there in ends])
 
 
-def nasbench201_cost_table(skeleton: Skeleton) -> cost.CostTable:
+def nasbench201_cost_table(skeleton: Skeleton, operations: Operations = NASBENCH201_OPERATIONS) -> cost.CostTable:
     """What each operation on each edge adds to the network, over all cells.
 
     Raises: ValueError where an auxiliary head is asked for.
     """
     constant = _constant(skeleton)
-    each = [_edge_cost(skeleton, operation) for operation in NASBENCH201_OPERATIONS]
+    each = [_edge_cost(skeleton, primitive) for primitive in named(operations)]
     params, macs = (
         {"cell": np.tile(np.array(row, np.int64), (len(NASBENCH201_EDGES), 1))}
         for row in ([item.params for item in each], [item.macs for item in each])
@@ -70,15 +78,16 @@ def nasbench201_cost_table(skeleton: Skeleton) -> cost.CostTable:
     return cost.CostTable({"params": constant.params, "macs": constant.macs}, params, macs)
 
 
-def nasbench201_space() -> SearchSpace:
-    """The space; D = 6, one operation for each edge.
+def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> SearchSpace:
+    """The space; D = 6, one operation for each edge. operations: names, or `jaxnas.ops.primitives.Primitive` objects.
 
     `discretise` takes the heaviest operation of each edge, "none" included, the first among equals. Its graph has eight
     places: the input, the six edges, the output; edges with "none" are masked out.
+
+    Raises: ValueError where an operation is unknown or given twice, or there is one alone.
     """
-    names = NASBENCH201_OPERATIONS
-    choices = _CHOICES
-    moves = product(choices)
+    primitives = named(operations)
+    names, choices = names_of(operations), nasbench201_choices(operations)
 
     def template() -> Weights:
         return {"cell": jnp.zeros((len(choices), len(names)), jnp.float32)}
@@ -86,7 +95,7 @@ def nasbench201_space() -> SearchSpace:
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
         total = _constant(skeleton)
         for entry in entries(choices, arch):
-            total += _edge_cost(skeleton, names[entry])
+            total += _edge_cost(skeleton, primitives[entry])
         return {"params": total.params, "macs": total.macs}
 
     def edges(arch: Arch) -> list[genotypes.Edge]:
@@ -109,15 +118,12 @@ def nasbench201_space() -> SearchSpace:
     space = SearchSpace(
         name="nasbench201",
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=template,
         one_hot=lambda arch: {"cell": jax.nn.one_hot(arch, len(names), dtype=jnp.float32)},
         discretise=lambda weights: jnp.argmax(weights["cell"], axis=1).astype(jnp.int32),
-        graph=_graph,
+        graph=lambda arch: _graph(arch, names),
         costs=costs,
         to_genotype=lambda arch: {"space": "nasbench201", "cell": [list(edge) for edge in edges(arch)]},
         from_genotype=from_genotype,
@@ -126,22 +132,25 @@ def nasbench201_space() -> SearchSpace:
     return checked_space(space)
 
 
-def _graph(arch: Arch) -> Graph:
+def _none(names: tuple[str, ...]) -> int:
+    """The number of "none", or one that no operation has."""
+    return names.index("none") if "none" in names else len(names)
+
+
+def _graph(arch: Arch, names: tuple[str, ...]) -> Graph:
     places = len(NASBENCH201_EDGES) + 2
     ends = [(0, 0), *NASBENCH201_EDGES, (4, 3)]  # (node, source): the input ends at 0, the output starts at 3.
     line = np.array([[float(a < b and ends[a][0] == ends[b][1]) for b in range(places)] for a in range(places)])
-    present = jnp.concatenate([jnp.ones(1, bool), arch != NASBENCH201_OPERATIONS.index("none"), jnp.ones(1, bool)])
+    present = jnp.concatenate([jnp.ones(1, bool), arch != _none(names), jnp.ones(1, bool)])
     adjacency = jnp.asarray(line, jnp.float32) * (present[:, None] & present[None, :])
-    first, last = (NASBENCH201_GRAPH_OPERATIONS.index(name) for name in ("input", "output"))
+    first, last = len(names), len(names) + 1
     ops = jnp.concatenate([jnp.full(1, first, jnp.int32), arch, jnp.full(1, last, jnp.int32)])
     return Graph(adjacency[None], ops[None], present[None])
 
 
-def _edge_cost(skeleton: Skeleton, operation: str) -> cost.Cost:
+def _edge_cost(skeleton: Skeleton, primitive: Primitive) -> cost.Cost:
     """One edge, over all cells of the network."""
-    stages = [
-        cost.PRIMITIVE_COSTS[operation](channels, 1, size) for channels, size in nasbench201_stages(skeleton)
-    ] * skeleton.cells
+    stages = [primitive.cost(channels, 1, size) for channels, size in nasbench201_stages(skeleton)] * skeleton.cells
     return sum(stages, cost.Cost())
 
 

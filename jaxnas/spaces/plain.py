@@ -29,7 +29,6 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
     for choice in choices:
         if len(set(choice.options)) < len(choice.options):
             raise ValueError(f"choice {choice.name!r} has an option twice: {', '.join(choice.options)}")
-    moves = product(choices)
     first = np.array([sum(len(choice.options) for choice in choices[:d]) for d in range(len(choices))], np.int32)
 
     def template() -> Weights:
@@ -74,10 +73,7 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
     space = SearchSpace(
         name=name,
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,

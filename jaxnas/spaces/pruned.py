@@ -71,7 +71,6 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
         )
         for choice, row in zip(space.choices, kept, strict=True)
     )
-    moves = product(choices)
 
     def embed(arch: Arch) -> Arch:
         check_arch(choices, arch, f"what is left of the space {space.name!r}")
@@ -117,10 +116,7 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
 
     narrow = space._replace(
         choices=choices,
-        sample=moves.sample,
-        mutate=moves.mutate,
-        crossover=moves.crossover,
-        neighbours=moves.neighbours,
+        **product(choices)._asdict(),
         canonical=canonical,
         one_hot=lambda arch: space.one_hot(embed(arch)),
         discretise=discretise,

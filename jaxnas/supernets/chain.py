@@ -18,13 +18,15 @@ from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
 from jaxnas.checks import checked_supernet
-from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, part
+from jaxnas.kernels.arrays import materialized
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
 from jaxnas.networks.chain import chain_network
-from jaxnas.networks.switched import switch
 from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
-from jaxnas.ops.trees import materialised
+from jaxnas.ops.primitives import Primitive, initial_stats
 from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
+from jaxnas.supernets.executors.layout import operations_init, used_operations
+from jaxnas.supernets.executors.scan import one_of
 from jaxnas.supernets.extracting import as_network, taken
 
 
@@ -39,6 +41,9 @@ class ChainRun(NamedTuple):
     blocks: tuple[str, ...]
     channels: int
     stride: int
+
+    def primitives(self) -> list[Primitive]:
+        return [BLOCKS[name] for name in self.blocks]
 
 
 def chain_runs(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[str]) -> list[ChainRun]:
@@ -58,8 +63,8 @@ def chain_runs(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[str])
     return runs
 
 
-Layer = Callable[[PyTree, Array, Array, Stats | None], tuple[Array, Stats]]
-"""(params of all blocks, which block or the weight of each, x, statistics) -> (y, statistics)."""
+Layer = Callable[[ChainRun, PyTree, Array, Array, Context], tuple[Array, Stats]]
+"""(run, params of all blocks, which block or the weight of each, x, context) -> (y, statistics)."""
 
 
 def chain_supernet(
@@ -83,55 +88,13 @@ def chain_supernet(
     width = chain_stages(skeleton, depths)[-1].channels
 
     def init(key: Key) -> PyTree:
-        outside, *rest = jax.random.split(key, 1 + len(runs))
+        return _init(skeleton, runs, width, key)
 
-        def frame(key: Key) -> PyTree:
-            keys = fresh_keys(key)
-            return {
-                "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
-                "head": conv_bn_init(next(keys), 1, width, CHAIN_HEAD * width),
-                "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
-            }
-
-        def layer(run: ChainRun, key: Key) -> list[PyTree]:
-            keys = fresh_keys(key)
-            return [BLOCKS[name].init(next(keys), run.channels, run.stride, False) for name in run.blocks]
-
-        return {
-            **draw(outside, frame),
-            "runs": [
-                draw(k, functools.partial(layer, run), (run.slots.stop - run.slots.start,))
-                for k, run in zip(rest, runs, strict=True)
-            ],
-        }
-
-    def forward(
-        params: PyTree, selection: Weights, x: Array, context: Context, make: Callable[..., Layer]
-    ) -> tuple[Array, Aux]:
-        """selection: of each kind of layers int32 [N], or weights [N, O]. make: (run, axis_name) -> how one is run."""
-        stats = given_stats(context)
-        x, stem_seen = conv_bn(x.astype(dtype), params["stem"], context, part(stats, "stem"))
-        x = jax.nn.relu(x)
-        seen: dict[str, Any] = {"stem": stem_seen, "runs": []}
-        for r, run in enumerate(runs):
-            layer = make(run, context.axis_name)
-
-            def body(x: Array, item: Any, layer: Layer = layer) -> tuple[Array, Stats]:
-                own, chosen, given = item
-                return layer(own, chosen, x, given)
-
-            items = (params["runs"][r], selection[run.kind][run.slots], part(stats, "runs", r))
-            if run.stride == 1:
-                x, run_seen = lax.scan(body, x, items)
-            else:  # A loop's state keeps its shape.
-                x, one = body(x, jax.tree.map(lambda leaf: leaf[0], items))
-                run_seen = jax.tree.map(lambda leaf: leaf[None], one)
-            seen["runs"].append(run_seen)
-        x, seen["head"] = conv_bn(x, params["head"], context, part(stats, "head"))
-        return layers.dense(jnp.mean(layers.widened(jax.nn.relu(x)), (1, 2)), params["classifier"]), Aux(seen)
+    def forward(params: PyTree, selection: Weights, x: Array, context: Context, layer: Layer) -> tuple[Array, Aux]:
+        return _forward(runs, params, selection, x.astype(dtype), context, layer)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        return forward(params, weights, x, context, _mixture)
+        return forward(params, weights, x, context._replace(bn="batch"), _mixture)
 
     def blocks_of(arch: Arch) -> Weights:
         return {kind: jnp.argmax(rows, axis=1) for kind, rows in space.one_hot(arch).items()}
@@ -144,17 +107,11 @@ def chain_supernet(
         shapes = jax.eval_shape(init, jax.random.key(0))
         result = jax.tree.map(lambda _: jnp.array(True), shapes)
 
-        def mask(own: Array, leaf: Any) -> Array:
-            return own.reshape(-1, *[1] * (leaf.ndim - 1))
-
-        result["runs"] = [
-            [
-                jax.tree.map(functools.partial(mask, chosen[run.kind][run.slots] == o), block)
-                for o, block in enumerate(listed)
-            ]
+        stacks = [
+            used_operations(chosen[run.kind][run.slots], listed)
             for run, listed in zip(runs, shapes["runs"], strict=True)
         ]
-        return result
+        return {**result, "runs": stacks}
 
     def network(arch: Arch) -> Network:
         return chain_network(arch, skeleton, space)
@@ -180,37 +137,69 @@ def chain_supernet(
     return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
-def _mixture(run: ChainRun, axis_name: str | None) -> Layer:
+def _init(skeleton: Skeleton, runs: Sequence[ChainRun], width: int, key: Key) -> PyTree:
+    outside, *rest = jax.random.split(key, 1 + len(runs))
+
+    def frame(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "head": conv_bn_init(next(keys), 1, width, CHAIN_HEAD * width),
+            "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
+        }
+
+    def layer(run: ChainRun) -> Callable[[Key], list[PyTree]]:
+        return functools.partial(operations_init, run.primitives(), channels=run.channels, stride=run.stride)
+
+    stacks = [draw(k, layer(run), (run.slots.stop - run.slots.start,)) for k, run in zip(rest, runs, strict=True)]
+    return {**draw(outside, frame), "runs": stacks}
+
+
+def _forward(
+    runs: Sequence[ChainRun], params: PyTree, selection: Weights, x: Array, context: Context, layer: Layer
+) -> tuple[Array, Aux]:
+    """selection: of each kind of layers int32 [N], or weights [N, O]."""
+    x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+    x = jax.nn.relu(x)
+    seen: dict[str, Any] = {"stem": stem_seen, "runs": []}
+    for r, run in enumerate(runs):
+
+        def body(x: Array, item: Any, run: ChainRun = run) -> tuple[Array, Stats]:
+            own, chosen, stats = item
+            return layer(run, own, chosen, x, context._replace(bn="batch" if stats is None else stats))
+
+        stats = None if isinstance(context.bn, str) else context.bn["runs"][r]
+        items = (params["runs"][r], selection[run.kind][run.slots], stats)
+        if run.stride == 1:
+            x, run_seen = lax.scan(body, x, items)
+        else:  # A loop's state keeps its shape.
+            x, one = body(x, jax.tree.map(lambda leaf: leaf[0], items))
+            run_seen = jax.tree.map(lambda leaf: leaf[None], one)
+        seen["runs"].append(run_seen)
+    x, seen["head"] = conv_bn(x, params["head"], context.at("head"))
+    return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
+
+
+def _mixture(run: ChainRun, params: PyTree, weights: Array, x: Array, context: Context) -> tuple[Array, Stats]:
     """The sum of all blocks' outputs, each times its weight, computed again in the backward pass."""
 
     @jax.checkpoint
-    def layer(params: PyTree, weights: Array, x: Array, stats: Stats | None) -> tuple[Array, Stats]:
-        del stats  # a mixture is normalised by the batch alone
-        params = materialised(params)
-        outputs = [
-            weights[o].astype(x.dtype) * BLOCKS[name].apply(params[o], x, run.stride, None, axis_name)[0]
-            for o, name in enumerate(run.blocks)
-        ]
-        return sum(outputs), ()  # type: ignore[return-value]
+    def layer(params: PyTree, weights: Array, x: Array) -> Array:
+        own = materialized(params)
+        return functools.reduce(
+            jnp.add,
+            [
+                weights[o].astype(x.dtype) * block.apply(own[o], x, run.stride, context)[0]
+                for o, block in enumerate(run.primitives())
+            ],
+        )
 
-    return layer
+    return layer(params, weights, x), ()
 
 
-def _path(run: ChainRun, axis_name: str | None) -> Layer:
+def _path(run: ChainRun, params: PyTree, block: Array, x: Array, context: Context) -> tuple[Array, Stats]:
     """One block; the others are not computed, and their statistics stay as they are given, or as before any batch."""
-    unseen = [tuple(map(layers.initial_stats, BLOCKS[name].norms(run.channels, run.stride))) for name in run.blocks]
-
-    def branch(o: int) -> Callable[[PyTree, tuple[Array, ...], Stats | None], tuple[Array, Stats]]:
-        def one(params: PyTree, sources: tuple[Array, ...], stats: Stats | None) -> tuple[Array, Stats]:
-            given = None if stats is None else stats[o]
-            y, seen = BLOCKS[run.blocks[o]].apply(params[o], sources[0], run.stride, given, axis_name)
-            return y, [seen if other == o else s for other, s in enumerate(unseen if stats is None else stats)]
-
-        return one
-
-    branches = [branch(o) for o in range(len(run.blocks))]
-
-    def layer(params: PyTree, block: Array, x: Array, stats: Stats | None) -> tuple[Array, Stats]:
-        return switch(branches, block, params, (x,), stats)
-
-    return layer
+    stats = context.bn
+    if isinstance(stats, str):
+        stats = [initial_stats(primitive, run.channels, run.stride) for primitive in run.primitives()]
+    return one_of(run.primitives(), run.stride, params, block, x, stats, context)

@@ -8,6 +8,7 @@ compiled once a stage; a path computes its own operations and the reductions of 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,12 +18,11 @@ from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
 from jaxnas.checks import checked_supernet
-from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, given_stats, part
+from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
 from jaxnas.networks.enas_macro import enas_macro_network
-from jaxnas.networks.switched import apply_padded, switch
 from jaxnas.ops import layers
 from jaxnas.ops.macro import MACRO_PRIMITIVES
-from jaxnas.ops.primitives import Primitive
+from jaxnas.ops.primitives import initial_stats
 from jaxnas.spaces.enas_macro import (
     ENAS_MACRO_OPERATIONS,
     MacroStage,
@@ -31,8 +31,9 @@ from jaxnas.spaces.enas_macro import (
     enas_macro_space,
     enas_macro_stages,
 )
-from jaxnas.supernets import edges as mixed
-from jaxnas.supernets.extracting import as_network, padded_stats, taken
+from jaxnas.supernets.executors.layout import operations_init, used_operations
+from jaxnas.supernets.executors.scan import mixed_op, one_of
+from jaxnas.supernets.extracting import as_network, taken
 
 _PRIMITIVES = tuple(MACRO_PRIMITIVES[name] for name in ENAS_MACRO_OPERATIONS)
 
@@ -41,7 +42,7 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
     """The supernet over `enas_macro_space(skeleton.cells)`.
 
     The paper's has `Skeleton(channels=36, cells=12, image_shape=(32, 32, 3), num_classes=10)`. dtype: of the
-    activations. A path has statistics for two batch norms an operation, of which some are of none.
+    activations.
 
     Raises: ValueError where there are fewer than three layers or an auxiliary head is asked for.
     """
@@ -50,87 +51,17 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
     count = skeleton.cells
 
     def init(key: Key) -> PyTree:
-        outside, *rest = jax.random.split(key, 1 + 2 * len(stages))
-
-        def frame(key: Key) -> PyTree:
-            keys = fresh_keys(key)
-            return {
-                "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
-                "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
-            }
-
-        return {
-            **draw(outside, frame),
-            "stages": [
-                draw(
-                    k,
-                    functools.partial(mixed.edge_init, _PRIMITIVES, channels=stage.channels, stride=1),
-                    (len(stage.layers),),
-                )
-                for k, stage in zip(rest[::2], stages, strict=True)
-            ],
-            "reductions": [
-                draw(
-                    k,
-                    functools.partial(
-                        layers.factorised_reduce_init, channels_in=stage.channels, channels_out=2 * stage.channels
-                    ),
-                    (stage.layers.stop + 1,),
-                )
-                for k, stage in zip(rest[1::2], stages[:-1], strict=False)
-            ],
-        }
+        return _init(skeleton, stages, key)
 
     def forward(
-        params: PyTree,
-        operations: Array,
-        skips: Array,
-        x: Array,
-        context: Context,
-        path: bool,
+        params: PyTree, operations: Array, skips: Array, x: Array, context: Context, path: bool
     ) -> tuple[Array, Aux]:
-        """operations: int32 [L], or weights [L, O]. skips: [L, L], 0 or 1, or weights."""
-        stats = given_stats(context)
-        x, stem_seen = conv_bn(x.astype(dtype), params["stem"], context, part(stats, "stem"))
-        seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
-        mixture = mixed.mixed_edge(_PRIMITIVES, None, 1, context.axis_name).alone
-        states = x[None]
-        for s, stage in enumerate(stages):
-            here = slice(stage.layers.start, stage.layers.stop)
-            branches = [functools.partial(_branch, o, p, context.axis_name) for o, p in enumerate(_PRIMITIVES)]
-
-            def layer(states: Array, item: Any, branches: Any = branches) -> tuple[Array, Stats]:
-                k, params, operation, added, given = item
-                source = lax.dynamic_index_in_dim(states, k, 0, keepdims=False)
-                if path:
-                    y, own = switch(branches, operation, params, (source,), part(given, "operation"))
-                else:
-                    y, own = mixture(params, operation, source, ())
-                # States that are not made yet are zeros, and their entries too.
-                y = y + jnp.tensordot(added.astype(y.dtype), states, 1)
-                y, norm = layers.batch_norm(y, None, part(given, "norm"), context.axis_name)
-                return lax.dynamic_update_index_in_dim(states, y, k + 1, 0), {"operation": own, "norm": norm}
-
-            room = jnp.zeros((len(stage.layers), *states.shape[1:]), states.dtype)
-            states = jnp.concatenate([states, room])
-            width = len(states)
-            rows = jnp.pad(skips[here], ((0, 0), (0, max(0, width - count))))[:, :width]
-            items = (jnp.arange(here.start, here.stop), params["stages"][s], operations[here], rows)
-            states, stage_seen = lax.scan(layer, states, (*items, part(stats, "stages", s)))
-            seen["stages"].append(stage_seen)
-            if s < len(stages) - 1:
-                needed = enas_macro_needed(skips > 0, here.stop) if path else jnp.ones(here.stop + 1, bool)
-                states, reduced_seen = _reduced(
-                    states, params["reductions"][s], needed, part(stats, "reductions", s), context.axis_name
-                )
-                seen["reductions"].append(reduced_seen)
-        features = jnp.mean(layers.widened(states[-1]), (1, 2))
-        return layers.dense(features, params["classifier"]), Aux(seen)
+        return _forward(stages, params, operations, skips, x.astype(dtype), context, path)
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         rows, columns = np.tril_indices(count, -1)
         skips = jnp.zeros((count, count)).at[rows, columns].set(weights["skip"][:, 1])
-        return forward(params, weights["operation"], skips, x, context, path=False)
+        return forward(params, weights["operation"], skips, x, context._replace(bn="batch"), path=False)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         operations, skips = enas_macro_skips(arch, count)
@@ -142,10 +73,7 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
         result = jax.tree.map(lambda _: jnp.array(True), shapes)
         for s, stage in enumerate(stages):
             here = operations[stage.layers.start : stage.layers.stop]
-            result["stages"][s] = [
-                jax.tree.map(lambda leaf, o=o, here=here: (here == o).reshape(-1, *[1] * (leaf.ndim - 1)), p)
-                for o, p in enumerate(shapes["stages"][s])
-            ]
+            result["stages"][s] = used_operations(here, shapes["stages"][s])
         for s, stage in enumerate(stages[:-1]):
             needed = enas_macro_needed(skips, stage.layers.stop)[:, None, None]
             result["reductions"][s] = jax.tree.map(lambda _, needed=needed: needed, shapes["reductions"][s])
@@ -176,7 +104,7 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
         operations = np.asarray(enas_macro_skips(arch, count)[0]).tolist()
         seen = [
             {
-                "operation": padded_stats(own["operation"], _PRIMITIVES[operations[k]].norms(1), number),
+                "operation": taken(own["operation"][operations[k]], number),
                 "norm": taken(own["norm"], number),
             }
             for stage, own in zip(stages, stats["stages"], strict=True)
@@ -192,24 +120,84 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
     return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
 
 
-def _branch(
-    operation: int,
-    primitive: Primitive,
-    axis_name: str | None,
+def _init(skeleton: Skeleton, stages: Sequence[MacroStage], key: Key) -> PyTree:
+    outside, *rest = jax.random.split(key, 1 + 2 * len(stages))
+
+    def frame(key: Key) -> PyTree:
+        keys = fresh_keys(key)
+        return {
+            "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
+            "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
+        }
+
+    def layer(stage: MacroStage) -> Callable[[Key], list[PyTree]]:
+        return functools.partial(operations_init, _PRIMITIVES, channels=stage.channels, stride=1)
+
+    def reduction(stage: MacroStage) -> Callable[[Key], PyTree]:
+        return lambda key: layers.factorized_reduce_init(key, stage.channels, 2 * stage.channels)
+
+    return {
+        **draw(outside, frame),
+        "stages": [draw(k, layer(stage), (len(stage.layers),)) for k, stage in zip(rest[::2], stages, strict=True)],
+        "reductions": [
+            draw(k, reduction(stage), (stage.layers.stop + 1,))
+            for k, stage in zip(rest[1::2], stages[:-1], strict=False)
+        ],
+    }
+
+
+def _forward(
+    stages: Sequence[MacroStage],
     params: PyTree,
-    sources: tuple[Array, ...],
-    stats: Stats | None,
-) -> tuple[Array, Stats]:
-    return apply_padded(primitive, params[operation], sources[0], 1, stats, axis_name)
+    operations: Array,
+    skips: Array,
+    x: Array,
+    context: Context,
+    path: bool,
+) -> tuple[Array, Aux]:
+    """operations: int32 [L], or weights [L, O]. skips: [L, L], 0 or 1, or weights."""
+    x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+    seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
+    states = x[None]
+    for s, stage in enumerate(stages):
+        here = slice(stage.layers.start, stage.layers.stop)
+        room = jnp.zeros((len(stage.layers), *states.shape[1:]), states.dtype)
+        states = jnp.concatenate([states, room])
+        rows = jnp.pad(skips[here], ((0, 0), (0, max(0, len(states) - len(skips)))))[:, : len(states)]
+        stats = None if isinstance(context.bn, str) else context.bn["stages"][s]
+        items = (jnp.arange(here.start, here.stop), params["stages"][s], operations[here], rows, stats)
+        states, stage_seen = lax.scan(functools.partial(_layer, context, path), states, items)
+        seen["stages"].append(stage_seen)
+        if s < len(stages) - 1:
+            needed = enas_macro_needed(skips > 0, here.stop) if path else jnp.ones(here.stop + 1, bool)
+            states, reduced_seen = _reduced(states, params["reductions"][s], needed, context.at("reductions", s))
+            seen["reductions"].append(reduced_seen)
+    return layers.dense(global_pool(states[-1]), params["classifier"]), Aux(seen)
 
 
-def _reduced(
-    states: Array, params: PyTree, needed: Array, stats: Stats | None, axis_name: str | None
-) -> tuple[Array, Stats]:
+def _layer(context: Context, path: bool, states: Array, item: Any) -> tuple[Array, Stats]:
+    """Layer k on a buffer of all states, of which those that are not made yet are zeros."""
+    k, params, operation, added, stats = item
+    here = context._replace(bn="batch" if stats is None else stats)
+    source = lax.dynamic_index_in_dim(states, k, 0, keepdims=False)
+    if path:
+        channels = source.shape[-1]
+        known = [initial_stats(p, channels, 1) for p in _PRIMITIVES] if stats is None else stats["operation"]
+        y, own = one_of(_PRIMITIVES, 1, params, operation, source, known, here.at("operation"))
+    else:
+        mixed = mixed_op(_PRIMITIVES, 1, context.axis_name)
+        y, own = mixed(params, operation, source, (None, None), None, context.wanted)[0], []
+    y = y + jnp.tensordot(added.astype(y.dtype), states, 1)
+    y, norm = layers.batch_norm(y, None, here.at("norm"))
+    return lax.dynamic_update_index_in_dim(states, y, k + 1, 0), {"operation": own, "norm": norm}
+
+
+def _reduced(states: Array, params: PyTree, needed: Array, context: Context) -> tuple[Array, Stats]:
     """States [N, B, H, W, C] halved and doubled in channels, those that are not needed zero, and statistics [N, 2C]."""
 
     def reduce(x: Array, params: PyTree, given: Stats | None) -> tuple[Array, Stats]:
-        return layers.batch_norm(layers.factorised_reduce(x, params), None, given, axis_name)
+        here = context._replace(bn="batch" if given is None else given)
+        return layers.batch_norm(layers.factorized_reduce(x, params), None, here)
 
     def leave(x: Array, params: PyTree, given: Stats | None) -> tuple[Array, Stats]:
         shape = jax.eval_shape(reduce, x, params, given)[0]
@@ -218,4 +206,4 @@ def _reduced(
     def one(item: Any) -> tuple[Array, Stats]:
         return lax.cond(item[0], reduce, leave, *item[1:])
 
-    return lax.map(one, (needed, states, params, stats))
+    return lax.map(one, (needed, states, params, None if isinstance(context.bn, str) else context.bn))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Arch, Network, PyTree
+from jaxnas.base import Arch, Context, Network, PyTree, Stats, Supernet
 
 
 def taken(tree: PyTree, *places: int) -> PyTree:
@@ -39,7 +38,12 @@ def _filled(params: PyTree, shapes: PyTree) -> PyTree:
     return params
 
 
-def padded_stats(stats: Any, count: int, *places: int) -> tuple[Any, ...]:
-    """Of statistics (mean, variance) [..., N, C] with room for N batch norms the first `count`, as pairs."""
-    mean, variance = (leaf[places] for leaf in stats)
-    return tuple((mean[n], variance[n]) for n in range(count))
+def path_stats(supernet: Supernet) -> Stats:
+    """The running statistics of a supernet's paths before any batch: of all batch norms mean 0 and variance 1."""
+    params = jax.eval_shape(supernet.init, jax.random.key(0))
+    arch = jax.ShapeDtypeStruct((len(supernet.space.choices),), jnp.int32)
+    x = jax.ShapeDtypeStruct((2, *supernet.input_shape), jnp.float32)
+    shapes = jax.eval_shape(lambda p, a, x: supernet.apply_path(p, a, x, Context())[1].stats, params, arch, x)
+    leaves, tree = jax.tree.flatten(shapes)  # means and variances in turn
+    fills = (jnp.zeros, jnp.ones)
+    return jax.tree.unflatten(tree, [fills[i % 2](leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)])

@@ -1,27 +1,21 @@
 """Mixtures of which some operations are gone from some edges: fewer are held, and fewer are computed.
 
-An operation's parameters are stacked over the edges that still have it. In the form `scan` they are spread over all
-edges by zeros, and each operation of each edge stands behind a `lax.cond`; in the form `batch` the edges that leave a
-node are joined for each operation by itself. Both compute no operation that is gone.
+An operation's parameters are stacked over the edges that still have it, and spread over all edges by zeros where an
+executor runs them, which computes no operation that is gone.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxnas.base import Arch, Array, Aux, Context, PyTree, Supernet
-from jaxnas.ops.primitives import Primitive
 from jaxnas.spaces.pruned import Pruned
-from jaxnas.supernets import edges as mixed
-from jaxnas.supernets.stages import Slots, Together, run_stages
-from jaxnas.supernets.together import together
+from jaxnas.supernets.cells import Cells
 
 Rows = Literal["all"] | np.ndarray
 """Which entries along the second axis of a leaf are held, int [R]; "all" for a leaf that has no axis of edges."""
@@ -65,10 +59,22 @@ def checked_keep(
     return result
 
 
-def narrowed(tree: PyTree, rows: PyTree) -> PyTree:
+def rows_of(shapes: PyTree, cells: Cells, keep: Mapping[str, np.ndarray]) -> PyTree:
+    """What is held of parameters in those shapes: the rows of each operation on the edges of each group."""
+    rows = jax.tree.map(lambda _: "all", shapes)
+    for (shape, _), own in zip(cells.frame.runs, rows["cells"], strict=True):
+        for group, slots in cells.layouts[shape.kind].groups().items():
+            for o, tree in enumerate(own["edges"][group]):
+                held = np.flatnonzero(keep[shape.kind][slots, o])
+                own["edges"][group][o] = jax.tree.map(lambda _, held=held: held, tree)
+    return rows
+
+
+def narrowed(tree: PyTree, rows: PyTree | None) -> PyTree:
     """What is held of parameters of all edges; an operation that no edge has is gone with its leaves.
 
-    rows: of the tree's form, its leaves are Rows. An empty stack becomes {}: nothing can be saved of no size.
+    rows: of the tree's form, its leaves are Rows; None is all. An empty stack becomes {}: nothing can be saved of no
+    size.
     """
 
     def cut(row: Rows, leaf: Any) -> Any:
@@ -76,10 +82,10 @@ def narrowed(tree: PyTree, rows: PyTree) -> PyTree:
             return leaf
         return leaf[:, row] if len(row) else {}
 
-    return jax.tree.map(cut, rows, tree)
+    return tree if rows is None else jax.tree.map(cut, rows, tree)
 
 
-def widened(tree: PyTree, rows: PyTree, shapes: PyTree) -> PyTree:
+def widened(tree: PyTree, rows: PyTree | None, shapes: PyTree) -> PyTree:
     """The way back, with zeros for what is not held. shapes: of the whole tree, as of `jax.eval_shape`."""
 
     def spread(row: Rows, whole: Any, leaf: Any) -> Any:
@@ -88,7 +94,7 @@ def widened(tree: PyTree, rows: PyTree, shapes: PyTree) -> PyTree:
         zeros = jnp.zeros(whole.shape, whole.dtype)
         return zeros.at[:, row].set(leaf) if len(row) else zeros
 
-    return jax.tree.map(spread, rows, shapes, tree)
+    return tree if rows is None else jax.tree.map(spread, rows, shapes, tree)
 
 
 def between(before: PyTree, after: PyTree) -> PyTree:
@@ -98,66 +104,3 @@ def between(before: PyTree, after: PyTree) -> PyTree:
         return new if isinstance(old, str) else np.searchsorted(old, new)
 
     return jax.tree.map(place, before, after)
-
-
-def present(keep: np.ndarray, none: int | None) -> list[int]:
-    """The operations that some edge still has; keep: bool [E, O]."""
-    return [o for o in range(keep.shape[1]) if o != none and keep[:, o].any()]
-
-
-def kept_edge(operations: Sequence[Primitive], stride: int, axis_name: str | None) -> mixed.Alone:
-    """The sum of those operations that are there, which bool [O] in the place of statistics says."""
-    each = [mixed.mixed_edge([operation], None, stride, axis_name).alone for operation in operations]
-
-    def alone(params: Any, weights: Array, x: Array, there: Any, wanted: Array | None = None) -> tuple[Array, Any]:
-        def gone(p: Any, w: Array, x: Array) -> Array:
-            return jnp.zeros((x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3]), x.dtype)
-
-        total = gone(None, weights, x)
-        for o, one in enumerate(each):
-            here = functools.partial(lambda one, p, w, x: one([p], w[None], x, (), wanted)[0], one)
-            total = total + lax.cond(there[o], here, gone, params[o], weights[o], x)
-        return total, there
-
-    return alone
-
-
-def kept_edges(
-    form: mixed.Form,
-    operations: Sequence[Primitive],
-    none: int | None,
-    keep: np.ndarray,
-    ends: Sequence[tuple[int, int]],
-    stride: int,
-    axis_name: str | None,
-    remat: bool,
-) -> Callable[[Array | None, Array, list[Any], Array, Array | None], Array]:
-    """Makes (inputs, nodes, params, weights [E, O], wanted) -> nodes, as of `edges.run_edges`.
-
-    keep: bool [E, O], what the edges still have.
-
-    params: of all operations with a leading axis of all edges; what is not kept is not read.
-    """
-    taken = present(keep, none)
-
-    def stage(slots: Slots) -> Together:
-        def run(params: Any, weights: Array, x: Array, stats: Any) -> tuple[Array, Any]:
-            """Of each source by itself: they need not have kept the same."""
-            del stats
-            outputs = []
-            for s, row in enumerate(slots):
-                mixture = together(operations, none, stride, axis_name, keep[list(row)])
-                own = jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], (params, weights, x))
-                outputs.append(mixture(*own))
-            return functools.reduce(jnp.add, outputs), ()
-
-        return jax.checkpoint(run) if remat else run
-
-    def run(inputs: Array | None, nodes: Array, params: list[Any], weights: Array, wanted: Array | None) -> Array:
-        if form == "batch":
-            return run_stages(stage, inputs, nodes, ends, params, weights, ())[0]
-        alone, there = kept_edge([operations[o] for o in taken], stride, axis_name), jnp.asarray(keep[:, taken])
-        own, chosen = [params[o] for o in taken], weights[:, jnp.array(taken)]
-        return mixed.scan_edges(alone, ends, inputs, nodes, own, chosen, there, wanted)[0]
-
-    return run

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, SearchSpace, Skeleton, Supernet, Weights
 from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, fresh_keys, global_pool
+from jaxnas.networks.frame import preprocess, preprocess_init
 from jaxnas.networks.nasbench201 import residual_block, residual_block_init
 from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.ops.macro import MACRO_PRIMITIVES
-from jaxnas.ops.primitives import Primitive, named
+from jaxnas.ops.primitives import Operations, Primitive, named
 from jaxnas.spaces import (
     CHAIN_BLOCKS,
     CHAIN_HEAD,
@@ -32,7 +33,6 @@ from jaxnas.spaces import (
     ENAS_MICRO_OPERATIONS,
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
-    CellShape,
     chain_space,
     chain_stages,
     darts_cells,
@@ -44,18 +44,19 @@ from jaxnas.spaces import (
     enas_micro_space,
     nasbench201_space,
     nasbench201_stages,
+    stride_of,
 )
 
-Mixture = Callable[[PyTree, Weights, Array, str | None], Array]
-"""(params, weights, images [B, H, W, C], axis_name) -> logits [B, K]."""
+Mixture = Callable[[PyTree, Weights, Array, Context], Array]
+"""(params, weights, images [B, H, W, C], context) -> logits [B, K]."""
 
 
 def mixed_op(
-    primitives: Sequence[Primitive], params: Sequence[PyTree], weights: Array, x: Array, stride: int, axis: str | None
+    primitives: Sequence[Primitive], params: Sequence[PyTree], weights: Array, x: Array, stride: int, context: Context
 ) -> Array:
     """The mixed operation: the sum over operations o of weights[o] · o(x) (Liu et al. 2019, equation 2)."""
     return total(
-        weights[o] * primitive.apply(params[o], x, stride, None, axis)[0] for o, primitive in enumerate(primitives)
+        weights[o] * primitive.apply(params[o], x, stride, context)[0] for o, primitive in enumerate(primitives)
     )
 
 
@@ -84,7 +85,7 @@ def plain_supernet(
     """
 
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        return mixture(params, weights, x, context.axis_name), Aux(())
+        return mixture(params, weights, x, Context(axis_name=context.axis_name)), Aux(())
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         return apply(params, space.one_hot(arch), x, context)
@@ -101,18 +102,13 @@ def where(mask: Array, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda _: mask, tree)
 
 
-def stride(cell: CellShape, source: int) -> int:
-    """Of an edge from this source: a reduction cell halves what it takes from its two inputs."""
-    return 2 if cell.kind == "reduce" and source < 2 else 1
-
-
-def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Sequence[str] = DARTS_OPERATIONS) -> Supernet:
+def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Operations = DARTS_OPERATIONS) -> Supernet:
     """The search network of DARTS (Liu et al. 2019, sections 2.1 and 2.2, https://arxiv.org/abs/1806.09055).
 
     A cell has two inputs, the outputs of the two cells before it. Each of its nodes is the sum over all earlier nodes
     and inputs of mixed operations; its output is the concatenation of all nodes.
     """
-    space, primitives = darts_space(nodes, tuple(operations)), named(operations, pool_norms=True)
+    space, primitives = darts_space(nodes, operations), named(operations, pool_norms=True)
     cells, edges = darts_cells(skeleton, nodes), edge_table(nodes)
 
     def init(key: Key) -> PyTree:
@@ -121,26 +117,28 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Sequence[str
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
             "cells": [
                 {
-                    "preprocess": preprocess_init(next(keys), cell),
-                    "edges": [edge_init(primitives, next(keys), cell.channels, stride(cell, s)) for _, s in edges],
+                    "preprocess": preprocess_init(next(keys), cell, affine=False),
+                    "edges": [
+                        edge_init(primitives, next(keys), cell.channels, stride_of(cell.kind, s)) for _, s in edges
+                    ],
                 }
                 for cell in cells
             ],
             "classifier": layers.dense_init(next(keys), cells[-1].outputs, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
-        x, _ = conv_bn(x, params["stem"], Context(axis_name=axis), None)
+    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+        x, _ = conv_bn(x, params["stem"], context)
         s0 = s1 = x
         for cell, own in zip(cells, params["cells"], strict=True):
-            states = [preprocess(s, p, axis) for s, p in zip((s0, s1), own["preprocess"], strict=True)]
+            states = [preprocess(s, p, context)[0] for s, p in zip((s0, s1), own["preprocess"], strict=True)]
             for node in range(nodes):
                 incoming = [(slot, source) for slot, (target, source) in enumerate(edges) if target == node]
                 states.append(
                     total(
                         mixed_op(
                             primitives, own["edges"][slot], weights[cell.kind][slot], states[source],
-                            stride(cell, source), axis,
+                            stride_of(cell.kind, source), context,
                         )
                         for slot, source in incoming
                     )
@@ -157,32 +155,12 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Sequence[str
     return plain_supernet(space, skeleton.image_shape, init, mixture, used)
 
 
-def preprocess_init(key: Key, cell: CellShape) -> tuple[PyTree, PyTree]:
-    """Of a cell's two inputs: ReLU and a 1×1 convolution to the channels of the cell, or a reduction by two of them."""
-    first, second = jax.random.split(key)
-    reduce = layers.factorised_reduce_init if cell.input_reduced else _pointwise_init
-    return (
-        reduce(first, cell.inputs[0], cell.channels),
-        _pointwise_init(second, cell.inputs[1], cell.channels),
-    )
-
-
-def _pointwise_init(key: Key, channels_in: int, channels_out: int) -> Array:
-    return layers.conv_init(key, 1, channels_in, channels_out)
-
-
-def preprocess(x: Array, params: PyTree, axis: str | None) -> Array:
-    """ReLU, the convolution or reduction of `preprocess_init`, batch norm without affine part."""
-    convolve = layers.factorised_reduce if isinstance(params, dict) else layers.pointwise
-    return layers.batch_norm(convolve(jax.nn.relu(x), params), None, None, axis)[0]
-
-
-def nasbench201_reference(skeleton: Skeleton) -> Supernet:
+def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH201_OPERATIONS) -> Supernet:
     """The supernet of NAS-Bench-201 (Dong and Yang 2020, section 2, https://arxiv.org/abs/2001.00326).
 
     Node 0 of a cell is its input, node 3 its output; a node is the sum of mixed operations of all earlier ones.
     """
-    space, primitives = nasbench201_space(), named(NASBENCH201_OPERATIONS)
+    space, primitives = nasbench201_space(operations), named(operations)
     widths = [channels for channels, _ in nasbench201_stages(skeleton)]
 
     def init(key: Key) -> PyTree:
@@ -198,18 +176,17 @@ def nasbench201_reference(skeleton: Skeleton) -> Supernet:
             "classifier": layers.dense_init(next(keys), widths[-1], skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
-        context = Context(axis_name=axis)
-        x, _ = conv_bn(x, params["stem"], context, None)
+    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+        x, _ = conv_bn(x, params["stem"], context)
         for s, stage in enumerate(params["stages"]):
             if s > 0:
-                x, _ = residual_block(x, params["blocks"][s - 1], context, None)
+                x, _ = residual_block(x, params["blocks"][s - 1], context)
             for edges in stage:
                 nodes = [x, *[jnp.zeros_like(x)] * 3]
                 for slot, (target, source) in enumerate(NASBENCH201_EDGES):
-                    nodes[target] += mixed_op(primitives, edges[slot], weights["cell"][slot], nodes[source], 1, axis)
+                    nodes[target] += mixed_op(primitives, edges[slot], weights["cell"][slot], nodes[source], 1, context)
                 x = nodes[3]
-        x, _ = layers.batch_norm(x, params["norm"], None, axis)
+        x, _ = layers.batch_norm(x, params["norm"], context)
         return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"])
 
     def used(mask: PyTree, taken: Weights) -> PyTree:
@@ -223,14 +200,14 @@ def nasbench201_reference(skeleton: Skeleton) -> Supernet:
 
 
 def enas_micro_reference(
-    skeleton: Skeleton, nodes: int = 5, operations: Sequence[str] = ENAS_MICRO_OPERATIONS
+    skeleton: Skeleton, nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATIONS
 ) -> Supernet:
     """The shared network of ENAS's micro search (Pham et al. 2018, section 2.4, https://arxiv.org/abs/1802.03268).
 
     A node adds two sides, each a mixed operation of every earlier node and input. What no other node reads is
     concatenated: node n counts in the output with the product of the weights of "none" on all edges that start from it.
     """
-    space, primitives = enas_micro_space(nodes, tuple(operations)), named(("none", *operations))
+    space, primitives = enas_micro_space(nodes, operations), named(("none", *operations))
     cells, slots = darts_cells(skeleton, nodes), enas_micro_slots(nodes)
 
     def init(key: Key) -> PyTree:
@@ -239,34 +216,29 @@ def enas_micro_reference(
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], 3 * skeleton.channels),
             "cells": [
                 {
-                    "preprocess": [
-                        {
-                            "reduce" if isinstance(kernel, dict) else "kernel": kernel,
-                            "norm": layers.affine_init(cell.channels),
-                        }
-                        for kernel in preprocess_init(next(keys), cell)
+                    "preprocess": preprocess_init(next(keys), cell),
+                    "edges": [
+                        edge_init(primitives, next(keys), cell.channels, stride_of(cell.kind, s)) for *_, s in slots
                     ],
-                    "edges": [edge_init(primitives, next(keys), cell.channels, stride(cell, s)) for *_, s in slots],
                 }
                 for cell in cells
             ],
             "classifier": layers.dense_init(next(keys), cells[-1].outputs, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
-        x, _ = conv_bn(x, params["stem"], Context(axis_name=axis), None)
+    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+        x, _ = conv_bn(x, params["stem"], context)
         s0 = s1 = x
         for cell, own in zip(cells, params["cells"], strict=True):
-            here, states = weights[cell.kind], []
-            for s, p in zip((s0, s1), own["preprocess"], strict=True):
-                convolve = layers.factorised_reduce if "reduce" in p else layers.pointwise
-                y = convolve(jax.nn.relu(s), p.get("reduce", p.get("kernel")))
-                states.append(layers.batch_norm(y, p["norm"], None, axis)[0])
+            here = weights[cell.kind]
+            states = [preprocess(s, p, context)[0] for s, p in zip((s0, s1), own["preprocess"], strict=True)]
             for node in range(nodes):
                 incoming = [(slot, source) for slot, (target, _, source) in enumerate(slots) if target == node]
                 states.append(
                     total(
-                        mixed_op(primitives, own["edges"][slot], here[slot], states[s], stride(cell, s), axis)
+                        mixed_op(
+                            primitives, own["edges"][slot], here[slot], states[s], stride_of(cell.kind, s), context
+                        )
                         for slot, s in incoming
                     )
                 )
@@ -299,7 +271,7 @@ def enas_macro_reference(skeleton: Skeleton) -> Supernet:
             "layers": [edge_init(primitives, next(keys), stage.channels, 1) for stage in stages for _ in stage.layers],
             "reductions": [
                 [
-                    layers.factorised_reduce_init(next(keys), stage.channels, 2 * stage.channels)
+                    layers.factorized_reduce_init(next(keys), stage.channels, 2 * stage.channels)
                     for _ in range(stage.layers.stop + 1)
                 ]
                 for stage in stages[:-1]
@@ -307,18 +279,18 @@ def enas_macro_reference(skeleton: Skeleton) -> Supernet:
             "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
-        x, _ = conv_bn(x, params["stem"], Context(axis_name=axis), None)
+    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+        x, _ = conv_bn(x, params["stem"], context)
         states = [x]
         for s, stage in enumerate(stages):
             for k in stage.layers:
-                y = mixed_op(primitives, params["layers"][k], weights["operation"][k], states[k], 1, axis)
+                y = mixed_op(primitives, params["layers"][k], weights["operation"][k], states[k], 1, context)
                 first = k * (k - 1) // 2  # the skips into layer k: from states 0 … k - 1
                 y += sum(weights["skip"][first + earlier, 1] * states[earlier] for earlier in range(k))
-                states.append(layers.batch_norm(y, None, None, axis)[0])
+                states.append(layers.batch_norm(y, None, context)[0])
             if s < len(stages) - 1:
-                reduced = [layers.factorised_reduce(y, p) for y, p in zip(states, params["reductions"][s], strict=True)]
-                states = [layers.batch_norm(y, None, None, axis)[0] for y in reduced]
+                reduced = [layers.factorized_reduce(y, p) for y, p in zip(states, params["reductions"][s], strict=True)]
+                states = [layers.batch_norm(y, None, context)[0] for y in reduced]
         return layers.dense(global_pool(states[-1]), params["classifier"])
 
     return plain_supernet(space, skeleton.image_shape, init, mixture)
@@ -352,13 +324,12 @@ def chain_reference(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[
             "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, axis: str | None) -> Array:
-        context = Context(axis_name=axis)
-        x = jax.nn.relu(conv_bn(x, params["stem"], context, None)[0])
+    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+        x = jax.nn.relu(conv_bn(x, params["stem"], context)[0])
         for (own, _, stride, kind, slot), each in zip(plan, params["layers"], strict=True):
-            outputs = [BLOCKS[b].apply(p, x, stride, None, axis)[0] for b, p in zip(own, each, strict=True)]
+            outputs = [BLOCKS[b].apply(p, x, stride, context)[0] for b, p in zip(own, each, strict=True)]
             x = total(weights[kind][slot, o] * y for o, y in enumerate(outputs))
-        x, _ = conv_bn(x, params["head"], context, None)
+        x, _ = conv_bn(x, params["head"], context)
         return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"])
 
     return plain_supernet(space, skeleton.image_shape, init, mixture)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Key, PyTree
-from jaxnas.compiling import top_level_jit
+from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.parallel import Seeds, SeedStep
 
 Infos = Any

@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas.base import Arch, Array, Batch, Context, Key, Network, PyTree, Stats
+from jaxnas.base import Arch, Array, Batch, Context, Key, Network, PyTree, Stats, Supernet
 from jaxnas.data.augment import normalise
 from jaxnas.data.dataset import Augmentation, Examples
 from jaxnas.data.pipeline import eval_batches
-from jaxnas.networks.switched import SwitchedNetwork
-from jaxnas.ops.layers import pmean
-from jaxnas.ops.trees import norm
+from jaxnas.kernels.trees import norm, pmean
 from jaxnas.parallel import block, joined
+from jaxnas.supernets.extracting import path_stats
 from jaxnas.train import losses
 
 
@@ -44,7 +43,7 @@ class TrainInfo(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """init: (key, arch) -> state; arch is None but for a `SwitchedNetwork`. step: (key, state, batch) -> (state, info).
+    """init: (key, arch) -> state; arch is None but for a `Supernet`. step: (key, state, batch) -> (state, info).
 
     predict: (state, x [B, H, W, C]) -> logits [B, K], by the running statistics and without drop-path.
     """
@@ -55,7 +54,7 @@ class Classifier(NamedTuple):
 
 
 def classifier(
-    network: Network | SwitchedNetwork,
+    network: Network | Supernet,
     tx: optax.GradientTransformation,
     *,
     total_steps: int,
@@ -67,9 +66,12 @@ def classifier(
 ) -> Classifier:
     """How a network is trained from scratch; the defaults are those of DARTS (Liu et al. 2019, section 3.2).
 
+    network: or a supernet, of which one path is trained, whose architecture is then a part of the state: one compiled
+    program for any number of architectures.
+
     drop_path: the probability that is reached at the end. It grows with step / total_steps; the paper's program raises
     it once an epoch instead. momentum: what a batch adds to the running statistics, (1 - m) running + m batch. The
-    optimiser is told the loss as `value`, for `schedules.plateau`. With `axis_name` the batch is spread over that axis:
+    optimizer is told the loss as `value`, for `schedules.plateau`. With `axis_name` the batch is spread over that axis:
     gradients, statistics and the info are means over it, drop-path is drawn on each device for itself.
 
     Raises: ValueError where a number is out of its range.
@@ -83,18 +85,18 @@ def classifier(
             raise ValueError(f"{name} must be in [0, 1), got {value}")
     if not 0.0 < momentum <= 1.0:
         raise ValueError(f"momentum, of the running statistics, must be in (0, 1], got {momentum}")
-    optimiser = optax.with_extra_args_support(tx)
+    optimizer = optax.with_extra_args_support(tx)
 
     def apply(params: PyTree, arch: Arch | None, x: Array, context: Context) -> Any:
-        if isinstance(network, SwitchedNetwork):
-            return network.apply(params, arch, x, context)  # type: ignore[arg-type]
+        if isinstance(network, Supernet):
+            return network.apply_path(params, arch, x, context)  # type: ignore[arg-type]
         return network.apply(params, x, context)
 
     def init(key: Key, arch: Arch | None = None) -> TrainState:
-        if isinstance(network, SwitchedNetwork) != (arch is not None):
-            raise ValueError("an architecture belongs to a SwitchedNetwork, which needs one; a Network is one already")
-        params, stats = network.init(key)
-        return TrainState(params, stats, optimiser.init(params), jnp.zeros((), jnp.int32), arch)
+        if isinstance(network, Supernet) != (arch is not None):
+            raise ValueError("an architecture belongs to a Supernet, which needs one; a Network is one already")
+        params, stats = (network.init(key), path_stats(network)) if isinstance(network, Supernet) else network.init(key)
+        return TrainState(params, stats, optimizer.init(params), jnp.zeros((), jnp.int32), arch)
 
     def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, TrainInfo]:
         if axis_name is not None:
@@ -111,7 +113,7 @@ def classifier(
         (value, (logits, seen)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         score = losses.accuracy(logits, batch.label)
         value, score, gradient = pmean((value, score, gradient), axis_name)
-        updates, opt_state = optimiser.update(gradient, state.opt_state, state.params, value=value)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         stats = jax.tree.map(lambda old, new: (1.0 - momentum) * old + momentum * new, state.stats, seen)
         params = optax.apply_updates(state.params, updates)
         info = TrainInfo(value, score, norm(gradient))

@@ -22,6 +22,7 @@ from jaxnas.checkpoint import Checkpoints, Restored, abstract
 from jaxnas.parallel import arrays_from_first, from_first, is_first_process, is_key, largest, local
 from jaxnas.runfolder import Stage
 from jaxnas.train.chunk import Chunk, Infos, check_same_types
+from jaxnas.train.finite import NonFiniteError, check_no_nan, first_non_finite, named
 from jaxnas.train.progress import Progress
 from jaxnas.train.stop import Stopped, saving
 
@@ -29,15 +30,6 @@ AfterRound = Callable[[int, PyTree], tuple[PyTree, Mapping[str, Any]]]
 """(rounds done, state) -> (state, numbers or arrays for the metrics): evaluation, a schedule that reads it, what
 a picture shows. The next chunk uses the state up: what is to be kept of it is copied. A stop may have it called again
 for the same round, with the same state."""
-
-
-class NonFiniteError(RuntimeError):
-    """A step gave NaN or infinity. `step` counts the steps of the stage, from 1; `quantity` is a field of its Info."""
-
-    def __init__(self, quantity: str, value: float, step: int, where: str) -> None:
-        super().__init__(f"{quantity} is {value} at step {step} ({where}); checkpoints from before this step are kept")
-        self.step = step
-        self.quantity = quantity
 
 
 class Leg(NamedTuple):
@@ -98,33 +90,15 @@ def run(
     Raises NonFiniteError, naming the step and the quantity, for a NaN or infinity in an Info or in a value of
     `after_round`, and for a NaN in a state that was about to be saved; the checkpoints from before remain.
     """
-    if not legs or min(leg.steps for leg in legs) < 1:
-        raise ValueError(f"every leg needs at least 1 step, got {[(leg.name, leg.steps) for leg in legs]}")
-    for name, value in (("rounds", rounds), ("log_every", log_every)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if best is not None and after_round is None:
-        raise ValueError(f"best={best!r} needs an after_round that measures it")
-
+    _check(legs, rounds, log_every, best, after_round)
     round_steps = sum(leg.steps for leg in legs)
     total = rounds * round_steps
-    state = place(jax.tree.map(_own, state))
     data = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf), data)
     keys = [_fold_in(key, number) for number in range(len(legs))]
-    done, before, top = 0, 0.0, None
+    paces = [_Pace(chunk_seconds, leg.chunk.max_steps) for leg in legs]
     with contextlib.ExitStack() as resources:
-        checkpoints = None
-        if stage is not None:
-            if is_first_process():
-                checkpoints = resources.enter_context(Checkpoints(stage.path / "checkpoints"))
-            restored = _restore(None if checkpoints is None else checkpoints.restore, state)
-            if restored is not None:
-                state, done, before = place(restored.state), restored.step, restored.meta["seconds"]
-                top = Best(*restored.meta["best"]) if restored.meta["best"] else None
-                if done > total:
-                    raise ValueError(f"{stage.path} is at step {done}, beyond the {total} steps asked for")
-            # A stage without a checkpoint starts anew, and so do its metrics.
-            stage.truncate_metrics(-1 if restored is None else done)
+        checkpoints = None if stage is None else _checkpoints(stage, resources)
+        state, done, before, top = _start(stage, checkpoints, place(jax.tree.map(_own, state)), place, total)
         progress = Progress(
             stage.name if stage else legs[0].name,
             [(leg.name, leg.steps * rounds, leg.images) for leg in legs],
@@ -132,16 +106,8 @@ def run(
             sys.stderr if output is None else output,
         )
         resources.callback(progress.close)
-        paces = [_Pace(chunk_seconds, leg.chunk.max_steps) for leg in legs]
         started = saved = time.perf_counter()
         over = done == total or (done > 0 and done % round_steps == 0 and ended(state))
-
-        def save(write: Callable[[int, PyTree, Mapping[str, Any]], None]) -> None:
-            _check_no_nan(state, done)
-            own = jax.tree.map(local, state)
-            with saving():
-                write(done, own, {"seconds": before + time.perf_counter() - started, "best": top})
-
         while not over:
             number = _leg_at(legs, done % round_steps)
             leg, first, epoch = legs[number], _index(legs, number, done), done // round_steps + 1
@@ -151,31 +117,23 @@ def run(
             state, infos = leg.chunk.run(state, keys[number], first, first + length, data)
             elapsed = time.perf_counter() - chunk_started
             paces[number].record(length, elapsed)
-            bad = _first_non_finite(infos)
-            for index in range(length if bad is None else bad[0]):
-                n = done + index + 1
-                if stage is not None and (n % log_every == 0 or n == total):
-                    stage.log(leg.name, n, {"epoch": epoch, **_row(infos, index)})
-            if bad is not None:
-                raise NonFiniteError(*bad[1:], done + bad[0] + 1, f"{leg.name}, epoch {epoch}")
+            steps = range(done + 1, done + length + 1)
+            _log_steps(stage, leg.name, epoch, infos, steps, lambda step: step % log_every == 0 or step == total)
             done += length
             progress.report(number, length, elapsed, f"{epoch}/{rounds}", infos)
             if done == epoch * round_steps and after_round is not None:
-                own = jax.tree.map(local, state)
-                after, values = _after_round(after_round, epoch, own, best, done)
-                if after is not own:
-                    state = place(arrays_from_first(after))
+                state, values = _after_round(after_round, epoch, state, place, best, done)
                 if stage is not None:
                     stage.log("round", done, {"epoch": epoch, **values})
                 if best is not None and (top is None or values[best] > top.value):
                     top = Best(values[best], done)
                     if checkpoints is not None:
-                        save(checkpoints.save_best)
+                        _save(checkpoints.save_best, _At(state, done, before + time.perf_counter() - started, top))
             over = done == total or (done == epoch * round_steps and ended(state))
             signalled = largest([stop() or 0])[0] or None
             due = time.perf_counter() - saved >= save_seconds or signalled is not None or over
             if checkpoints is not None and due:
-                save(checkpoints.save)
+                _save(checkpoints.save, _At(state, done, before + time.perf_counter() - started, top))
                 saved = time.perf_counter()
             if signalled is not None:
                 raise Stopped(signalled, done, total, saved=stage is not None)
@@ -188,11 +146,8 @@ def load(stage: Stage, target: PyTree, which: Literal["latest", "best"]) -> PyTr
     Raises OSError where the stage has no such checkpoint that is whole.
     """
     with contextlib.ExitStack() as resources:
-        read = None
-        if is_first_process():
-            checkpoints = resources.enter_context(Checkpoints(stage.path / "checkpoints"))
-            read = checkpoints.restore_best if which == "best" else checkpoints.restore
-        restored = _restore(read, target)
+        checkpoints = _checkpoints(stage, resources)
+        restored = _restore(checkpoints, target, which)
     if restored is None:
         raise OSError(
             f"{stage.path / 'checkpoints' / which} has no whole checkpoint; remove {stage.path} to run it again"
@@ -200,15 +155,65 @@ def load(stage: Stage, target: PyTree, which: Literal["latest", "best"]) -> PyTr
     return restored.state
 
 
-def _restore(read: Callable[[PyTree], Restored | None] | None, like: PyTree) -> Restored | None:
-    """What the first process reads, given to all; `read` is None in the others."""
+class _At(NamedTuple):
+    """How far a stage is: state, steps done, the seconds that they took, and the best so far."""
+
+    state: PyTree
+    done: int
+    seconds: float
+    best: Best | None
+
+
+def _check(legs: Sequence[Leg], rounds: int, log_every: int, best: str | None, after_round: AfterRound | None) -> None:
+    if not legs or min(leg.steps for leg in legs) < 1:
+        raise ValueError(f"every leg needs at least 1 step, got {[(leg.name, leg.steps) for leg in legs]}")
+    for name, value in (("rounds", rounds), ("log_every", log_every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if best is not None and after_round is None:
+        raise ValueError(f"best={best!r} needs an after_round that measures it")
+
+
+def _checkpoints(stage: Stage, resources: contextlib.ExitStack) -> Checkpoints | None:
+    """The checkpoints of a stage in the first process, which alone reads and writes them; None in the others."""
+    return resources.enter_context(Checkpoints(stage.path / "checkpoints")) if is_first_process() else None
+
+
+def _start(
+    stage: Stage | None, checkpoints: Checkpoints | None, state: PyTree, place: Callable[[PyTree], PyTree], total: int
+) -> _At:
+    """Where the stage begins: its latest checkpoint, else the initial state. Its metrics are cut back to that."""
+    if stage is None:
+        return _At(state, 0, 0.0, None)
+    restored = _restore(checkpoints, state, "latest")
+    if restored is None:
+        stage.truncate_metrics(-1)
+        return _At(state, 0, 0.0, None)
+    if restored.step > total:
+        raise ValueError(f"{stage.path} is at step {restored.step}, beyond the {total} steps asked for")
+    stage.truncate_metrics(restored.step)
+    best = restored.meta["best"]
+    return _At(place(restored.state), restored.step, restored.meta["seconds"], Best(*best) if best else None)
+
+
+def _restore(checkpoints: Checkpoints | None, like: PyTree, which: Literal["latest", "best"]) -> Restored | None:
+    """What the first process reads, given to all; it alone has the checkpoints."""
     target = abstract(like)
-    found = None if read is None else read(target)
+    found = None
+    if checkpoints is not None:
+        found = (checkpoints.restore_best if which == "best" else checkpoints.restore)(target)
     told = from_first(None if found is None else {"step": found.step, "meta": found.meta})
     if told is None:
         return None
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), target) if found is None else found.state
     return Restored(arrays_from_first(zeros), told["meta"], told["step"])
+
+
+def _save(write: Callable[[int, PyTree, Mapping[str, Any]], None], at: _At) -> None:
+    check_no_nan(at.state, at.done)
+    own = jax.tree.map(local, at.state)
+    with saving():
+        write(at.done, own, {"seconds": at.seconds, "best": at.best})
 
 
 class _Pace:
@@ -247,11 +252,31 @@ def _index(legs: Sequence[Leg], number: int, done: int) -> int:
     return rounds * legs[number].steps + min(max(position - before, 0), legs[number].steps)
 
 
+def _log_steps(
+    stage: Stage | None, name: str, epoch: int, infos: Infos, steps: range, wanted: Callable[[int], bool]
+) -> None:
+    """Writes those steps of a leg that are wanted, by their numbers, up to one that is not finite; raises there."""
+    bad = first_non_finite(infos)
+    for index, step in enumerate(steps if bad is None else steps[: bad[0]]):
+        if stage is not None and wanted(step):
+            stage.log(name, step, {"epoch": epoch, **_row(infos, index)})
+    if bad is not None:
+        index, quantity, value = bad
+        raise NonFiniteError(quantity, value, steps[index], f"{name}, epoch {epoch}")
+
+
 def _after_round(
-    after_round: AfterRound, epoch: int, state: PyTree, best: str | None, done: int
+    after_round: AfterRound,
+    epoch: int,
+    state: PyTree,
+    place: Callable[[PyTree], PyTree],
+    best: str | None,
+    done: int,
 ) -> tuple[PyTree, dict[str, Any]]:
-    after, values = after_round(epoch, state)
-    check_same_types(state, after)
+    """The state after the round, laid out, and the values that were measured, checked and as lists."""
+    own = jax.tree.map(local, state)
+    after, values = after_round(epoch, own)
+    check_same_types(own, after)
     arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -259,7 +284,9 @@ def _after_round(
     if best is not None and (best not in arrays or arrays[best].ndim):
         numbers = sorted(name for name, array in arrays.items() if not array.ndim)
         raise ValueError(f"best={best!r} is not among the numbers that after_round gives, which are {numbers}")
-    return after, {name: array.tolist() for name, array in arrays.items()}
+    if after is not own:
+        state = place(arrays_from_first(after))
+    return state, {name: array.tolist() for name, array in arrays.items()}
 
 
 def _own(leaf: Any) -> Array:
@@ -269,30 +296,5 @@ def _own(leaf: Any) -> Array:
     return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
 
 
-def _named(infos: Infos) -> list[tuple[str, np.ndarray]]:
-    leaves = jax.tree_util.tree_flatten_with_path(infos)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
 def _row(infos: Infos, index: int) -> dict[str, Any]:
-    return {name: leaf[index].tolist() for name, leaf in _named(infos)}
-
-
-def _first_non_finite(infos: Infos) -> tuple[int, str, float] | None:
-    """(index, quantity, value) of the first step of a chunk with a value that is not finite."""
-    found = None
-    for name, leaf in _named(infos):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            continue
-        values = leaf.reshape(len(leaf), -1).astype(np.float64)
-        wrong = np.argwhere(~np.isfinite(values))
-        if len(wrong) and (found is None or wrong[0, 0] < found[0]):
-            found = (int(wrong[0, 0]), name, float(values[tuple(wrong[0])]))
-    return found
-
-
-def _check_no_nan(state: PyTree, done: int) -> None:
-    """A loss may be finite at the step that makes a parameter NaN. Infinity is left: some states begin with it."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and np.isnan(np.asarray(local(leaf))).any():
-            raise NonFiniteError(f"state{jax.tree_util.keystr(path)}", float("nan"), done, "the state")
+    return {name: leaf[index].tolist() for name, leaf in named(infos)}

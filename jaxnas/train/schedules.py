@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and the optimiser of the published recipes.
+"""Learning-rate schedules, and the optimizer of the published recipes.
 
 A schedule is optax's: number of steps done -> learning rate. `per_epoch` turns one that counts epochs into one that
 counts steps: the published recipes change the rate once an epoch, `per_epoch(cosine(0.025, 0.001, 50), steps)`.
@@ -14,7 +14,8 @@ import optax
 from optax.contrib import reduce_on_plateau
 
 from jaxnas.base import Array, PyTree
-from jaxnas.ops.trees import materialised, norm, times
+from jaxnas.kernels.arrays import materialized
+from jaxnas.kernels.trees import norm, times
 
 Count = int | Array
 
@@ -76,7 +77,7 @@ def plateau(
     """Scales updates by `factor` once more whenever the loss of an epoch has not improved for `patience` epochs.
 
     An epoch's loss is the mean over its steps of `value`, which the update is given. An improvement is a loss under
-    (1 - threshold) times the best. The scale is part of the optimiser's state. Goes last: `sgd(…, then=plateau(…))`.
+    (1 - threshold) times the best. The scale is part of the optimizer's state. Goes last: `sgd(…, then=plateau(…))`.
 
     Raises: ValueError where steps_per_epoch or patience is under 1 or factor is not in (0, 1).
     """
@@ -121,7 +122,7 @@ def sgd(
 
 def _once(learning_rate: float | optax.Schedule) -> float | optax.Schedule:
     """A schedule that is computed once, not in the kernel of each parameter that it is multiplied with."""
-    return (lambda count: materialised(learning_rate(count))) if callable(learning_rate) else learning_rate
+    return (lambda count: materialized(learning_rate(count))) if callable(learning_rate) else learning_rate
 
 
 def clip_by_norm(most: float) -> optax.GradientTransformation:

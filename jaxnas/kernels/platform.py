@@ -53,20 +53,10 @@ def outlined(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Call
     """
     jitted = jax.jit(function, static_argnums=static)
 
-    def called(*arguments: Any) -> Any:
-        return jax.tree.map(lambda leaf: set_xla_metadata(leaf, inlineable="false"), jitted(*arguments))
-
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:
-        operands = [argument for i, argument in enumerate(arguments) if i not in static]
-
-        def given(form: Callable[..., Any]) -> Callable[..., Any]:
-            def with_static(*operands: Any) -> Any:
-                left = iter(operands)
-                return form(*(argument if i in static else next(left) for i, argument in enumerate(arguments)))
-
-            return with_static
-
-        return by_platform(*operands, cpu=given(called), default=given(function))
+        if platform() != "cpu":
+            return function(*arguments)
+        return jax.tree.map(lambda leaf: set_xla_metadata(leaf, inlineable="false"), jitted(*arguments))
 
     return run

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 
 from benchmarks.launches import launches
-from jaxnas.ops import layers, many
-from jaxnas.ops.depthwise import depthwise
-from jaxnas.ops.many import bordered, relu_depthwise, standardise
-from jaxnas.ops.primitives import named
+from jaxnas.base import Context
+from jaxnas.kernels import many_depthwise as many
+from jaxnas.kernels.depthwise import depthwise
+from jaxnas.kernels.many_depthwise import many_depthwise
+from jaxnas.kernels.platform import supposing
+from jaxnas.kernels.windows import bordered
+from jaxnas.ops import layers
+from jaxnas.ops.primitives import initial_stats, named
 from jaxnas.spaces import edge_table
-from jaxnas.supernets import edges as mixed
-from jaxnas.supernets.stages import stages
+from jaxnas.supernets.executors.chosen import chosen
+from jaxnas.supernets.executors.layout import operations_init
+from jaxnas.supernets.executors.scan import mixed_op
+from jaxnas.supernets.executors.staged import stages
+from jaxnas.supernets.executors.together import together
 
 
 def normal(seed, *shape):
@@ -36,7 +43,7 @@ def test_many_depthwise_convolutions_are_those_one_by_one_in_every_form(stride, 
         wide = jnp.broadcast_to(x, (*kernels.shape[:2], *x.shape[2:]))
         return jax.vmap(jax.vmap(one))(wide, kernels)
 
-    ours, pull = jax.vjp(lambda x, k: relu_depthwise(x, k, stride, dilation), x, kernels)
+    ours, pull = jax.vjp(lambda x, k: many_depthwise(x, k, stride, dilation), x, kernels)
     expected, pull_expected = jax.vjp(one_by_one, x, kernels)
     close(ours, expected)
     close(pull(jnp.sin(ours)), pull_expected(jnp.sin(ours)))
@@ -48,103 +55,113 @@ def test_many_depthwise_convolutions_are_those_one_by_one_in_every_form(stride, 
         close(*(form(*arguments) for form in forms))
 
 
-def test_many_batch_norms_are_those_one_by_one_on_one_device_and_over_several():
+def test_many_batch_norms_in_the_form_of_a_gpu_are_those_of_a_cpu_on_one_device_and_over_several():
     x, scale = 3 + normal(0, 2, 4, 3, 3, 2), normal(1, 2, 2)
 
-    def one_by_one(x, scale):
-        return jax.vmap(lambda x, s: layers.batch_norm(x, {"scale": s})[0])(x, scale)
+    def norms(x, scale, axis_name=None):
+        context = Context(axis_name=axis_name)
+        return jax.vmap(lambda x, s: layers.batch_norm(x, {"scale": s}, context)[0])(x, scale)
 
-    expected, pull = jax.vjp(one_by_one, x, scale)
+    expected, pull = jax.vjp(norms, x, scale)
     g = jnp.sin(expected)
-    ours, own_pull = jax.vjp(lambda x, s: standardise(x, s, None)[0], x, scale)
-    close((ours, own_pull(g)), (expected, pull(g)))
+    expected_pulled = pull(g)
 
     def device(x, g):
-        ours, pull = jax.vjp(lambda x, s: standardise(x, s, "devices")[0], x, scale)
+        ours, pull = jax.vjp(lambda x, s: norms(x, s, "devices"), x, scale)
         return ours, *pull(g)
 
     halves = [array.reshape(2, 2, 2, *array.shape[2:]).swapaxes(0, 1) for array in (x, g)]
-    ours, dx, dscale = jax.vmap(device, axis_name="devices")(*halves)
+    with supposing("gpu"):
+        ours, own_pull = jax.vjp(norms, x, scale)
+        close((ours, own_pull(g)), (expected, expected_pulled))
+        ours, dx, dscale = jax.vmap(device, axis_name="devices")(*halves)
     whole = [array.swapaxes(0, 1).reshape(x.shape) for array in (ours, dx)]
-    close((*whole, dscale.sum(0)), (expected, *pull(g)))
+    close((*whole, dscale.sum(0)), (expected, *expected_pulled))
+
+
+def nearly(ours, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * (1 + np.abs(b).max())), ours, expected
+    )
 
 
 def test_edges_of_a_stage_are_the_edges_one_by_one_forward_over_reverse_too():
     names = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5", "nor_conv_1x1")
     operations = named(names, pool_norms=True)
-    edge = mixed.mixed_edge(operations, 0, 1, None)
-    init = functools.partial(mixed.edge_init, operations, channels=2, stride=1)
+    init = functools.partial(operations_init, operations, channels=2, stride=1)
     params = jax.vmap(jax.vmap(init))(jax.random.split(jax.random.key(0), (2, 2)))
     weights, x = normal(1, 2, 2, len(names)), normal(2, 2, 2, 4, 4, 2)
     tangents = jax.tree.map(jnp.cos, (params, weights))
 
-    def one_by_one(params, weights, x, stats):
-        outputs, seen = jax.vmap(jax.vmap(edge.alone, (0, 0, None, None)), (0, 0, 0, None))(params, weights, x, stats)
-        return jnp.sum(outputs, 0), seen
+    def one_by_one(params, weights, x):
+        def edge(params, weights, x):
+            return mixed_op(operations, 1, None)(params, weights, x, (None, None), None, None)[0]
+
+        return jnp.sum(jax.vmap(jax.vmap(edge, (0, 0, None)))(params, weights, x), 0)
 
     def derivatives(stage):
         """Values, gradients, and the derivative of the gradients along a direction, as in a second-order search."""
 
         def loss(params, weights):
-            outputs, _ = stage(params, weights, x, ())
+            outputs = stage(params, weights, x)
             return jnp.sum(jnp.sin(outputs)), outputs
 
         gradient = jax.grad(loss, (0, 1), has_aux=True)
         return jax.jvp(gradient, (params, weights), tangents, has_aux=True)
 
-    ours = jax.jit(lambda: derivatives(edge.together(((0, 1), (2, 3)))))()
-    expected = jax.jit(lambda: derivatives(one_by_one))()
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * (1 + np.abs(b).max())), ours, expected
-    )
+    at_once = functools.partial(together, operations, 1, Context(), None)
+    ours, expected = (jax.jit(lambda stage=stage: derivatives(stage))() for stage in (at_once, one_by_one))
+    nearly(ours, expected)
 
 
-@pytest.mark.parametrize(("stride", "given"), [(1, False), (2, False), (2, True)])
-def test_chosen_operations_are_branches(stride, given):
+@pytest.mark.parametrize(("stride", "given", "affine"), [(1, False, False), (2, False, True), (2, True, True)])
+def test_chosen_operations_are_each_edges_own(stride, given, affine):
     """Output, statistics and gradients; those of what is not chosen are exactly zero."""
     names = ("none", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
-    operations = named((*names, "nor_conv_1x1", "nor_conv_3x3"), pool_norms=True)
-    edge = mixed.path_edge(operations, stride, None, given)
-    init = functools.partial(mixed.edge_init, operations, channels=2, stride=stride)
-    params = jax.vmap(jax.vmap(init))(jax.random.split(jax.random.key(0), (2, 5)))
-    choice = jnp.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 6]])
-    x = normal(1, 2, 3, 5, 6, 2)
-    stats = jax.tree.map(
-        lambda leaf: jnp.abs(normal(2, 2, 5, *leaf.shape)), mixed.edge_stats(operations, channels=2, stride=stride)
-    )
+    operations = named((*names, "nor_conv_1x1", "nor_conv_3x3"), pool_norms=not affine)
+    choice = (4, 1, 2, 3, 0, 5, 6, 7, 8, 6, len(operations))
+    init = functools.partial(operations_init, operations, channels=2, stride=stride, affine=affine)
+    params = jax.vmap(init)(jax.random.split(jax.random.key(0), len(choice)))
+    params = jax.tree.map(lambda leaf: leaf + 0.2 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    x = normal(1, len(choice), 2, 5, 6, 2)
+    before = [initial_stats(primitive, 2, stride) for primitive in operations]
+    stats = jax.tree.map(lambda leaf: jnp.abs(normal(2, len(choice), *leaf.shape)), before)
 
-    def derivatives(stage):
+    def at_once(params, x):
+        return chosen(operations, stride, given)(params, jnp.array(choice), x, stats, Context())
+
+    def one_by_one(params, x):
+        total, seen = 0.0, [list(own) for own in stats]
+        for edge, o in enumerate(choice[:-1]):  # the last has none
+            own, known = jax.tree.map(lambda leaf, edge=edge: leaf[edge], (params[o], stats[o]))
+            y, told = operations[o].apply(own, x[edge], stride, Context(known if given else "batch"))
+            total += y
+            put = jax.tree.map(lambda old, new, edge=edge: old.at[edge].set(new), tuple(seen[o]), tuple(told))
+            seen[o] = list(put)
+        return total, [tuple(own) for own in seen]
+
+    def derivatives(run):
         def loss(params, x):
-            outputs, seen = stage(params, choice, x, stats)
-            return jnp.sum(jnp.sin(outputs)), (outputs, seen)
+            output, seen = run(params, x)
+            return jnp.sum(jnp.sin(output)), (output, seen)
 
-        return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
 
-    def branches(params, choice, x, stats):
-        outputs, seen = jax.vmap(jax.vmap(edge.alone, (0, 0, None, 0)))(params, choice, x, stats)
-        return jnp.sum(outputs, 0), seen
-
-    ours, expected = (jax.jit(lambda stage=stage: derivatives(stage))() for stage in (edge.together(()), branches))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * (1 + np.abs(b).max())), ours, expected
-    )
+    ours, expected = derivatives(at_once), derivatives(one_by_one)
+    nearly(ours, expected)
     for o, gradient in enumerate(ours[0][0]):
         for leaf in jax.tree.leaves(gradient):
-            np.testing.assert_array_equal(np.asarray(leaf)[np.asarray(choice) != o], 0)
+            np.testing.assert_array_equal(np.asarray(leaf)[np.array(choice) != o], 0)
 
 
 def test_stages_are_sources_that_are_complete_and_have_the_same_targets():
     edges = [(source, target + 2) for target, source in edge_table(3)]
-    assert [(s.sources, s.targets) for s in stages(edges, within=True)] == [
-        ((0, 1), (2, 3, 4)),
-        ((2,), (3, 4)),
-        ((3,), (4,)),
-    ]
-    dealt = [slot for stage in stages(edges, within=True) for slots in stage.slots for slot in slots]
-    assert sorted(dealt) == list(range(len(edges)))
-    chain = [(0, 2), (1, 2), (2, 3)]
-    assert [s.sources for s in stages(chain, within=True)] == [(0, 1), (2,)]
-    assert [s.sources for s in stages([(0, 1), (1, 1)], within=True)] == [(0,), (1,)]  # 1 is a target as well
+    assert [(s.sources, s.nodes) for s in stages(edges)] == [((0, 1), (2, 3, 4)), ((2,), (3, 4)), ((3,), (4,))]
+    for stage in stages(edges):
+        for source, slots in zip(stage.sources, stage.slots, strict=True):
+            assert [edges[slot] for slot in slots] == [(source, node) for node in stage.nodes]
+    assert [s.sources for s in stages([(0, 2), (1, 2), (2, 3)])] == [(0, 1), (2,)]
+    assert [s.sources for s in stages([(0, 1), (1, 1)])] == [(0,), (1,)]  # 1 is a target as well
 
 
 PROGRAM = """HloModule step

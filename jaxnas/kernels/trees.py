@@ -1,25 +1,26 @@
-"""Pytrees: arrays kept out of the kernels that read them, the norm, the product with a scalar."""
+"""Pytrees: the mean over devices, the norm, the product with a scalar."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.base import Array, PyTree
-from jaxnas.ops.platform import outlined
+from jaxnas.kernels.arrays import materialized
 
 
-@outlined
-def materialised(tree: PyTree) -> PyTree:
-    """The arrays of a tree, computed apart from what reads them."""
-    return lax.optimization_barrier(tree)
+def pmean(tree: Any, axis_name: str | None) -> Any:
+    """The mean over a mapped axis, or the tree itself where there is none."""
+    return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
 def _total(parts: list[Array]) -> Array:
     """XLA would compute a sum over many leaves again in the kernel of each leaf that it is multiplied with, which makes
     a program of the square of their number."""
-    return materialised(jnp.sum(jnp.stack(parts)))
+    return materialized(jnp.sum(jnp.stack(parts)))
 
 
 def norm(tree: PyTree) -> Array:

@@ -1,0 +1,156 @@
+"""What belongs to a search space: everything that a method, a program or a test asks of one, by its name.
+
+`CATALOG` is a plain dictionary. A space of your own is one more `Entry`; functions of the library take an entry, so
+that it need not be in the dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxnas.base import Arch, Network, SearchSpace, Skeleton, Supernet
+from jaxnas.hardware import (
+    LatencyTable,
+    Structure,
+    darts_latency,
+    nasbench201_latency,
+    one_option_each,
+    two_edges_a_node,
+)
+from jaxnas.networks import (
+    chain_network,
+    darts_network,
+    enas_macro_network,
+    enas_micro_network,
+    nasbench201_network,
+)
+from jaxnas.ops.costs import CostTable
+from jaxnas.spaces import (
+    ENAS_MACRO_GRAPH_OPERATIONS,
+    ENAS_MICRO_OPERATIONS,
+    chain_cost_table,
+    chain_depths,
+    chain_graph_operations,
+    chain_space,
+    darts_cost_table,
+    darts_space,
+    enas_macro_space,
+    enas_micro_space,
+    graph_operations,
+    nasbench201_cost_table,
+    nasbench201_graph_operations,
+    nasbench201_space,
+)
+from jaxnas.supernets import (
+    chain_supernet,
+    darts_supernet,
+    enas_macro_supernet,
+    enas_micro_supernet,
+    nasbench201_supernet,
+)
+
+
+class Size(NamedTuple):
+    """Channels and cells of a network, as of `Skeleton`."""
+
+    channels: int
+    cells: int
+
+
+class Entry(NamedTuple):
+    """All that is known of a space.
+
+    space: of a skeleton, whose cells are layers in some spaces. of_genotype: (genotype, skeleton) -> the space that the
+    genotype is of. supernet: (skeleton, …) -> the supernet of `space(skeleton)`; what else it takes is how it runs.
+    network: (arch, skeleton, space) -> its network. vocabulary: what the operation ids of its graphs mean. small:
+    the size of a search that two cores of a CPU do in minutes; paper: of the search network of its paper.
+
+    Some spaces have more. together: (skeleton, space) -> a supernet whose paths are the networks of all architectures,
+    to train them from scratch in one program. Where costs add up over the operations, cost_table: of a skeleton;
+    structure: space -> what an integer program needs of it. latency: (skeleton, images of a batch) -> milliseconds of
+    each operation on this device.
+    """
+
+    name: str
+    space: Callable[[Skeleton], SearchSpace]
+    of_genotype: Callable[[Mapping[str, Any], Skeleton], SearchSpace]
+    supernet: Callable[..., Supernet]
+    network: Callable[[Arch, Skeleton, SearchSpace], Network]
+    vocabulary: tuple[str, ...]
+    small: Size
+    paper: Size
+    together: Callable[[Skeleton, SearchSpace], Supernet] | None = None
+    cost_table: Callable[[Skeleton], CostTable] | None = None
+    structure: Callable[[SearchSpace], Structure] | None = None
+    latency: Callable[[Skeleton, int], LatencyTable] | None = None
+
+
+CATALOG: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "darts",
+            space=lambda skeleton: darts_space(),
+            of_genotype=lambda genotype, skeleton: darts_space(),
+            supernet=darts_supernet,
+            network=darts_network,
+            vocabulary=graph_operations(),
+            small=Size(8, 3),
+            paper=Size(16, 8),
+            together=lambda skeleton, space: darts_supernet(
+                skeleton, len(space.choices) // 6, ("none", *space.choices[1].options), affine=True
+            ),
+            cost_table=darts_cost_table,
+            structure=two_edges_a_node,
+            latency=darts_latency,
+        ),
+        Entry(
+            "nasbench201",
+            space=lambda skeleton: nasbench201_space(),
+            of_genotype=lambda genotype, skeleton: nasbench201_space(),
+            supernet=nasbench201_supernet,
+            network=nasbench201_network,
+            vocabulary=nasbench201_graph_operations(),
+            small=Size(8, 1),
+            paper=Size(16, 5),
+            together=lambda skeleton, space: nasbench201_supernet(skeleton, space.choices[0].options, affine=True),
+            cost_table=nasbench201_cost_table,
+            structure=one_option_each,
+            latency=nasbench201_latency,
+        ),
+        Entry(
+            "enas_micro",
+            space=lambda skeleton: enas_micro_space(),
+            of_genotype=lambda genotype, skeleton: enas_micro_space(),
+            supernet=enas_micro_supernet,
+            network=enas_micro_network,
+            vocabulary=graph_operations(("none", *ENAS_MICRO_OPERATIONS)),
+            small=Size(8, 3),
+            paper=Size(20, 8),
+        ),
+        Entry(
+            "enas_macro",
+            space=lambda skeleton: enas_macro_space(skeleton.cells),
+            of_genotype=lambda genotype, skeleton: enas_macro_space(skeleton.cells),
+            supernet=enas_macro_supernet,
+            network=enas_macro_network,
+            vocabulary=ENAS_MACRO_GRAPH_OPERATIONS,
+            small=Size(8, 6),
+            paper=Size(36, 12),
+        ),
+        Entry(
+            "chain",
+            space=lambda skeleton: chain_space(chain_depths(skeleton.cells)),
+            of_genotype=lambda genotype, skeleton: chain_space([len(stage) for stage in genotype["stages"]]),
+            supernet=chain_supernet,
+            network=chain_network,
+            vocabulary=chain_graph_operations(),
+            small=Size(8, 6),
+            paper=Size(32, 12),
+            cost_table=chain_cost_table,
+            structure=one_option_each,
+        ),
+    )
+}
+"""The spaces of the library. Those without a paper on CIFAR-10 have a size near MobileNetV2's there."""

@@ -1,0 +1,59 @@
+"""How the edges of a cell are run: `scan`, one after another, or `staged`, those that are ready together.
+
+Both compute the same function. Executors know operations and where edges lie, and no space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from jaxnas.base import Skeleton
+from jaxnas.kernels.platform import platform
+from jaxnas.ops.primitives import Primitive
+from jaxnas.supernets.executors.layout import Edges, Executor, Layout, edges_init, used_edges, with_key_if_read
+from jaxnas.supernets.executors.scan import scan_executor
+from jaxnas.supernets.executors.staged import staged_executor
+
+__all__ = [
+    "Edges",
+    "Executor",
+    "Form",
+    "Layout",
+    "checked_form",
+    "default_form",
+    "edges_init",
+    "executor",
+    "scan_executor",
+    "staged_executor",
+    "used_edges",
+    "with_key_if_read",
+]
+
+Form = Literal["scan", "staged"]
+
+
+def default_form() -> Form:
+    """`staged` on a GPU, else `scan`: a TPU does not wait for the start of a kernel, and compiles `staged` slowly."""
+    return "staged" if platform() == "gpu" else "scan"
+
+
+def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
+    """The form to use. Raises ValueError for one that does not exist, and for settings that it cannot have."""
+    if form not in (None, "scan", "staged"):
+        raise ValueError(f"form must be 'scan', 'staged' or None, got {form!r}")
+    form = form or default_form()
+    if remat and form == "scan":
+        raise ValueError("the form 'scan' always computes edges again: leave out remat, or give form='staged'")
+    return form
+
+
+def executor(
+    form: Form, primitives: Sequence[Primitive], keep: np.ndarray | None = None, *, remat: bool = False
+) -> Executor:
+    """The executor of that form; other arguments as of `staged_executor`."""
+    if form == "scan":
+        return scan_executor(primitives, keep)
+    return staged_executor(primitives, keep, remat=remat)

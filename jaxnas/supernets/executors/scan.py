@@ -1,0 +1,340 @@
+"""One edge after another, in one compiled loop body: programs that compile fast and stay in a CPU's cache.
+
+The backward pass computes each edge again from its source. A path takes its operation by a `lax.switch`, whose backward
+pass computes that operation alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnas.base import Array, Context, PyTree, Stats
+from jaxnas.kernels.arrays import add_at, at, looked_up, materialized
+from jaxnas.kernels.norm import per_channel, scale_channels
+from jaxnas.kernels.platform import outlined
+from jaxnas.networks.blocks import part_keys
+from jaxnas.ops import layers
+from jaxnas.ops.primitives import Primitive, Zero, operation_key
+from jaxnas.supernets.executors import layout as lay
+from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
+
+Edge = Callable[[PyTree, Array, Array, Any, Any, Any], tuple[Array, Any]]
+"""(params, weights [O], x, each, known, wanted) -> (y, what each batch norm told).
+
+each: (which operations are there, bool [O], or None for all, key or None). known: what the edge has told before of the
+same x, or None. wanted: as of `Context`.
+"""
+
+
+def scan_executor(primitives: Sequence[Primitive], keep: np.ndarray | None = None) -> Executor:
+    """The executor of one edge after another. keep: bool [S, O], the operations that the slots of a mixture have."""
+    primitives = tuple(primitives)
+    ops = functools.cache(mixed_op)  # one function for all cells, so that its rules are traced once
+
+    def mixture(layout: Layout, params: PyTree, weights: Array, inputs: Array, context: Context) -> Array:
+        nodes = layout.room(inputs)
+        if not layout.halves:
+            nodes = jnp.concatenate([inputs, nodes])
+        for group, slots in layout.groups().items():
+            there = np.ones((len(slots), len(primitives)), bool) if keep is None else keep[slots]
+            held = [o for o, p in enumerate(primitives) if not isinstance(p.family, Zero) and there[:, o].any()]
+            op = ops(tuple(primitives[o] for o in held), STRIDES[group], context.axis_name)
+            random = context.key is not None and any(primitives[o].random for o in held)
+            each = (
+                None if there[:, held].all() else jnp.asarray(there[:, held]),
+                part_keys(context, len(slots)) if random else None,
+            )
+            nodes = _scan_edges(
+                _Static(op, _ends(layout, group, slots)),
+                inputs if group == "strided" else None,
+                nodes,
+                [params[group][o] for o in held],
+                weights[slots][:, np.array(held)],
+                each,
+                context.wanted,
+            )
+        return nodes if layout.halves else nodes[layout.inputs :]
+
+    return Executor(mixture, functools.partial(_path, primitives))
+
+
+def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None) -> Edge:
+    """The sum of all operations' outputs, each times its weight (Liu et al. 2019, equation 2)."""
+
+    def edge(
+        params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
+    ) -> tuple[Array, Any]:
+        scales, (there, key) = per_channel(weights, x.shape[-1]), each
+        outputs: list[Array] = []
+        seen: list[Any] = []
+        for o, (primitive, own) in enumerate(zip(primitives, params, strict=True)):
+            here = Context("batch" if known is None else known[o], axis_name=axis_name, wanted=wanted)
+            if primitive.random and key is not None:
+                here = here._replace(key=jax.random.fold_in(key, o))
+            told: Stats
+            if there is not None:
+                y, told = _where_there(primitive, stride, there[o], own, scales[o], x, here), ()
+            # The weight goes into the last batch norm, where there is one.
+            elif (with_scale := primitive.scaled(own, scales[o])) is not None:
+                y, told = primitive.apply(with_scale, x, stride, here)
+            else:
+                y, told = primitive.apply(own, x, stride, here)
+                y = scale_channels(y, scales[o])
+            outputs.append(y)
+            seen.append(tuple(layers.Known(*pair) for pair in told))
+        return functools.reduce(jnp.add, outputs), tuple(seen)
+
+    return edge
+
+
+def _where_there(
+    primitive: Primitive, stride: int, there: Array, params: PyTree, scale: Array, x: Array, context: Context
+) -> Array:
+    """An operation that this edge may have lost, and that is then not computed, times its scale [C]."""
+
+    def taken(params: PyTree, scale: Array, x: Array, key: Any, wanted: Any) -> Array:
+        here = Context(key=key, axis_name=context.axis_name, wanted=wanted)
+        return scale_channels(primitive.apply(params, x, stride, here)[0], scale)
+
+    operands = (params, scale, x, context.key, context.wanted)
+    shape = jax.eval_shape(taken, *operands)
+    return lax.cond(there, taken, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
+
+
+class _Static(NamedTuple):
+    """edge: how one is computed. ends: the (source, node) of each, in the arrays of sources and nodes."""
+
+    edge: Edge
+    ends: tuple[tuple[int, int], ...]
+
+
+def _ends(layout: Layout, group: lay.Group, slots: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Where the edges of a group start and end: nodes stand behind the inputs in one array, unless these are larger."""
+    source, node = (0, 0) if group == "strided" else (-layout.inputs, 0) if layout.halves else (0, layout.inputs)
+    return tuple((layout.ends[slot][0] + source, layout.ends[slot][1] + node) for slot in slots)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan_edges(
+    static: _Static,
+    inputs: Array | None,
+    nodes: Array,
+    params: PyTree,
+    weights: Array,
+    each: Any,
+    wanted: Array | None,
+) -> Array:
+    """Adds the output of every edge to the node it ends in.
+
+    inputs: where the edges start from, None where that is `nodes`. params, weights and `each`, what else an edge needs:
+    leaves [S', …].
+    """
+    return _forward(static, inputs, nodes, params, weights, each)[0]
+
+
+@functools.partial(outlined, static=(0,))
+def _forward(
+    static: _Static, inputs: Array | None, nodes: Array, params: PyTree, weights: Array, each: Any
+) -> tuple[Array, Any]:
+    def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
+        (source, target), own, weight, other = slot
+        x = at(nodes if inputs is None else inputs, source)
+        y, seen = _edge_by_rules(static.edge, materialized(own), weight, x, other)
+        return add_at(nodes, target, y), seen
+
+    return lax.scan(body, nodes, (_indices(static), params, weights, each))
+
+
+def _indices(static: _Static) -> tuple[Array, Array]:
+    sources, targets = zip(*static.ends, strict=True)
+    return jnp.array(sources, jnp.int32), jnp.array(targets, jnp.int32)
+
+
+@functools.partial(outlined, static=(0,))
+def _edge_by_rules(edge: Edge, own: PyTree, weight: Array, x: Array, each: Any) -> tuple[Array, Any]:
+    """The edge by the forward rules of what it consists of, not by the operations themselves.
+
+    These have no forward-mode derivative, which a second-order hypergradient takes of a forward pass.
+    """
+    y, _, seen = jax.vjp(lambda own, w, x: edge(own, w, x, each, None, None), own, weight, x, has_aux=True)
+    return y, seen
+
+
+@functools.partial(outlined, static=(0,))
+def _edge_gradient(
+    edge: Edge, g: Array, own: PyTree, weight: Array, x: Array, each: Any, known: Any, wanted: Array | None
+) -> tuple[PyTree, Array, Array]:
+    """Gradients of the parameters, the weights and the input."""
+    return jax.vjp(lambda own, w, x: edge(own, w, x, each, known, wanted)[0], own, weight, x)[1](g)
+
+
+def _scan_edges_forward(
+    static: _Static,
+    inputs: Array | None,
+    nodes: Array,
+    params: PyTree,
+    weights: Array,
+    each: Any,
+    wanted: Array | None,
+) -> tuple[Array, Any]:
+    nodes, seen = _forward(static, inputs, nodes, params, weights, each)
+    return nodes, (inputs, nodes, params, weights, each, seen, wanted)
+
+
+@functools.partial(outlined, static=(0,))
+def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any, ...]:
+    """The edges in reverse, each computed again from its source, which by now is complete.
+
+    The automatic rule would keep every activation of every edge and, for each edge, add an array of all nodes to the
+    gradient; here a step touches two nodes of it. Statistics are kept, so that no sum over the batch, for which devices
+    wait for each other, is taken a second time.
+    """
+    inputs, nodes, params, weights, each, seen, wanted = residuals
+
+    def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
+        (source, target), own, weight, other, known = slot
+        to_inputs, to_nodes = gradients
+        x, g = looked_up(nodes if inputs is None else inputs, source), looked_up(to_nodes, target)
+        known = None if other[0] is not None else known  # where operations may be gone, nothing is told
+        to_params, to_weights, to_x = _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)
+        if to_inputs is None:
+            return (None, add_at(to_nodes, source, to_x)), (to_params, to_weights)
+        return (add_at(to_inputs, source, to_x), to_nodes), (to_params, to_weights)
+
+    carry = (None if inputs is None else jnp.zeros_like(inputs), g)
+    slots = (_indices(static), params, weights, each, seen)
+    (to_inputs, to_nodes), (to_params, to_weights) = lax.scan(body, carry, slots, reverse=True)
+    return to_inputs, to_nodes, to_params, to_weights, None, None
+
+
+_scan_edges.defvjp(_scan_edges_forward, _scan_edges_backward)
+
+
+def _path(
+    primitives: tuple[Primitive, ...], layout: Layout, edges: Edges, params: PyTree, inputs: Array, context: Context
+) -> tuple[Array, Stats]:
+    """The edges of a path, each by the operation of its number."""
+    count, channels = edges.slot.shape[0], inputs.shape[-1]
+    own = lay.at_edges(layout, params, edges.slot)
+    stats = lay.edge_stats(primitives, layout, channels, count) if isinstance(context.bn, str) else context.bn
+    given = not isinstance(context.bn, str)
+    nodes, first = layout.room(inputs), 0
+    if not layout.halves:
+        nodes, first = jnp.concatenate([inputs, nodes]), layout.inputs
+    groups = list(layout.groups())
+    branches = [
+        functools.partial(_branch, primitives, groups, group, o, given, context.axis_name)
+        for group in groups
+        for o in range(len(primitives) + 1)
+    ]
+    keys = part_keys(context, count)
+
+    def edge(nodes: Array, item: Any) -> tuple[Array, Stats]:
+        source, target, operation, own, stats, key = item
+        strided = (source < layout.inputs) & layout.halves
+        index = jnp.minimum(operation, len(primitives))
+        if not layout.halves:
+            sources: tuple[Array, ...] = (at(nodes, source),)
+        else:
+            earlier = at(nodes, jnp.maximum(source - layout.inputs, 0))
+            halves = {"strided": at(inputs, jnp.minimum(source, layout.inputs - 1)), "plain": earlier}
+            sources = tuple(halves[group] for group in groups)
+            if len(groups) > 1:
+                index = index + jnp.where(strided, 0, len(primitives) + 1)
+        others = (stats, operation_key(key, *primitives), context.wanted)
+        y, seen = switch(branches, index, own, sources, others)
+        y = lay.dropped(primitives, y, operation, strided, context._replace(key=key))
+        return nodes.at[first + target].add(y), seen
+
+    items = (edges.source, jnp.array(edges.nodes), edges.operation, own, stats, keys)
+    nodes, seen = lax.scan(edge, nodes, items)
+    return nodes[first:], seen
+
+
+def _branch(
+    primitives: Sequence[Primitive],
+    groups: Sequence[lay.Group],
+    group: lay.Group,
+    operation: int,
+    given: bool,
+    axis_name: str | None,
+    params: PyTree,
+    sources: tuple[Array, ...],
+    others: tuple[Stats, Any, Any],
+) -> tuple[Array, Stats]:
+    """One operation on the source that has its stride; the statistics of all others stay."""
+    stats, key, wanted = others
+    x, stride = sources[groups.index(group)], STRIDES[group]
+    if operation == len(primitives):
+        return jnp.zeros_like(x[:, ::stride, ::stride]), stats
+    own = stats[group]
+    context = Context(own[operation] if given else "batch", key, axis_name=axis_name, wanted=wanted)
+    y, seen = primitives[operation].apply(params[group][operation], x, stride, context)
+    return y, {**stats, group: [seen if o == operation else told for o, told in enumerate(own)]}
+
+
+def one_of(
+    primitives: Sequence[Primitive],
+    stride: int,
+    params: Sequence[PyTree],
+    number: Array,
+    x: Array,
+    stats: Sequence[Stats],
+    context: Context,
+) -> tuple[Array, list[Stats]]:
+    """The operation of that number alone, on x: (y, statistics).
+
+    stats: of all operations, those of the others stay. The context says whether to normalize by them.
+    """
+    group: lay.Group = "plain" if stride == 1 else "strided"
+    given = not isinstance(context.bn, str)
+    branches = [
+        functools.partial(_branch, primitives, (group,), group, o, given, context.axis_name)
+        for o in range(len(primitives))
+    ]
+    others = ({group: stats}, context.key, context.wanted)
+    y, seen = switch(branches, number, {group: params}, (x,), others)
+    return y, seen[group]
+
+
+def switch(
+    branches: Sequence[Callable[..., tuple[Array, Stats]]],
+    index: Array,
+    params: PyTree,
+    sources: tuple[Array, ...],
+    others: Any,
+) -> tuple[Array, Stats]:
+    """`lax.switch` whose backward pass computes the taken branch again.
+
+    Differentiated by itself it would save, in the place of what each branch not taken had to keep, zeros. branches:
+    (params, sources, others) -> (y, statistics), of which neither the statistics nor `others` have a gradient.
+    """
+
+    @jax.custom_vjp
+    def call(index: Array, params: PyTree, sources: tuple[Array, ...], others: Any) -> tuple[Array, Stats]:
+        return lax.switch(index, branches, params, sources, others)
+
+    def forward(index: Array, params: PyTree, sources: tuple[Array, ...], others: Any) -> tuple[Any, Any]:
+        return call(index, params, sources, others), (index, params, sources, others)
+
+    def backward(residuals: Any, cotangent: Any) -> Any:
+        index, params, sources, others = residuals
+
+        def pullback(branch: Callable[..., tuple[Array, Stats]]) -> Callable[..., Any]:
+            def back(g: Array, params: PyTree, sources: tuple[Array, ...], others: Any) -> Any:
+                return jax.vjp(lambda p, s: branch(p, s, others)[0], params, sources)[1](g)
+
+            return back
+
+        each = [pullback(branch) for branch in branches]
+        return None, *lax.switch(index, each, cotangent[0], params, sources, others), None
+
+    call.defvjp(forward, backward)
+    return call(index, params, sources, others)
