@@ -90,17 +90,14 @@ def chain_supernet(
     def init(key: Key) -> PyTree:
         return _init(skeleton, runs, width, key)
 
-    def forward(params: PyTree, selection: Weights, x: Array, context: Context, layer: Layer) -> tuple[Array, Aux]:
-        return _forward(runs, params, selection, x.astype(dtype), context, layer)
-
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
-        return forward(params, weights, x, context._replace(bn="batch"), _mixture)
+        return _forward(runs, params, weights, x.astype(dtype), context._replace(bn="batch"), _mixture)
 
     def blocks_of(arch: Arch) -> Weights:
         return {kind: jnp.argmax(rows, axis=1) for kind, rows in space.one_hot(arch).items()}
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        return forward(params, blocks_of(arch), x, context, _path)
+        return _forward(runs, params, blocks_of(arch), x.astype(dtype), context, _path)
 
     def used(arch: Arch) -> PyTree:
         chosen = blocks_of(arch)

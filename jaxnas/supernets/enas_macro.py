@@ -53,19 +53,15 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
     def init(key: Key) -> PyTree:
         return _init(skeleton, stages, key)
 
-    def forward(
-        params: PyTree, operations: Array, skips: Array, x: Array, context: Context, path: bool
-    ) -> tuple[Array, Aux]:
-        return _forward(stages, params, operations, skips, x.astype(dtype), context, path)
-
     def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
         rows, columns = np.tril_indices(count, -1)
         skips = jnp.zeros((count, count)).at[rows, columns].set(weights["skip"][:, 1])
-        return forward(params, weights["operation"], skips, x, context._replace(bn="batch"), path=False)
+        context = context._replace(bn="batch")
+        return _forward(stages, params, weights["operation"], skips, x.astype(dtype), context, path=False)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         operations, skips = enas_macro_skips(arch, count)
-        return forward(params, operations, skips, x, context, path=True)
+        return _forward(stages, params, operations, skips, x.astype(dtype), context, path=True)
 
     def used(arch: Arch) -> PyTree:
         operations, skips = enas_macro_skips(arch, count)
