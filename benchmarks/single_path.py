@@ -25,29 +25,15 @@ import optax
 
 from experiments import cli
 from jaxnas.base import Context, SearchSpace, Skeleton, Supernet
+from jaxnas.catalog import CATALOG
 from jaxnas.kernels.compiling import top_level_jit
-from jaxnas.ops.costs import CostTable
 from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.search import path_only
 from jaxnas.spaces import (
     ENAS_MICRO_OPERATIONS,
-    chain_cost_table,
-    chain_depths,
-    chain_space,
     darts_cost_table,
-    darts_space,
     enas_macro_space,
     enas_macro_stages,
-    enas_micro_space,
-    nasbench201_cost_table,
-    nasbench201_space,
-)
-from jaxnas.supernets import (
-    chain_supernet,
-    darts_supernet,
-    enas_macro_supernet,
-    enas_micro_supernet,
-    nasbench201_supernet,
 )
 from jaxnas.train.schedules import sgd
 
@@ -66,17 +52,9 @@ class Config:
 
 
 def subject(name: Name, config: Config) -> tuple[SearchSpace, Supernet, Skeleton]:
-    cells = {"darts": 8, "nasbench201": 5, "enas_micro": 8, "enas_macro": 12, "chain": 12}[name]
-    skeleton = Skeleton(config.channels, cells, (config.size, config.size, 3), 10)
-    if name == "darts":
-        return darts_space(), darts_supernet(skeleton), skeleton
-    if name == "nasbench201":
-        return nasbench201_space(), nasbench201_supernet(skeleton), skeleton
-    if name == "enas_micro":
-        return enas_micro_space(), enas_micro_supernet(skeleton), skeleton
-    if name == "chain":
-        return chain_space(chain_depths(cells)), chain_supernet(skeleton), skeleton
-    return enas_macro_space(cells), enas_macro_supernet(skeleton), skeleton
+    entry = CATALOG[name]
+    skeleton = Skeleton(config.channels, entry.paper_cells, (config.size, config.size, 3), 10)
+    return entry.space(skeleton), entry.supernet(skeleton), skeleton
 
 
 def mixed_macs(name: Name, skeleton: Skeleton) -> int:
@@ -96,12 +74,10 @@ def mixed_macs(name: Name, skeleton: Skeleton) -> int:
     if name == "enas_micro":
         table = darts_cost_table(skeleton, 5, ("none", *ENAS_MICRO_OPERATIONS))
         return table.constant["macs"] + 2 * sum(int(macs.sum()) for macs in table.macs.values())
-    tables: dict[str, Callable[[Skeleton], CostTable]] = {
-        "darts": darts_cost_table,
-        "nasbench201": nasbench201_cost_table,
-        "chain": chain_cost_table,
-    }
-    table = tables[name](skeleton)
+    make_table = CATALOG[name].cost_table
+    if make_table is None:
+        raise ValueError(f"the costs of {name} do not add up over its operations")
+    table = make_table(skeleton)
     return table.constant["macs"] + sum(int(macs.sum()) for macs in table.macs.values())
 
 

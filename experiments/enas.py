@@ -179,7 +179,7 @@ def defaults(flag: Callable[[str], str]) -> Config:
     space = flag("--space") if flag("--space") in PAPER else Config.space
     preset = flag("--preset") or Config.preset
     search, controller, train = PAPER.get(space, _MICRO)
-    cells = CATALOG[space].small.cells
+    cells = CATALOG[space].small_cells
     if preset == "paper":
         return Config(space, preset, "cifar10", random_baselines=0, search=search, controller=controller, train=train)  # type: ignore[arg-type]
     controller = dataclasses.replace(controller, steps=4, samples=5, batch_size=120, prior=0.0)

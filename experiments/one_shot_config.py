@@ -127,7 +127,7 @@ def defaults(flag: Callable[[str], str]) -> Config:
     one_shot = OneShot(channels=sizes.channels, cells=sizes.cells)
     if preset == "paper":
         return Config(space, preset, dataset="cifar10", random_baselines=0, one_shot=one_shot, train=train)  # type: ignore[arg-type]
-    cells = CATALOG[space].small.cells
+    cells = CATALOG[space].small_cells
     scoring = Scoring(batch_size=120, batches=4, evaluations=60, population=20)
     train = dataclasses.replace(train, channels=12, cells=cells, learning_rate=0.05, auxiliary=False, hold_out=0.1)
     if preset == "small":

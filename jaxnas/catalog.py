@@ -1,7 +1,6 @@
 """What belongs to a search space: everything that a method, a program or a test asks of one, by its name.
 
-`CATALOG` is a plain dictionary. A space of your own is one more `Entry`; functions of the library take an entry, so
-that it need not be in the dictionary.
+`CATALOG` is a plain dictionary, which programs read. A space of your own is one more `Entry` in it.
 """
 
 from __future__ import annotations
@@ -51,20 +50,14 @@ from jaxnas.supernets import (
 )
 
 
-class Size(NamedTuple):
-    """Channels and cells of a network, as of `Skeleton`."""
-
-    channels: int
-    cells: int
-
-
 class Entry(NamedTuple):
     """All that is known of a space.
 
     space: of a skeleton, whose cells are layers in some spaces. of_genotype: (genotype, skeleton) -> the space that the
     genotype is of. supernet: (skeleton, …) -> the supernet of `space(skeleton)`; what else it takes is how it runs.
-    network: (arch, skeleton, space) -> its network. vocabulary: what the operation ids of its graphs mean. small:
-    the size of a search that two cores of a CPU do in minutes; paper: of the search network of its paper.
+    network: (arch, skeleton, space) -> its network. vocabulary: what the operation ids of its graphs mean.
+    small_cells, paper_cells: of a search network, as of `Skeleton`: one that two cores of a CPU train in minutes, and
+    that of its paper. The chain has no paper on CIFAR-10; it has about MobileNetV2's depth there.
 
     Some spaces have more. together: (skeleton, space) -> a supernet whose paths are the networks of all architectures,
     to train them from scratch in one program. Where costs add up over the operations, cost_table: of a skeleton;
@@ -78,8 +71,8 @@ class Entry(NamedTuple):
     supernet: Callable[..., Supernet]
     network: Callable[[Arch, Skeleton, SearchSpace], Network]
     vocabulary: tuple[str, ...]
-    small: Size
-    paper: Size
+    small_cells: int
+    paper_cells: int
     together: Callable[[Skeleton, SearchSpace], Supernet] | None = None
     cost_table: Callable[[Skeleton], CostTable] | None = None
     structure: Callable[[SearchSpace], Structure] | None = None
@@ -96,8 +89,8 @@ CATALOG: dict[str, Entry] = {
             supernet=darts_supernet,
             network=darts_network,
             vocabulary=graph_operations(),
-            small=Size(8, 3),
-            paper=Size(16, 8),
+            small_cells=3,
+            paper_cells=8,
             together=lambda skeleton, space: darts_supernet(
                 skeleton, len(space.choices) // 6, ("none", *space.choices[1].options), affine=True
             ),
@@ -112,8 +105,8 @@ CATALOG: dict[str, Entry] = {
             supernet=nasbench201_supernet,
             network=nasbench201_network,
             vocabulary=nasbench201_graph_operations(),
-            small=Size(8, 1),
-            paper=Size(16, 5),
+            small_cells=1,
+            paper_cells=5,
             together=lambda skeleton, space: nasbench201_supernet(skeleton, space.choices[0].options, affine=True),
             cost_table=nasbench201_cost_table,
             structure=one_option_each,
@@ -126,8 +119,8 @@ CATALOG: dict[str, Entry] = {
             supernet=enas_micro_supernet,
             network=enas_micro_network,
             vocabulary=graph_operations(("none", *ENAS_MICRO_OPERATIONS)),
-            small=Size(8, 3),
-            paper=Size(20, 8),
+            small_cells=3,
+            paper_cells=8,
         ),
         Entry(
             "enas_macro",
@@ -136,8 +129,8 @@ CATALOG: dict[str, Entry] = {
             supernet=enas_macro_supernet,
             network=enas_macro_network,
             vocabulary=ENAS_MACRO_GRAPH_OPERATIONS,
-            small=Size(8, 6),
-            paper=Size(36, 12),
+            small_cells=6,
+            paper_cells=12,
         ),
         Entry(
             "chain",
@@ -146,11 +139,11 @@ CATALOG: dict[str, Entry] = {
             supernet=chain_supernet,
             network=chain_network,
             vocabulary=chain_graph_operations(),
-            small=Size(8, 6),
-            paper=Size(32, 12),
+            small_cells=6,
+            paper_cells=12,
             cost_table=chain_cost_table,
             structure=one_option_each,
         ),
     )
 }
-"""The spaces of the library. Those without a paper on CIFAR-10 have a size near MobileNetV2's there."""
+"""The spaces of the library."""

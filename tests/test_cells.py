@@ -145,3 +145,15 @@ def test_a_free_path_is_the_same_in_stages(net):
         jax.jit(lambda p, each=each: each.apply_path(p, arch, x, Context())[0])(params) for each in (net, staged)
     )
     np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_program_over_cells_without_none_finds_the_best_of_all():
+    operations = ("skip_connect", "nor_conv_1x1", "max_pool_3x3")
+    space = darts_space(1, operations)
+    rng = np.random.default_rng(0)
+    scores = {kind: rng.normal(size=value.shape) for kind, value in space.template().items()}
+    (found,) = hardware.solve(hardware.two_edges_a_node(space, 1, operations), scores)
+    every = [jnp.array(entries) for entries in np.ndindex(*[len(choice.options) for choice in space.choices])]
+    worth = [sum(float((space.one_hot(arch)[k] * scores[k]).sum()) for k in scores) for arch in every]
+    assert found.value == pytest.approx(max(worth))
+    assert found.arch.tolist() == every[int(np.argmax(worth))].tolist()

@@ -94,12 +94,12 @@ def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, 
     """
     check_choices(space.choices, darts_choices(nodes, operations), f"the space {space.name!r}", "those cells")
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
-    none = operations.index("none")
     rules = []
     for kind in shapes:
-        absent = _zeros(shapes)
-        absent[kind][:, none] = 1
-        rules.append(Constraint(f"{kind}: none is no option", absent, 0, 0))
+        if "none" in operations:
+            absent = _zeros(shapes)
+            absent[kind][:, operations.index("none")] = 1
+            rules.append(Constraint(f"{kind}: none is no option", absent, 0, 0))
         for node in range(nodes):
             row = _zeros(shapes)
             for slot, (target, _) in enumerate(edge_table(nodes)):

@@ -31,6 +31,7 @@ __all__ = [
     "depthwise",
     "depthwise_init",
     "drop_path",
+    "drops_paths",
     "factorized_reduce",
     "factorized_reduce_init",
     "initial_stats",
@@ -136,13 +137,18 @@ def dense(x: Array, params: Params) -> Array:
     return jnp.dot(norm.widened(x), params["kernel"]) + params["bias"][None]
 
 
+def drops_paths(context: Context) -> bool:
+    """Whether `context.drop_path` is more than a 0 that is known before the pass is traced."""
+    return isinstance(context.drop_path, jax.Array) or context.drop_path != 0
+
+
 def drop_path(x: Array, context: Context) -> Array:
     """Zeroes whole examples of x [B, H, W, C] with probability `context.drop_path` and divides the rest by 1 - p.
 
     x itself where the context has no key, or a probability that is known to be 0.
     """
     probability = context.drop_path
-    if context.key is None or (not isinstance(probability, jax.Array) and probability == 0):
+    if context.key is None or not drops_paths(context):
         return x
     keep = jax.random.bernoulli(context.key, 1.0 - probability, (x.shape[0], 1, 1, 1))
     return jnp.where(keep, x / (1.0 - probability), 0.0).astype(x.dtype)

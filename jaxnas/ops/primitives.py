@@ -264,6 +264,11 @@ def named(operations: Operations, pool_norms: bool = False) -> tuple[Primitive, 
     return tuple(normed(p) if pool_norms and isinstance(p.family, Pool) else p for p in taken)
 
 
+def none_index(names: Sequence[str]) -> int:
+    """The number of "none" among the names of operations, or one that no operation has."""
+    return names.index("none") if "none" in names else len(names)
+
+
 def names_of(operations: Operations) -> tuple[str, ...]:
     """The names of some operations; raises as `named`."""
     return tuple(primitive.name for primitive in named(operations))

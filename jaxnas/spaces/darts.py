@@ -33,7 +33,7 @@ import numpy as np
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import check_weights, checked_space
 from jaxnas.ops import costs as cost
-from jaxnas.ops.primitives import Operations, Primitive, named, names_of
+from jaxnas.ops.primitives import Operations, Primitive, named, names_of, none_index
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
 
@@ -141,7 +141,7 @@ def discretise_argmax(weights: Weights, operations: tuple[str, ...] = DARTS_OPER
     only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O].
     """
 
-    none = _none(operations)
+    none = none_index(operations)
 
     def score(edge: Array) -> Array:
         best = edge[:, _options(operations)].max(axis=1)
@@ -160,7 +160,7 @@ def discretise_free(weights: Weights, operations: tuple[str, ...] = DARTS_OPERAT
     operation that was taken weighs one less: one of weight two is taken twice. Ties go to the lower slot and the lower
     operation. weights: kind -> [S, O].
     """
-    nodes, none = _nodes(weights, operations), _none(operations)
+    nodes, none = _nodes(weights, operations), none_index(operations)
     slots, there = np.zeros((nodes, nodes + 1), np.int32), np.zeros((nodes, nodes + 1), bool)
     for slot, (node, source) in enumerate(edge_table(nodes)):
         slots[node, source], there[node, source] = slot, True
@@ -248,7 +248,7 @@ def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, fr
     Raises: ValueError where there is no node or no operation beside "none", or an operation is unknown or given twice.
     """
     choices, names = darts_choices(nodes, operations, free=free), names_of(operations)
-    slots, none = len(edge_table(nodes)), _none(names)
+    slots, none = len(edge_table(nodes)), none_index(names)
 
     def canonical(arch: Arch) -> Arch:
         return _canonical(arch, names) if free else arch
@@ -320,11 +320,6 @@ def _pair_number(low: Array, high: Array, inputs: int | np.ndarray, free: bool =
     return low * inputs - low * (low + 1) // 2 + high - low - 1
 
 
-def _none(operations: tuple[str, ...]) -> int:
-    """The index of "none", or one that no operation has."""
-    return operations.index("none") if "none" in operations else len(operations)
-
-
 def _options(operations: tuple[str, ...], free: bool = False) -> np.ndarray:
     """The indices of the operations that a derived cell may have."""
     return np.array([o for o, name in enumerate(operations) if free or name != "none"], np.int32)
@@ -332,7 +327,7 @@ def _options(operations: tuple[str, ...], free: bool = False) -> np.ndarray:
 
 def _canonical(arch: Arch, operations: tuple[str, ...]) -> Arch:
     """The one of the free space that stands for all that mean the same."""
-    none, edges = _none(operations), darts_edges(arch, operations, free=True).values()
+    none, edges = none_index(operations), darts_edges(arch, operations, free=True).values()
     keys = [jnp.where(own.operation == none, 0, own.source) * len(operations) + own.operation for own in edges]
     return _free_arch(jnp.stack(keys).reshape(-1, 2), len(operations))
 
@@ -396,7 +391,7 @@ def cell_graph(cells: Mapping[str, CellEdges], read: Mapping[str, Array], operat
     kinds[[0, 1, -1]] = [vocabulary.index(name) for name in ("input_0", "input_1", "output")]
     adjacency, ops, mask = [], [], []
     for kind, edges in cells.items():
-        there = jnp.ones(places, bool).at[ends].set(edges.operation != _none(operations))
+        there = jnp.ones(places, bool).at[ends].set(edges.operation != none_index(operations))
         one = jnp.asarray(fixed).at[jnp.asarray(place)[edges.source], ends].set(1)
         one = one.at[place[2:], -1].set(read[kind].astype(jnp.float32))
         adjacency.append(one * there[:, None] * there[None])

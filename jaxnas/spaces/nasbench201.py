@@ -22,7 +22,7 @@ import numpy as np
 from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
 from jaxnas.checks import check_arch, checked_space
 from jaxnas.ops import costs as cost
-from jaxnas.ops.primitives import Operations, Primitive, named, names_of
+from jaxnas.ops.primitives import Operations, Primitive, named, names_of, none_index
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
 
@@ -54,7 +54,7 @@ def nasbench201_live(arch: Arch, operations: Operations = NASBENCH201_OPERATIONS
     An edge that does not is computed for nothing: what it reads is zero, or nothing reads what it gives.
     """
     check_arch(nasbench201_choices(operations), arch, "the space 'nasbench201'")
-    present = [arch[slot] != _none(names_of(operations)) for slot in range(len(NASBENCH201_EDGES))]
+    present = [arch[slot] != none_index(names_of(operations)) for slot in range(len(NASBENCH201_EDGES))]
     fed, read = [jnp.array(node == 0) for node in range(4)], [jnp.array(node == 3) for node in range(4)]
     for (node, source), there in zip(NASBENCH201_EDGES, present, strict=True):
         fed[node] |= there & fed[source]
@@ -132,16 +132,11 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
     return checked_space(space)
 
 
-def _none(names: tuple[str, ...]) -> int:
-    """The number of "none", or one that no operation has."""
-    return names.index("none") if "none" in names else len(names)
-
-
 def _graph(arch: Arch, names: tuple[str, ...]) -> Graph:
     places = len(NASBENCH201_EDGES) + 2
     ends = [(0, 0), *NASBENCH201_EDGES, (4, 3)]  # (node, source): the input ends at 0, the output starts at 3.
     line = np.array([[float(a < b and ends[a][0] == ends[b][1]) for b in range(places)] for a in range(places)])
-    present = jnp.concatenate([jnp.ones(1, bool), arch != _none(names), jnp.ones(1, bool)])
+    present = jnp.concatenate([jnp.ones(1, bool), arch != none_index(names), jnp.ones(1, bool)])
     adjacency = jnp.asarray(line, jnp.float32) * (present[:, None] & present[None, :])
     first, last = len(names), len(names) + 1
     ops = jnp.concatenate([jnp.full(1, first, jnp.int32), arch, jnp.full(1, last, jnp.int32)])

@@ -96,23 +96,20 @@ def make_cells(
     return Cells(frame, layouts, init, mixture, path)
 
 
-Chosen = Mapping[str, Sequence[tuple[int, int]]]
-"""Kind of cell -> the (slot, operation) of each edge of a concrete path."""
-
-
-def separate(cells: Cells, trees: Sequence[PyTree], chosen: Chosen, *, by_slot: bool) -> list[PyTree]:
+def separate(cells: Cells, trees: Sequence[PyTree], path: Mapping[str, Edges], *, by_slot: bool) -> list[PyTree]:
     """Of the stacked cells of a supernet each by itself, {"preprocess", "edges"}, with the edges of a path alone.
 
-    trees: the "cells" of parameters, which have their edges by slot, or of a path's statistics, which have them in the
-    order of the path.
+    path: kind of cell -> its edges, concrete. trees: the "cells" of parameters, which have their edges by slot, or of a
+    path's statistics, which have them in the order of the path.
     """
     each = []
     for (shape, count), own in zip(cells.frame.runs, trees, strict=True):
         groups = cells.layouts[shape.kind].groups()
         places = {slot: (group, place) for group, slots in groups.items() for place, slot in enumerate(slots.tolist())}
+        chosen = np.stack([path[shape.kind].slot, path[shape.kind].operation], axis=1).tolist()
         for cell in range(count):
             edges = []
-            for e, (slot, operation) in enumerate(chosen[shape.kind]):
+            for e, (slot, operation) in enumerate(chosen):
                 group, place = places[slot]
                 edges.append(taken(own["edges"][group][operation], cell, place if by_slot else e))
             each.append({"preprocess": taken(own["preprocess"], cell), "edges": edges})

@@ -19,7 +19,7 @@ from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleto
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import joined
 from jaxnas.networks.darts import darts_network
-from jaxnas.ops.primitives import Operations, named, names_of
+from jaxnas.ops.primitives import Operations, named, names_of, none_index
 from jaxnas.spaces.darts import CELL_KINDS, DARTS_OPERATIONS, darts_edges, darts_space, edge_table
 from jaxnas.supernets.cells import in_runs, make_cells, separate
 from jaxnas.supernets.executors import Edges, Form
@@ -58,8 +58,7 @@ def darts_supernet(
     space, names = darts_space(nodes, operations, free=free), names_of(operations)
     primitives = named(operations, pool_norms=not affine)
     table = edge_table(nodes)
-    none = names.index("none") if "none" in names else None
-    zeros = len(names) if none is None else none
+    none = none_index(names)
     kept = checked_keep(keep, dict.fromkeys(CELL_KINDS, (len(table), len(names))), none)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, source in table], primitives,
@@ -91,7 +90,7 @@ def darts_supernet(
         edges = edges_of(arch)
         if free:
             every = dict.fromkeys(CELL_KINDS, jnp.ones(nodes, bool))
-            mask = used_by_path(skeleton, cells, edges, every, none=zeros, affine=affine)
+            mask = used_by_path(skeleton, cells, edges, every, none=none, affine=affine)
         else:
             mask = used_by_edges(cells, edges, jnp.ones((skeleton.cells, 2 * nodes), bool))
         return narrowed(mask, rows())
@@ -100,11 +99,7 @@ def darts_supernet(
         return darts_network(arch, skeleton, space, operations=operations, pool_norms=not affine)
 
     def by_cells(trees: PyTree, arch: Arch, *, by_slot: bool) -> list[PyTree]:
-        chosen = {
-            kind: list(zip(np.asarray(own.slot).tolist(), np.asarray(own.operation).tolist(), strict=True))
-            for kind, own in edges_of(arch).items()
-        }
-        return in_runs(separate(cells, trees, chosen, by_slot=by_slot), skeleton, nodes)
+        return in_runs(separate(cells, trees, edges_of(arch), by_slot=by_slot), skeleton, nodes)
 
     def extract(params: PyTree, arch: Arch) -> PyTree:
         own = whole(params)
@@ -131,7 +126,7 @@ def darts_narrowing(
     Raises: ValueError where `after` keeps what is gone before.
     """
     names, shape = names_of(operations), (len(edge_table(nodes)), len(operations))
-    none = names.index("none") if "none" in names else None
+    none = none_index(names)
     every = dict.fromkeys(CELL_KINDS, np.ones(shape, bool))
     new, old = (checked_keep(keep, dict.fromkeys(CELL_KINDS, shape), none) or every for keep in (after, before))
     for kind in CELL_KINDS:

@@ -19,7 +19,7 @@ from jaxnas.base import Arch, Array, Aux, Context, Network, PyTree, Skeleton, Su
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import joined
 from jaxnas.networks.enas_micro import enas_micro_network
-from jaxnas.ops.primitives import Operations, named, names_of
+from jaxnas.ops.primitives import Operations, named
 from jaxnas.spaces.enas_micro import (
     ENAS_MICRO_OPERATIONS,
     enas_micro_edges,
@@ -47,8 +47,7 @@ def enas_micro_supernet(
     The paper's has `Skeleton(channels=20, cells=8, image_shape=(32, 32, 3), num_classes=10)`: six normal and two
     reduction cells. Other arguments as of `darts_supernet`.
     """
-    space, names = enas_micro_space(nodes, operations), names_of(operations)
-    slots = enas_micro_slots(nodes)
+    space, slots = enas_micro_space(nodes, operations), enas_micro_slots(nodes)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, _, source in slots], named(("none", *operations)),
         form=form, remat=remat, dtype=dtype, affine=False, inputs_affine=True,
@@ -79,18 +78,6 @@ def enas_micro_supernet(
     def network(arch: Arch) -> Network:
         return enas_micro_network(arch, skeleton, space, operations=operations)
 
-    def chosen(genotype: Any) -> dict[str, list[tuple[int, int]]]:
-        return {
-            kind: [
-                (slots.index((e // 2, e % 2, source)), 1 + names.index(operation))
-                for e, (operation, source) in enumerate(genotype[kind])
-            ]
-            for kind in ("normal", "reduce")
-        }
-
-    def by_cells(trees: PyTree, genotype: Any, *, by_slot: bool) -> list[PyTree]:
-        return separate(cells, trees, chosen(genotype), by_slot=by_slot)
-
     def output_counts(genotype: Any) -> dict[str, int]:
         return {kind: len(genotype[f"{kind}_concat"]) for kind in ("normal", "reduce")}
 
@@ -104,7 +91,7 @@ def enas_micro_supernet(
             rows = np.arange(kernel.shape[0]).reshape(nodes, -1)
             return kernel[rows[np.array(genotype[f"{kinds[index]}_concat"]) - 2].reshape(-1)]
 
-        each = by_cells(params["cells"], genotype, by_slot=True)
+        each = separate(cells, params["cells"], edges_of(arch), by_slot=True)
         for c, cell in enumerate(each):
             cell["preprocess"] = tuple(
                 {**own, kernel_of(own): jax.tree.map(lambda k, at=c - 2 + side: there(at, k), own[kernel_of(own)])}
@@ -117,7 +104,7 @@ def enas_micro_supernet(
 
     def extract_stats(stats: Any, arch: Arch) -> Any:
         genotype = space.to_genotype(arch)
-        each = by_cells(stats["cells"], genotype, by_slot=False)
+        each = separate(cells, stats["cells"], edges_of(arch), by_slot=False)
         return {**stats, "cells": in_runs(each, skeleton, output_counts(genotype))}
 
     parts = (cells.init, apply, apply_path, used, network, extract, extract_stats)

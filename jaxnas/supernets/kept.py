@@ -42,9 +42,12 @@ def embedded(supernet: Supernet, pruned: Pruned) -> Supernet:
 
 
 def checked_keep(
-    keep: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, int]], none: int | None
+    keep: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, int]], none: int
 ) -> dict[str, np.ndarray] | None:
-    """keep as bool [S, O] of each cell kind; raises ValueError where it does not fit or leaves a slot nothing."""
+    """keep as bool [S, O] of each cell kind; raises ValueError where it does not fit or leaves a slot nothing.
+
+    none: the number of the operation that gives zeros, as of `none_index`.
+    """
     if keep is None:
         return None
     result = {kind: np.asarray(value, bool) for kind, value in keep.items()}
@@ -54,7 +57,7 @@ def checked_keep(
             f"got { ({kind: value.shape for kind, value in result.items()}) }"
         )
     for kind, value in result.items():
-        for slot in np.flatnonzero(~np.delete(value, [] if none is None else [none], axis=1).any(axis=1)):
+        for slot in np.flatnonzero(~value[:, np.arange(value.shape[1]) != none].any(axis=1)):
             raise ValueError(f"{kind} slot {slot} keeps no operation; keep at least one beside 'none'")
     return result
 

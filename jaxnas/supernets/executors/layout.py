@@ -153,7 +153,7 @@ def dropped(primitives: Sequence[Primitive], y: Array, operation: Array, strided
 
     Of one edge, y [B, h, w, C], or of several with a leading axis, as operation, strided and the key of the context.
     """
-    if context.key is None or (not isinstance(context.drop_path, jax.Array) and context.drop_path == 0):
+    if context.key is None or not layers.drops_paths(context):
         return y
     one = functools.partial(_drop_path, context.drop_path)
     after = one(y, context.key) if operation.ndim == 0 else jax.vmap(one)(y, context.key)
@@ -168,5 +168,5 @@ def _drop_path(probability: float | Array, y: Array, key: Key) -> Array:
 
 def with_key_if_read(context: Context, primitives: Sequence[Primitive]) -> Context:
     """The context, without its key where no operation and no drop-path would draw from it."""
-    drops = isinstance(context.drop_path, jax.Array) or context.drop_path != 0
-    return context if drops or any(primitive.random for primitive in primitives) else context._replace(key=None)
+    read = layers.drops_paths(context) or any(primitive.random for primitive in primitives)
+    return context if read else context._replace(key=None)

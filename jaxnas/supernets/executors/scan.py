@@ -36,7 +36,7 @@ same x, or None. wanted: as of `Context`.
 def scan_executor(primitives: Sequence[Primitive], keep: np.ndarray | None = None) -> Executor:
     """The executor of one edge after another. keep: bool [S, O], the operations that the slots of a mixture have."""
     primitives = tuple(primitives)
-    ops = functools.cache(mixed_op)  # one function for all cells, so that its rules are traced once
+    mixed, kept = map(functools.cache, (mixed_op, kept_op))  # one function for all cells: its rules are traced once
 
     def mixture(layout: Layout, params: PyTree, weights: Array, inputs: Array, context: Context) -> Array:
         nodes = layout.room(inputs)
@@ -45,21 +45,17 @@ def scan_executor(primitives: Sequence[Primitive], keep: np.ndarray | None = Non
         for group, slots in layout.groups().items():
             there = np.ones((len(slots), len(primitives)), bool) if keep is None else keep[slots]
             held = [o for o, p in enumerate(primitives) if not isinstance(p.family, Zero) and there[:, o].any()]
-            op = ops(tuple(primitives[o] for o in held), STRIDES[group], context.axis_name)
-            random = context.key is not None and any(primitives[o].random for o in held)
-            each = (
-                None if there[:, held].all() else jnp.asarray(there[:, held]),
-                part_keys(context, len(slots)) if random else None,
-            )
-            nodes = _scan_edges(
-                _Static(op, _ends(layout, group, slots)),
+            whole = bool(there[:, held].all())
+            op = (mixed if whole else kept)(tuple(primitives[o] for o in held), STRIDES[group], context.axis_name)
+            keys = part_keys(context, len(slots)) if any(primitives[o].random for o in held) else None
+            operands = _Operands(
                 inputs if group == "strided" else None,
                 nodes,
                 [params[group][o] for o in held],
                 weights[slots][:, np.array(held)],
-                each,
-                context.wanted,
+                (None if whole else jnp.asarray(there[:, held]), keys),
             )
+            nodes = _scan_edges(_Static(op, _ends(layout, group, slots)), operands, context.wanted)
         return nodes if layout.halves else nodes[layout.inputs :]
 
     return Executor(mixture, functools.partial(_path, primitives))
@@ -71,41 +67,44 @@ def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None
     def edge(
         params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
     ) -> tuple[Array, Any]:
-        scales, (there, key) = per_channel(weights, x.shape[-1]), each
-        outputs: list[Array] = []
-        seen: list[Any] = []
+        scales, (_, key) = per_channel(weights, x.shape[-1]), each
+        outputs, seen = [], []
         for o, (primitive, own) in enumerate(zip(primitives, params, strict=True)):
             here = Context("batch" if known is None else known[o], axis_name=axis_name, wanted=wanted)
             if primitive.random and key is not None:
                 here = here._replace(key=jax.random.fold_in(key, o))
-            told: Stats
-            if there is not None:
-                y, told = _where_there(primitive, stride, there[o], own, scales[o], x, here), ()
             # The weight goes into the last batch norm, where there is one.
-            elif (with_scale := primitive.scaled(own, scales[o])) is not None:
-                y, told = primitive.apply(with_scale, x, stride, here)
-            else:
-                y, told = primitive.apply(own, x, stride, here)
-                y = scale_channels(y, scales[o])
-            outputs.append(y)
+            with_scale = primitive.scaled(own, scales[o])
+            y, told = primitive.apply(own if with_scale is None else with_scale, x, stride, here)
+            outputs.append(scale_channels(y, scales[o]) if with_scale is None else y)
             seen.append(tuple(layers.Known(*pair) for pair in told))
         return functools.reduce(jnp.add, outputs), tuple(seen)
 
     return edge
 
 
-def _where_there(
-    primitive: Primitive, stride: int, there: Array, params: PyTree, scale: Array, x: Array, context: Context
-) -> Array:
-    """An operation that this edge may have lost, and that is then not computed, times its scale [C]."""
+def kept_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None) -> Edge:
+    """`mixed_op` of those operations that the edge has not lost; the others are not computed. Tells nothing."""
+    alone = [mixed_op((primitive,), stride, axis_name) for primitive in primitives]
 
-    def taken(params: PyTree, scale: Array, x: Array, key: Any, wanted: Any) -> Array:
-        here = Context(key=key, axis_name=context.axis_name, wanted=wanted)
-        return scale_channels(primitive.apply(params, x, stride, here)[0], scale)
+    def edge(
+        params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
+    ) -> tuple[Array, Any]:
+        there, key = each
+        outputs = []
+        for o, op in enumerate(alone):
 
-    operands = (params, scale, x, context.key, context.wanted)
-    shape = jax.eval_shape(taken, *operands)
-    return lax.cond(there, taken, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
+            def taken(own: PyTree, weight: Array, x: Array, key: Any, wanted: Any, op: Edge = op) -> Array:
+                return op([own], weight, x, (None, key), None, wanted)[0]
+
+            own_key = None if key is None else jax.random.fold_in(key, o)
+            operands = (params[o], weights[o : o + 1], x, own_key, wanted)
+            shape = jax.eval_shape(taken, *operands)
+            nothing = functools.partial(jnp.zeros, shape.shape, shape.dtype)
+            outputs.append(lax.cond(there[o], taken, lambda *_, nothing=nothing: nothing(), *operands))
+        return functools.reduce(jnp.add, outputs), ()
+
+    return edge
 
 
 class _Static(NamedTuple):
@@ -121,35 +120,35 @@ def _ends(layout: Layout, group: lay.Group, slots: np.ndarray) -> tuple[tuple[in
     return tuple((layout.ends[slot][0] + source, layout.ends[slot][1] + node) for slot in slots)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan_edges(
-    static: _Static,
-    inputs: Array | None,
-    nodes: Array,
-    params: PyTree,
-    weights: Array,
-    each: Any,
-    wanted: Array | None,
-) -> Array:
-    """Adds the output of every edge to the node it ends in.
+class _Operands(NamedTuple):
+    """inputs: where the edges start from, None where that is `nodes`. Of the rest, which an edge has each of its own,
+    leaves [S', …]; `each`: as of `Edge`."""
 
-    inputs: where the edges start from, None where that is `nodes`. params, weights and `each`, what else an edge needs:
-    leaves [S', …].
-    """
-    return _forward(static, inputs, nodes, params, weights, each)[0]
+    inputs: Array | None
+    nodes: Array
+    params: PyTree
+    weights: Array
+    each: Any
+
+    def sources(self) -> Array:
+        return self.nodes if self.inputs is None else self.inputs
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan_edges(static: _Static, operands: _Operands, wanted: Array | None) -> Array:
+    """Adds the output of every edge to the node it ends in."""
+    return _forward(static, operands)[0]
 
 
 @functools.partial(outlined, static=(0,))
-def _forward(
-    static: _Static, inputs: Array | None, nodes: Array, params: PyTree, weights: Array, each: Any
-) -> tuple[Array, Any]:
+def _forward(static: _Static, operands: _Operands) -> tuple[Array, Any]:
     def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
         (source, target), own, weight, other = slot
-        x = at(nodes if inputs is None else inputs, source)
+        x = at(operands._replace(nodes=nodes).sources(), source)
         y, seen = _edge_by_rules(static.edge, materialized(own), weight, x, other)
         return add_at(nodes, target, y), seen
 
-    return lax.scan(body, nodes, (_indices(static), params, weights, each))
+    return lax.scan(body, operands.nodes, (_indices(static), operands.params, operands.weights, operands.each))
 
 
 def _indices(static: _Static) -> tuple[Array, Array]:
@@ -175,17 +174,9 @@ def _edge_gradient(
     return jax.vjp(lambda own, w, x: edge(own, w, x, each, known, wanted)[0], own, weight, x)[1](g)
 
 
-def _scan_edges_forward(
-    static: _Static,
-    inputs: Array | None,
-    nodes: Array,
-    params: PyTree,
-    weights: Array,
-    each: Any,
-    wanted: Array | None,
-) -> tuple[Array, Any]:
-    nodes, seen = _forward(static, inputs, nodes, params, weights, each)
-    return nodes, (inputs, nodes, params, weights, each, seen, wanted)
+def _scan_edges_forward(static: _Static, operands: _Operands, wanted: Array | None) -> tuple[Array, Any]:
+    nodes, seen = _forward(static, operands)
+    return nodes, (operands._replace(nodes=nodes), seen, wanted)
 
 
 @functools.partial(outlined, static=(0,))
@@ -196,22 +187,22 @@ def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any
     gradient; here a step touches two nodes of it. Statistics are kept, so that no sum over the batch, for which devices
     wait for each other, is taken a second time.
     """
-    inputs, nodes, params, weights, each, seen, wanted = residuals
+    operands, seen, wanted = residuals
+    sources = operands.sources()
 
     def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
         (source, target), own, weight, other, known = slot
         to_inputs, to_nodes = gradients
-        x, g = looked_up(nodes if inputs is None else inputs, source), looked_up(to_nodes, target)
-        known = None if other[0] is not None else known  # where operations may be gone, nothing is told
+        x, g = looked_up(sources, source), looked_up(to_nodes, target)
         to_params, to_weights, to_x = _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)
         if to_inputs is None:
             return (None, add_at(to_nodes, source, to_x)), (to_params, to_weights)
         return (add_at(to_inputs, source, to_x), to_nodes), (to_params, to_weights)
 
-    carry = (None if inputs is None else jnp.zeros_like(inputs), g)
-    slots = (_indices(static), params, weights, each, seen)
+    carry = (jax.tree.map(jnp.zeros_like, operands.inputs), g)
+    slots = (_indices(static), operands.params, operands.weights, operands.each, seen)
     (to_inputs, to_nodes), (to_params, to_weights) = lax.scan(body, carry, slots, reverse=True)
-    return to_inputs, to_nodes, to_params, to_weights, None, None
+    return _Operands(to_inputs, to_nodes, to_params, to_weights, None), None
 
 
 _scan_edges.defvjp(_scan_edges_forward, _scan_edges_backward)

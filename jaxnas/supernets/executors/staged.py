@@ -1,6 +1,7 @@
 """The edges that are ready together, in few large kernels: what a GPU wants.
 
 It waits longer for the start of a small kernel than for its work.
+
 A mixture runs in stages: the sources of one are complete when it begins, and have edges to the same nodes. The two
 inputs of a cell of DARTS are one stage, each node is another. A path runs node by node, because its sources are data.
 """
@@ -18,6 +19,7 @@ from jax import lax
 
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import Places, apart, dealt
+from jaxnas.networks.blocks import part_keys
 from jaxnas.ops.primitives import Primitive
 from jaxnas.supernets.executors import layout as lay
 from jaxnas.supernets.executors.chosen import chosen
@@ -90,7 +92,7 @@ def _path(
     given = not isinstance(context.bn, str)
     stats = context.bn if given else lay.edge_stats(primitives, layout, channels, count)
     own = lay.at_edges(layout, params, edges.slot)
-    keys = None if context.key is None else jax.random.split(context.key, count)
+    keys = part_keys(context, count)
     nodes: list[Array] = []
     seen: list[Stats] = []
     for node in range(layout.nodes):
@@ -114,5 +116,4 @@ def _path(
             total = total + y
         nodes.append(total)
         seen.append(told)
-    order = np.argsort(np.argsort(np.array(edges.nodes), kind="stable"), kind="stable")
-    return jnp.stack(nodes), jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *seen)
+    return jnp.stack(nodes), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *seen)
