@@ -90,7 +90,7 @@ def step(task: Task) -> Records:
 
 
 def profile(task: Task) -> Records:
-    """Of the first part's program, whose optimised text is kept beside the results."""
+    """Of the first part's program, whose optimized text is kept beside the results."""
     made = compiled(task)
     for _ in range(3):
         made()
@@ -122,7 +122,7 @@ def all_seeds(task: Task) -> Records:
     """A step of eight seeds at once and of one, over NAS-Bench-201's space on the digits."""
     digits = load_digits()
     mean, std = digits.augmentation.mean, digits.augmentation.std
-    examples = Batch(data.normalise(jnp.asarray(digits.train_images), mean, std), jnp.asarray(digits.train_labels))
+    examples = Batch(data.normalize(jnp.asarray(digits.train_images), mean, std), jnp.asarray(digits.train_labels))
     batch = 4 if task.dry else 64
     algorithm = cells_search(task, digits.image_shape, len(digits.train_labels) // batch)
     made = seeds.programs(algorithm, examples, batch, SEEDS, [("vmap", jax.devices()[:1])])

@@ -3,7 +3,7 @@
     python -m benchmarks.aot --target h100|tpu-v5e-4 [--names darts_first_order nasbench201_first_order ...]
 
 XLA needs the compiler of the device, not the device: `pip install -e '.[aot]'`, best in an environment of its own (half
-a gigabyte, without CUDA's libraries). Prints one JSON object a line. `launches` is what the optimised program starts,
+a gigabyte, without CUDA's libraries). Prints one JSON object a line. `launches` is what the optimized program starts,
 each times the trips of the loops it is in, by kind under `kinds`; a library call may start several kernels. Of branches
 the largest counts, or each once in a loop of as many turns. `conditionals` are points where a GPU's host waits for a
 predicate, `unknown_loops` loops of unknown trips, counted once. `moved_bytes` are the sizes of all operands and
@@ -63,7 +63,7 @@ class Config(Forms):
     target: Target
     names: tuple[Name, ...] = ("darts_first_order", "nasbench201_first_order", "nasbench201_one_shot", "enas_child")
     text: str = ""
-    """A folder for the optimised programs, which are long."""
+    """A folder for the optimized programs, which are long."""
 
 
 def devices(target: Target) -> list[Any]:

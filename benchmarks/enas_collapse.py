@@ -135,7 +135,7 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
     means, stds = dataset.augmentation.mean, dataset.augmentation.std
     whole = [
         Batch(
-            data.normalise(jnp.asarray(valid.images[i : i + SCORED]), means, stds),
+            data.normalize(jnp.asarray(valid.images[i : i + SCORED]), means, stds),
             jnp.asarray(valid.labels[i : i + SCORED]),
         )
         for i in range(0, half - half % SCORED, SCORED)

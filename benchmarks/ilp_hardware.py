@@ -3,7 +3,7 @@
     python -m benchmarks.ilp_hardware --table nb201.csv --hardware hw_nas_bench_nb201.csv
 
 Needs a table of NAS-Bench-201 and HW-NAS-Bench's CSV. Accuracy, as normal scores, and latency are each fitted as a sum
-over edges to `sample` random cells; the program maximises the one sum with the other under the limit, at quantiles of
+over edges to `sample` random cells; the program maximizes the one sum with the other under the limit, at quantiles of
 the device's latencies. Prints one JSON line for each device and quantile. `regret` is the accuracy of the best cell
 that meets the limit, by measurement, less that of the first pick that does; `regret_best` that of the best among
 `picks` picks, and `rejected` how many came before the first that meets it. `sample_regret` is that of the best cell of

@@ -59,7 +59,7 @@ def _is_operation(event: Any) -> bool:
 def summary(kernels: Sequence[Kernel], steps: int, text: str = "", most: int = 10) -> dict[str, Any]:
     """Of a profile of some equal steps, a step: `launches`, how many kernels; `step_s`, the time from the first to the
     end of the last; `idle`, the share of it without any kernel; `heaviest`, the kernels that took most, with what the
-    program's optimised HLO, if it is given, says of them; `kinds`, the same of kernels that differ in a number.
+    program's optimized HLO, if it is given, says of them; `kinds`, the same of kernels that differ in a number.
     """
     first, last = kernels[0].start, max(kernel.start + kernel.duration for kernel in kernels)
     busy = covered((kernel.start, kernel.start + kernel.duration) for kernel in kernels)
@@ -103,7 +103,7 @@ def covered(intervals: Iterable[tuple[float, float]]) -> float:
 
 
 def instructions(text: str) -> dict[str, str]:
-    """Names of kernels -> shape and origin of the instruction that each is, by the text of an optimised program.
+    """Names of kernels -> shape and origin of the instruction that each is, by the text of an optimized program.
 
     A kernel is called as its instruction, with lines in the place of dots.
     """

@@ -1,4 +1,4 @@
-"""How many things a compiled program starts and how much they read and write, by the text of its optimised HLO."""
+"""How many things a compiled program starts and how much they read and write, by the text of its optimized HLO."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs of regularised evolution on a table, beside the same thing in plain Python on one core.
+"""Many runs of regularized evolution on a table, beside the same thing in plain Python on one core.
 
     python -m benchmarks.tabular_search [--table nb201.csv]
 
@@ -41,7 +41,7 @@ class Config:
 def plain(
     values: dict[tuple[int, ...], float], sizes: list[int], config: Config, rng: random.Random
 ) -> tuple[int, ...]:
-    """The best architecture that one run of regularised evolution finds."""
+    """The best architecture that one run of regularized evolution finds."""
     population: collections.deque[tuple[tuple[int, ...], float]] = collections.deque()
     best: tuple[int, ...] = ()
     best_value = float("-inf")

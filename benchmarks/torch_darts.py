@@ -143,7 +143,7 @@ class Pool(nn.Module):
 
 
 def darts_operation(name: str, channels: int, stride: int, search: bool) -> nn.Module:
-    """Norms in search have no scale and pools are normalised; in the evaluation network it is the reverse."""
+    """Norms in search have no scale and pools are normalized; in the evaluation network it is the reverse."""
     affine = track = not search
     match name:
         case "max_pool_3x3" | "avg_pool_3x3":

@@ -53,7 +53,7 @@ from jaxnas.search import (
     watched,
     weakest_by_alpha,
 )
-from jaxnas.spaces import CELL_KINDS, DARTS_OPERATIONS, darts_space, discretise_argmax
+from jaxnas.spaces import CELL_KINDS, DARTS_OPERATIONS, darts_space, discretize_argmax
 from jaxnas.supernets import darts_narrowing, darts_supernet
 from jaxnas.train import schedules
 from jaxnas.train.loop import Leg, Outcome, load
@@ -161,7 +161,7 @@ def main(config: Config) -> None:
     dataset = load_data(config)
     space = darts_space()
     if config.derive == "argmax":
-        space = space._replace(discretise=discretise_argmax)
+        space = space._replace(discretize=discretize_argmax)
     parts = search_parts(dataset, config)
     supernet_skeleton = Skeleton(config.search.channels, config.search.cells, dataset.image_shape, dataset.num_classes)
     seeds.check(config, {"search.early_stop": config.search.early_stop, "search.prune": bool(config.search.prune)})

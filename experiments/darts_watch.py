@@ -29,7 +29,7 @@ from jaxnas.search.health import (
     softmax_mixture,
 )
 
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+_BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def make_measure(
         return [data.plain_batch(part, jnp.arange(batch_size), augmentation) for part in parts]
 
     gap_of, curvature_of = make_gap(space, supernet), make_curvature(supernet, most_products=watch.products)
-    derive = jax.jit(lambda alpha: space.discretise(softmax_mixture(alpha)))
+    derive = jax.jit(lambda alpha: space.discretize(softmax_mixture(alpha)))
     entropy_of = jax.jit(lambda alpha: entropy(softmax_mixture(alpha)))
     batches = first_batches(max(watch.batches, watch.eigenvalue_batches))
 
@@ -173,12 +173,12 @@ def draw_health(
     grid = figure.subplots((len(drawn) + 1) // 2, 2, squeeze=False).ravel()
     for axes, (title, lines) in zip(grid, drawn, strict=False):
         axes.set_title(title, size=10, loc="left")
-        for name, (label, colour) in lines.items():
+        for name, (label, color) in lines.items():
             points = np.array([(line["epoch"], line[name]) for line in rounds if name in line])
-            axes.plot(*points.T, "o-", color=colour, lw=1.4, ms=3, label=label)
+            axes.plot(*points.T, "o-", color=color, lw=1.4, ms=3, label=label)
             if name == "eigenvalue":
                 error = np.array([line["eigenvalue_error"] for line in rounds if name in line])
-                axes.fill_between(points[:, 0], points[:, 1] - error, points[:, 1] + error, color=colour, alpha=0.2)
+                axes.fill_between(points[:, 0], points[:, 1] - error, points[:, 1] + error, color=color, alpha=0.2)
         axes.ticklabel_format(axis="y", useOffset=False)
         if "accuracy_path" in lines:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -186,7 +186,7 @@ def draw_health(
             axes.set_ylim(bottom=-0.1)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         if health["early_stop_returned_to_epoch"] is not None:
-            axes.axvline(health["early_stop_returned_to_epoch"], color=_GREY, ls="--", lw=1)
+            axes.axvline(health["early_stop_returned_to_epoch"], color=_GRAY, ls="--", lw=1)
         if len(lines) > 1:
             axes.legend(fontsize=8, frameon=False)
         axes.set_xlabel("epoch", size=8)
@@ -199,8 +199,8 @@ def draw_health(
 
 def _skip_lines(rounds: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     names = dict.fromkeys(name for line in rounds for name in line if name.startswith("skips_"))
-    colours = itertools.cycle((_BLUE, _ORANGE, _GREEN))
-    return {name: (name.removeprefix("skips_"), next(colours)) for name in names}
+    colors = itertools.cycle((_BLUE, _ORANGE, _GREEN))
+    return {name: (name.removeprefix("skips_"), next(colors)) for name in names}
 
 
 def caption(health: Mapping[str, Any]) -> str:

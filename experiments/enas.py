@@ -64,7 +64,7 @@ class Controller:
     batch_size: int = 160
     """Validation images of a step."""
     batches: int = 1
-    """Into how many parts, normalised apart, they are cut."""
+    """Into how many parts, normalized apart, they are cut."""
     learning_rate: float = 0.0035
     hidden: int = 64
     depth: int = 1

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from jaxnas.draw import new_figure, save_plot
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
+_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#777777"
 
 
 def draw_controller(
@@ -27,7 +27,7 @@ def draw_controller(
     figure = new_figure(9.0, 3.0, "constrained")
     left, right = figure.subplots(1, 2)
     number = [line["step"] for line in steps]
-    left.plot(number, [line["best_reward"] for line in steps], ".", ms=3, color=_GREY, label="best of a step")
+    left.plot(number, [line["best_reward"] for line in steps], ".", ms=3, color=_GRAY, label="best of a step")
     left.plot(number, [line["mean_reward"] for line in steps], ".", ms=3, color=_BLUE, label="mean of a step")
     left.plot(number, [line["baseline"] for line in steps], color=_ORANGE, lw=1.5, label="baseline")
     left.set_title("reward", size=10, loc="left")
@@ -43,8 +43,8 @@ def draw_controller(
     axes = figure.subplots()
     both = np.concatenate([found["scores"], found["random_scores"]])
     bins = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 25).tolist()
-    for name, colour, label in (("random_scores", _GREY, "random"), ("scores", _BLUE, "drawn from the policy")):
-        axes.hist(found[name], bins, color=colour, alpha=0.6, label=f"{label}: best {max(found[name]):.1%}")
+    for name, color, label in (("random_scores", _GRAY, "random"), ("scores", _BLUE, "drawn from the policy")):
+        axes.hist(found[name], bins, color=color, alpha=0.6, label=f"{label}: best {max(found[name]):.1%}")
     axes.set_xlabel("accuracy of the path with shared weights", size=8)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(fontsize=8, frameon=False)

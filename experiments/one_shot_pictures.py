@@ -10,16 +10,16 @@ from matplotlib.ticker import PercentFormatter
 
 from jaxnas.draw import new_figure, save_plot
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
+_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#777777"
 
 
 def draw_selection(found: Mapping[str, Any], limits: Mapping[str, float], folder: Path) -> list[tuple[str, str, str]]:
     """What was scored against its cost, and scores against a benchmark: (title, file, caption) of each picture."""
     figure = new_figure(6.5, 3.6, "constrained")
     axes = figure.subplots()
-    for name, colour, label in (("random", _GREY, "random"), ("search", _BLUE, found["search"])):
+    for name, color, label in (("random", _GRAY, "random"), ("search", _BLUE, found["search"])):
         points = found["points"][name]
-        axes.plot(points["macs"], points["scores"], "o", ms=3, alpha=0.6, color=colour, label=label)
+        axes.plot(points["macs"], points["scores"], "o", ms=3, alpha=0.6, color=color, label=label)
     edge = found["front"]
     axes.step(
         [point["macs"] for point in edge], [point["score"] for point in edge], where="post", color=_ORANGE, lw=1.2,

@@ -220,9 +220,9 @@ def draw_curves(rows: list[dict[str, Any]], count: int, path: Any) -> None:
     for place, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
         own = [row for row in rows if row["method"] == name]
         sizes, tau, std = (np.array([row[key] for row in own]) for key in ("size", "tau", "tau_std"))
-        colour = COLOURS[(place + 1) % len(COLOURS)]
-        axes.fill_between(sizes, tau - std, tau + std, color=colour, alpha=0.15, lw=0)
-        axes.plot(sizes, tau, "o-", color=colour, lw=1.5, ms=4, label=name)
+        color = COLOURS[(place + 1) % len(COLOURS)]
+        axes.fill_between(sizes, tau - std, tau + std, color=color, alpha=0.15, lw=0)
+        axes.plot(sizes, tau, "o-", color=color, lw=1.5, ms=4, label=name)
     shown = sorted({row["size"] for row in rows})
     axes.set_xscale("log")
     axes.set_xticks(shown, [f"{size}\n{100 * size / count:.2g} %" for size in shown])

@@ -94,7 +94,7 @@ def _gp(of: Known) -> Predictor:
     """On the paths and their statistics, or on the options where there are none."""
     blocks = [Block(of.one_hot)]
     if of.paths is not None and of.shape is not None:
-        blocks = [Block(of.paths, 0.2, standardise=False), Block(of.shape, 0.8)]
+        blocks = [Block(of.paths, 0.2, standardize=False), Block(of.shape, 0.8)]
     if _has_signals(of):
         blocks.append(Block(predictors.signals, 0.25))
     return predictors.gaussian_process(blocks, of.example)
@@ -102,7 +102,7 @@ def _gp(of: Known) -> Predictor:
 
 def _gp_paths(of: Known) -> Predictor:
     """On path counts alone."""
-    return predictors.gaussian_process([Block(_there(of.paths), standardise=False)], of.example)
+    return predictors.gaussian_process([Block(_there(of.paths), standardize=False)], of.example)
 
 
 def _mlp(of: Known) -> Predictor:

@@ -231,7 +231,7 @@ class Coverage(NamedTuple):
 
 
 class Front(NamedTuple):
-    """Two metrics and the rows that have both, with their values: float [A, 2], to be maximised."""
+    """Two metrics and the rows that have both, with their values: float [A, 2], to be maximized."""
 
     table: Table
     metrics: list[str]
@@ -241,7 +241,7 @@ class Front(NamedTuple):
 class Setting(NamedTuple):
     """The rows that can be found, and what of them is used.
 
-    report: float [A], to be maximised. limit: of evaluations. fingerprint: of the whole table.
+    report: float [A], to be maximized. limit: of evaluations. fingerprint: of the whole table.
     """
 
     table: Table
@@ -367,7 +367,7 @@ def run_method(name: str, plan: Plan, setting: Setting, config: Config) -> dict[
 def evaluations_to_best(trace: Trace, searched: np.ndarray) -> np.ndarray:
     """The evaluation of each of R runs that was the first of a best row of what is searched; float [R], inf for none.
 
-    trace: batched over runs. searched: float [A], to be maximised, NaN where there is none, at the highest fidelity; a
+    trace: batched over runs. searched: float [A], to be maximized, NaN where there is none, at the highest fidelity; a
     best row that was evaluated at a lower one counts for nothing.
     """
     rows = np.asarray(trace.rows).reshape(len(trace.rows), -1)

@@ -18,7 +18,7 @@ POPULATION = 20
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """The area that points [N, 2], to be maximised, dominate above the reference [2]."""
+    """The area that points [N, 2], to be maximized, dominate above the reference [2]."""
     area, height = 0.0, reference[1]
     inside = points[(points > reference).all(axis=1)]
     for x, y in inside[np.lexsort((-inside[:, 1], -inside[:, 0]))]:
@@ -28,7 +28,7 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """The rows of points [N, 2], to be maximised, that no other dominates, the first objective falling; without NaN."""
+    """The rows of points [N, 2], to be maximized, that no other dominates, the first objective falling; without NaN."""
     rows = np.flatnonzero(~np.isnan(points).any(axis=1))
     order = rows[np.lexsort((-points[rows, 1], -points[rows, 0]))]
     before = np.concatenate([[-np.inf], np.maximum.accumulate(points[order, 1])[:-1]])
@@ -38,7 +38,7 @@ def front(points: np.ndarray) -> np.ndarray:
 def search_fronts(table: Table, points: np.ndarray, metrics: list[str], limit: int, seeds: int, seed: int) -> Any:
     """Runs of NSGA-II and of random search: the share of the true front's hypervolume, and one run's front, as JSON.
 
-    points: [A, 2], the metrics of every row, to be maximised. The reference is the worst of each.
+    points: [A, 2], the metrics of every row, to be maximized. The reference is the worst of each.
     """
     steps = math.ceil(limit / POPULATION)
     truth = front(points)
@@ -77,14 +77,14 @@ def draw_fronts(outcome: dict[str, Any], points: np.ndarray, path: Path) -> None
     lines = {"all architectures": outcome["truth"]} | {n: m["front"] for n, m in outcome["methods"].items()}
     for place, (name, line) in enumerate(lines.items()):
         values = np.array(line) * signs
-        colour = COLOURS[place] if place else "#000000"
+        color = COLOURS[place] if place else "#000000"
         axes.plot(
             values[:, 1],
             values[:, 0],
             marker="o" if place else "",
             ms=4,
             lw=1.2,
-            color=colour,
+            color=color,
             label=name,
             drawstyle="steps-pre",
         )  # the first objective falls along the line

@@ -9,7 +9,7 @@ from typing import Any
 from jaxnas.draw import new_figure, save_plot
 
 COLOURS = ("#777777", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of Okabe & Ito (2008); the first method, mostly random search, is grey."""
+"""Of Okabe & Ito (2008); the first method, mostly random search, is gray."""
 _HEAD = (
     "method",
     "mean ± std",
@@ -64,11 +64,11 @@ def draw_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = new_figure(9.0, 0.45 * len(rows) + 0.9, "constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        colour = COLOURS[place % len(COLOURS)]
-        axes.plot([row["q05"], row["q95"]], [place, place], color=colour, lw=1.5)
-        axes.plot([row["q25"], row["q75"]], [place, place], color=colour, lw=6, alpha=0.5, solid_capstyle="butt")
-        axes.plot(row["median"], place, "|", color=colour, ms=12, mew=2)
-        axes.plot(row["mean"], place, "o", color=colour, ms=6)
+        color = COLOURS[place % len(COLOURS)]
+        axes.plot([row["q05"], row["q95"]], [place, place], color=color, lw=1.5)
+        axes.plot([row["q25"], row["q75"]], [place, place], color=color, lw=6, alpha=0.5, solid_capstyle="butt")
+        axes.plot(row["median"], place, "|", color=color, ms=12, mew=2)
+        axes.plot(row["mean"], place, "o", color=color, ms=6)
         text = f"{row['mean']:.3f} ± {row['std']:.3f}"
         axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", size=9)
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
@@ -87,10 +87,10 @@ def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str,
     means = [value for curve in curves.values() for value in curve["mean"] if value > 0]
     floor = min(means, default=1e-3) / 2
     for place, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[place % len(COLOURS)]
+        color = COLOURS[place % len(COLOURS)]
         low, mean, high = ([max(value, floor) for value in curve[part]] for part in ("low", "mean", "high"))
-        axes.fill_between(curve["x"], low, high, color=colour, alpha=0.2, lw=0)
-        axes.plot(curve["x"], mean, color=colour, lw=1.5, label=name)
+        axes.fill_between(curve["x"], low, high, color=color, alpha=0.2, lw=0)
+        axes.plot(curve["x"], mean, color=color, lw=1.5, label=name)
     if means:
         axes.set_yscale("log")
     axes.set_xlabel(label, size=9)

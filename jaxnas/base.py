@@ -19,7 +19,7 @@ Key = jax.Array
 PyTree = Any
 Arch = jax.Array
 """An architecture: int32 [D], one entry for each choice of its space; a population is [P, D]."""
-Weights = dict[str, jax.Array]
+ArchWeights = dict[str, jax.Array]
 """Mixture weights or architecture parameters: cell kind -> float [S, O]."""
 
 
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """Architectures as graphs with operations on the nodes; an edge-labelled cell gives its line graph.
+    """Architectures as graphs with operations on the nodes; an edge-labeled cell gives its line graph.
 
     adjacency: [G, N, N] float32, entry (i, j) is 1 where node i feeds node j; a node feeds later ones only. ops: [G, N]
     int32. mask: [G, N] bool. signals: [F] float32, what else is known of the architecture before it is trained, costs
@@ -83,15 +83,15 @@ class SearchSpace(NamedTuple):
     choices: tuple[Choice, ...]
     sample: Callable[[Key], Arch]
     mutate: Callable[[Key, Arch], Arch]
-    """Changes exactly one choice to another of its options, uniformly over the neighbours."""
+    """Changes exactly one choice to another of its options, uniformly over the neighbors."""
     crossover: Callable[[Key, Arch, Arch], Arch]
-    neighbours: Callable[[Arch], tuple[Array, Array]]
+    neighbors: Callable[[Arch], tuple[Array, Array]]
     """arch -> (archs [M, D], valid bool [M]): all architectures that differ in one choice."""
     canonical: Callable[[Arch], Arch]
-    template: Callable[[], Weights]
+    template: Callable[[], ArchWeights]
     """Zeros in the shape of the mixture's weights."""
-    one_hot: Callable[[Arch], Weights]
-    discretise: Callable[[Weights], Arch]
+    one_hot: Callable[[Arch], ArchWeights]
+    discretize: Callable[[ArchWeights], Arch]
     graph: Callable[[Arch], Graph]
     costs: Callable[[Arch, Skeleton], dict[str, int]]
     """(arch, skeleton) -> {"params": …, "macs": …} of the derived network, exact Python integers."""
@@ -104,7 +104,7 @@ class SearchSpace(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """image: [B, H, W, C] float32, normalised. label: [B] int32."""
+    """image: [B, H, W, C] float32, normalized. label: [B] int32."""
 
     image: Array
     label: Array
@@ -184,7 +184,7 @@ class Supernet(NamedTuple):
 
     space: SearchSpace
     init: Callable[[Key], PyTree]
-    apply: Callable[[PyTree, Weights, Array, Context], tuple[Array, Aux]]
+    apply: Callable[[PyTree, ArchWeights, Array, Context], tuple[Array, Aux]]
     apply_path: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
     used: Callable[[Arch], PyTree]
     network: Callable[[Arch], Network] = no_network
@@ -234,7 +234,7 @@ class Sampler(NamedTuple):
     """Black-box search: pure functions over a fixed-shape state, under `jit`, `scan` and `vmap` over seeds.
 
     init: key -> state. ask: (key, state) -> candidates. tell: (state, candidates, objectives [P, M] float32 to be
-    maximised, valid bool [P]) -> state; an invalid one counts as not evaluated. best: state -> archs [Q, D], the best
+    maximized, valid bool [P]) -> state; an invalid one counts as not evaluated. best: state -> archs [Q, D], the best
     first; for several objectives the non-dominated ones, with repeats as padding.
     """
 

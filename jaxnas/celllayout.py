@@ -33,7 +33,7 @@ class Cell(NamedTuple):
 
 
 class Box(NamedTuple):
-    """A node or an operation, centred at (x, y); y grows downwards."""
+    """A node or an operation, centered at (x, y); y grows downwards."""
 
     name: str
     is_operation: bool
@@ -188,7 +188,7 @@ def _ranks(cell: Cell) -> list[int]:
 
 
 def _order(layers: list[list[int]], chains: list[list[int]]) -> list[list[int]]:
-    """Orders each layer so that few lines cross: sweeps by the mean of neighbours, then exchanges, from many starts."""
+    """Orders each layer so that few lines cross: sweeps by the mean of neighbors, then exchanges, from many starts."""
     before: dict[int, list[int]] = {}
     after: dict[int, list[int]] = {}
     for chain in chains:
@@ -203,8 +203,8 @@ def _order(layers: list[list[int]], chains: list[list[int]]) -> list[list[int]]:
         crossed = sum(
             1 for i, high in enumerate(ends) for low in ends[i + 1 :] for p in high for q in low if p > q
         )  # fmt: skip
-        centre = (len(lower) - len(upper)) / 2
-        return crossed, int(sum(abs(p - i - centre) for i, row in enumerate(ends) for p in row))
+        center = (len(lower) - len(upper)) / 2
+        return crossed, int(sum(abs(p - i - center) for i, row in enumerate(ends) for p in row))
 
     def cost(rows: list[list[int]]) -> tuple[int, int]:
         parts = [crossings(a, b) for a, b in itertools.pairwise(rows)]
@@ -267,11 +267,11 @@ def _heights(
     out_port: list[float],
     in_port: list[float],
 ) -> list[float]:
-    """The y of each item: near its neighbours, in the order of its layer, nothing overlapping.
+    """The y of each item: near its neighbors, in the order of its layer, nothing overlapping.
 
-    Layers are placed in turn, each the best for its neighbours as they stand: a least-squares fit with least distances.
+    Layers are placed in turn, each the best for its neighbors as they stand: a least-squares fit with least distances.
     """
-    near: list[list[tuple[int, float, float]]] = [[] for _ in items]  # (neighbour, offset, weight)
+    near: list[list[tuple[int, float, float]]] = [[] for _ in items]  # (neighbor, offset, weight)
     for number, chain in enumerate(chains):
         for index in range(len(chain) - 1):
             a, b = chain[index], chain[index + 1]

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnas.base import (
     Arch,
+    ArchWeights,
     Array,
     Aux,
     Choice,
@@ -26,7 +27,6 @@ from jaxnas.base import (
     PyTree,
     SearchSpace,
     Supernet,
-    Weights,
 )
 
 
@@ -125,17 +125,17 @@ def checked_space(space: SearchSpace) -> SearchSpace:
 
         return checked
 
-    def discretise(weights: Weights) -> Arch:
+    def discretize(weights: ArchWeights) -> Arch:
         check_weights(jax.eval_shape(space.template), weights, owner)
-        return space.discretise(weights)
+        return space.discretize(weights)
 
     return space._replace(
         mutate=of_archs(space.mutate, 1),
         crossover=of_archs(space.crossover, 1, 2),
-        neighbours=of_archs(space.neighbours, 0),
+        neighbors=of_archs(space.neighbors, 0),
         canonical=of_archs(space.canonical, 0),
         one_hot=of_archs(space.one_hot, 0),
-        discretise=discretise,
+        discretize=discretize,
         graph=of_archs(space.graph, 0),
         costs=of_archs(space.costs, 0),
         to_genotype=of_archs(space.to_genotype, 0),
@@ -169,11 +169,11 @@ def checked_supernet(supernet: Supernet) -> Supernet:
         if x.ndim != 1 + len(supernet.input_shape) or x.shape[-1:] != supernet.input_shape[-1:]:
             raise ValueError(f"{owner} was made for examples [B, {shape}], got {list(x.shape)}")
 
-    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         check_data(params, x)
         check_weights(jax.eval_shape(space.template), weights, owner)
         if not isinstance(context.bn, str):
-            raise ValueError("a mixture is normalised by batch statistics: give Context(bn='batch')")
+            raise ValueError("a mixture is normalized by batch statistics: give Context(bn='batch')")
         return supernet.apply(params, weights, x, context)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:

@@ -1,8 +1,8 @@
 """Pictures of a run: cells as graphs, architecture weights over time, curves, and what was found beside other networks.
 
 Figures are made without pyplot, so that the figures, the backend and the settings of a program that plots for itself
-stay as they are. PNG files are replaced in one step. Colours are those of Okabe & Ito (2008) and their neighbours in
-Tol's palettes, which are told apart with every common colour vision; each operation also has its name beside it.
+stay as they are. PNG files are replaced in one step. Colors are those of Okabe & Ito (2008) and their neighbors in
+Tol's palettes, which are told apart with every common color vision; each operation also has its name beside it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _COLOURS = {
     "identity": "#DDDDDD",
 }
 _SPARE_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#661100")
-_GREY = "#777777"
+_GRAY = "#777777"
 _SPLITS = {"": "training", "train": "training", "valid": "validation", "test": "test"}
 _SPLIT_COLOURS = {"training": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
 _NODE, _LABEL, _LABEL_HEIGHT = 10.0, 9.0, 0.25  # Font sizes in points, height in inches.
@@ -82,8 +82,8 @@ def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None
     caption = "" if costs is None else f"{figures(costs['params'])} parameters, {figures(costs['macs'])} MACs"
     if "layers" in genotype:
         return _layers_figure(drawn[0], caption)
-    colours = operation_colours(operation for cell in drawn for operation, _, _ in cell.edges)
-    width = {name: _text_width(_words(name), _LABEL) + 0.2 for name in colours}
+    colors = operation_colors(operation for cell in drawn for operation, _, _ in cell.edges)
+    width = {name: _text_width(_words(name), _LABEL) + 0.2 for name in colors}
     width |= {name: max(0.36, _text_width(name, _NODE) + 0.18) for cell in drawn for name in cell.nodes}
     layouts = [place(cell, width, _LABEL_HEIGHT) for cell in drawn]
     margin, title = 0.2, 0.4
@@ -105,9 +105,9 @@ def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None
         axes.text(margin, top + title / 2, cell.title, size=11, weight="bold", va="center", gid="title")
         origin = np.array([margin, top + title])
         for operation, points in layout.lines:
-            _line(axes, points + origin, _GREY if operation is None else colours[operation], operation)
+            _line(axes, points + origin, _GRAY if operation is None else colors[operation], operation)
         for box in layout.boxes:
-            _box(axes, box, origin, colours)
+            _box(axes, box, origin, colors)
         top += height + margin
     return figure
 
@@ -116,9 +116,9 @@ def _layers_figure(chain: Cell, caption: str) -> Figure:
     """A chain of layers from top to bottom; what a later one adds comes in by an arc, the longer the further out."""
     operations = {target: name for name, source, target in chain.edges[: len(chain.nodes) - 1]}
     skips = [(source, target) for _, source, target in chain.edges[len(chain.nodes) - 1 :]]
-    colours = operation_colours(operations.values())
+    colors = operation_colors(operations.values())
     step, size, left = 0.52, 0.3, 0.9
-    width = max(_text_width(_words(name), _LABEL) for name in [*colours, chain.nodes[0]]) + 0.3
+    width = max(_text_width(_words(name), _LABEL) for name in [*colors, chain.nodes[0]]) + 0.3
     reach = 0.25 + 0.22 * max((target - source for source, target in skips), default=0)
     top = 0.75 if caption else 0.35
     figure = new_figure(
@@ -134,11 +134,11 @@ def _layers_figure(chain: Cell, caption: str) -> Figure:
     for node, name in enumerate(chain.nodes):
         y = top + step * node
         box = Box(operations.get(node, name), node > 0, middle, y, width, size)
-        _box(axes, box, np.zeros(2), colours)
+        _box(axes, box, np.zeros(2), colors)
         if node:
-            axes.text(left - 0.12, y, name, size=8, ha="right", va="center", color=_GREY, gid="title")
+            axes.text(left - 0.12, y, name, size=8, ha="right", va="center", color=_GRAY, gid="title")
             start, end = (middle, y - step + size / 2), (middle, y - size / 2)
-            axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=8, color=_GREY, gid="line"))
+            axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=8, color=_GRAY, gid="line"))
     ends = {node: sorted(pair for pair in skips if node in pair) for node in range(len(chain.nodes))}
     for source, target in skips:
         # Arcs that meet at one box are spread over its side.
@@ -161,13 +161,13 @@ def to_dot(genotype: Mapping[str, Any]) -> str:
     """The cells of a genotype as a graph in the language of Graphviz; raises like `genotype_figure`."""
     lines = ["digraph genotype {", "  rankdir=LR;", '  node [shape=box, style=rounded, fontname="DejaVu Sans"];']
     drawn = cells(genotype)
-    colours = operation_colours(operation for cell in drawn for operation, _, _ in cell.edges)
+    colors = operation_colors(operation for cell in drawn for operation, _, _ in cell.edges)
     for index, cell in enumerate(drawn):
         lines += [f"  subgraph cluster_{index} {{", f'    label="{cell.title}";']
         lines += [f'    "{index}_{n}" [label="{_plain(name)}"];' for n, name in enumerate(cell.nodes)]
         for operation, source, target in cell.edges:
             style = ', style="dashed"' if operation == "none" else ""
-            label = f'label="{operation}", color="{colours[operation]}"{style}'
+            label = f'label="{operation}", color="{colors[operation]}"{style}'
             lines.append(f'    "{index}_{source}" -> "{index}_{target}" [{label}];')
         lines += [f'    "{index}_{source}" -> "{index}_{len(cell.nodes) - 1}";' for source in cell.joined]
         lines.append("  }")
@@ -200,7 +200,7 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
                 f"with T = {len(steps)} steps and O = {len(operations)} operations"
             )
         tables[kind] = _slots(kind, values.shape[1])
-    colours = operation_colours(operations)
+    colors = operation_colors(operations)
     rows = {kind: 1 + max(row for row, _, _ in table) for kind, table in tables.items()}
     columns = 1 + max(column for table in tables.values() for _, column, _ in table)
     panel, heading, left = (1.75, 1.15), 0.5, 0.75
@@ -224,7 +224,7 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
             )
             handles = [
                 axes.plot(
-                    steps, arrays[kind][:, slot, o], color=colours[operation], lw=1.4, label=_words(operation),
+                    steps, arrays[kind][:, slot, o], color=colors[operation], lw=1.4, label=_words(operation),
                     ls="--" if operation == "none" else "-", marker="o" if len(steps) == 1 else "", ms=3,
                 )[0]
                 for o, operation in enumerate(operations)
@@ -277,16 +277,16 @@ def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
             axes.tick_params(labelsize=8)
             plain_axes(axes)
             if not series:
-                axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=_GREY)
+                axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=_GRAY)
                 axes.set(xticks=[], yticks=[])
                 continue
             spare = iter(_SPARE_COLOURS * len(series))
             for label, points in series.items():
                 name, whole = label.rstrip("#"), label.endswith("#")
-                colour = _SPLIT_COLOURS.get(name) or next(spare)
+                color = _SPLIT_COLOURS.get(name) or next(spare)
                 if whole and name in series:  # Both of single batches and of the whole split.
-                    name, colour = f"{name}, epoch", "#222222"
-                _curve(axes, np.array(points), name, colour, dots=whole)
+                    name, color = f"{name}, epoch", "#222222"
+                _curve(axes, np.array(points), name, color, dots=whole)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if quantity == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -308,7 +308,7 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Test accuracies as dots with confidence intervals, the best above; parameters and MACs at the right.
 
     networks: name -> {"test_accuracy", "params", "macs"} and, where known, "interval" (or, as a result has it,
-    "test_interval"), [low, high]. Names that begin with "found" are blue, with "random" grey, all others orange.
+    "test_interval"), [low, high]. Names that begin with "found" are blue, with "random" gray, all others orange.
 
     Raises: ValueError where there is no network.
     """
@@ -320,11 +320,11 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
     width, height = figure.get_size_inches()
     axes = figure.add_axes((left / width, 0.6 / height, 4.6 / width, size * len(ranked) / height))
     for row, (name, network) in enumerate(ranked):
-        colour = "#0072B2" if name.startswith("found") else _GREY if name.startswith("random") else "#D55E00"
+        color = "#0072B2" if name.startswith("found") else _GRAY if name.startswith("random") else "#D55E00"
         interval = network.get("interval") or network.get("test_interval")
         if interval is not None:
-            axes.plot(interval, [row, row], color=colour, lw=2.5, alpha=0.5, solid_capstyle="butt")
-        axes.plot(network["test_accuracy"], row, "o", color=colour, ms=7)
+            axes.plot(interval, [row, row], color=color, lw=2.5, alpha=0.5, solid_capstyle="butt")
+        axes.plot(network["test_accuracy"], row, "o", color=color, ms=7)
         sizes = f"{figures(network['params'])} params, {figures(network['macs'])} MACs"
         axes.text(1.02, row, sizes, transform=axes.get_yaxis_transform(), va="center", size=8.5, color="#444444")
     axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
@@ -340,8 +340,8 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def operation_colours(operations: Iterable[str]) -> dict[str, str]:
-    """A colour for each operation; those without one of their own get the spare ones in alphabetical order."""
+def operation_colors(operations: Iterable[str]) -> dict[str, str]:
+    """A color for each operation; those without one of their own get the spare ones in alphabetical order."""
     names = sorted(set(operations))
     spare = [name for name in names if name not in _COLOURS]
     return {name: _COLOURS.get(name) or _SPARE_COLOURS[spare.index(name) % len(_SPARE_COLOURS)] for name in names}
@@ -405,7 +405,7 @@ def save_plot(figure: Figure, path: str | os.PathLike[str]) -> None:
     save_figure(figure, path)
 
 
-def _line(axes: Axes, points: np.ndarray, colour: str, operation: str | None) -> None:
+def _line(axes: Axes, points: np.ndarray, color: str, operation: str | None) -> None:
     """A line that is level at each of the points [n, 2], with an arrow head at its end."""
     head = 0.09
     end = points[-1]
@@ -418,19 +418,19 @@ def _line(axes: Axes, points: np.ndarray, colour: str, operation: str | None) ->
     thin = operation is None or operation == "none"
     axes.add_patch(
         PathPatch(
-            Curve(np.array(vertices), codes), fill=False, ec=colour, lw=1.1 if thin else 1.8, zorder=1, gid="line",
+            Curve(np.array(vertices), codes), fill=False, ec=color, lw=1.1 if thin else 1.8, zorder=1, gid="line",
             ls="--" if operation == "none" else "-", alpha=0.6 if thin else 1.0,
         )
     )  # fmt: skip
     tip = [end, end - (head, -head / 2), end - (head, head / 2)]
-    axes.add_patch(Polygon(tip, color=colour, lw=0, zorder=3, alpha=0.6 if thin else 1.0))
+    axes.add_patch(Polygon(tip, color=color, lw=0, zorder=3, alpha=0.6 if thin else 1.0))
 
 
-def _box(axes: Axes, box: Box, origin: np.ndarray, colours: Mapping[str, str]) -> None:
+def _box(axes: Axes, box: Box, origin: np.ndarray, colors: Mapping[str, str]) -> None:
     x, y = origin + (box.x, box.y)
     operation = box.name if box.is_operation else None
-    face = "#f2f2f2" if operation is None else "white" if operation == "none" else colours[operation]
-    edge = "#444444" if operation is None else colours[operation]
+    face = "#f2f2f2" if operation is None else "white" if operation == "none" else colors[operation]
+    edge = "#444444" if operation is None else colors[operation]
     style = f"round,pad=0,rounding_size={0.06 if operation else 0.1}"
     corner = (x - box.width / 2, y - box.height / 2)
     axes.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle=style, fc=face, ec=edge, lw=1, zorder=2))
@@ -456,16 +456,16 @@ def _slots(kind: str, count: int) -> list[tuple[int, int, str]]:
     raise ValueError(f"{kind!r} has {count} slots; cells have n (n + 3) / 2 (DARTS) or n (n + 1) / 2 (NAS-Bench-201)")
 
 
-def _curve(axes: Axes, points: np.ndarray, label: str, colour: str, dots: bool) -> None:
+def _curve(axes: Axes, points: np.ndarray, label: str, color: str, dots: bool) -> None:
     """One series, points [n, 2] of (step, value); means of equal parts and a band where there are many."""
     points = points[np.argsort(points[:, 0], kind="stable")]
     if len(points) > 400:
         parts = np.array_split(points, 200)
         low, high = np.array([np.percentile(part[:, 1], [10, 90]) for part in parts]).T
         points = np.array([part.mean(axis=0) for part in parts])
-        axes.fill_between(points[:, 0], low, high, color=colour, alpha=0.2, lw=0)
+        axes.fill_between(points[:, 0], low, high, color=color, alpha=0.2, lw=0)
     marker = "o" if dots or len(points) == 1 else ""
-    axes.plot(points[:, 0], points[:, 1], color=colour, lw=1.4, marker=marker, ms=3, label=label)
+    axes.plot(points[:, 0], points[:, 1], color=color, lw=1.4, marker=marker, ms=3, label=label)
 
 
 def plain_axes(axes: Axes) -> None:

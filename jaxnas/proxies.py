@@ -52,7 +52,7 @@ def grad_norm(apply_path: ApplyPath) -> Proxy:
 
 def snip(apply_path: ApplyPath) -> Proxy:
     """Σ |θ · ∂L/∂θ|, what the loss would change by without each weight (Lee et al. 2019,
-    https://arxiv.org/abs/1810.02340, its sensitivity before it is normalised)."""
+    https://arxiv.org/abs/1810.02340, its sensitivity before it is normalized)."""
 
     def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
         gradient = _gradient(apply_path, params, arch, batch)
@@ -94,9 +94,9 @@ def jacobian_covariance(apply_path: ApplyPath) -> Proxy:
     def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
         by_image = jax.grad(lambda x: jnp.sum(apply_path(params, arch, x, Context())[0]))(batch.image)
         rows = by_image.reshape(len(by_image), -1)
-        centred = rows - rows.mean(axis=1, keepdims=True)
-        length = jnp.linalg.norm(centred, axis=1, keepdims=True)
-        unit = centred / jnp.where(length > 0, length, 1.0)
+        centered = rows - rows.mean(axis=1, keepdims=True)
+        length = jnp.linalg.norm(centered, axis=1, keepdims=True)
+        unit = centered / jnp.where(length > 0, length, 1.0)
         # Both sums without eigenvalues: log |det M| and the trace of M⁻¹ = Σ (L⁻¹)², of M = correlations + k = L Lᵀ.
         diagonal = jnp.eye(len(rows), dtype=unit.dtype)
         inverse, pivots = whiten(dot(unit, unit.T) + k * diagonal, diagonal, k)

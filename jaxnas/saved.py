@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnas.base import Array, Context, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.checkpoint import Checkpoints
-from jaxnas.data.augment import normalise
+from jaxnas.data.augment import normalize
 from jaxnas.data.dataset import Dataset
 from jaxnas.data.images import ImageForm
 from jaxnas.files import read_json, write_json
@@ -94,7 +94,7 @@ def _skeleton(description: Mapping[str, Any]) -> Skeleton:
 def load(run: str | os.PathLike[str]) -> Found:
     """The found and trained network of a run folder, as (apply, params).
 
-    `apply(params, images)` takes uint8 images as they are on disk and normalises them as in training; files become such
+    `apply(params, images)` takes uint8 images as they are on disk and normalizes them as in training; files become such
     images by `jaxnas.data.read_image` with `image_form(describe(run))`.
     Raises OSError where the folder holds no network, ValueError where it is damaged.
     """
@@ -110,7 +110,7 @@ def load(run: str | os.PathLike[str]) -> Found:
     mean, std = tuple(description["mean"]), tuple(description["std"])
 
     def apply(params: PyTree, images: Array) -> Array:
-        x = normalise(_checked(images, skeleton.image_shape), mean, std)
+        x = normalize(_checked(images, skeleton.image_shape), mean, std)
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
     return Found(apply, restored.state)

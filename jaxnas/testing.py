@@ -170,9 +170,9 @@ def check_space(space: SearchSpace, skeletons: Sequence[Skeleton] = (), *, draws
     canonical = jax.jit(jax.vmap(space.canonical))(archs)
     _equal(jax.jit(jax.vmap(space.canonical))(canonical), canonical, "canonical(canonical(a)) == canonical(a)")
     weights = jax.jit(jax.vmap(space.one_hot))(archs)
-    again = jax.jit(jax.vmap(space.discretise))(weights)
-    _equal(again, canonical, "discretise(one_hot(a)) == canonical(a)")
-    _law(again.dtype == jnp.int32, "discretise gives int32", str(again.dtype))
+    again = jax.jit(jax.vmap(space.discretize))(weights)
+    _equal(again, canonical, "discretize(one_hot(a)) == canonical(a)")
+    _law(again.dtype == jnp.int32, "discretize gives int32", str(again.dtype))
     _law(weights.keys() == template.keys(), "one_hot has the cell kinds of the template", str(sorted(weights)))
     for kind, value in weights.items():
         _law(value.shape[1:] == template[kind].shape, "one_hot has the shape of the template", f"{kind} {value.shape}")
@@ -199,13 +199,13 @@ def check_space(space: SearchSpace, skeletons: Sequence[Skeleton] = (), *, draws
             _law(all(type(cost) is int and cost >= 0 for cost in costs.values()), "costs are counts", str(costs))
     beyond = np.zeros(len(choices), np.int32)
     beyond[-1] = sizes[-1]
-    for name in ("neighbours", "canonical", "one_hot", "graph", "to_genotype", "notation"):
+    for name in ("neighbors", "canonical", "one_hot", "graph", "to_genotype", "notation"):
         function = getattr(space, name)
         _refused(f"{name} of D + 1 choices", function, jnp.zeros(len(choices) + 1, jnp.int32))
         _refused(f"{name} of numbers that are no integers", function, jnp.zeros(len(choices)))
         _refused(f"{name} of an option that does not exist", function, beyond)
     wider = {kind: jnp.pad(value, ((0, 0), (0, 1))) for kind, value in template.items()}
-    _refused("discretise of one option more", jax.eval_shape, space.discretise, wider)
+    _refused("discretize of one option more", jax.eval_shape, space.discretize, wider)
 
 
 def _check_moves(space: SearchSpace, mutate_keys: Array, cross_keys: Array, archs: Array, sizes: np.ndarray) -> None:
@@ -216,11 +216,11 @@ def _check_moves(space: SearchSpace, mutate_keys: Array, cross_keys: Array, arch
 
     rows = np.asarray(archs)
     _law(among(np.asarray(jax.jit(jax.vmap(space.mutate))(mutate_keys, archs)), rows), "mutate changes one choice")
-    around, valid = jax.tree.map(np.asarray, jax.jit(jax.vmap(space.neighbours))(archs[:16]))
+    around, valid = jax.tree.map(np.asarray, jax.jit(jax.vmap(space.neighbors))(archs[:16]))
     for arch, others, there in zip(rows, around, valid, strict=False):
         found = others[there]
-        _law(among(found, arch), "neighbours differ in one choice")
-        _law(len(np.unique(found, axis=0)) == (sizes - 1).sum(), "neighbours are all, each once", f"{len(found)}")
+        _law(among(found, arch), "neighbors differ in one choice")
+        _law(len(np.unique(found, axis=0)) == (sizes - 1).sum(), "neighbors are all, each once", f"{len(found)}")
     a, b = rows, np.roll(rows, 1, axis=0)
     child = np.asarray(jax.jit(jax.vmap(space.crossover))(cross_keys, jnp.asarray(a), jnp.asarray(b)))
     _law(((child == a) | (child == b)).all(), "crossover takes each choice from a parent")

@@ -44,7 +44,7 @@ class Config:
 
 
 def linear_supernet():
-    """An operation is a linear map of the normalised image: all of a search but the network's time to compile."""
+    """An operation is a linear map of the normalized image: all of a search but the network's time to compile."""
 
     def init(key):
         shapes = {kind: (*weights.shape, FEATURES, CLASSES) for kind, weights in SPACE.template().items()}

@@ -141,7 +141,7 @@ def test_a_csv_of_option_numbers(tmp_path):
     choices = (Choice("p", ("a", "b", "c", "d")), Choice("q", ("a", "b", "c")))
     again = benchmarks.load_table(path, choices, encoding=["x", "y"], metrics=["acc@9"], name="other")
     assert (again.name, again.choices, list(again.metrics)) == ("other", choices, ["acc"])
-    assert again.moves.neighbours(again.archs[0])[0].shape == (5, 2)
+    assert again.moves.neighbors(again.archs[0])[0].shape == (5, 2)
 
 
 def test_the_values_that_occur_are_the_options(tmp_path):

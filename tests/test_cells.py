@@ -13,7 +13,7 @@ from jaxnas.spaces import (
     DARTS_OPERATIONS,
     darts_cost_table,
     darts_space,
-    discretise_free,
+    discretize_free,
     enas_micro_space,
     graph_operations,
 )
@@ -83,13 +83,13 @@ def test_the_free_rule_takes_the_two_heaviest_that_outweigh_none():
     one = dict.fromkeys(("normal", "reduce"), weights[:2])
     space = darts_space(1, FEW, free=True)
     # Both from input 0, for on input 1 "none" is the heaviest.
-    assert space.notation(space.discretise(one)).startswith(
+    assert space.notation(space.discretize(one)).startswith(
         "Genotype(normal=[('skip_connect', 0), ('max_pool_3x3', 0)]"
     )
     alone = dict.fromkeys(one, weights[1:])
-    assert space.notation(space.discretise(alone)).startswith("Genotype(normal=[('none', 0), ('none', 0)]")
+    assert space.notation(space.discretize(alone)).startswith("Genotype(normal=[('none', 0), ('none', 0)]")
     kept = np.delete(weights, 1, axis=1)
-    assert discretise_free(dict.fromkeys(one, kept[:2]), ("a", "b", "c")).tolist() == [1, 1, 0] * 2
+    assert discretize_free(dict.fromkeys(one, kept[:2]), ("a", "b", "c")).tolist() == [1, 1, 0] * 2
 
 
 def test_none_is_masked_out_of_the_graph():

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxnas import data, saved, spaces
 from jaxnas.base import Context, Skeleton
-from jaxnas.data.augment import normalise
+from jaxnas.data.augment import normalize
 from jaxnas.networks import chain_network
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.supernets import chain_supernet
@@ -81,7 +81,7 @@ def test_a_block_is_the_convolutions_that_it_is_made_of(name, stride):
 
 
 def test_a_small_chain_by_hand():
-    """Two stages of 2 and 4 channels on 5×4 grey images, three classes."""
+    """Two stages of 2 and 4 channels on 5×4 gray images, three classes."""
     space = spaces.chain_space((2, 2))
     arch = space.from_genotype("mbconv3_5x5 identity | shuffle_3x3 shuffle_xception")
     weights = [(9 * 2, 20)]  # stem
@@ -253,6 +253,6 @@ def test_a_network_of_any_stages_is_saved_and_given_back(tmp_path):
     saved.save_network(tmp_path, params, stats, space.to_genotype(arch), skeleton, dataset)
     apply, kept = saved.load(tmp_path)
     images = dataset.test.images[:4]
-    x = normalise(jnp.asarray(images), dataset.augmentation.mean, dataset.augmentation.std)
+    x = normalize(jnp.asarray(images), dataset.augmentation.mean, dataset.augmentation.std)
     expected = quick(lambda x: network.apply(params, x, Context(stats))[0])(x)
     np.testing.assert_allclose(quick(apply)(kept, images), expected, rtol=1e-4, atol=1e-4)

@@ -19,7 +19,7 @@ from jaxnas.spaces import (
     darts_cost_table,
     darts_edges,
     darts_space,
-    discretise_argmax,
+    discretize_argmax,
     enas_macro_skips,
     nasbench201_live,
     nasbench201_space,
@@ -60,7 +60,7 @@ def test_weights_of_another_space_are_refused_by_supernet_and_space(other):
     with pytest.raises(ValueError, match=r"supernet over 'darts' has mixture weights normal \[2, 3\].* got"):
         shapes(lambda p, x: SMALL.apply(p, weights, x, Context())[0], params_of(SMALL), X)
     with pytest.raises(ValueError, match=r"space 'darts' has mixture weights normal \[2, 3\].* got"):
-        SMALL.space.discretise(weights)
+        SMALL.space.discretize(weights)
 
 
 def test_a_relaxation_that_drops_a_row_is_refused():
@@ -87,7 +87,7 @@ def test_a_relaxation_that_drops_a_row_is_refused():
 )
 def test_architectures_of_another_space_are_refused(arch, said):
     space, table = NB201.space, make_table("a", nasbench201_space().choices, np.eye(6, dtype=int), {"v": np.arange(6)})
-    for function in (space.one_hot, space.graph, space.neighbours, space.to_genotype, NB201.used):
+    for function in (space.one_hot, space.graph, space.neighbors, space.to_genotype, NB201.used):
         with pytest.raises(ValueError, match=said):
             function(arch)
     with pytest.raises(ValueError, match=said):
@@ -195,7 +195,7 @@ def test_a_checked_space_gives_what_the_space_gives():
     space = nasbench201_space()
     twice, arch = checked_space(space), space.sample(jax.random.key(0))
     assert twice.notation(arch) == space.notation(arch)
-    assert jnp.array_equal(twice.discretise(twice.one_hot(arch)), arch)
+    assert jnp.array_equal(twice.discretize(twice.one_hot(arch)), arch)
 
 
 def macro(layers):
@@ -231,7 +231,7 @@ NONSENSE = {
     ),
     "edges of another space": (lambda: darts_edges(jnp.zeros(7, jnp.int32)), "6 choices .* got 7 choices in all"),
     "a rule for other cells": (
-        lambda: discretise_argmax({"normal": jnp.zeros((3, 8))}),
+        lambda: discretize_argmax({"normal": jnp.zeros((3, 8))}),
         r"cell of 2 nodes has .* got normal \[3, 8\]",
     ),
     "layers of another network": (lambda: enas_macro_skips(macro(3), 4), r"4 layers have 10 choices, got .* \[6\]"),

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxnas.base import Aux, Batch, Context, Network, Skeleton
-from jaxnas.data.augment import normalise
+from jaxnas.data.augment import normalize
 from jaxnas.data.dataset import Augmentation, Examples
 from jaxnas.networks import tutorial_cnn
 from jaxnas.ops import layers
@@ -156,7 +156,7 @@ def test_running_statistics_are_the_moving_average():
     np.testing.assert_allclose(trainer.predict(state, batch.image), expected, rtol=1e-5)
 
 
-def test_step_minimises_what_it_reports():
+def test_step_minimizes_what_it_reports():
     """One plain gradient step on the auxiliary-weighted, smoothed loss; info names that loss, accuracy and norm."""
     network = small_network(auxiliary=True)
     trainer = classifier(
@@ -238,7 +238,7 @@ def test_evaluation_counts_every_example_once_and_compiles_once():
     evaluate = make_evaluate(predict, augmentation, 16)
     for data in (split(37), split(16), split(5)):
         result = evaluate(params, data)
-        logits = network.apply(params, normalise(jnp.asarray(data.images), (0.4,), (0.3,)), Context(()))[0]
+        logits = network.apply(params, normalize(jnp.asarray(data.images), (0.4,), (0.3,)), Context(()))[0]
         correct = int((np.argmax(logits, 1) == data.labels).sum())
         assert (result.correct, result.total) == (correct, len(data.labels))
         assert result.accuracy == correct / len(data.labels)

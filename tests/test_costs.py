@@ -44,7 +44,7 @@ def test_primitives(name, params, macs):
 @pytest.mark.parametrize("channels", [5, 6])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_primitives_cost_the_parameters_that_they_make(name, channels, stride):
-    """The operations themselves, initialised for a derived network, hold exactly the parameters counted."""
+    """The operations themselves, initialized for a derived network, hold exactly the parameters counted."""
     primitive = PRIMITIVES[name]
     params = jax.eval_shape(lambda key: primitive.init(key, channels, stride, True), jax.random.key(0))
     cost = primitive.cost(channels, stride, (7, 5))
@@ -87,7 +87,7 @@ def test_the_darts_v2_evaluation_network():
 
 
 def test_a_small_darts_network_by_hand():
-    """Three cells of one node, 2 channels, on 5×4 grey images, three classes."""
+    """Three cells of one node, 2 channels, on 5×4 gray images, three classes."""
     space = spaces.darts_space(1, ("none", "skip_connect", "dil_conv_3x3"))
     arch = np.array([0, 1, 0, 0, 0, 1])  # normal: dil, skip; reduce: skip, dil.
     stem = (1 * 6 * 9 + 12, 54 * 20)

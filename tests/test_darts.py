@@ -97,7 +97,7 @@ def test_a_search_learns_and_decides(searched):
     np.testing.assert_allclose(infos[0].entropy, np.log(len(OPERATIONS)), atol=1e-3)
     assert infos[-1].entropy < infos[0].entropy
     arch = algorithm.derive(jax.random.key(0), states[-1], None)
-    expected = SPACE.discretise({k: jax.nn.softmax(a) for k, a in states[-1].alpha.items()})
+    expected = SPACE.discretize({k: jax.nn.softmax(a) for k, a in states[-1].alpha.items()})
     np.testing.assert_array_equal(arch, expected)
 
 

@@ -103,11 +103,11 @@ def test_permutations_are_equally_likely():
     assert ((counts - draws / 24) ** 2 / (draws / 24)).sum() < 58
 
 
-def test_permutation_keeps_no_neighbours():
+def test_permutation_keeps_no_neighbors():
     size = 1000
     keys = jax.random.split(jax.random.key(2), 50)
     found = np.asarray(jax.vmap(lambda key: data.permuted(key, jnp.arange(size), size))(keys))
-    # 49,950 differences of neighbours in 10 equal bins: six standard deviations of the binomial are 402.
+    # 49,950 differences of neighbors in 10 equal bins: six standard deviations of the binomial are 402.
     counts = np.histogram(np.diff(found, axis=1) % size, bins=10, range=(1, size))[0]
     assert np.abs(counts - 4995).max() < 400
     assert abs((found == np.arange(size)).sum() / 50 - 1) < 1
@@ -237,15 +237,15 @@ def test_cutout_zeroes_one_square_with_its_centre_in_the_image(size):
             allowed.setdefault(expected.tobytes(), 0)
             allowed[expected.tobytes()] += 1
     seen = [image.tobytes() for image in found[..., 0]]
-    # Every centre comes, those at the borders with a square that is cut off.
+    # Every center comes, those at the borders with a square that is cut off.
     assert set(seen) == set(allowed)
     for mask, ways in allowed.items():
         assert abs(seen.count(mask) - 20 * ways) < 6 * (20 * ways) ** 0.5
 
 
-def test_normalise_closed_form():
+def test_normalize_closed_form():
     images = jnp.asarray([0, 51, 255, 102], jnp.uint8).reshape(1, 1, 2, 2)
-    found = data.normalise(images, (0.2, 0.5), (0.5, 0.25))
+    found = data.normalize(images, (0.2, 0.5), (0.5, 0.25))
     assert found.dtype == jnp.float32
     expected = np.array([[(0 - 0.2) / 0.5, (0.2 - 0.5) / 0.25], [(1 - 0.2) / 0.5, (0.4 - 0.5) / 0.25]])
     np.testing.assert_allclose(found[0, 0], expected, rtol=1e-6)

@@ -255,12 +255,12 @@ def copied(prepared, tmp_path, **splits):
 
 
 def test_splits_of_tfds_are_read_or_named(prepared, tmp_path):
-    copied(prepared, tmp_path, train="train", validation="test", unlabelled="test")
+    copied(prepared, tmp_path, train="train", validation="test", unlabeled="test")
     found = data.load("cifar10", str(tmp_path), size=(8, 12))
     assert found.summary() == {
         "images": {"train": 24, "valid": 10, "test": 6},
         "origins": {"train": "train but for a fifth", "valid": "validation", "test": "a fifth of train"},
-        "not_read": ["split unlabelled"],
+        "not_read": ["split unlabeled"],
         "classes": 10,
         "image_shape": [8, 12, 3],
     }

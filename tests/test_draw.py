@@ -122,9 +122,9 @@ def test_lines_between_boxes_of_one_edge_meet_the_right_nodes():
 WIDTHS = dict.fromkeys(["dil_conv_5x5", "sep_conv_3x3", "$c_{k-2}$", "$c_{k-1}$", "$c_k$", "0", "1", "2", "3"], 0.5)
 
 
-def test_each_operation_has_a_colour_of_its_own():
+def test_each_operation_has_a_color_of_its_own():
     for operations in (DARTS_OPERATIONS, NASBENCH201_OPERATIONS, CHAIN_BLOCKS, ("new_a", "new_b", "none")):
-        assert len(set(draw.operation_colours(operations).values())) == len(operations)
+        assert len(set(draw.operation_colors(operations).values())) == len(operations)
 
 
 def test_dot_has_each_edge_of_each_cell():

@@ -32,7 +32,7 @@ def test_the_published_micro_cells():
 
 
 def test_a_small_micro_network_by_hand():
-    """One cell, which reduces, of two nodes, 2 channels before it, on 5×4 grey images, three classes."""
+    """One cell, which reduces, of two nodes, 2 channels before it, on 5×4 gray images, three classes."""
     space = spaces.enas_micro_space(2)
     for second, joined in ((2, 1), (1, 2)):  # What the second node reads: the first, or an input.
         arch = np.array([*[0, 1, 4, 4] * 2, 0, 0, 0, 4, second, 0, 2, 1])
@@ -99,7 +99,7 @@ def test_the_published_macro_layers():
 
 
 def test_a_small_macro_network_by_hand():
-    """Three layers of 2, 4 and 8 channels on 5×4 grey images, three classes; every layer is followed by a reduction."""
+    """Three layers of 2, 4 and 8 channels on 5×4 gray images, three classes; every layer is followed by a reduction."""
     space = spaces.enas_macro_space(3)
     # 5×5 convolution; average pool; separable 3×3 that adds states 0 and 1, or one of them.
     # State 1 or 2, made last, is always reduced; state 0 twice where it is read.

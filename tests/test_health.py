@@ -140,7 +140,7 @@ def test_the_gap_is_of_the_mixture_and_of_the_derived_path(params):
     data, alpha = [batch(1), batch(2)], some_alpha()
     gap = make_gap(SPACE, NET)
     found = gap(params, alpha, data)
-    arch = SPACE.discretise(softmax_mixture(alpha))
+    arch = SPACE.discretize(softmax_mixture(alpha))
     path = jax.jit(lambda image: NET.apply_path(params, arch, image, Context())[0])
     logits = [path(b.image) for b in data]
     losses = [cross_entropies(y, b.label).mean() for y, b in zip(logits, data, strict=True)]

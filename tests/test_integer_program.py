@@ -174,7 +174,7 @@ def test_an_additive_fit_finds_what_adds_up_and_tells_what_does_not():
     assert noisy.tau == pytest.approx(2 / np.pi * np.arcsin(np.sqrt(0.5)), abs=0.02)  # of a normal pair
 
 
-def test_what_is_fitted_can_be_maximised():
+def test_what_is_fitted_can_be_maximized():
     scores, _ = draw(80)
     fit = hardware.fit_additive(SPACE, ALL[::17], added(scores)[::17])
     assert isinstance(fit, AdditiveFit)

@@ -182,8 +182,8 @@ def test_dense_convolution_has_the_derivatives_of_xlas(size, channels, stride):
 
 def test_batch_norm_gradient_is_the_automatic_one():
     def plain(x):
-        centred = x - x.mean((0, 1, 2), keepdims=True)
-        return centred / jnp.sqrt(jnp.square(centred).mean((0, 1, 2), keepdims=True) + 1e-5)
+        centered = x - x.mean((0, 1, 2), keepdims=True)
+        return centered / jnp.sqrt(jnp.square(centered).mean((0, 1, 2), keepdims=True) + 1e-5)
 
     assert_same_function(lambda x: layers.batch_norm(x)[0], plain, image(7, 5, 4))
 

@@ -1,4 +1,4 @@
-"""What a path is normalised by when it is scored, and that nothing is scored twice."""
+"""What a path is normalized by when it is scored, and that nothing is scored twice."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ DATA = Examples(RANDOM.integers(0, 256, (24, 4, 4, 1), np.uint8), (np.arange(24)
 
 
 def toy_path(params, arch, x, context):
-    """Two options, images plus or minus; one norm for each; class 1 where the normalised mean is positive."""
+    """Two options, images plus or minus; one norm for each; class 1 where the normalized mean is positive."""
     taken = jnp.where(arch[0] == 0, 1.0, -1.0) * params
     values = taken * x.mean((1, 2))  # [B, 1]
     given = None if isinstance(context.bn, str) else context.bn
@@ -61,8 +61,8 @@ def test_a_score_is_by_the_statistics_that_it_is_given():
     data = Examples(DATA.images, labels)
     values = toy_values(np.arange(24))
 
-    def right(centre):  # of option 0; option 1 says the opposite
-        return np.mean((values > centre) == labels)
+    def right(center):  # of option 0; option 1 says the opposite
+        return np.mean((values > center) == labels)
 
     whole = make_path_score(toy_path, PLAIN, 24)(params, archs, data)
     np.testing.assert_allclose(whole, [right(values.mean()), 1 - right(values.mean())])

@@ -131,7 +131,7 @@ def make(name, example):
         return predictors.regression(network, optax.adam(1e-2), epochs=epochs, loss=loss)
 
     process = predictors.gaussian_process(
-        [Block(predictors.path_counts((2, 3, 4), 3), 0.3, standardise=False), Block(ENCODED, 0.7)], example
+        [Block(predictors.path_counts((2, 3, 4), 3), 0.3, standardize=False), Block(ENCODED, 0.7)], example
     )
     small = predictors.gnn(len(VOCABULARY), example, width=8, hidden=8, rounds=2)
     return {

@@ -22,7 +22,7 @@ X = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
 
 
 def quick(function):
-    """Compiled without much optimisation, which tests would wait for."""
+    """Compiled without much optimization, which tests would wait for."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -50,10 +50,10 @@ def test_embedding_and_restricting_are_inverse_and_options_are_the_named_ones():
         ]
 
 
-def test_discretising_takes_the_heaviest_of_what_is_left():
+def test_discretizing_takes_the_heaviest_of_what_is_left():
     space, embed, _ = prune(SPACE, KEEP)
     weights = jax.random.normal(jax.random.key(0), (50, 6, 5))
-    found = jax.vmap(lambda w: embed(space.discretise({"cell": w})))(weights)
+    found = jax.vmap(lambda w: embed(space.discretize({"cell": w})))(weights)
     masked = np.full((6, 5), -np.inf)
     for column, left in enumerate(KEEP):
         masked[column, list(left)] = 0
@@ -67,7 +67,7 @@ def test_the_rule_of_the_space_stands_where_what_it_takes_is_left():
     space, embed, _ = prune(whole, keep)
     shapes = {kind: value.shape for kind, value in whole.template().items()}
     outside = 0
-    by_rule, by_pruned = jax.jit(whole.discretise), jax.jit(lambda weights: embed(space.discretise(weights)))
+    by_rule, by_pruned = jax.jit(whole.discretize), jax.jit(lambda weights: embed(space.discretize(weights)))
     for seed in range(30):
         keys = jax.random.split(jax.random.key(seed))
         weights = {kind: jax.random.normal(key, shape) for key, (kind, shape) in zip(keys, shapes.items(), strict=True)}
@@ -165,7 +165,7 @@ def test_what_is_left_computes_what_the_whole_does_with_weights_of_zero(half, wh
 def test_paths_that_are_left_are_as_before_and_less_is_held(half):
     whole, params, keep, narrow_params = half
     net = darts_supernet(SKELETON, 2, OPERATIONS, keep=keep)
-    arch = DARTS.discretise({kind: jnp.asarray(there, jnp.float32) for kind, there in keep.items()})
+    arch = DARTS.discretize({kind: jnp.asarray(there, jnp.float32) for kind, there in keep.items()})
     taken = DARTS.one_hot(arch)
     assert all((np.asarray(taken[kind])[:, 1:] <= keep[kind][:, 1:]).all() for kind in keep)
     before = quick(lambda p: whole.apply_path(p, arch, X, Context())[0])(params)

@@ -46,7 +46,7 @@ SECONDS = np.asarray(TABLE.metrics["seconds"])
 
 
 def quick(function):
-    """Compiled without much optimisation, which tests would wait for."""
+    """Compiled without much optimization, which tests would wait for."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -184,7 +184,7 @@ def test_moves_on_a_table_with_gaps_lead_to_its_rows():
     assert {tuple(arch) for arch in found.tolist()} == there
     assert stats.chisquare(counts).pvalue > 1e-3
     for arch in SPARSE.archs:
-        near, valid = quick(moves.neighbours)(arch)
+        near, valid = quick(moves.neighbors)(arch)
         expected = [other for other in there if (np.array(other) != np.asarray(arch)).sum() == 1]
         assert sorted(map(tuple, np.asarray(near)[np.asarray(valid)].tolist())) == sorted(expected)
         mutants = {
@@ -239,7 +239,7 @@ def test_a_parent_is_the_best_of_a_sample_with_replacement():
 
 
 def test_local_search_climbs_as_the_paper_has_it():
-    """Replayed: all neighbours of a centre but those known, then the best of them; again where none is better."""
+    """Replayed: all neighbors of a center but those known, then the best of them; again where none is better."""
     table = make_table("rugged", CHOICES, ARCHS, {"value": np.random.default_rng(1).normal(size=len(ARCHS))})
     values = np.asarray(table.metrics["value"])
     _, trace = quick(simulate(samplers.local_search(MOVES), table, "value", steps=120))(jax.random.key(2))
@@ -247,9 +247,9 @@ def test_local_search_climbs_as_the_paper_has_it():
     around = [{b for b in range(24) if (ARCHS[a] != ARCHS[b]).sum() == 1} for a in range(24)]
     climbs = 0
     while rows:
-        centre, known = rows.pop(0), set()
+        center, known = rows.pop(0), set()
         while rows:
-            todo = around[centre] - known
+            todo = around[center] - known
             if not todo:
                 break
             seen, rows = rows[: len(todo)], rows[len(todo) :]
@@ -257,11 +257,11 @@ def test_local_search_climbs_as_the_paper_has_it():
                 break
             assert set(seen) == todo
             best = max(seen, key=lambda row: values[row])
-            if values[best] <= values[centre]:
+            if values[best] <= values[center]:
                 climbs += 1
-                assert values[centre] == max(values[row] for row in {centre, *around[centre]})
+                assert values[center] == max(values[row] for row in {center, *around[center]})
                 break
-            known, centre = {centre, *around[centre]}, best
+            known, center = {center, *around[center]}, best
     assert climbs > 3
 
 

@@ -84,8 +84,8 @@ def test_sample_is_uniform_over_the_options(space, archs):
         assert (abs(counts - expected) < 5 * np.sqrt(expected)).all()
 
 
-def test_mutation_is_uniform_over_the_neighbours(space, archs):
-    found = np.asarray(space.neighbours(archs[0])[0])
+def test_mutation_is_uniform_over_the_neighbors(space, archs):
+    found = np.asarray(space.neighbors(archs[0])[0])
     index = {tuple(row): m for m, row in enumerate(found)}
     keys = jax.random.split(jax.random.key(1), 64 * len(found))
     mutants = np.asarray(jax.jit(jax.vmap(space.mutate, (0, None)))(keys, archs[0]))
@@ -122,7 +122,7 @@ def test_the_cost_table_adds_up_to_the_costs(name, space, archs):
 
 def test_a_choice_with_one_option_is_never_mutated_and_a_space_of_one_is_refused():
     moves = product((Choice("fixed", ("a",)), Choice("free", ("a", "b"))))
-    assert moves.neighbours(jnp.array([0, 1]))[0].tolist() == [[0, 0]]
+    assert moves.neighbors(jnp.array([0, 1]))[0].tolist() == [[0, 0]]
     assert moves.mutate(jax.random.key(0), jnp.array([0, 1])).tolist() == [0, 0]
     with pytest.raises(ValueError, match="single architecture"):
         product((Choice("fixed", ("a",)),))
@@ -148,7 +148,7 @@ def test_every_architecture_of_a_tiny_darts_space():
     space = SPACES["darts_tiny"]()
     archs = np.array(list(itertools.product(*map(range, sizes(space)))), np.int32)
     assert len(archs) == (1 * 2 * 2 * 3 * 2 * 2) ** 2
-    again = jax.jit(jax.vmap(lambda arch: space.discretise(space.one_hot(arch))))(archs)
+    again = jax.jit(jax.vmap(lambda arch: space.discretize(space.one_hot(arch))))(archs)
     np.testing.assert_array_equal(again, archs)
     written = [space.notation(arch) for arch in archs]
     assert len(set(written)) == len(archs)
@@ -177,13 +177,13 @@ def paper_rule(weights, nodes, none, argmax=False):
 @pytest.mark.parametrize("argmax", [False, True])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("operations", [spaces.DARTS_OPERATIONS, ("skip_connect", "none", "sep_conv_3x3")])
-def test_discretise_follows_the_rule(argmax, ties, operations):
+def test_discretize_follows_the_rule(argmax, ties, operations):
     nodes = 4
     shape = (200, len(spaces.edge_table(nodes)), len(operations))
     keys = jax.random.split(jax.random.key(3), 2)
     draw = (lambda key: jax.random.randint(key, shape, 0, 3)) if ties else (lambda key: jax.random.normal(key, shape))
     weights = {kind: draw(key).astype(jnp.float32) for kind, key in zip(("normal", "reduce"), keys, strict=True)}
-    rule = spaces.discretise_argmax if argmax else spaces.discretise_paper
+    rule = spaces.discretize_argmax if argmax else spaces.discretize_paper
     found = np.asarray(jax.jit(jax.vmap(lambda weights: rule(weights, operations)))(weights))
     weights = jax.tree.map(np.asarray, weights)
     for index, arch in enumerate(found.tolist()):
@@ -198,8 +198,8 @@ def test_the_two_rules_differ_where_none_wins():
     for value in weights.values():
         value[:] = [0, 0.2, 0.1]
         value[2] = [0.5, 0.0, 0.4]  # Into the second node, from input 0.
-    assert np.asarray(spaces.discretise_paper(weights, TINY)[3:6]).tolist() == [0, 1, 0]
-    assert np.asarray(spaces.discretise_argmax(weights, TINY)[3:6]).tolist() == [2, 0, 0]
+    assert np.asarray(spaces.discretize_paper(weights, TINY)[3:6]).tolist() == [0, 1, 0]
+    assert np.asarray(spaces.discretize_argmax(weights, TINY)[3:6]).tolist() == [2, 0, 0]
 
 
 def test_darts_edges_point_where_the_genotype_says():
@@ -328,10 +328,10 @@ def test_nasbench201_strings():
     assert space.to_genotype(arch)["cell"][2] == ["avg_pool_3x3", 1]
 
 
-def test_nasbench201_discretise_takes_the_first_heaviest_with_none():
+def test_nasbench201_discretize_takes_the_first_heaviest_with_none():
     weights = np.tile(np.array([[0.0, 0.3, 0.3, 0.1, 0.2]], np.float32), (6, 1))
     weights[4] = [0.4, 0.3, 0.1, 0.1, 0.1]
-    assert spaces.nasbench201_space().discretise({"cell": weights}).tolist() == [1, 1, 1, 1, 0, 1]
+    assert spaces.nasbench201_space().discretize({"cell": weights}).tolist() == [1, 1, 1, 1, 0, 1]
 
 
 def test_the_nasbench201_graph_is_the_line_graph():

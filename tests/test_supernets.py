@@ -53,7 +53,7 @@ def built(request):
 
 
 def quick(function):
-    """Compiled without much optimisation, which tests would wait for."""
+    """Compiled without much optimization, which tests would wait for."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 

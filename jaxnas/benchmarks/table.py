@@ -37,7 +37,7 @@ class Table(NamedTuple):
     are traceable and work under `vmap`. `fidelity` is an index, -1 the last, an integer or a traced one; "NAME@LABEL"
     as the metric takes the fidelity of that label. An unknown metric or a Python integer out of range raises
     ValueError. descriptions: name -> what a metric is. fidelities: name -> F labels, for metrics that have several or a
-    labelled one.
+    labeled one.
     """
 
     name: str
@@ -141,7 +141,7 @@ def moves_among(everywhere: Product, archs: Array, index: Callable[[Arch], Array
     """The moves of a product that lead to the rows archs [A, D] alone, index: arch -> its row, -1 where it has none.
 
     sample: uniform over the rows. mutate: uniform over the neighbors that have a row; where none does, any row.
-    crossover: of the product, and the first parent where it has no row. neighbours: valid are those that have a row.
+    crossover: of the product, and the first parent where it has no row. neighbors: valid are those that have a row.
     """
 
     def sample(key: Key) -> Arch:
@@ -150,20 +150,20 @@ def moves_among(everywhere: Product, archs: Array, index: Callable[[Arch], Array
         return archs[jnp.minimum(at, len(archs) - 1)]
 
     def mutate(key: Key, arch: Arch) -> Arch:
-        neighbour_key, sample_key = jax.random.split(key)
-        near, there = neighbours(arch)
-        drawn = jnp.where(there, jax.random.uniform(neighbour_key, there.shape), -1.0)
+        neighbor_key, sample_key = jax.random.split(key)
+        near, there = neighbors(arch)
+        drawn = jnp.where(there, jax.random.uniform(neighbor_key, there.shape), -1.0)
         return jnp.where(there.any(), near[jnp.argmax(drawn)], sample(sample_key))
 
     def crossover(key: Key, a: Arch, b: Arch) -> Arch:
         child = everywhere.crossover(key, a, b)
         return jnp.where(index(child) >= 0, child, a)
 
-    def neighbours(arch: Arch) -> tuple[Array, Array]:
-        near, valid = everywhere.neighbours(arch)
+    def neighbors(arch: Arch) -> tuple[Array, Array]:
+        near, valid = everywhere.neighbors(arch)
         return near, valid & (jax.vmap(index)(near) >= 0)
 
-    return Product(sample, mutate, crossover, neighbours)
+    return Product(sample, mutate, crossover, neighbors)
 
 
 def measured(table: Table, metrics: Sequence[str]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How a controller learns from rewards: REINFORCE (Williams 1992) as ENAS has it, and the clipped update of PPO
 (Schulman et al. 2017, https://arxiv.org/abs/1707.06347).
 
-To be maximised is J = E[R(arch)] + e H, H being the entropy of the policy and e its weight. With H_m the sum of the
+To be maximized is J = E[R(arch)] + e H, H being the entropy of the policy and e its weight. With H_m the sum of the
 entropies of the decisions on the way to sample m,
 
     grad J = E[ (R_m + e H_m - b) grad log p(arch_m) + e grad H_m ],

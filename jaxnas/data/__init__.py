@@ -1,6 +1,6 @@
 """Data: sets of uint8 images in memory, batches as a pure function of (key, step), augmentation on the device."""
 
-from jaxnas.data.augment import augment, cutout, normalise, random_crop, random_flip
+from jaxnas.data.augment import augment, cutout, normalize, random_crop, random_flip
 from jaxnas.data.dataset import (
     Augmentation,
     DataError,
@@ -32,7 +32,7 @@ __all__ = [
     "limited",
     "load",
     "make_batches",
-    "normalise",
+    "normalize",
     "permuted",
     "plain_batch",
     "random_crop",

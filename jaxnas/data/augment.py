@@ -37,9 +37,9 @@ def random_flip(key: Key, images: Array) -> Array:
 
 
 def cutout(key: Key, images: Array, size: int) -> Array:
-    """Zeros a square of size x size in each image; its centre is any pixel, what lies outside the image is lost.
+    """Zeros a square of size x size in each image; its center is any pixel, what lies outside the image is lost.
 
-    images: [B, H, W, C]. On normalised images zero is the mean colour. DeVries and Taylor 2017, arXiv 1708.04552.
+    images: [B, H, W, C]. On normalized images zero is the mean color. DeVries and Taylor 2017, arXiv 1708.04552.
     """
     batch, height, width, _ = images.shape
     row_key, column_key = jax.random.split(key)
@@ -58,16 +58,16 @@ def cutout(key: Key, images: Array, size: int) -> Array:
 _cutout = cutout
 
 
-def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
     """(images / 255 - mean) / std for each channel. images: [B, H, W, C] uint8; the result is float32."""
     shape = (1, 1, 1, images.shape[-1])
-    centre = jnp.asarray(mean, jnp.float32).reshape(shape)
+    center = jnp.asarray(mean, jnp.float32).reshape(shape)
     scale = jnp.asarray(std, jnp.float32).reshape(shape)
-    return (images.astype(jnp.float32) / 255 - centre) / scale
+    return (images.astype(jnp.float32) / 255 - center) / scale
 
 
 def augment(key: Key, images: Array, augmentation: Augmentation, cutout: bool) -> Array:
-    """Crop, flip, normalise, and cutout last where asked for, as far as the data set's augmentation has them.
+    """Crop, flip, normalize, and cutout last where asked for, as far as the data set's augmentation has them.
 
     images: [B, H, W, C] uint8; the result is float32.
     """
@@ -76,7 +76,7 @@ def augment(key: Key, images: Array, augmentation: Augmentation, cutout: bool) -
         images = random_crop(crop_key, images, augmentation.shift)
     if augmentation.flip:
         images = random_flip(flip_key, images)
-    normalised = normalise(images, augmentation.mean, augmentation.std)
+    normalized = normalize(images, augmentation.mean, augmentation.std)
     if cutout and augmentation.cutout:
-        normalised = _cutout(cutout_key, normalised, augmentation.cutout)
-    return normalised
+        normalized = _cutout(cutout_key, normalized, augmentation.cutout)
+    return normalized

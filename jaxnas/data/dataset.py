@@ -40,7 +40,7 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What may be done to the images of a data set without changing their class, and how they are normalised.
+    """What may be done to the images of a data set without changing their class, and how they are normalized.
 
     shift: pixels of zero padding on each side before the random crop, 0 for no crop. flip: mirror left to right with
     probability one half. cutout: side of the square that is zeroed in the final training, 0 for none; a search leaves
@@ -106,7 +106,7 @@ class Dataset:
             if labels.min() < 0 or labels.max() >= self.num_classes:
                 raise DataError(
                     f"{self.name}: the {part} split has label {labels.min() if labels.min() < 0 else labels.max()}, "
-                    f"outside 0 … {self.num_classes - 1}: it is not labelled for {self.num_classes} classes"
+                    f"outside 0 … {self.num_classes - 1}: it is not labeled for {self.num_classes} classes"
                 )
         if len(self.augmentation.mean) != self.image_shape[2]:
             raise ValueError(f"{self.image_shape[2]} channels need as many means, got {self.augmentation.mean}")
@@ -339,7 +339,7 @@ def usual_augmentation(name: str, images: np.ndarray) -> Augmentation:
     """Shift by an eighth of the side, cutout of half of it, as is usual for CIFAR; flips only where known to be safe.
 
     images: [N, H, W, C], those of the training split. For 32x32 images this is a shift of 4 and a cutout of 16
-    (DeVries and Taylor 2017, arXiv 1708.04552). Grey images (digits, letters, clothes) get a shift alone.
+    (DeVries and Taylor 2017, arXiv 1708.04552). Gray images (digits, letters, clothes) get a shift alone.
     """
     side = min(images.shape[1:3])
     mean, std = channel_statistics(images)

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with the package: 1,797 grey images of 8x8 pixels in 10 classes.
+"""The handwritten digits that come with the package: 1,797 gray images of 8x8 pixels in 10 classes.
 
 Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository 1998,
 https://doi.org/10.24432/C50P49, CC BY 4.0; the test set of that source as scikit-learn distributes it.

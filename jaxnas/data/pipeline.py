@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Batch, Key
-from jaxnas.data.augment import augment, normalise
+from jaxnas.data.augment import augment, normalize
 from jaxnas.data.dataset import Augmentation, Examples
 
 _ROUNDS = 64
@@ -65,9 +65,9 @@ def take(data: Examples, chosen: Array) -> tuple[Array, Array]:
 
 
 def plain_batch(data: Examples, chosen: Array, augmentation: Augmentation) -> Batch:
-    """The chosen examples, int32 [B], normalised and not augmented."""
+    """The chosen examples, int32 [B], normalized and not augmented."""
     images, labels = take(data, chosen)
-    return Batch(normalise(images, augmentation.mean, augmentation.std), labels)
+    return Batch(normalize(images, augmentation.mean, augmentation.std), labels)
 
 
 def make_batches(

@@ -1,6 +1,6 @@
 """Scores that add up over the options taken: fitted to measured architectures, and how well they do.
 
-An integer program maximises a sum. Whether a space's accuracies or latencies are a sum is a question to be measured;
+An integer program maximizes a sum. Whether a space's accuracies or latencies are a sum is a question to be measured;
 `additivity` answers it on architectures that the fit has not seen.
 """
 

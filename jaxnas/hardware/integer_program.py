@@ -2,7 +2,7 @@
 
 A binary x[kind, slot, option] says what is taken. With scores c that add up,
 
-    maximise Σ c x   subject to   the structure of the space,   lower ≤ Σ a x ≤ upper for each constraint,
+    maximize Σ c x   subject to   the structure of the space,   lower ≤ Σ a x ≤ upper for each constraint,
 
 as in MathNAS (Qin et al. 2023) and LANA (Molchanov et al. 2022, https://arxiv.org/abs/2107.10624). A budget of
 parameters, multiply-adds or latency is a constraint, and so is "at most two skips". Solutions are checked in double
@@ -113,8 +113,8 @@ def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, 
 
 
 def _to_arch(space: SearchSpace) -> Callable[[Scores], Arch]:
-    discretise = jax.jit(space.discretise)
-    return lambda taken: discretise({kind: jnp.asarray(value, jnp.float32) for kind, value in taken.items()})
+    discretize = jax.jit(space.discretize)
+    return lambda taken: discretize({kind: jnp.asarray(value, jnp.float32) for kind, value in taken.items()})
 
 
 def budget(name: str, costs: Scores, limit: float, constant: float = 0.0) -> Constraint:

@@ -23,14 +23,14 @@ from jaxnas.predictors.regression import Moments, moments
 
 
 class Block(NamedTuple):
-    """One encoding of the kernel. share: its weight in d². standardise: whether each of its columns has variance 1.
+    """One encoding of the kernel. share: its weight in d². standardize: whether each of its columns has variance 1.
 
     Counts of paths do better as they are: rare ones would be blown up.
     """
 
     encode: Encoding
     share: float = 1.0
-    standardise: bool = True
+    standardize: bool = True
 
 
 class GaussianProcessState(NamedTuple):
@@ -139,7 +139,7 @@ def _columns(block: Block, values: Array, weight: Array, share: float) -> Moment
     found = moments(values, weight)
     variance = moments((values - found.mean[None]) ** 2, weight).mean
     varies = variance > 1e-12
-    if block.standardise:
+    if block.standardize:
         # A column that is constant here may differ elsewhere, and then counts as if it had variance 1.
         std = found.std * jnp.sqrt(2.0 * jnp.maximum(varies.sum(), 1))
     else:

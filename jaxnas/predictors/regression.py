@@ -58,7 +58,7 @@ def moments(values: Array, weight: Array) -> Moments:
 def regression(
     network: Regressor, optimizer: optax.GradientTransformation, *, epochs: int, loss: Loss = squared
 ) -> Predictor:
-    """The network fitted to standardised targets by so many steps on all data. Its std is 0: see `ensemble`.
+    """The network fitted to standardized targets by so many steps on all data. Its std is 0: see `ensemble`.
 
     Fitting has no randomness but that of `init`.
 

@@ -1,4 +1,4 @@
-"""Regularised (aging) evolution (Real et al. 2019, https://arxiv.org/abs/1802.01548, algorithm 1).
+"""Regularized (aging) evolution (Real et al. 2019, https://arxiv.org/abs/1802.01548, algorithm 1).
 
 The population is a queue of P architectures, random at first. Then, again and again: of `sample_size` members drawn
 with replacement the best is the parent; a copy with one choice changed is evaluated and appended; the oldest member is

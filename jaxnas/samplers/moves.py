@@ -21,7 +21,7 @@ class Moves(Protocol):
     @property
     def crossover(self) -> Callable[[Key, Arch, Arch], Arch]: ...
     @property
-    def neighbours(self) -> Callable[[Arch], tuple[Array, Array]]: ...
+    def neighbors(self) -> Callable[[Arch], tuple[Array, Array]]: ...
 
 
 def samples(moves: Moves, key: Key, count: int) -> Array:
@@ -65,7 +65,7 @@ def single(candidates: Candidates, objectives: Array, valid: Array) -> tuple[Arr
     """
     if objectives.ndim != 2 or objectives.shape[1] != 1:
         raise ValueError(
-            f"this sampler maximises one objective and takes [P, 1], got {objectives.shape}; "
+            f"this sampler maximizes one objective and takes [P, 1], got {objectives.shape}; "
             "`nondominated` takes several"
         )
     counted = valid & candidates.wanted

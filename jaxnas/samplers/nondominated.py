@@ -2,7 +2,7 @@
 
 A point dominates another where it is at least as good in every objective and better in one. Front 0 is what nothing
 dominates, front k what only earlier fronts dominate. Of parents and children together the best P survive: by front,
-within a front by crowding distance (the size of the gap that a point leaves among its neighbours, in each objective).
+within a front by crowding distance (the size of the gap that a point leaves among its neighbors, in each objective).
 Parents win a tournament of two by the same order; a child is their uniform crossover with one choice changed.
 
 What deviates: an architecture is kept once, for on a finite space copies would fill the population; and the mutation
@@ -30,7 +30,7 @@ class NondominatedState(NamedTuple):
 
 
 def nondominated(moves: Moves, objectives: int, *, population: int = 50) -> Sampler:
-    """Asks for P children at a time and maximises M objectives; `best` is front 0 of the population.
+    """Asks for P children at a time and maximizes M objectives; `best` is front 0 of the population.
 
     A front that is larger than the population loses its most crowded members.
 
@@ -87,7 +87,7 @@ def nondominated(moves: Moves, objectives: int, *, population: int = 50) -> Samp
 
 
 def dominates(objectives: Array) -> Array:
-    """objectives [N, M] to be maximised -> bool [N, N], entry (i, j) true where i dominates j."""
+    """objectives [N, M] to be maximized -> bool [N, N], entry (i, j) true where i dominates j."""
     a, b = objectives[:, None], objectives[None]
     return (a >= b).all(axis=2) & (a > b).any(axis=2)
 

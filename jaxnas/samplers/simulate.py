@@ -47,7 +47,7 @@ def simulate(
 ) -> Search:
     """A search of `steps` times ask, look up, tell.
 
-    objectives: metrics to be maximised; one written "-NAME" is minimised. "NAME@LABEL" is always that fidelity, "NAME"
+    objectives: metrics to be maximized; one written "-NAME" is minimized. "NAME@LABEL" is always that fidelity, "NAME"
     the one that the sampler asks for. Candidates that the table does not have, or only without a value, are told as
     invalid and cost no evaluation and no time. Nor does a step in which the table has none of them: the sampler is
     asked again, but in the whole search at most `ASKS_A_STEP` times `steps`. The search also ends with `evaluations`,
@@ -195,7 +195,7 @@ def _until_one_is_there(
 def over_seeds(search: Search) -> Callable[[Key], tuple[Any, Trace]]:
     """keys [R] -> the states and traces of R searches, batched; compiled once for each R.
 
-    On a CPU the compiler is told to optimise less: searches take a little longer and compile in a third of the time.
+    On a CPU the compiler is told to optimize less: searches take a little longer and compile in a third of the time.
     """
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(jax.vmap(search), compiler_options=options)

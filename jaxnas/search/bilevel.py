@@ -1,6 +1,6 @@
 """The gradients of a bilevel step; hypergradients: of the outer loss at the inner parameters after one step.
 
-    minimise over a   L_outer(w'(a), a),      w'(a) = w + update(grad_w L_inner(w, a))
+    minimize over a   L_outer(w'(a), a),      w'(a) = w + update(grad_w L_inner(w, a))
 
 `update` is an optax transformation, at its current state: what it contains (momentum, weight decay, clipping, a
 schedule) is differentiated through, what it does not contain is left out. With w' the inner parameters after that step,

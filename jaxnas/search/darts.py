@@ -21,6 +21,7 @@ import optax
 
 from jaxnas.base import (
     Arch,
+    ArchWeights,
     Array,
     Batch,
     Context,
@@ -30,7 +31,6 @@ from jaxnas.base import (
     Relaxation,
     SearchAlgorithm,
     Supernet,
-    Weights,
 )
 from jaxnas.kernels.trees import norm, pmean
 from jaxnas.relax import softmax
@@ -42,7 +42,7 @@ class DartsState(NamedTuple):
     """params: of the supernet. alpha: kind -> [S, O]. The states of the two optimizers. step: int32, steps done."""
 
     params: PyTree
-    alpha: Weights
+    alpha: ArchWeights
     weight_state: optax.OptState
     alpha_state: optax.OptState
     step: Array
@@ -84,8 +84,8 @@ def darts(
     bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
     `weight_optimizer` or another optimizer with the same state (say, one without clipping). warmup_steps: during the
     first steps only the weights move. alpha_scale: standard deviation of the initial architecture parameters. Its one
-    phase reads "train" and "valid". `derive` discretises the mixture by the rule of the space, without a score; for
-    another rule give `supernet._replace(space=supernet.space._replace(discretise=…))`.
+    phase reads "train" and "valid". `derive` discretizes the mixture by the rule of the space, without a score; for
+    another rule give `supernet._replace(space=supernet.space._replace(discretize=…))`.
     """
     space = supernet.space
     if warmup_steps < 0:
@@ -94,12 +94,14 @@ def darts(
         raise ValueError(f"alpha_scale must not be negative, got {alpha_scale}")
     bilevel = bilevel or first_order(axis_name)
 
-    def mixture(key: Key | None, alpha: Weights, step: Array) -> Weights:
+    def mixture(key: Key | None, alpha: ArchWeights, step: Array) -> ArchWeights:
         keys = [None] * len(alpha) if key is None else list(jax.random.split(key, len(alpha)))
         return {kind: relaxation(k, alpha[kind], step) for kind, k in zip(sorted(alpha), keys, strict=True)}
 
     def loss_at(step: Array) -> Loss:
-        def loss(params: PyTree, alpha: Weights, batch: Batch, key: Key, wanted: Array | None) -> tuple[Array, Array]:
+        def loss(
+            params: PyTree, alpha: ArchWeights, batch: Batch, key: Key, wanted: Array | None
+        ) -> tuple[Array, Array]:
             relax_key, pass_key = jax.random.split(key)
             weights = mixture(relax_key, alpha, step)
             context = Context(key=pass_key, axis_name=axis_name, wanted=wanted)
@@ -126,7 +128,7 @@ def darts(
         pass_key, entropy_key = jax.random.split(key)
         loss = loss_at(state.step)
 
-        def move(gradient: PyTree) -> tuple[Weights, optax.OptState]:
+        def move(gradient: PyTree) -> tuple[ArchWeights, optax.OptState]:
             updates, alpha_state = alpha_optimizer.update(gradient, state.alpha_state, state.alpha)
             moved = optax.apply_updates(state.alpha, updates), alpha_state
             warm = state.step >= warmup_steps
@@ -157,6 +159,6 @@ def darts(
 
     def derive(key: Key, state: DartsState, score: Callable[[Array], Array] | None = None) -> Arch:
         del score  # the mixture decides
-        return space.discretise(mixture(key, state.alpha, state.step))
+        return space.discretize(mixture(key, state.alpha, state.step))
 
     return SearchAlgorithm(init, (Phase("search", step, ("train", "valid")),), derive)

@@ -6,7 +6,7 @@ it uses descend the training loss along its path alone; all others stay as they 
 second the weights are held, some architectures are drawn, each gets a reward on the validation batch, and the policy
 follows the policy gradient (`controllers`). At the end architectures are drawn and the one that scores best is kept.
 
-Every pass normalises by the statistics of its own batch and keeps none: the second phase leaves no trace in the child.
+Every pass normalizes by the statistics of its own batch and keeps none: the second phase leaves no trace in the child.
 Rewards of one step are of the same images, so that they differ by the architectures; the authors' programs draw other
 images for each. Theirs also have dropout, drop-path and an auxiliary head in the child, which this does not.
 """
@@ -58,13 +58,13 @@ class ControllerInfo(NamedTuple):
 
 
 class Reward(Protocol):
-    """(params of the supernet, architecture, validation batch) -> float32 [], to be maximised; traceable."""
+    """(params of the supernet, architecture, validation batch) -> float32 [], to be maximized; traceable."""
 
     def __call__(self, params: PyTree, arch: Arch, batch: Batch, /) -> Array: ...
 
 
 def path_accuracy(supernet: Supernet, batches: int = 1, axis_name: str | None = None) -> Reward:
-    """The accuracy of a path on a validation batch, which is cut into some `batches` that are normalised apart.
+    """The accuracy of a path on a validation batch, which is cut into some `batches` that are normalized apart.
 
     One is the paper's; several see more images at the same size of a pass.
 

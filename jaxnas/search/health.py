@@ -25,14 +25,26 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, SearchSpace, Supernet, Weights
+from jaxnas.base import (
+    Arch,
+    ArchWeights,
+    Array,
+    Batch,
+    Context,
+    Key,
+    Phase,
+    PyTree,
+    SearchAlgorithm,
+    SearchSpace,
+    Supernet,
+)
 from jaxnas.relax import softmax
 
-Mixture = Callable[[Weights], Weights]
+Mixture = Callable[[ArchWeights], ArchWeights]
 """alpha -> the weights of the mixture, without randomness."""
 
 
-def softmax_mixture(alpha: Weights) -> Weights:
+def softmax_mixture(alpha: ArchWeights) -> ArchWeights:
     """That of DARTS."""
     return {kind: softmax(None, a, jnp.zeros(())) for kind, a in alpha.items()}
 
@@ -75,7 +87,7 @@ def _has_name(part: Any) -> bool:
     return any(map(_has_name, part)) if isinstance(part, (list, tuple)) else isinstance(part, str)
 
 
-def entropy(weights: Weights) -> Array:
+def entropy(weights: ArchWeights) -> Array:
     """The mean entropy of the slots of a mixture, in nats: log O where nothing is decided, 0 where everything is."""
     slots = []
     for value in weights.values():
@@ -86,7 +98,7 @@ def entropy(weights: Weights) -> Array:
 
 def make_gap(
     space: SearchSpace, supernet: Supernet, mixture: Mixture = softmax_mixture
-) -> Callable[[PyTree, Weights, Sequence[Batch]], Gap]:
+) -> Callable[[PyTree, ArchWeights, Sequence[Batch]], Gap]:
     """Makes (params, alpha, batches of one size) -> Gap, one compiled forward pass of a mixture.
 
     The path is computed as the mixture of its one-hot weights, which is the same function: so there is one program.
@@ -94,15 +106,15 @@ def make_gap(
     """
 
     @jax.jit
-    def evaluate(params: PyTree, weights: Weights, batch: Batch) -> tuple[Array, Array]:
+    def evaluate(params: PyTree, weights: ArchWeights, batch: Batch) -> tuple[Array, Array]:
         return _loss_and_accuracy(supernet, params, weights, batch)
 
     @jax.jit
-    def both(alpha: Weights) -> tuple[Weights, Weights]:
+    def both(alpha: ArchWeights) -> tuple[ArchWeights, ArchWeights]:
         weights = mixture(alpha)
-        return weights, space.one_hot(space.discretise(weights))
+        return weights, space.one_hot(space.discretize(weights))
 
-    def gap(params: PyTree, alpha: Weights, batches: Sequence[Batch]) -> Gap:
+    def gap(params: PyTree, alpha: ArchWeights, batches: Sequence[Batch]) -> Gap:
         means = []
         for weights in both(alpha):
             told = [evaluate(params, weights, batch) for batch in batches]
@@ -114,18 +126,18 @@ def make_gap(
 
 def make_hessian_product(
     supernet: Supernet, mixture: Mixture = softmax_mixture
-) -> Callable[[PyTree, Weights, Batch, Weights], Weights]:
+) -> Callable[[PyTree, ArchWeights, Batch, ArchWeights], ArchWeights]:
     """Makes (params, alpha, batch, direction) -> the Hessian of the batch's loss with respect to alpha times direction.
 
     Forward over reverse. It is traceable; jit it.
     """
 
-    def loss(params: PyTree, alpha: Weights, batch: Batch) -> Array:
+    def loss(params: PyTree, alpha: ArchWeights, batch: Batch) -> Array:
         return _loss_and_accuracy(supernet, params, mixture(alpha), batch)[0]
 
-    def product(params: PyTree, alpha: Weights, batch: Batch, direction: Weights) -> Weights:
+    def product(params: PyTree, alpha: ArchWeights, batch: Batch, direction: ArchWeights) -> ArchWeights:
         # With respect to the weights too, and thrown away: see `bilevel`, `alpha_gradient`.
-        def gradient(alpha: Weights) -> Weights:
+        def gradient(alpha: ArchWeights) -> ArchWeights:
             return jax.grad(loss, (0, 1))(params, alpha, batch)[1]
 
         return jax.jvp(gradient, (alpha,), (direction,))[1]
@@ -135,7 +147,7 @@ def make_hessian_product(
 
 def make_curvature(
     supernet: Supernet, mixture: Mixture = softmax_mixture, *, most_products: int = 20, tolerance: float = 0.01
-) -> Callable[[Key, PyTree, Weights, Sequence[Batch]], Curvature]:
+) -> Callable[[Key, PyTree, ArchWeights, Sequence[Batch]], Curvature]:
     """Makes (key, params, alpha, batches of one size) -> Curvature of the mean loss of the batches.
 
     The key draws the vector that Lanczos starts from. tolerance: of the eigenvalue, relative; with most_products it
@@ -145,7 +157,7 @@ def make_curvature(
         raise ValueError(f"most_products must be at least 1, got {most_products}")
     product = jax.jit(make_hessian_product(supernet, mixture))
 
-    def curvature(key: Key, params: PyTree, alpha: Weights, batches: Sequence[Batch]) -> Curvature:
+    def curvature(key: Key, params: PyTree, alpha: ArchWeights, batches: Sequence[Batch]) -> Curvature:
         flat, unravel = ravel_pytree(alpha)
 
         def times(vector: np.ndarray) -> np.ndarray:
@@ -188,17 +200,17 @@ class History(NamedTuple):
     """T measurements, the first `made` of them done: eigenvalues [T] and the alphas they are of, kind -> [T, S, O]."""
 
     eigenvalues: Array
-    alphas: Weights
+    alphas: ArchWeights
     made: Array
 
 
-def start_history(alpha: Weights, measurements: int) -> History:
+def start_history(alpha: ArchWeights, measurements: int) -> History:
     """None made yet."""
     alphas = jax.tree.map(lambda a: jnp.zeros((measurements, *a.shape), a.dtype), alpha)
     return History(jnp.zeros(measurements), alphas, jnp.zeros((), jnp.int32))
 
 
-def record(history: History, eigenvalue: float | Array, alpha: Weights) -> History:
+def record(history: History, eigenvalue: float | Array, alpha: ArchWeights) -> History:
     """One measurement more; one beyond the last place is dropped."""
     return History(
         history.eigenvalues.at[history.made].set(eigenvalue, mode="drop"),
@@ -289,7 +301,7 @@ def check_rule(rule: EarlyStop) -> None:
         raise ValueError(f"first must not be negative, got {rule.first}")
 
 
-def _loss_and_accuracy(supernet: Supernet, params: PyTree, weights: Weights, batch: Batch) -> tuple[Array, Array]:
+def _loss_and_accuracy(supernet: Supernet, params: PyTree, weights: ArchWeights, batch: Batch) -> tuple[Array, Array]:
     logits, _ = supernet.apply(params, weights, batch.image, Context())
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label)
     return losses.mean(), (jnp.argmax(logits, -1) == batch.label).mean()

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from jaxnas.base import Choice, PyTree, Weights
+from jaxnas.base import ArchWeights, Choice, PyTree
 from jaxnas.checks import check_weights
 from jaxnas.search.darts import DartsState
 
@@ -87,7 +87,7 @@ def carried(
     which any softmax makes 0 and no update moves, and their part of the optimizer's state becomes 0.
     """
 
-    def masked(weights: Weights, value: float = 0.0) -> Weights:
+    def masked(weights: ArchWeights, value: float = 0.0) -> ArchWeights:
         return {kind: jnp.where(jnp.asarray(keep[kind]), each, value) for kind, each in weights.items()}
 
     return state._replace(

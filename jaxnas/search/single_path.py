@@ -16,7 +16,7 @@ Their smaller networks are slices of the largest. Where options share no weights
 the options that they consist of and what all paths share, and the random paths alone train the rest.
 
 What no path of a step used stays as it was (`search.paths`). Nothing about the architecture is learned here: which one
-is best is asked of a score afterwards. Passes normalise by the statistics of their own batch and keep none.
+is best is asked of a score afterwards. Passes normalize by the statistics of their own batch and keep none.
 """
 
 from __future__ import annotations

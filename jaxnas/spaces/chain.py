@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, ArchWeights, Choice, Graph, SearchSpace, Skeleton
 from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.chain import BLOCKS
@@ -161,7 +161,7 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         for o, name in enumerate(layer_options):
             meaning[k, o] = vocabulary.index(f"reduce {name}" if reduces[k] else name)
 
-    def discretise(weights: Weights) -> Arch:
+    def discretize(weights: ArchWeights) -> Arch:
         arch = jnp.zeros(count, jnp.int32)
         for kind, places in slots.items():
             arch = arch.at[places].set(jnp.argmax(weights[kind], axis=1).astype(jnp.int32))
@@ -195,7 +195,7 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         canonical=lambda arch: arch,
         template=lambda: {k: jnp.zeros((len(slots[k]), widths[k]), jnp.float32) for k in slots},
         one_hot=lambda arch: {k: jax.nn.one_hot(arch[slots[k]], widths[k], dtype=jnp.float32) for k in slots},
-        discretise=discretise,
+        discretize=discretize,
         graph=graph,
         costs=costs,
         to_genotype=lambda arch: {"space": "chain", "stages": names(arch)},

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Choice, Graph, SearchSpace, Skeleton
 from jaxnas.checks import check_weights, checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.primitives import Operations, Primitive, named, names_of, none_index
@@ -124,7 +124,7 @@ def darts_edges(
     return result
 
 
-def discretise_paper(weights: Weights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
+def discretize_paper(weights: ArchWeights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
     """The paper's rule (section 2.4): "none" is left out of everything.
 
     Of each node the two edges are kept whose best operation weighs most, each with its best operation. Ties go to the
@@ -134,7 +134,7 @@ def discretise_paper(weights: Weights, operations: tuple[str, ...] = DARTS_OPERA
     return _derive(weights, operations, lambda edge: edge[:, _options(operations)].max(axis=1))
 
 
-def discretise_argmax(weights: Weights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
+def discretize_argmax(weights: ArchWeights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
     """Derivation by plain argmax: an edge on which "none" weighs most counts as absent.
 
     As in the paper's rule, but the edges of a node whose argmax over all operations is not "none" go before the others;
@@ -153,7 +153,7 @@ def discretise_argmax(weights: Weights, operations: tuple[str, ...] = DARTS_OPER
     return _derive(weights, operations, score)
 
 
-def discretise_free(weights: Weights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
+def discretize_free(weights: ArchWeights, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Arch:
     """The rule of the free space: of each node the two heaviest of all operations on all its edges.
 
     Only operations that weigh more than "none" on their edge count; where fewer than two are left, "none" is taken. An
@@ -237,13 +237,13 @@ def darts_choices(
 def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, free: bool = False) -> SearchSpace:
     """The space of cells with some nodes and operations; D = 6 · nodes.
 
-    `discretise` is `discretise_paper`; put another rule in its place with `space._replace(discretise=…)`.
+    `discretize` is `discretize_paper`; put another rule in its place with `space._replace(discretize=…)`.
     Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the two inputs, for each node its two
     operations and their sum, the output. Places of "none" are masked out.
 
     operations: names, or `jaxnas.ops.primitives.Primitive` objects. Without "none" among them, an edge that is left out
     has weights of zero. free: the two edges of a node may come from one input, and each may have "none", where that is
-    among the operations; `discretise` is then `discretise_free`.
+    among the operations; `discretize` is then `discretize_free`.
 
     Raises: ValueError where there is no node or no operation beside "none", or an operation is unknown or given twice.
     """
@@ -256,10 +256,10 @@ def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, fr
     def edges(arch: Arch) -> dict[str, CellEdges]:
         return darts_edges(arch, names, free=free)
 
-    def template() -> Weights:
+    def template() -> ArchWeights:
         return {kind: jnp.zeros((slots, len(names)), jnp.float32) for kind in CELL_KINDS}
 
-    def one_hot(arch: Arch) -> Weights:
+    def one_hot(arch: Arch) -> ArchWeights:
         result = {}
         for kind, own in edges(arch).items():
             of_slots, of_operations = jax.nn.one_hot(own.slot, slots), jax.nn.one_hot(own.operation, len(names))
@@ -297,7 +297,7 @@ def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, fr
         canonical=canonical,
         template=template,
         one_hot=one_hot,
-        discretise=lambda weights: (discretise_free if free else discretise_paper)(weights, names),
+        discretize=lambda weights: (discretize_free if free else discretize_paper)(weights, names),
         graph=lambda arch: cell_graph(edges(canonical(arch)), dict.fromkeys(CELL_KINDS, jnp.ones(nodes)), names),
         costs=lambda arch, skeleton: darts_costs(cells(arch), skeleton, nodes, operations),
         to_genotype=to_genotype,
@@ -340,7 +340,7 @@ def _free_arch(keys: Array, operations: int) -> Arch:
     return jnp.stack([pair, low % operations, high % operations], axis=1).reshape(-1).astype(jnp.int32)
 
 
-def _nodes(weights: Weights, operations: tuple[str, ...]) -> int:
+def _nodes(weights: ArchWeights, operations: tuple[str, ...]) -> int:
     """How many nodes the cells of mixture weights have. Raises ValueError where they are of no such cells."""
     slots = max((len(rows) for rows in weights.values()), default=0)
     nodes = next(n for n in itertools.count(1) if len(edge_table(n)) >= slots)
@@ -349,7 +349,7 @@ def _nodes(weights: Weights, operations: tuple[str, ...]) -> int:
     return nodes
 
 
-def _derive(weights: Weights, operations: tuple[str, ...], score: Callable[[Array], Array]) -> Arch:
+def _derive(weights: ArchWeights, operations: tuple[str, ...], score: Callable[[Array], Array]) -> Arch:
     """Of each node the two edges of the highest score, each with its best operation but "none"."""
     nodes = _nodes(weights, operations)
     arch: list[Array] = []

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Choice, Graph, SearchSpace, Skeleton
 from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.macro import MACRO_PRIMITIVES
@@ -103,19 +103,19 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
     operation_places = np.array(_places(layers))
     skip_places = np.setdiff1d(np.arange(len(choices)), operation_places)
 
-    def template() -> Weights:
+    def template() -> ArchWeights:
         return {
             "operation": jnp.zeros((layers, len(ENAS_MACRO_OPERATIONS)), jnp.float32),
             "skip": jnp.zeros((len(skip_places), 2), jnp.float32),
         }
 
-    def one_hot(arch: Arch) -> Weights:
+    def one_hot(arch: Arch) -> ArchWeights:
         return {
             "operation": jax.nn.one_hot(arch[operation_places], len(ENAS_MACRO_OPERATIONS), dtype=jnp.float32),
             "skip": jax.nn.one_hot(arch[skip_places], 2, dtype=jnp.float32),
         }
 
-    def discretise(weights: Weights) -> Arch:
+    def discretize(weights: ArchWeights) -> Arch:
         arch = jnp.zeros(len(choices), jnp.int32)
         arch = arch.at[operation_places].set(jnp.argmax(weights["operation"], axis=1).astype(jnp.int32))
         return arch.at[skip_places].set(jnp.argmax(weights["skip"], axis=1).astype(jnp.int32))
@@ -145,7 +145,7 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,
-        discretise=discretise,
+        discretize=discretize,
         graph=lambda arch: _graph(arch, layers),
         costs=lambda arch, skeleton: _costs(found(arch), skeleton),
         to_genotype=to_genotype,

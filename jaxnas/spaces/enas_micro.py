@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Choice, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Choice, SearchSpace, Skeleton
 from jaxnas.checks import checked_space
 from jaxnas.ops.primitives import Operations, names_of
 from jaxnas.spaces import genotypes
@@ -66,7 +66,7 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
     """The space of cells with some nodes and operations; D = 8 · nodes.
 
     The notation is that of the authors' programs, "source operation source operation" in numbers for each node, first
-    those of the normal cell. `discretise` takes, for each side of each node, the heaviest operation of all its sources,
+    those of the normal cell. `discretize` takes, for each side of each node, the heaviest operation of all its sources,
     "none" left out, the first among equals. Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the
     inputs, for each node its two operations and their sum, the output; `graph_operations(("none", *operations))` names
     them.
@@ -82,10 +82,10 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
     all_names = ("none", *names)
     choices = _choices(nodes, names)
 
-    def template() -> Weights:
+    def template() -> ArchWeights:
         return {kind: jnp.zeros((len(slots), len(all_names)), jnp.float32) for kind in CELL_KINDS}
 
-    def one_hot(arch: Arch) -> Weights:
+    def one_hot(arch: Arch) -> ArchWeights:
         result = {}
         for kind, edges in enas_micro_edges(arch).items():
             operation = jnp.zeros(len(slots), jnp.int32).at[edges.slot].set(edges.operation)
@@ -129,7 +129,7 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,
-        discretise=lambda weights: _discretise(weights, nodes, len(names)),
+        discretize=lambda weights: _discretize(weights, nodes, len(names)),
         graph=lambda arch: cell_graph(enas_micro_edges(arch), enas_micro_loose(arch), all_names),
         costs=costs,
         to_genotype=to_genotype,
@@ -157,7 +157,7 @@ def _choices(nodes: int, names: tuple[str, ...]) -> tuple[Choice, ...]:
     return tuple(choices)
 
 
-def _discretise(weights: Weights, nodes: int, operations: int) -> Arch:
+def _discretize(weights: ArchWeights, nodes: int, operations: int) -> Arch:
     """Of each side of each node the heaviest operation but "none" of all sources, the first among equals."""
     arch = []
     for kind, node in itertools.product(CELL_KINDS, range(nodes)):

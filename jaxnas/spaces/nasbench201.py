@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Choice, Graph, SearchSpace, Skeleton
 from jaxnas.checks import check_arch, checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.primitives import Operations, Primitive, named, names_of, none_index
@@ -81,7 +81,7 @@ def nasbench201_cost_table(skeleton: Skeleton, operations: Operations = NASBENCH
 def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> SearchSpace:
     """The space; D = 6, one operation for each edge. operations: names, or `jaxnas.ops.primitives.Primitive` objects.
 
-    `discretise` takes the heaviest operation of each edge, "none" included, the first among equals. Its graph has eight
+    `discretize` takes the heaviest operation of each edge, "none" included, the first among equals. Its graph has eight
     places: the input, the six edges, the output; edges with "none" are masked out.
 
     Raises: ValueError where an operation is unknown or given twice, or there is one alone.
@@ -89,7 +89,7 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
     primitives = named(operations)
     names, choices = names_of(operations), nasbench201_choices(operations)
 
-    def template() -> Weights:
+    def template() -> ArchWeights:
         return {"cell": jnp.zeros((len(choices), len(names)), jnp.float32)}
 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
@@ -122,7 +122,7 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
         canonical=lambda arch: arch,
         template=template,
         one_hot=lambda arch: {"cell": jax.nn.one_hot(arch, len(names), dtype=jnp.float32)},
-        discretise=lambda weights: jnp.argmax(weights["cell"], axis=1).astype(jnp.int32),
+        discretize=lambda weights: jnp.argmax(weights["cell"], axis=1).astype(jnp.int32),
         graph=lambda arch: _graph(arch, names),
         costs=costs,
         to_genotype=lambda arch: {"space": "nasbench201", "cell": [list(edge) for edge in edges(arch)]},

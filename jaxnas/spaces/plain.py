@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Choice, Graph, SearchSpace, Skeleton, Weights
+from jaxnas.base import Arch, ArchWeights, Choice, Graph, SearchSpace, Skeleton
 from jaxnas.checks import checked_space
 from jaxnas.spaces.product import entries, product
 
@@ -31,13 +31,13 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
             raise ValueError(f"choice {choice.name!r} has an option twice: {', '.join(choice.options)}")
     first = np.array([sum(len(choice.options) for choice in choices[:d]) for d in range(len(choices))], np.int32)
 
-    def template() -> Weights:
+    def template() -> ArchWeights:
         return {choice.name: jnp.zeros((1, len(choice.options)), jnp.float32) for choice in choices}
 
-    def one_hot(arch: Arch) -> Weights:
+    def one_hot(arch: Arch) -> ArchWeights:
         return {c.name: jax.nn.one_hot(arch[d], len(c.options), dtype=jnp.float32)[None] for d, c in enumerate(choices)}
 
-    def discretise(weights: Weights) -> Arch:
+    def discretize(weights: ArchWeights) -> Arch:
         return jnp.stack([jnp.argmax(weights[choice.name][0]) for choice in choices]).astype(jnp.int32)
 
     def graph(arch: Arch) -> Graph:
@@ -77,7 +77,7 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
         canonical=lambda arch: arch,
         template=template,
         one_hot=one_hot,
-        discretise=discretise,
+        discretize=discretize,
         graph=graph,
         costs=costs,
         to_genotype=to_genotype,

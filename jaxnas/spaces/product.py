@@ -16,16 +16,16 @@ from jaxnas.checks import check_arch
 class Product(NamedTuple):
     """The moves of `SearchSpace` on a plain product; all are traceable and work under `vmap`.
 
-    sample: key -> arch, uniform. mutate: (key, arch) -> one of the M neighbours, uniform over them, so that a choice is
+    sample: key -> arch, uniform. mutate: (key, arch) -> one of the M neighbors, uniform over them, so that a choice is
     changed with a probability proportional to its options less one and a choice with one option never is.
-    crossover: (key, a, b) -> each entry from either parent with probability 1/2. neighbours: arch -> (archs [M, D],
+    crossover: (key, a, b) -> each entry from either parent with probability 1/2. neighbors: arch -> (archs [M, D],
     valid [M]), M being the sum over choices of the options less one; all are valid.
     """
 
     sample: Callable[[Key], Arch]
     mutate: Callable[[Key, Arch], Arch]
     crossover: Callable[[Key, Arch, Arch], Arch]
-    neighbours: Callable[[Arch], tuple[Array, Array]]
+    neighbors: Callable[[Arch], tuple[Array, Array]]
 
 
 def product(choices: tuple[Choice, ...]) -> Product:
@@ -58,11 +58,11 @@ def product(choices: tuple[Choice, ...]) -> Product:
     def crossover(key: Key, a: Arch, b: Arch) -> Arch:
         return jnp.where(jax.random.bernoulli(key, 0.5, sizes.shape), a, b)
 
-    def neighbours(arch: Arch) -> tuple[Array, Array]:
+    def neighbors(arch: Arch) -> tuple[Array, Array]:
         archs = jax.vmap(move, (None, 0, 0))(arch, jnp.asarray(changed), jnp.asarray(offset))
         return archs, jnp.ones(len(changed), bool)
 
-    return Product(sample, mutate, crossover, neighbours)
+    return Product(sample, mutate, crossover, neighbors)
 
 
 def entries(choices: tuple[Choice, ...], arch: Arch) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, SearchSpace, Weights
+from jaxnas.base import Arch, ArchWeights, Array, SearchSpace
 from jaxnas.checks import check_arch, checked_space
 from jaxnas.spaces.product import entries, product
 
@@ -41,7 +41,7 @@ def everything(space: SearchSpace) -> Keep:
 def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
     """keep: for each choice of the space, the options that are left.
 
-    `discretise` is the rule of the space; where that takes an option which is not left, the choices are put right one
+    `discretize` is the rule of the space; where that takes an option which is not left, the choices are put right one
     after another, each by the option whose architecture weighs most in the sum of the weights it takes.
 
     Raises: ValueError where an option does not exist or comes twice, or where fewer than two architectures are left.
@@ -90,7 +90,7 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
         whole = space.canonical(embed(arch))
         return jnp.where(inside(whole).all(), restrict(whole), arch)
 
-    def discretise(weights: Weights) -> Arch:
+    def discretize(weights: ArchWeights) -> Arch:
         def weight(arch: Arch) -> Array:
             taken = space.one_hot(arch)
             return jnp.sum(jnp.stack([jnp.sum(weights[kind] * taken[kind]) for kind in taken]))
@@ -102,7 +102,7 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
             left = jnp.asarray(there)[column, arch[column]]
             return arch.at[column].set(jnp.where(left, arch[column], best)), None
 
-        return restrict(jax.lax.scan(put_right, space.discretise(weights), jnp.asarray(columns))[0])
+        return restrict(jax.lax.scan(put_right, space.discretize(weights), jnp.asarray(columns))[0])
 
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
         whole = np.asarray(space.from_genotype(genotype))
@@ -119,7 +119,7 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
         **product(choices)._asdict(),
         canonical=canonical,
         one_hot=lambda arch: space.one_hot(embed(arch)),
-        discretise=discretise,
+        discretize=discretize,
         graph=lambda arch: space.graph(embed(arch)),
         costs=lambda arch, skeleton: space.costs(concrete(arch), skeleton),
         to_genotype=lambda arch: space.to_genotype(concrete(arch)),

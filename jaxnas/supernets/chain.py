@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import materialized
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
@@ -90,10 +90,10 @@ def chain_supernet(
     def init(key: Key) -> PyTree:
         return _init(skeleton, runs, width, key)
 
-    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         return _forward(runs, params, weights, x.astype(dtype), context._replace(bn="batch"), _mixture)
 
-    def blocks_of(arch: Arch) -> Weights:
+    def blocks_of(arch: Arch) -> ArchWeights:
         return {kind: jnp.argmax(rows, axis=1) for kind, rows in space.one_hot(arch).items()}
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
@@ -153,7 +153,7 @@ def _init(skeleton: Skeleton, runs: Sequence[ChainRun], width: int, key: Key) ->
 
 
 def _forward(
-    runs: Sequence[ChainRun], params: PyTree, selection: Weights, x: Array, context: Context, layer: Layer
+    runs: Sequence[ChainRun], params: PyTree, selection: ArchWeights, x: Array, context: Context, layer: Layer
 ) -> tuple[Array, Aux]:
     """selection: of each kind of layers int32 [N], or weights [N, O]."""
     x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))

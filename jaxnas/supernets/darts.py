@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Supernet, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import joined
 from jaxnas.networks.darts import darts_network
@@ -76,7 +76,7 @@ def darts_supernet(
     def join(kind: str, states: Array) -> Array:
         return joined(states)
 
-    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         return cells.mixture(whole(params), weights, join, x, context)
 
     def edges_of(arch: Arch) -> dict[str, Edges]:

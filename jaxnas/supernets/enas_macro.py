@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
 from jaxnas.networks.enas_macro import enas_macro_network
@@ -53,7 +53,7 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
     def init(key: Key) -> PyTree:
         return _init(skeleton, stages, key)
 
-    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         rows, columns = np.tril_indices(count, -1)
         skips = jnp.zeros((count, count)).at[rows, columns].set(weights["skip"][:, 1])
         context = context._replace(bn="batch")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Array, Aux, Context, Network, PyTree, Skeleton, Supernet, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Network, PyTree, Skeleton, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import joined
 from jaxnas.networks.enas_micro import enas_micro_network
@@ -58,7 +58,7 @@ def enas_micro_supernet(
         ends = tuple(node for node in range(nodes) for _ in range(2))
         return {kind: Edges(*own, ends) for kind, own in enas_micro_edges(arch).items()}
 
-    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         def join(kind: str, states: Array) -> Array:
             loose = jnp.ones(nodes)
             for slot, (_, _, source) in enumerate(slots):

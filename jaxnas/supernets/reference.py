@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Arch, Array, Aux, Context, Key, PyTree, SearchSpace, Skeleton, Supernet, Weights
+from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, PyTree, SearchSpace, Skeleton, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, fresh_keys, global_pool
 from jaxnas.networks.frame import preprocess, preprocess_init
@@ -47,7 +47,7 @@ from jaxnas.spaces import (
     stride_of,
 )
 
-Mixture = Callable[[PyTree, Weights, Array, Context], Array]
+Mixture = Callable[[PyTree, ArchWeights, Array, Context], Array]
 """(params, weights, images [B, H, W, C], context) -> logits [B, K]."""
 
 
@@ -76,7 +76,7 @@ def plain_supernet(
     input_shape: tuple[int, ...],
     init: Callable[[Key], PyTree],
     mixture: Mixture,
-    used: Callable[[PyTree, Weights], PyTree] | None = None,
+    used: Callable[[PyTree, ArchWeights], PyTree] | None = None,
 ) -> Supernet:
     """A whole supernet from the function of its mixture.
 
@@ -84,7 +84,7 @@ def plain_supernet(
     given, all parameters count as used, and an optimizer may move those of operations that a path did not take.
     """
 
-    def apply(params: PyTree, weights: Weights, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         return mixture(params, weights, x, Context(axis_name=context.axis_name)), Aux(())
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
@@ -127,7 +127,7 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Operations =
             "classifier": layers.dense_init(next(keys), cells[-1].outputs, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+    def mixture(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> Array:
         x, _ = conv_bn(x, params["stem"], context)
         s0 = s1 = x
         for cell, own in zip(cells, params["cells"], strict=True):
@@ -146,7 +146,7 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Operations =
             s0, s1 = s1, jnp.concatenate(states[2:], axis=-1)
         return layers.dense(global_pool(s1), params["classifier"])
 
-    def used(mask: PyTree, taken: Weights) -> PyTree:
+    def used(mask: PyTree, taken: ArchWeights) -> PyTree:
         for cell, own in zip(cells, mask["cells"], strict=True):
             for slot, edge in enumerate(own["edges"]):
                 own["edges"][slot] = [where(taken[cell.kind][slot, o] > 0, each) for o, each in enumerate(edge)]
@@ -176,7 +176,7 @@ def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH2
             "classifier": layers.dense_init(next(keys), widths[-1], skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+    def mixture(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> Array:
         x, _ = conv_bn(x, params["stem"], context)
         for s, stage in enumerate(params["stages"]):
             if s > 0:
@@ -189,7 +189,7 @@ def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH2
         x, _ = layers.batch_norm(x, params["norm"], context)
         return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"])
 
-    def used(mask: PyTree, taken: Weights) -> PyTree:
+    def used(mask: PyTree, taken: ArchWeights) -> PyTree:
         for stage in mask["stages"]:
             for edges in stage:
                 for slot, edge in enumerate(edges):
@@ -226,7 +226,7 @@ def enas_micro_reference(
             "classifier": layers.dense_init(next(keys), cells[-1].outputs, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+    def mixture(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> Array:
         x, _ = conv_bn(x, params["stem"], context)
         s0 = s1 = x
         for cell, own in zip(cells, params["cells"], strict=True):
@@ -279,7 +279,7 @@ def enas_macro_reference(skeleton: Skeleton) -> Supernet:
             "classifier": layers.dense_init(next(keys), stages[-1].channels, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+    def mixture(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> Array:
         x, _ = conv_bn(x, params["stem"], context)
         states = [x]
         for s, stage in enumerate(stages):
@@ -324,7 +324,7 @@ def chain_reference(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[
             "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
         }
 
-    def mixture(params: PyTree, weights: Weights, x: Array, context: Context) -> Array:
+    def mixture(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> Array:
         x = jax.nn.relu(conv_bn(x, params["stem"], context)[0])
         for (own, _, stride, kind, slot), each in zip(plan, params["layers"], strict=True):
             outputs = [BLOCKS[b].apply(p, x, stride, context)[0] for b, p in zip(own, each, strict=True)]

@@ -1,4 +1,4 @@
-"""Training and evaluation of a fixed network on labelled images. Shapes: B batch, H W C image, K classes, S batches."""
+"""Training and evaluation of a fixed network on labeled images. Shapes: B batch, H W C image, K classes, S batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from jaxnas.base import Arch, Array, Batch, Context, Key, Network, PyTree, Stats, Supernet
-from jaxnas.data.augment import normalise
+from jaxnas.data.augment import normalize
 from jaxnas.data.dataset import Augmentation, Examples
 from jaxnas.data.pipeline import eval_batches
 from jaxnas.kernels.trees import norm, pmean
@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 
 
 class TrainInfo(NamedTuple):
-    """Of one step, float32 []: the loss that was minimised (auxiliary head included), accuracy and gradient norm.
+    """Of one step, float32 []: the loss that was minimized (auxiliary head included), accuracy and gradient norm.
 
     The accuracy is that of the training batch under drop-path; the norm is that before clipping.
     """
@@ -139,7 +139,7 @@ def make_evaluate(
 ) -> Callable[[Any, Examples], Evaluation]:
     """Makes (state, data) -> Evaluation, compiled once for all splits; `predict` is that of a `Classifier`, or alike.
 
-    The last batch is filled up with examples that count nothing; a `predict` that normalises by the batch would see
+    The last batch is filled up with examples that count nothing; a `predict` that normalizes by the batch would see
     them. Batches are dispatched one by one: inside a loop XLA's convolutions are slow on a CPU.
 
     Several processes take a part of the batches each; all of them must call it.
@@ -151,7 +151,7 @@ def make_evaluate(
 
     @jax.jit
     def count(state: Any, images: Array, labels: Array, weight: Array) -> tuple[Array, Array]:
-        logits = predict(state, normalise(images, augmentation.mean, augmentation.std))
+        logits = predict(state, normalize(images, augmentation.mean, augmentation.std))
         right = (jnp.argmax(logits, axis=1) == labels) & (weight > 0)
         loss = losses.cross_entropies(logits, labels)
         return jnp.sum(right), jnp.sum(jnp.where(weight > 0, loss, 0.0))
@@ -179,6 +179,6 @@ def confidence_interval(correct: int, total: int) -> tuple[float, float]:
         raise ValueError(f"needs 0 ≤ correct ≤ total and total ≥ 1, got {correct} of {total}")
     z2 = 1.959963984540054**2
     share = correct / total
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    center = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2))) / (1 + z2 / total)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)

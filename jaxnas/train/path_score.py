@@ -1,6 +1,6 @@
 """Scores of single paths of a supernet on a whole split, all on the same batches.
 
-What a path is normalised by is the caller's choice, and belongs in every report of its score: the statistics of each
+What a path is normalized by is the caller's choice, and belongs in every report of its score: the statistics of each
 validation batch (the default); statistics estimated anew for this very path from training batches (`recalibrated`, Guo
 et al. 2020, https://arxiv.org/abs/1904.00420); or averages over other paths (`running`), which are what a supernet that
 is trained like a network would have, and mean nothing to any one path: known to be bad, and here to be compared with.
@@ -19,13 +19,13 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxnas.base import Arch, Array, Aux, Context, PyTree, Stats
-from jaxnas.data.augment import normalise
+from jaxnas.data.augment import normalize
 from jaxnas.data.dataset import Augmentation, Examples
 
 ApplyPath = Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
 """That of a `Supernet`."""
 Statistics = Callable[[PyTree, Arch], Stats]
-"""(params, arch) -> what the batch norms of this path are to normalise by."""
+"""(params, arch) -> what the batch norms of this path are to normalize by."""
 
 
 def make_path_score(
@@ -37,7 +37,7 @@ def make_path_score(
 ) -> Callable[[PyTree, Array, Examples], np.ndarray]:
     """Makes (params, archs [P, D], data) -> accuracy of each on all examples, float64 [P]; compiled once.
 
-    statistics: by which a path is normalised, traceable; None is those of each batch. All batches have `batch_size`
+    statistics: by which a path is normalized, traceable; None is those of each batch. All batches have `batch_size`
     images, or all there are; the last is filled up with examples that count nothing, taken from the first, so that it
     has statistics like the others. devices: several share the architectures, each taking every so many-th and one
     after another, with all of parameters and images; by default nothing is shared.
@@ -51,7 +51,7 @@ def make_path_score(
 
     def correct(params: PyTree, arch: Arch, bn: Stats | None, images: Array, labels: Array, counts: Array) -> Array:
         context = Context() if bn is None else Context(bn)
-        logits, _ = apply_path(params, arch, normalise(images, augmentation.mean, augmentation.std), context)
+        logits, _ = apply_path(params, arch, normalize(images, augmentation.mean, augmentation.std), context)
         return jnp.sum((jnp.argmax(logits, axis=1) == labels) & counts)
 
     one = jax.jit(correct)
@@ -190,7 +190,7 @@ def _batches(data: Examples, batches: int, batch_size: int, seed: int) -> list[A
 def _make_see(apply_path: ApplyPath, augmentation: Augmentation) -> Callable[[PyTree, Arch, Array], Stats]:
     @jax.jit
     def see(params: PyTree, arch: Arch, images: Array) -> Stats:
-        return apply_path(params, arch, normalise(images, augmentation.mean, augmentation.std), Context())[1].stats
+        return apply_path(params, arch, normalize(images, augmentation.mean, augmentation.std), Context())[1].stats
 
     return see
 
