@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import cli
+from jaxnas import command
 from jaxnas.benchmarks import make_table, nasbench201_table, save_table
 from jaxnas.data import Augmentation, Dataset, Examples, Split, hold_out, load
 from jaxnas.data.dataset import usual_augmentation
@@ -74,4 +74,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

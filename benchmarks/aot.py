@@ -39,7 +39,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks.launches import launches
 from benchmarks.programs import Forms, program, random_data
 from benchmarks.sizes import Name
-from experiments import cli
+from jaxnas import command
 from jaxnas.kernels.platform import Platform, supposing
 
 Target = Literal["h100", "tpu-v5e-4"]
@@ -135,4 +135,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks.programs import random_batch
-from experiments import cli
+from jaxnas import command
 from jaxnas.base import Skeleton
 from jaxnas.search import adam_l2, carried, darts, weakest_by_alpha
 from jaxnas.spaces import DARTS_OPERATIONS, darts_space
@@ -75,4 +75,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -33,9 +33,8 @@ import numpy as np
 
 from benchmarks.programs import IMAGE, Compiled, Forms, build
 from benchmarks.sizes import Name
-from experiments import cli
-from experiments.devices import Devices, join, spread
-from jaxnas import data
+from jaxnas import command, data
+from jaxnas.fit.devices import Devices, join, spread
 from jaxnas.parallel import DataParallel
 
 ALL: tuple[Name, ...] = (
@@ -166,4 +165,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments import cli
-from jaxnas import data
+from jaxnas import command, data
 from jaxnas.base import Arch, Array, Batch, Context, Skeleton
 from jaxnas.benchmarks import Table, nasbench201_table
 from jaxnas.controllers import adam, lstm_controller, reinforce
@@ -188,4 +187,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

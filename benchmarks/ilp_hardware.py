@@ -21,7 +21,7 @@ import time
 import numpy as np
 from scipy import stats
 
-from experiments import cli
+from jaxnas import command
 from jaxnas.benchmarks import hw_nasbench201_table, nasbench201_table
 from jaxnas.hardware import InfeasibleError, additivity, budget, fit_additive, one_option_each, solve
 from jaxnas.spaces import nasbench201_space
@@ -120,4 +120,4 @@ def _mean(values: list[float]) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from experiments import cli
+from jaxnas import command
 from jaxnas.base import Array, Context
 from jaxnas.kernels import arrays, convolution, depthwise, many_depthwise, norm, pooling, trees
 from jaxnas.kernels.compiling import top_level_jit
@@ -402,4 +402,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -26,7 +26,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from benchmarks.programs import Compiled, Forms, program, random_data
 from benchmarks.sizes import Name
-from experiments import cli
+from jaxnas import command
 from jaxnas.base import Array
 from jaxnas.kernels import arrays, compiling, depthwise, gate, norm, platform, trees
 from jaxnas.ops.primitives import Primitive
@@ -184,4 +184,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from experiments import cli
-from experiments.devices import Devices, join
+from jaxnas import command
 from jaxnas.base import Batch, SearchAlgorithm, Skeleton
+from jaxnas.fit.devices import Devices, join
 from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.parallel import many_seeds
 from jaxnas.search import adam_l2, darts
@@ -133,4 +133,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

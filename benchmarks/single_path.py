@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli
+from jaxnas import command
 from jaxnas.base import Context, SearchSpace, Skeleton, Supernet
 from jaxnas.catalog import CATALOG
 from jaxnas.kernels.compiling import top_level_jit
@@ -162,4 +162,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

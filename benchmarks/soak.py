@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from jaxnas import command
 
 ROOT = Path(__file__).parents[1]
 _TINY_TRAINING = ("--train.channels", "2", "--train.cells", "1", "--train.batch-size", "500", "--train.epochs", "3")
@@ -206,4 +206,4 @@ def _difference(expected: Any, found: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

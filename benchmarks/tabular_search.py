@@ -20,8 +20,8 @@ import time
 import jax
 import numpy as np
 
-from experiments import cli
-from experiments.tabular import load_benchmark
+from jaxnas import command
+from jaxnas.benchmarks import named_table
 from jaxnas.samplers import evolution, over_seeds, simulate
 
 
@@ -63,7 +63,7 @@ def plain(
 
 
 def main(config: Config) -> None:
-    table, metrics = load_benchmark(config.table)
+    table, metrics = named_table(config.table)
     search_metric = config.search_metric or metrics["search"]
     report_metric = config.report_metric or metrics["report"]
     look_up = jax.jit(jax.vmap(lambda arch: (table.query(arch, search_metric), table.query(arch, report_metric))))
@@ -112,4 +112,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

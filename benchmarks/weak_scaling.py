@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import cli
+from jaxnas import command
 from jaxnas.base import Batch, Skeleton
 from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.parallel import DataParallel, Way, data_parallel, on_one_device
@@ -92,4 +92,4 @@ def _program(config: Config, count: int, over: DataParallel) -> tuple[Any, ...]:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

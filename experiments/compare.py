@@ -22,10 +22,9 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from experiments import cli
 from experiments.seeds import share_equal, share_equal_by_chance
 from experiments.tabular import write_table
-from jaxnas import draw, report
+from jaxnas import command, draw, report
 from jaxnas.files import read_json
 from jaxnas.runfolder import differences, versions
 from jaxnas.saved import describe, space_of
@@ -260,4 +259,4 @@ def _plain(run: Run, method: Method) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config, printed=True)
+    command.main(main, Config, printed=True)

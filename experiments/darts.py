@@ -19,14 +19,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli, darts_seeds, darts_watch, seeds
-from experiments.devices import Devices, join
+from experiments import darts_seeds, darts_watch, seeds
 from experiments.evaluation import (
     Training,
     check,
     check_parts,
     clock,
-    enable_cache,
     finish,
     held_run,
     load_data,
@@ -35,11 +33,13 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
-from experiments.ranges import SUPERNET, check_ranges
-from jaxnas import data, draw
+from jaxnas import command, data, draw
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.cache import enable_cache
+from jaxnas.fit.devices import Devices, join
 from jaxnas.networks import in_parts
 from jaxnas.parallel import is_first_process
+from jaxnas.ranges import SUPERNET, check_ranges
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.search import (
     WatchedState,
@@ -97,7 +97,7 @@ class Config:
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
-    size: cli.Size = None
+    size: command.Size = None
     """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/darts"
     """The run folder."""
@@ -400,4 +400,4 @@ def draw_weights(run: RunFolder, seed: int | None = None) -> list[tuple[str, str
 
 
 if __name__ == "__main__":
-    cli.main(main, Config, presets=PRESETS)
+    command.main(main, Config, presets=PRESETS)

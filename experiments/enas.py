@@ -21,14 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, enas_pictures, seeds
+from experiments import enas_pictures, seeds
 from experiments.darts import SearchParts
-from experiments.devices import Devices, join
 from experiments.evaluation import (
     Training,
     check,
     clock,
-    enable_cache,
     finish,
     held_run,
     load_data,
@@ -37,13 +35,15 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
-from experiments.ranges import SUPERNET, check_ranges
 from experiments.scoring import Score, with_scores
-from jaxnas import data
+from jaxnas import command, data
 from jaxnas.base import Arch, Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.cache import enable_cache
 from jaxnas.catalog import CATALOG
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
+from jaxnas.fit.devices import Devices, join
 from jaxnas.parallel import is_first_process
+from jaxnas.ranges import SUPERNET, check_ranges
 from jaxnas.runfolder import RunFolder
 from jaxnas.search import EnasState, enas, path_accuracy
 from jaxnas.train import schedules
@@ -112,7 +112,7 @@ class Config:
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
-    size: cli.Size = None
+    size: command.Size = None
     """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/enas"
     """The run folder."""
@@ -416,4 +416,4 @@ def search(
 
 
 if __name__ == "__main__":
-    cli.main(main, Config, presets=defaults)
+    command.main(main, Config, presets=defaults)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -17,17 +16,17 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 
-from experiments.devices import Devices, spread
-from experiments.ranges import check_ranges
 from jaxnas import data, draw, report
 from jaxnas.base import Arch, Array, Context, Key, Network, SearchSpace, Skeleton, Supernet
 from jaxnas.catalog import CATALOG
 from jaxnas.data import Augmentation, Dataset
+from jaxnas.fit.devices import Devices, spread
 from jaxnas.networks import (
     in_parts,
     tutorial_cnn,
 )
 from jaxnas.parallel import from_first, is_first_process, local
+from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, check_folder, open_run, versions
 from jaxnas.saved import form_of, save_network
 from jaxnas.train import schedules
@@ -68,15 +67,6 @@ class Training:
     """The part of the training split kept back to choose the best epoch; 0 trains on all of it and takes the last."""
     share_step: bool = True
     """Found and random networks share one compiled step, the architecture being data, where the space has such."""
-
-
-def enable_cache(folder: str | None) -> None:
-    """Keeps compiled programs in `folder`, by default one in the user's cache, so that a second run starts at once."""
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    path = Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxnas" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class Source(Protocol):

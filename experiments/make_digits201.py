@@ -26,17 +26,17 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from scipy import stats
 
-from experiments import cli
-from experiments.evaluation import enable_cache
-from experiments.ranges import check_ranges
+from jaxnas import command
 from jaxnas.base import Arch, Array, Batch, Key, Skeleton
 from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs, digits201_table, read_digits201
+from jaxnas.cache import enable_cache
 from jaxnas.data.augment import augment
 from jaxnas.data.dataset import fingerprint, split
 from jaxnas.data.digits import load_digits
 from jaxnas.data.pipeline import make_batches
 from jaxnas.files import write_atomic
 from jaxnas.fingerprint import checksum
+from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, Stage, differences, open_run, versions
 from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train.classifier import classifier
@@ -406,4 +406,4 @@ def _finish(
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -29,13 +29,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, one_shot_pictures, one_shot_reuse, seeds
+from experiments import one_shot_pictures, one_shot_reuse, seeds
 from experiments.darts import SearchParts
-from experiments.devices import join
 from experiments.evaluation import (
     check,
     clock,
-    enable_cache,
     finish,
     held_run,
     load_data,
@@ -49,11 +47,12 @@ from experiments.one_shot_config import Config, defaults, search_parts
 from experiments.one_shot_latency import latency_table, network_milliseconds
 from experiments.one_shot_scores import Measured, Setting, scored, selected, within
 from experiments.one_shot_select import agreement, program_of, weakest
-from experiments.tabular import load_benchmark, metric_column
-from jaxnas import data
+from jaxnas import command, data
 from jaxnas.base import Array, Batch, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
-from jaxnas.benchmarks import fingerprint
+from jaxnas.benchmarks import fingerprint, metric_column, named_table
+from jaxnas.cache import enable_cache
 from jaxnas.catalog import CATALOG
+from jaxnas.fit.devices import join
 from jaxnas.hardware import save_latency
 from jaxnas.parallel import is_first_process, local
 from jaxnas.runfolder import RunFolder, Stage
@@ -147,7 +146,7 @@ def main(config: Config) -> None:
 
 def load_measured(config: Config, space: SearchSpace) -> Measured:
     """Random rows of the table; raises ValueError where it is not of this space or has not so many."""
-    table, usual = load_benchmark(config.table or "")
+    table, usual = named_table(config.table or "")
     if [choice.options for choice in table.choices] != [choice.options for choice in space.choices]:
         raise ValueError(f"--table {config.table} is not over the choices of {space.name}; use --space nasbench201")
     metric = config.comparison.metric or usual.get("search")
@@ -336,4 +335,4 @@ def size_of(supernet: Supernet, space: SearchSpace, params: Any, key: Key) -> di
 
 
 if __name__ == "__main__":
-    cli.main(main, Config, presets=defaults)
+    command.main(main, Config, presets=defaults)

@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from experiments import cli
 from experiments.darts import SearchParts
-from experiments.devices import Devices
 from experiments.enas import PAPER
 from experiments.evaluation import Training
-from experiments.ranges import SUPERNET, check_ranges
-from jaxnas import data
+from jaxnas import command, data
 from jaxnas.catalog import CATALOG
+from jaxnas.fit.devices import Devices
+from jaxnas.ranges import SUPERNET, check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Config:
     """digits, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
-    size: cli.Size = None
+    size: command.Size = None
     """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/one_shot"
     """The run folder."""

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 import jaxnas
-from experiments import cli
+from jaxnas import command
 from jaxnas.data import read_image
 from jaxnas.saved import describe, image_form
 
@@ -45,4 +45,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config, printed=True)
+    command.main(main, Config, printed=True)

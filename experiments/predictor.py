@@ -1,7 +1,7 @@
 """Learning curves of predictors on a table: rank correlation with what was measured, against how much they were shown.
 
-    python -m experiments.predictor --benchmark nb201.csv --metric c10_test@200 --methods gnn_gp,gnn,gp,gp_paths,mlp
-    python -m experiments.predictor --benchmark nb201.csv --metric c10_test@200 --signals c10_params,c10_macs
+    python -m experiments.predictor --table nb201.csv --metric c10_test@200 --methods gnn_gp,gnn,gp,gp_paths,mlp
+    python -m experiments.predictor --table nb201.csv --metric c10_test@200 --signals c10_params,c10_macs
 
 A draw is a random set of architectures. A method is fitted to their values, as normal scores, and asked about all
 others but those that compute the same function as one of the set. Reported: Kendall's tau (b), Spearman's rho, and the
@@ -24,17 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments import cli
-from experiments.evaluation import clock, enable_cache
-from experiments.ranges import check_ranges
+from experiments.evaluation import clock
 from experiments.table_predictors import PREDICTORS, Known, known
-from experiments.tabular import load_benchmark, metric_column, write_table
+from experiments.tabular import write_table
 from experiments.tabular_pictures import COLOURS
-from jaxnas import report
+from jaxnas import command, report
 from jaxnas.base import Array, Graph, Predictor
-from jaxnas.benchmarks import Table, fingerprint
+from jaxnas.benchmarks import Table, fingerprint, metric_column, named_table
+from jaxnas.cache import enable_cache
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.predictors import normal_scores
+from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.train.stop import check_stop, stop_on_signal
 
@@ -47,7 +47,7 @@ MEASURES = ("tau", "rho", "regret")
 class Config:
     """With the defaults, on the shipped benchmark, about two minutes."""
 
-    benchmark: str = "digits201"
+    table: str = "digits201"
     """A file or a name, as for experiments.tabular."""
     encoding: str | None = None
     """Of a CSV without architecture strings: its columns of option numbers, with commas."""
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     enable_cache(config.cache_dir)
     timer = clock()
     check_ranges("", config, seed=("seed",))
-    table, usual = load_benchmark(config.benchmark, config.encoding)
+    table, usual = named_table(config.table, config.encoding)
     metric = config.metric or usual.get("report")
     if metric is None:
         raise ValueError(f"{table.name} has no usual metric; name one by --metric: {', '.join(table.metrics)}")
@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     of = known(table, None if config.signals is None else _signals(table, config.signals.split(",")))
     made = {name: PREDICTORS[name](of) for name in methods}
     settings = dataclasses.asdict(config)
-    apart = {name: settings.pop(name) for name in ("benchmark", "workdir", "cache_dir", "methods", "sizes")}
+    apart = {name: settings.pop(name) for name in ("table", "workdir", "cache_dir", "methods", "sizes")}
     identity = {"experiment": "predictor", "table": fingerprint(table), **settings}
     with open_run(config.workdir, identity, apart) as run, stop_on_signal() as stop:
         graphs = jax.jit(jax.vmap(of.graph))(table.archs)
@@ -234,4 +234,4 @@ def draw_curves(rows: list[dict[str, Any]], count: int, path: Any) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

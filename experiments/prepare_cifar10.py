@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from experiments import cli
+from jaxnas import command
 from jaxnas.data.cifar10_archive import SHA256, download, prepare, read_archive, sha256
 from jaxnas.data.dataset import DataError
 
@@ -66,4 +66,4 @@ def _archive(config: Config, data_dir: Path) -> Path:
 
 
 if __name__ == "__main__":
-    cli.main(run, Config)
+    command.main(run, Config)

@@ -14,14 +14,11 @@ from typing import Literal
 
 import jax
 
-from experiments import cli
 from experiments.darts import PRESETS as SEARCHES
-from experiments.devices import Devices, join
 from experiments.evaluation import (
     Training,
     check,
     clock,
-    enable_cache,
     finish,
     held_run,
     load_data,
@@ -29,10 +26,12 @@ from experiments.evaluation import (
     told_finished,
     train_all,
 )
-from experiments.ranges import check_ranges
-from jaxnas import data
+from jaxnas import command, data
+from jaxnas.cache import enable_cache
 from jaxnas.files import read_json, write_json
+from jaxnas.fit.devices import Devices, join
 from jaxnas.parallel import is_first_process
+from jaxnas.ranges import check_ranges
 from jaxnas.spaces import darts_space
 
 
@@ -45,7 +44,7 @@ class Config:
     preset: Literal["tiny", "small", "paper"] = "tiny"
     dataset: str = "digits"
     data_dir: str | None = None
-    size: cli.Size = None
+    size: command.Size = None
     """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs/retrain"
     random_baselines: int = 0
@@ -89,4 +88,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    cli.main(main, Config, presets=PRESETS)
+    command.main(main, Config, presets=PRESETS)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.devices import Devices, chosen, spread
 from experiments.evaluation import Training
 from jaxnas.base import Arch, Key, PyTree, SearchSpace
 from jaxnas.files import write_json
+from jaxnas.fit.devices import Devices, chosen, spread
 from jaxnas.parallel import local, many_seeds
 from jaxnas.runfolder import RunFolder
 from jaxnas.train.chunk import Chunk, make_chunk

@@ -1,7 +1,7 @@
 """Compare black-box searches on a tabular benchmark, many seeds at once: curves of regret, final table, report.
 
     python -m experiments.tabular
-    python -m experiments.tabular --benchmark nb201.csv --methods random,evolution,reinforce --evaluations 95
+    python -m experiments.tabular --table nb201.csv --methods random,evolution,reinforce --evaluations 95
 
 A benchmark is "digits201", which comes with the package (NAS-Bench-201's cells trained on noisy digits), or a file: a
 CSV of NAS-Bench-201 with its column arch_str, or any table that `jaxnas.benchmarks.load_table` reads. Regret is the
@@ -31,27 +31,25 @@ import numpy as np
 import optax
 from scipy import stats
 
-from experiments import cli, tabular_front, tabular_pictures
-from experiments.evaluation import clock, enable_cache
-from experiments.ranges import check_ranges
+from experiments import tabular_front, tabular_pictures
+from experiments.evaluation import clock
 from experiments.table_predictors import PREDICTORS, known
-from jaxnas import report
+from jaxnas import command, report
 from jaxnas.base import Sampler
 from jaxnas.benchmarks import (
     Table,
-    digits201_table,
     fingerprint,
-    load_table,
-    make_table,
     measured,
-    nasbench201_table,
-    nasbench201_time,
+    metric_column,
+    named_table,
     only_rows,
     space_size,
 )
+from jaxnas.cache import enable_cache
 from jaxnas.controllers import adam, lstm_controller
 from jaxnas.controllers import reinforce as policy_gradient
 from jaxnas.files import write_atomic
+from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.samplers import (
     Trace,
@@ -82,7 +80,7 @@ QUANTILES = (0.05, 0.25, 0.75, 0.95)
 class Config:
     """Population, sample size and averaging are those of NAS-Bench-201's programs."""
 
-    benchmark: str = "digits201"
+    table: str = "digits201"
     encoding: str | None = None
     """Of a CSV without architecture strings: its columns of option numbers, with commas."""
     methods: str = "random,evolution,local,reinforce"
@@ -179,42 +177,6 @@ METHODS: dict[str, Callable[[Table, Config, int, int], Plan]] = {
 """Name -> what makes its plan from the table, the config, a limit of evaluations and the number of fidelities."""
 
 
-def load_benchmark(name: str, encoding: str | None = None) -> tuple[Table, dict[str, str]]:
-    """The table of a name or a file, and its usual metrics: "search", "report", "time", as far as there are such.
-
-    encoding: the columns of option numbers, with commas; None where the file says itself what is in it.
-
-    Raises: ValueError or OSError where there is none or it is damaged.
-    """
-    usual = {"search": "valid", "report": "test", "time": "seconds"}
-    if name == "digits201":
-        if encoding is not None:
-            raise ValueError("--encoding is for files; 'digits201' needs none")
-        return digits201_table(), usual
-    path = Path(name)
-    if not path.exists():
-        raise ValueError(f"there is no file {name!r} and no benchmark of that name; give a CSV, an npz or 'digits201'")
-    if encoding is None and path.suffix == ".csv":
-        if "arch_str" not in _header(path):
-            raise ValueError(f"{name} has no column arch_str; name its columns of option numbers by --encoding a,b,c")
-        table = nasbench201_table(path)
-        metrics = dict(table.metrics)
-        described, fidelities = dict(table.descriptions), dict(table.fidelities)
-        if "c10_macs" in metrics and "c10_val" in metrics:
-            metrics["seconds"] = nasbench201_time(table.metrics["c10_macs"])
-            described["seconds"] = "time of 12 epochs on CIFAR-10 by a model of the multiply-adds"
-        table = make_table(table.name, table.choices, table.archs, metrics, described, fidelities)
-        usual = {"search": "c10_val@12", "report": "c10_test@200", "time": "seconds"}
-    else:
-        table = load_table(path, encoding=None if encoding is None else encoding.split(","))
-    return table, {key: metric for key, metric in usual.items() if metric.partition("@")[0] in table.metrics}
-
-
-def _header(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        return next(csv.reader(file), [])
-
-
 class Coverage(NamedTuple):
     """How many architectures the space has, how many of them the table, and how many it has with a value of all that a
     search reads."""
@@ -262,7 +224,7 @@ def prepare(config: Config) -> Setting:
         "", config, seed=("seed",), positive=("learning_rate", "controller_learning_rate"),
         count=("population", "sample_size"),
     )  # fmt: skip
-    table, usual = load_benchmark(config.benchmark, config.encoding)
+    table, usual = named_table(config.table, config.encoding)
     known = ", ".join(table.metrics)
     search, reported = config.search_metric or usual.get("search"), config.report_metric or usual.get("report")
     if search is None:
@@ -311,12 +273,6 @@ def prepare(config: Config) -> Setting:
     if limit > MOST_STEPS:
         raise ValueError(f"{limit} evaluations are more than {MOST_STEPS}; give a smaller --evaluations")
     return Setting(table, search, column, reported, time, fidelities, limit, front, coverage, whole)
-
-
-def metric_column(table: Table, metric: str) -> np.ndarray:
-    """A metric of every row, its sign turned where it is written with "-"; raises ValueError where it is unknown."""
-    values = jax.jit(jax.vmap(lambda arch: table.query(arch, metric.removeprefix("-"))))(table.archs)
-    return np.asarray(values, np.float64) * (-1 if metric.startswith("-") else 1)
 
 
 def make_plan(name: str, setting: Setting, config: Config) -> Plan:
@@ -439,7 +395,7 @@ def main(config: Config) -> None:
     timer = clock()
     setting = prepare(config)
     settings = dataclasses.asdict(config)
-    apart = {name: settings.pop(name) for name in ("benchmark", "workdir", "cache_dir", "methods")}
+    apart = {name: settings.pop(name) for name in ("table", "workdir", "cache_dir", "methods")}
     methods = list(dict.fromkeys(config.methods.split(",")))
     plans = {name: make_plan(name, setting, config) for name in methods}  # all, before any is run
     identity = {"experiment": "tabular", "table": setting.fingerprint, **settings}
@@ -574,4 +530,4 @@ def _finish(
 
 
 if __name__ == "__main__":
-    cli.main(main, Config)
+    command.main(main, Config)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli
 from experiments.scoring import with_scores
+from jaxnas import command
 from jaxnas.base import Aux, Batch, Context, Supernet
 from jaxnas.ops import layers
 from jaxnas.parallel import Way, data_parallel, from_first, is_first_process, join_hosts, largest, local
@@ -123,4 +123,4 @@ def run(config):
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 1)
-    cli.main(run, Config, sys.argv[1:])
+    command.main(run, Config, sys.argv[1:])

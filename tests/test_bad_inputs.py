@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from experiments import (
-    cli,
     compare,
     darts,
     enas,
@@ -18,6 +17,7 @@ from experiments import (
     retrain,
     tabular,
 )
+from jaxnas import command
 
 PROGRAMS = {
     "darts": (darts.main, darts.Config, darts.PRESETS),
@@ -160,7 +160,7 @@ CASES = {
     },
     "tabular": {
         "--methods foo": "there is no method 'foo'; there are random, evolution",
-        "--benchmark ABSENT": "there is no file 'ABSENT' and no benchmark of that name",
+        "--table ABSENT": "there is no file 'ABSENT' and no benchmark of that name",
         "--encoding a,b": "--encoding is for files",
         "--seeds 0": "seeds must be positive, got 0",
         "--seed -1": "seed must be 0 to 4294967295, what NumPy takes, got -1",
@@ -236,7 +236,7 @@ def test_wrong_input_is_told_with_its_value_before_anything_is_done(program, tmp
         if program == "retrain" and "--genotype" not in arguments:
             arguments += ["--genotype", "DARTS_V2"]
         with pytest.raises(SystemExit) as stopped:
-            cli.main(run, config, arguments, presets)
+            command.main(run, config, arguments, presets)
         error = capsys.readouterr().err
         assert stopped.value.code == 2, (flags, error)
         assert placed(expected) in " ".join(error.split()), (flags, error)

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, compare
+from experiments import compare
+from jaxnas import command
 from jaxnas.spaces import darts_space, nasbench201_space
 
 SPACES = {"darts": darts_space(), "nasbench201": nasbench201_space()}
@@ -37,7 +38,7 @@ def archs(count, space="darts"):
 
 
 def go(*arguments):
-    cli.main(compare.main, compare.Config, [str(argument) for argument in arguments])
+    command.main(compare.main, compare.Config, [str(argument) for argument in arguments])
 
 
 def test_seeds_are_one_method_with_mean_std_and_agreement(tmp_path, capsys):

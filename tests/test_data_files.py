@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 from test_hosts import free_port
 
-from experiments import cli, prepare_cifar10
-from jaxnas import data
+from experiments import prepare_cifar10
+from jaxnas import command, data
 from jaxnas.data import cifar10_archive, dataset, tfrecord
 from jaxnas.data.stored import StoredImages
 from jaxnas.train.classifier import make_evaluate
@@ -65,7 +65,7 @@ def prepared(tmp_path_factory):
     for file_format in ("array_record", "tfrecord"):
         directories[file_format] = root / file_format
         arguments = ["--archive", root / "small.tar.gz", "--data-dir", root / file_format, "--file-format", file_format]
-        cli.main(prepare_cifar10.run, prepare_cifar10.Config, [*map(str, arguments), "--allow-other-checksum"])
+        command.main(prepare_cifar10.run, prepare_cifar10.Config, [*map(str, arguments), "--allow-other-checksum"])
     return source, directories
 
 
@@ -325,7 +325,7 @@ def test_tfrecord_round_trip_and_damage(tmp_path):
 
 def run_program(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        cli.main(prepare_cifar10.run, prepare_cifar10.Config, [str(a) for a in arguments])
+        command.main(prepare_cifar10.run, prepare_cifar10.Config, [str(a) for a in arguments])
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2
     assert len(lines) == 1

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import cli, make_digits201
+from experiments import make_digits201
+from jaxnas import command
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import digits201_table, functional_classes
 from jaxnas.benchmarks.digits201 import read_digits201
@@ -76,12 +77,12 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
     arguments = [*SMALL, "--workdir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
     before = jax.config.jax_compilation_cache_dir
     try:
-        cli.main(make_digits201.main, make_digits201.Config, arguments)
+        command.main(make_digits201.main, make_digits201.Config, arguments)
         first = (tmp_path / "run" / "digits201.npz").read_bytes()
         part = tmp_path / "run" / "stages" / "first" / "0001.npz"
         kept = part.read_bytes()
         part.unlink()
-        cli.main(make_digits201.main, make_digits201.Config, arguments)
+        command.main(make_digits201.main, make_digits201.Config, arguments)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert part.read_bytes() == kept
@@ -100,7 +101,7 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
     (tmp_path / "over" / "stages" / "time" / "done.json").write_text(
         (tmp_path / "run" / "stages" / "time" / "done.json").read_text()
     )
-    cli.main(make_digits201.main, make_digits201.Config, [*over, "--cache-dir", str(tmp_path / "cache")])
+    command.main(make_digits201.main, make_digits201.Config, [*over, "--cache-dir", str(tmp_path / "cache")])
     jax.config.update("jax_compilation_cache_dir", before)
     assert "part 1 of" not in capsys.readouterr().out
     again = digits201_table(tmp_path / "over" / "digits201.npz")
@@ -111,7 +112,7 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
         arrays = dict(stored)
     np.savez(tmp_path / "run" / "digits201.npz", **{**arrays, "test_correct": arrays["test_correct"][::-1]})
     with pytest.raises(SystemExit):
-        cli.main(make_digits201.main, make_digits201.Config, [*over, "--cache-dir", str(tmp_path / "cache")])
+        command.main(make_digits201.main, make_digits201.Config, [*over, "--cache-dir", str(tmp_path / "cache")])
     assert "(start: the content has changed since" in capsys.readouterr().err
 
 
@@ -144,7 +145,7 @@ def test_wrong_input_is_one_line(case, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(resources.files("jaxnas").joinpath(".."))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(SystemExit) as stopped:
-        cli.main(make_digits201.main, make_digits201.Config, [*case.split(), "--workdir", str(tmp_path / "run")])
+        command.main(make_digits201.main, make_digits201.Config, [*case.split(), "--workdir", str(tmp_path / "run")])
     assert stopped.value.code == 2
     assert WRONG[case] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxnas
-from experiments import cli, enas
+from experiments import enas
+from jaxnas import command
 from jaxnas.catalog import CATALOG
 
 SMALL = [
@@ -24,7 +25,7 @@ def values_without_time(path):
 def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [*SMALL, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
-    cli.main(enas.main, enas.Config, arguments, enas.defaults)
+    command.main(enas.main, enas.Config, arguments, enas.defaults)
     result = json.loads((run / "result.json").read_text())
     assert result["genotype"]["space"] == "nasbench201"
     assert {"best-of-random", "hand-designed"} == set(result["baselines"])
@@ -42,7 +43,7 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
     # The search again, from its last checkpoint: the same candidates and scores.
     for path in (run / "result.json", run / "stages" / "search" / "done.json"):
         path.unlink()
-    cli.main(enas.main, enas.Config, arguments, enas.defaults)
+    command.main(enas.main, enas.Config, arguments, enas.defaults)
     again = json.loads((run / "result.json").read_text())
     assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in result.items() if k != "timing"}
     assert values_without_time(run / "metrics.jsonl") == lines
@@ -51,7 +52,7 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
     # As the first of two seeds at once it is the same search.
     seeds = tmp_path / "seeds"
     arguments = [*SMALL, "--seeds", "2", "--workdir", str(seeds), "--cache-dir", arguments[-1]]
-    cli.main(enas.main, enas.Config, arguments, enas.defaults)
+    command.main(enas.main, enas.Config, arguments, enas.defaults)
     both = json.loads((seeds / "result.json").read_text())
     first = both["baselines"]["seed-0"]
     for name in ("scores", "random_scores"):  # of 360 images
@@ -77,7 +78,7 @@ WRONG = {
 def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
     arguments, expected = WRONG[case]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(enas.main, enas.Config, [*arguments, "--workdir", str(tmp_path / "run")], enas.defaults)
+        command.main(enas.main, enas.Config, [*arguments, "--workdir", str(tmp_path / "run")], enas.defaults)
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 import experiments
-from experiments import TUNABLE, cli, darts, enas, one_shot, predict, retrain, with_huge_pages
+from experiments import TUNABLE, darts, enas, one_shot, predict, retrain, with_huge_pages
 from experiments.evaluation import held_run
+from jaxnas import command
 from jaxnas.files import write_json
 from jaxnas.spaces import darts_space
 
@@ -52,7 +53,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
     if module is not predict and "--workdir" not in arguments:
         arguments = [*arguments, "--workdir", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(module.main, module.Config, arguments, getattr(module, "PRESETS", None))
+        command.main(module.main, module.Config, arguments, getattr(module, "PRESETS", None))
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1
@@ -66,7 +67,7 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path, capsys):
     with held_run("darts", darts.dataclasses.replace(config, workdir=folder), runtime):
         pass
     with pytest.raises(SystemExit) as stopped:
-        cli.main(darts.main, darts.Config, ["--workdir", folder, "--seed", "1"], darts.PRESETS)
+        command.main(darts.main, darts.Config, ["--workdir", folder, "--seed", "1"], darts.PRESETS)
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1
@@ -121,7 +122,7 @@ def test_a_folder_of_images_may_move_but_not_change(program, finished, tmp_path,
 
     def start(images, *more):
         given = ["--dataset", images, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache"), *flags, *more]
-        cli.main(module.main, module.Config, given, presets)
+        command.main(module.main, module.Config, given, presets)
 
     finished(functools.partial(start, f"folder:{tmp_path / 'images'}"), run)
     (tmp_path / "images").rename(tmp_path / "moved")
@@ -142,7 +143,7 @@ def test_a_genotype_may_be_given_otherwise_but_not_change(finished, tmp_path, ca
 
     def start(genotype, *more):
         given = ["--genotype", str(genotype), "--workdir", str(run), "--cache-dir", str(tmp_path / "cache"), *more]
-        cli.main(retrain.main, retrain.Config, given, retrain.PRESETS)
+        command.main(retrain.main, retrain.Config, given, retrain.PRESETS)
 
     def write(path, genotype):
         write_json(path, space.to_genotype(space.from_genotype(genotype)))
@@ -166,7 +167,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_ends_with_the_same_numbers(tmp
         *("--genotype", "DARTS_V2", "--train.channels", "2", "--train.cells", "1", "--train.epochs", "2"),
         *("--random-baselines", "0", "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")),
     ]
-    cli.main(retrain.main, retrain.Config, arguments, retrain.PRESETS)
+    command.main(retrain.main, retrain.Config, arguments, retrain.PRESETS)
     first = json.loads((run / "result.json").read_text())
     lines = (run / "metrics.jsonl").read_text()
     assert {"found", "hand-designed"} == {"found", *first["baselines"]}
@@ -180,7 +181,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_ends_with_the_same_numbers(tmp
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     shutil.rmtree(run / "network")
     capfd.readouterr()
-    cli.main(retrain.main, retrain.Config, arguments, retrain.PRESETS)
+    command.main(retrain.main, retrain.Config, arguments, retrain.PRESETS)
     again = json.loads((run / "result.json").read_text())
     assert "is damaged" in capfd.readouterr().err
     assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in first.items() if k != "timing"}

@@ -9,13 +9,16 @@ import jaxnas
 ROOT = Path(jaxnas.__file__).parent
 LAYERS = (
     "base",
-    "files console memory cholesky checks fingerprint parallel kernels",
+    "files console cache memory ranges cholesky checks fingerprint parallel kernels",
     "ops relax controllers predictors proxies report celllayout",
     "spaces data draw runfolder checkpoint testing",
     "networks benchmarks hardware",
     "supernets samplers",
     "catalog",
     "search train saved",
+    "streams",
+    "command",
+    "fit",
 )
 """From the ground up. A module may import from the layers below its own, and from its own where that is no circle."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

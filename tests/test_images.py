@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import jaxnas
-from experiments import cli, predict
-from jaxnas import data
+from experiments import predict
+from jaxnas import command, data
 from jaxnas.base import Skeleton
 from jaxnas.networks import nasbench201_network
 from jaxnas.saved import describe, image_form, save_network
@@ -158,7 +158,7 @@ def test_prediction_sees_the_pixels_of_the_training(trained, capsys):
     there = {image.tobytes() for image in np.concatenate([dataset.train_images, dataset.test_images])}
     images = [data.read_image(file, form) for file in files]
     assert {image.tobytes() for image in images} == there
-    cli.main(predict.main, predict.Config, ["--run", str(root / "run"), *map(str, files)])
+    command.main(predict.main, predict.Config, ["--run", str(root / "run"), *map(str, files)])
     lines = capsys.readouterr().out.splitlines()
     apply, params = jaxnas.load(root / "run")
     for line, row in zip(lines, jax.nn.softmax(jax.jit(apply)(params, np.stack(images))), strict=True):

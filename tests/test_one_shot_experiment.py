@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import jaxnas
-from experiments import cli, one_shot, one_shot_reuse
+from experiments import one_shot, one_shot_reuse
 from experiments.evaluation import metrics
 from experiments.one_shot_config import Config, defaults
-from jaxnas import data
+from jaxnas import command, data
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import load_table, make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
@@ -45,7 +45,7 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     run = tmp_path / "run"
     arguments = [*SMALL, "--table", table, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
     arguments += ["--prune-stages", "1", "--max-latency-ms", "1e6", "--latency-batch", "2"]
-    cli.main(one_shot.main, Config, arguments, defaults)
+    command.main(one_shot.main, Config, arguments, defaults)
     result = json.loads((run / "result.json").read_text())
     assert {"best-of-random", "hand-designed"} == set(result["baselines"])
     assert max(result["macs"], result["baselines"]["best-of-random"]["macs"]) <= 14000
@@ -74,13 +74,13 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     # The table in another place is the same to the run, and one of other values is not.
     shutil.copy(table, tmp_path / "moved.npz")
     moved = [*arguments, "--table", str(tmp_path / "moved.npz")]
-    cli.main(one_shot.main, Config, moved, defaults)
+    command.main(one_shot.main, Config, moved, defaults)
     assert f"{run} is finished" in capsys.readouterr().out
     cells = load_table(table)
     changed = make_table("cells", cells.choices, cells.archs, {"valid": -cells.metrics["valid"]})
     save_table(changed, tmp_path / "moved.npz")
     with pytest.raises(SystemExit):
-        cli.main(one_shot.main, Config, moved, defaults)
+        command.main(one_shot.main, Config, moved, defaults)
     assert "(table: the content has changed since" in capsys.readouterr().err
 
     # Killed in the middle of a line of scores: those before it are read, the others made again, to the same end.
@@ -89,7 +89,7 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     kept.write_text(lines[: len(lines) // 2])
     for path in (run / "result.json", run / "stages" / "search" / "done.json"):
         path.unlink()
-    cli.main(one_shot.main, Config, arguments, defaults)
+    command.main(one_shot.main, Config, arguments, defaults)
     again = json.loads((run / "result.json").read_text())
     assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in result.items() if k != "timing"}
     assert sorted(kept.read_text().splitlines()) == sorted(lines.splitlines())
@@ -112,7 +112,7 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
         *("--one-shot.cells", "4", "--train.cells", "4"),
         *(*SMALL, "--max-macs", "4700", "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")),
     ]
-    cli.main(one_shot.main, Config, arguments, defaults)
+    command.main(one_shot.main, Config, arguments, defaults)
     result = json.loads((run / "result.json").read_text())
     skeleton = Skeleton(2, 4, (8, 8, 1), 10)
     everything = [space.costs(np.array(arch), skeleton)["macs"] for arch in np.ndindex(2, 1, 1, 2)]
@@ -127,7 +127,7 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     (folder,) = (run / "stages/search/checkpoints/latest").iterdir()
     parsed = []
     another = [*arguments, "--supernet", str(run), "--max-macs", "4300"]
-    cli.main(lambda config: parsed.append(config), Config, another, defaults)
+    command.main(lambda config: parsed.append(config), Config, another, defaults)
     (config,) = parsed
     read = data.fingerprint(data.load("digits"))
     assert one_shot_reuse.check(config, read)["step"] == 9
@@ -147,7 +147,7 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     def refused(supernet):
         given = [*another, "--supernet", str(supernet), "--workdir", str(tmp_path / "third"), "--tensorboard"]
         with pytest.raises(SystemExit):
-            cli.main(one_shot.main, Config, given, defaults)
+            command.main(one_shot.main, Config, given, defaults)
         return capsys.readouterr().err
 
     monkeypatch.setitem(sys.modules, "tensorboardX", None)  # is asked for once the folder of the run is there
@@ -185,7 +185,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, table
     arguments, expected = WRONG[case]
     arguments = [table if word == "TABLE" else word for word in arguments]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(one_shot.main, Config, [*arguments, "--workdir", str(tmp_path / "run")], defaults)
+        command.main(one_shot.main, Config, [*arguments, "--workdir", str(tmp_path / "run")], defaults)
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1

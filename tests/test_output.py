@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, darts
+from experiments import darts
+from jaxnas import command
 from jaxnas.console import put, tell
 from jaxnas.train.progress import Progress
 
@@ -25,7 +26,7 @@ PROGRAM = """
 import dataclasses, os, sys
 from pathlib import Path
 import jax.numpy as jnp
-from experiments import cli
+from jaxnas import command
 from jaxnas.train.stop import check_stop, stop_on_signal
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def main(config):
             file.write("saved")
             raise
 
-cli.main(main, Config, printed="PRINTED" in os.environ)
+command.main(main, Config, printed="PRINTED" in os.environ)
 """
 
 
@@ -152,7 +153,7 @@ def put_all(pipe):
 def run_in_process(main, capsys, *arguments):
     main.__module__ = darts.__name__
     with pytest.raises(SystemExit) as stopped:
-        cli.main(main, darts.Config, arguments, darts.PRESETS)
+        command.main(main, darts.Config, arguments, darts.PRESETS)
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return stopped.value.code, error
@@ -198,7 +199,7 @@ def test_programs_compute_in_32_bits_and_say_so(capsys):
     try:
         main.__module__ = darts.__name__
         with pytest.raises(SystemExit):
-            cli.main(main, darts.Config, [], darts.PRESETS)
+            command.main(main, darts.Config, [], darts.PRESETS)
     finally:
         jax.config.update("jax_enable_x64", False)
     told, error = capsys.readouterr().err.splitlines()

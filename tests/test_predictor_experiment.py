@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, predictor, table_predictors, tabular
-from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, save_table
+from experiments import predictor, table_predictors, tabular
+from jaxnas import command
+from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, named_table, save_table
 from jaxnas.files import read_json
 
 
@@ -29,27 +30,27 @@ def folder(tmp_path_factory):
 
 def test_a_run_writes_curves_and_is_taken_up_again(folder, capsys):
     arguments = [
-        *("--benchmark", str(folder / "cells.npz"), "--methods", "gp,mlp,gp_paths", "--sizes", "20,60"),
+        *("--table", str(folder / "cells.npz"), "--methods", "gp,mlp,gp_paths", "--sizes", "20,60"),
         *("--draws", "2", "--signals", "seconds@4,test"),
         *("--workdir", str(folder / "run"), "--cache-dir", str(folder / "cache")),
     ]
     before = jax.config.jax_compilation_cache_dir
     try:
-        cli.main(predictor.main, predictor.Config, arguments)
+        command.main(predictor.main, predictor.Config, arguments)
         first = capsys.readouterr().out
-        cli.main(predictor.main, predictor.Config, arguments)
+        command.main(predictor.main, predictor.Config, arguments)
         assert capsys.readouterr().out == first
         # Of another place the same table is the same, and one that tells other signals is not.
         shutil.copy(folder / "cells.npz", folder / "moved.npz")
-        moved = [*arguments, "--benchmark", str(folder / "moved.npz")]
-        cli.main(predictor.main, predictor.Config, moved)
+        moved = [*arguments, "--table", str(folder / "moved.npz")]
+        command.main(predictor.main, predictor.Config, moved)
         assert capsys.readouterr().out == first
         table = load_table(folder / "cells.npz")
         metrics = {**table.metrics, "seconds": 2 * table.metrics["seconds"]}
         cells = make_table(table.name, table.choices, table.archs, metrics, {}, table.fidelities)
         save_table(cells, folder / "moved.npz")
         with pytest.raises(SystemExit):
-            cli.main(predictor.main, predictor.Config, moved)
+            command.main(predictor.main, predictor.Config, moved)
         assert "(table: the content has changed since" in capsys.readouterr().err
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -69,7 +70,7 @@ def test_a_run_writes_curves_and_is_taken_up_again(folder, capsys):
 
 def test_twins_of_what_was_shown_are_left_out(folder):
     """A predictor that only knows what it was shown has nothing on cells of other functions."""
-    table, _ = tabular.load_benchmark(str(folder / "cells.npz"))
+    table, _ = named_table(str(folder / "cells.npz"))
     of = table_predictors.known(table)
     classes = functional_classes(table.archs)
     assert len(set(classes.tolist())) < len(classes)
@@ -77,7 +78,7 @@ def test_twins_of_what_was_shown_are_left_out(folder):
 
 
 def test_a_table_of_plain_choices_has_predictors_too(folder):
-    table, _ = tabular.load_benchmark(str(folder / "plain.csv"), "a,b,c")
+    table, _ = named_table(str(folder / "plain.csv"), "a,b,c")
     of = table_predictors.known(table)
     graphs = jax.vmap(of.graph)(table.archs)
     values = np.asarray(table.metrics["good"], np.float64)
@@ -114,7 +115,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, monke
     given, expected = WRONG[case]
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(SystemExit) as stopped:
-        cli.main(predictor.main, predictor.Config, [*given, "--workdir", str(tmp_path / "run")])
+        command.main(predictor.main, predictor.Config, [*given, "--workdir", str(tmp_path / "run")])
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1

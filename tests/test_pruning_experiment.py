@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from experiments import darts, seeds
-from experiments.devices import Devices
 from experiments.evaluation import held_run
 from jaxnas import data
 from jaxnas.base import Skeleton
+from jaxnas.fit.devices import Devices
 from jaxnas.spaces import darts_space
 
 

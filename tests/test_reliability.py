@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from test_loop import Info, bits, metrics
 
-from experiments import cli, predict
+from experiments import predict
+from jaxnas import command
 from jaxnas.checkpoint import Checkpoints, abstract
 from jaxnas.runfolder import open_run
 from jaxnas.train.chunk import make_chunk
@@ -124,7 +125,7 @@ def test_exit_codes_are_those_of_the_documentation(capsys):
 
         main.__module__ = predict.__name__
         with pytest.raises(SystemExit) as stopped:
-            cli.main(main, predict.Config, ["--run", "here", "image.png"])
+            command.main(main, predict.Config, ["--run", "here", "image.png"])
         assert capsys.readouterr().err.count("\n") == 1
         return stopped.value.code
 
@@ -141,7 +142,7 @@ def test_files_of_a_run_cut_short_are_named(tmp_path, capsys):
     whole = json.dumps({"genotype": {}, "skeleton": {"image_shape": [8, 8, 1]}, "class_names": ["a"]})
     (tmp_path / "network" / "network.json").write_text(whole[: len(whole) // 2])
     with pytest.raises(SystemExit) as stopped:
-        cli.main(predict.main, predict.Config, ["--run", str(tmp_path), "image.png"])
+        command.main(predict.main, predict.Config, ["--run", str(tmp_path), "image.png"])
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert "network.json is not readable as JSON" in error
@@ -160,7 +161,7 @@ def test_a_picture_cut_short_is_named(tmp_path, capsys):
     for kept in (10, len(content) // 2):
         picture.write_bytes(content[:kept])
         with pytest.raises(SystemExit) as stopped:
-            cli.main(predict.main, predict.Config, ["--run", str(tmp_path), str(picture)])
+            command.main(predict.main, predict.Config, ["--run", str(tmp_path), str(picture)])
         error = capsys.readouterr().err
         assert stopped.value.code == 2
         assert str(picture) in error

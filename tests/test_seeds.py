@@ -9,7 +9,7 @@ import pytest
 
 from experiments import seeds
 from experiments.darts import PRESETS
-from experiments.devices import Devices, spread
+from jaxnas.fit.devices import Devices, spread
 from jaxnas.runfolder import open_run
 from jaxnas.spaces import nasbench201_space
 

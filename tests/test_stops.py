@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, predictor, tabular
+from experiments import predictor, tabular
 from experiments.scoring import with_scores
+from jaxnas import command
 from jaxnas.benchmarks import digits201_table, make_table, save_table
 from jaxnas.train.stop import Stopped, stop_on_signal
 
@@ -77,7 +78,7 @@ def test_a_signal_ends_between_two_parts_and_the_run_ends_with_the_same_numbers(
     def go(folder):
         places = ["--workdir", str(tmp_path / folder), "--cache-dir", str(tmp_path / "cache")]
         words = [cells if word == "CELLS" else word for word in arguments]
-        cli.main(module.main, module.Config, [*words, *places])
+        command.main(module.main, module.Config, [*words, *places])
         with open(tmp_path / folder / "table.csv", newline="", encoding="utf-8") as file:
             return [[row[column] for column in columns] for row in csv.DictReader(file)]
 

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from benchmarks import tabular_search
-from experiments import cli, tabular, tabular_front
-from jaxnas.benchmarks import digits201_table, save_table
+from experiments import tabular, tabular_front
+from jaxnas import command
+from jaxnas.benchmarks import digits201_table, named_table, save_table
 from jaxnas.files import read_json
 from jaxnas.samplers import Trace, evolution, over_seeds, simulate
 
@@ -36,9 +37,9 @@ def test_a_run_writes_table_curves_and_report_and_is_taken_up_again(arguments, t
     config_dir = arguments[arguments.index("--workdir") + 1]
     before = jax.config.jax_compilation_cache_dir
     try:
-        cli.main(tabular.main, tabular.Config, arguments)
+        command.main(tabular.main, tabular.Config, arguments)
         first = capsys.readouterr().out
-        cli.main(tabular.main, tabular.Config, arguments)
+        command.main(tabular.main, tabular.Config, arguments)
         again = capsys.readouterr().out
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -131,10 +132,10 @@ def test_on_a_table_with_gaps_coverage_is_said_first_and_budgets_are_equal(tmp_p
     (tmp_path / "sparse.csv").write_text("\n".join(["a,b,c,good,seen", *lines]), encoding="utf-8")
     before = jax.config.jax_compilation_cache_dir
     try:
-        given = ("--benchmark", str(tmp_path / "sparse.csv"), "--encoding", "a,b,c", "--search-metric", "seen")
+        given = ("--table", str(tmp_path / "sparse.csv"), "--encoding", "a,b,c", "--search-metric", "seen")
         budget = ("--report-metric", "good", "--methods", "random,reinforce,predictor", "--seeds", "4")
         more = ("--evaluations", "25", "--front-metrics", "seen,-good", "--workdir", str(tmp_path / "run"))
-        cli.main(tabular.main, tabular.Config, [*given, *budget, *more])
+        command.main(tabular.main, tabular.Config, [*given, *budget, *more])
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     said = capsys.readouterr().out
@@ -152,7 +153,7 @@ def test_on_a_table_with_gaps_coverage_is_said_first_and_budgets_are_equal(tmp_p
 
 
 WRONG = {
-    "no such benchmark": (["--benchmark", "digits2001"], "digits2001"),
+    "no such benchmark": (["--table", "digits2001"], "digits2001"),
     "no such method": (["--methods", "random,bohb"], "'bohb'"),
     "no such metric": (["--search-metric", "vaild"], "'vaild'"),
     "no such time": (["--time-metric", "hours", "--time-budget", "5"], "'hours'"),
@@ -160,8 +161,8 @@ WRONG = {
     "no time for anything": (["--methods", "random", "--seeds", "2", "--time-budget", "0.5"], "allow more"),
     "a front of one": (["--front-metrics", "valid"], "two metrics"),
     "one fidelity": (["--methods", "halving", "--search-metric", "valid@4"], "several fidelities"),
-    "a table without usual metrics": (["--benchmark", "OTHER", "--encoding", "a,b"], "--search-metric: good"),
-    "a table that does not say what it holds": (["--benchmark", "OTHER"], "--encoding"),
+    "a table without usual metrics": (["--table", "OTHER", "--encoding", "a,b"], "--search-metric: good"),
+    "a table that does not say what it holds": (["--table", "OTHER"], "--encoding"),
 }
 
 
@@ -173,7 +174,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, monke
     other.write_text("a,b,good\n0,0,1\n0,1,2\n1,0,3\n", encoding="utf-8")
     given = [str(other) if argument == "OTHER" else argument for argument in given]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(tabular.main, tabular.Config, [*given, "--workdir", str(tmp_path / "run")])
+        command.main(tabular.main, tabular.Config, [*given, "--workdir", str(tmp_path / "run")])
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1
@@ -182,7 +183,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys, monke
 
 def test_a_file_is_a_benchmark_too(table, tmp_path):
     save_table(table, tmp_path / "mine.npz")
-    found, usual = tabular.load_benchmark(str(tmp_path / "mine.npz"))
+    found, usual = named_table(str(tmp_path / "mine.npz"))
     assert usual == {"search": "valid", "report": "test", "time": "seconds"}
     np.testing.assert_array_equal(found.metrics["valid"], table.metrics["valid"])
 
@@ -195,9 +196,9 @@ def test_a_table_may_be_called_otherwise_but_not_change_between_two_starts(tmp_p
         path.write_text("\n".join(["a,b,good", *rows, ""]), encoding="utf-8")
 
     def start(benchmark):
-        given = ["--benchmark", benchmark, "--encoding", "a,b", "--methods", "random", "--seeds", "2"]
+        given = ["--table", benchmark, "--encoding", "a,b", "--methods", "random", "--seeds", "2"]
         given += ["--search-metric", "good", "--report-metric", "good", "--evaluations", "4"]
-        cli.main(tabular.main, tabular.Config, [*given, "--workdir", "run"])
+        command.main(tabular.main, tabular.Config, [*given, "--workdir", "run"])
         return capsys.readouterr().out
 
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from jaxnas.benchmarks.digits201 import DIGITS201_DESCRIPTIONS, digits201_table
 from jaxnas.benchmarks.loading import load_table, save_table
+from jaxnas.benchmarks.named import metric_column, named_table
 from jaxnas.benchmarks.nasbench201 import (
     HARDWARE_METRICS,
     NASBENCH201_DESCRIPTIONS,
@@ -42,7 +43,9 @@ __all__ = [
     "load_table",
     "make_table",
     "measured",
+    "metric_column",
     "missing",
+    "named_table",
     "nasbench201_table",
     "nasbench201_time",
     "nats_records",

@@ -17,9 +17,9 @@ import jax
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from experiments.streams import take_standard_streams
 from jaxnas.memory import out_of_memory
 from jaxnas.parallel import is_first_process, lost_process
+from jaxnas.streams import take_standard_streams
 from jaxnas.train.finite import NonFiniteError
 from jaxnas.train.stop import Stopped
 

@@ -1,0 +1,1 @@
+"""The road from a search to a tested network, as functions."""
