@@ -200,23 +200,33 @@ class Relaxation(Protocol):
 
 
 class Phase(NamedTuple):
-    """One kind of step of an algorithm; `reads` names the splits of the batch that it is given."""
+    """One kind of step of an algorithm.
+
+    reads: the splits of which it is given a batch each, "train" and "valid". plain: whether it is given the examples as
+    they are, without augmentation.
+    """
 
     name: str
     step: Callable[[Key, Any, Mapping[str, Batch]], tuple[Any, Any]]
     reads: tuple[str, ...]
+    plain: bool = False
 
 
 class SearchAlgorithm(NamedTuple):
     """init: key -> state. phases: the steps, run in turn. derive: (key, state, score) -> architecture.
 
     `score` maps archs [P, D] to fitness [P]; None where the algorithm needs none. State is carried and checkpointed;
-    the second result of a step, its Info, is only reported.
+    the second result of a step, its Info, is only reported. supernet: whose weights the state holds, as `params`.
+
+    draw: (key, state, count) -> archs [count, D], the candidates of which `derive` keeps the one of the highest score;
+    traceable but for the count. None where the state alone decides.
     """
 
     init: Callable[[Key], Any]
     phases: tuple[Phase, ...]
     derive: Callable[[Key, Any, Callable[[Array], Array] | None], Arch]
+    supernet: Supernet | None = None
+    draw: Callable[[Key, Any, int], Array] | None = None
 
 
 class Candidates(NamedTuple):

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxnas.base import Arch, Network, SearchSpace, Skeleton, Supernet
+from jaxnas.base import Arch, ArchWeights, Network, SearchSpace, Skeleton, Supernet
 from jaxnas.hardware import (
     LatencyTable,
     Structure,
@@ -26,14 +27,17 @@ from jaxnas.networks import (
 )
 from jaxnas.ops.costs import CostTable
 from jaxnas.spaces import (
+    DARTS_OPERATIONS,
     ENAS_MACRO_GRAPH_OPERATIONS,
     ENAS_MICRO_OPERATIONS,
+    NASBENCH201_OPERATIONS,
     chain_cost_table,
     chain_depths,
     chain_graph_operations,
     chain_space,
     darts_cost_table,
     darts_space,
+    discretize_argmax,
     enas_macro_space,
     enas_micro_space,
     graph_operations,
@@ -43,6 +47,7 @@ from jaxnas.spaces import (
 )
 from jaxnas.supernets import (
     chain_supernet,
+    darts_narrowing,
     darts_supernet,
     enas_macro_supernet,
     enas_micro_supernet,
@@ -51,29 +56,35 @@ from jaxnas.supernets import (
 
 
 class Entry(NamedTuple):
-    """All that is known of a space.
+    """All that is known of a space: the first four fields are what a space of your own must have.
 
-    space: of a skeleton, whose cells are layers in some spaces. of_genotype: (genotype, skeleton) -> the space that the
-    genotype is of. supernet: (skeleton, …) -> the supernet of `space(skeleton)`; what else it takes is how it runs.
-    network: (arch, skeleton, space) -> its network. vocabulary: what the operation ids of its graphs mean.
-    small_cells, paper_cells: of a search network, as of `Skeleton`: one that two cores of a CPU train in minutes, and
-    that of its paper. The chain has no paper on CIFAR-10; it has about MobileNetV2's depth there.
+    space: of a skeleton, whose cells are layers in some spaces. supernet: (skeleton, …) -> the supernet of
+    `space(skeleton)`; what else it takes is how it runs. network: (arch, skeleton, space) -> its network. small_cells,
+    paper_cells: of a search network, as of `Skeleton`: one that two cores of a CPU train in minutes, and that of its
+    paper. The chain has no paper on CIFAR-10; it has about MobileNetV2's depth there.
 
-    Some spaces have more. together: (skeleton, space) -> a supernet whose paths are the networks of all architectures,
-    to train them from scratch in one program. Where costs add up over the operations, cost_table: of a skeleton;
-    structure: space -> what an integer program needs of it. latency: (skeleton, images of a batch) -> milliseconds of
-    each operation on this device.
+    Some spaces have more. of_genotype: (genotype, skeleton) -> the space that the genotype is of, where that is not
+    `space(skeleton)`. vocabulary: what the operation ids of its graphs mean, which predictors need. together:
+    (skeleton, space) -> a supernet whose paths are the networks of all architectures, to train them from scratch in one
+    program. narrowing: (skeleton, operations kept, operations kept before) -> what is left of a supernet's parameters;
+    the supernet then takes `keep`. operations: the options of every slot of its mixture, where all slots have the same.
+    derivations: other rules than the space's own to read an architecture off a mixture. Where costs add up over
+    the operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it. latency:
+    (skeleton, images of a batch) -> milliseconds of each operation on this device.
     """
 
     name: str
     space: Callable[[Skeleton], SearchSpace]
-    of_genotype: Callable[[Mapping[str, Any], Skeleton], SearchSpace]
     supernet: Callable[..., Supernet]
     network: Callable[[Arch, Skeleton, SearchSpace], Network]
-    vocabulary: tuple[str, ...]
-    small_cells: int
-    paper_cells: int
+    small_cells: int = 3
+    paper_cells: int = 8
+    of_genotype: Callable[[Mapping[str, Any], Skeleton], SearchSpace] | None = None
+    vocabulary: tuple[str, ...] = ()
     together: Callable[[Skeleton, SearchSpace], Supernet] | None = None
+    narrowing: Callable[..., Callable[[Any], Any]] | None = None
+    operations: tuple[str, ...] = ()
+    derivations: Mapping[str, Callable[[ArchWeights], Arch]] = MappingProxyType({})
     cost_table: Callable[[Skeleton], CostTable] | None = None
     structure: Callable[[SearchSpace], Structure] | None = None
     latency: Callable[[Skeleton, int], LatencyTable] | None = None
@@ -85,7 +96,6 @@ CATALOG: dict[str, Entry] = {
         Entry(
             "darts",
             space=lambda skeleton: darts_space(),
-            of_genotype=lambda genotype, skeleton: darts_space(),
             supernet=darts_supernet,
             network=darts_network,
             vocabulary=graph_operations(),
@@ -94,6 +104,9 @@ CATALOG: dict[str, Entry] = {
             together=lambda skeleton, space: darts_supernet(
                 skeleton, len(space.choices) // 6, ("none", *space.choices[1].options), affine=True
             ),
+            narrowing=darts_narrowing,
+            operations=DARTS_OPERATIONS,
+            derivations={"argmax": discretize_argmax},
             cost_table=darts_cost_table,
             structure=two_edges_a_node,
             latency=darts_latency,
@@ -101,10 +114,10 @@ CATALOG: dict[str, Entry] = {
         Entry(
             "nasbench201",
             space=lambda skeleton: nasbench201_space(),
-            of_genotype=lambda genotype, skeleton: nasbench201_space(),
             supernet=nasbench201_supernet,
             network=nasbench201_network,
             vocabulary=nasbench201_graph_operations(),
+            operations=NASBENCH201_OPERATIONS,
             small_cells=1,
             paper_cells=5,
             together=lambda skeleton, space: nasbench201_supernet(skeleton, space.choices[0].options, affine=True),
@@ -115,7 +128,6 @@ CATALOG: dict[str, Entry] = {
         Entry(
             "enas_micro",
             space=lambda skeleton: enas_micro_space(),
-            of_genotype=lambda genotype, skeleton: enas_micro_space(),
             supernet=enas_micro_supernet,
             network=enas_micro_network,
             vocabulary=graph_operations(("none", *ENAS_MICRO_OPERATIONS)),
@@ -125,7 +137,6 @@ CATALOG: dict[str, Entry] = {
         Entry(
             "enas_macro",
             space=lambda skeleton: enas_macro_space(skeleton.cells),
-            of_genotype=lambda genotype, skeleton: enas_macro_space(skeleton.cells),
             supernet=enas_macro_supernet,
             network=enas_macro_network,
             vocabulary=ENAS_MACRO_GRAPH_OPERATIONS,
@@ -147,3 +158,17 @@ CATALOG: dict[str, Entry] = {
     )
 }
 """The spaces of the library."""
+
+
+def entry_of(space: str | Entry) -> Entry:
+    """The entry of a name, or the entry that is given. Raises: ValueError for a name that `CATALOG` has not got."""
+    if isinstance(space, Entry):
+        return space
+    if space not in CATALOG:
+        raise ValueError(f"there is no space {space!r}; there are {', '.join(CATALOG)}, or give an Entry of your own")
+    return CATALOG[space]
+
+
+def space_of_genotype(entry: Entry, genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace:
+    """The space that a genotype of an entry is of."""
+    return entry.space(skeleton) if entry.of_genotype is None else entry.of_genotype(genotype, skeleton)

@@ -67,6 +67,15 @@ def draw_genotype(
     save_figure(genotype_figure(genotype, costs), path)
 
 
+def can_draw(genotype: Mapping[str, Any]) -> bool:
+    """Whether `genotype_figure` knows the form of a genotype."""
+    try:
+        cells(genotype)
+    except ValueError:
+        return False
+    return True
+
+
 def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None = None) -> Figure:
     """The cells of a genotype as graphs from left to right, one below the other.
 
@@ -241,6 +250,35 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
     figure.legend(
         handles=handles, loc="upper center", ncol=math.ceil(len(operations) / legend_rows), frameon=False, fontsize=9
     )
+    return figure
+
+
+def draw_mixture(
+    history: Mapping[str, Any], operations: Sequence[str], steps: Sequence[int], path: str | os.PathLike[str]
+) -> None:
+    """Writes a PNG of mixture weights of any space: over time where all slots have these operations, else the last.
+
+    history: kind -> [T, S, O]. operations: the names of O options that every slot has, () where slots differ.
+    """
+    draw_alpha(history, operations, steps, path) if operations else save_figure(last_mixture_figure(history), path)
+
+
+def last_mixture_figure(history: Mapping[str, Any]) -> Figure:
+    """The last weights of a mixture as shades: a panel for each kind, a row for each slot, a column for each option.
+
+    history: kind -> [T, S, O].
+    """
+    last = {kind: np.asarray(values, float)[-1] for kind, values in history.items()}
+    figure = new_figure(3.4 * len(last), 1.2 + 0.16 * max(len(values) for values in last.values()), "constrained")
+    for axes, (kind, values) in zip(figure.subplots(1, len(last), squeeze=False)[0], last.items(), strict=True):
+        image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=max(1e-9, float(values.max())), aspect="auto")
+        axes.set_title(_title(kind), size=10, loc="left")
+        axes.set_xlabel("option", size=8)
+        axes.set_ylabel("slot", size=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelsize=7)
+        figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
     return figure
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxnas.catalog import Entry
 
 
-class Found(NamedTuple):
+class Loaded(NamedTuple):
     """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: with the statistics.
 
     apply raises ValueError for images of another type or shape: they are 0 to 255, never fractions.
@@ -74,16 +74,17 @@ def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(read_json(path))
 
 
-def _entry(genotype: Mapping[str, Any]) -> Entry:
-    from jaxnas.catalog import CATALOG  # not before it is needed: it loads all of the library
+def _entry(description: Mapping[str, Any]) -> Entry:
+    from jaxnas.catalog import entry_of  # not before it is needed: it loads all of the library
 
-    return CATALOG[genotype.get("space", "darts")]
+    return entry_of(description["genotype"].get("space", "darts"))
 
 
-def space_of(description: Mapping[str, Any]) -> SearchSpace:
-    """The space of the network that `describe` described."""
-    genotype = description["genotype"]
-    return _entry(genotype).of_genotype(genotype, _skeleton(description))
+def space_of(description: Mapping[str, Any], entry: Entry | None = None) -> SearchSpace:
+    """The space of the network that `describe` described. entry: of a space of your own."""
+    from jaxnas.catalog import space_of_genotype
+
+    return space_of_genotype(entry or _entry(description), description["genotype"], _skeleton(description))
 
 
 def _skeleton(description: Mapping[str, Any]) -> Skeleton:
@@ -91,17 +92,19 @@ def _skeleton(description: Mapping[str, Any]) -> Skeleton:
     return Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
 
 
-def load(run: str | os.PathLike[str]) -> Found:
+def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
     """The found and trained network of a run folder, as (apply, params).
+
+    space: the entry of a space of your own; those of the library are known by the genotype.
 
     `apply(params, images)` takes uint8 images as they are on disk and normalizes them as in training; files become such
     images by `jaxnas.data.read_image` with `image_form(describe(run))`.
     Raises OSError where the folder holds no network, ValueError where it is damaged.
     """
     description = describe(run)
-    genotype, skeleton, space = description["genotype"], _skeleton(description), space_of(description)
-    network_of = _entry(genotype).network
-    network = network_of(space.from_genotype(genotype), skeleton, space)
+    genotype, skeleton, entry = description["genotype"], _skeleton(description), space or _entry(description)
+    own = space_of(description, entry)
+    network = entry.network(own.from_genotype(genotype), skeleton, own)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(Path(run) / "network") as checkpoints:
         restored = checkpoints.restore({"params": target[0], "stats": target[1]})
@@ -113,7 +116,7 @@ def load(run: str | os.PathLike[str]) -> Found:
         x = normalize(_checked(images, skeleton.image_shape), mean, std)
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
-    return Found(apply, restored.state)
+    return Loaded(apply, restored.state)
 
 
 def _checked(images: Any, image_shape: tuple[int, int, int]) -> Array:

@@ -1,1 +1,42 @@
-"""The road from a search to a tested network, as functions."""
+"""The road from a search to a tested network, as functions: `run` goes all of it, the others go a part."""
+
+from jaxnas.fit.darts import Darts, heaviest
+from jaxnas.fit.devices import Devices
+from jaxnas.fit.enas import Controller, Enas
+from jaxnas.fit.kept_scores import Comparison, Scoring
+from jaxnas.fit.one_shot import OneShot
+from jaxnas.fit.presets import Preset, preset
+from jaxnas.fit.problem import Found, Method, Prepared, Problem
+from jaxnas.fit.road import Result, run
+from jaxnas.fit.settings import Limits, Training
+from jaxnas.fit.training import Trained, evaluate, train
+from jaxnas.fit.truth import Truth, rank, truth_of
+from jaxnas.fit.watch import Watch
+
+__all__ = [
+    "Comparison",
+    "Controller",
+    "Darts",
+    "Devices",
+    "Enas",
+    "Found",
+    "Limits",
+    "Method",
+    "OneShot",
+    "Prepared",
+    "Preset",
+    "Problem",
+    "Result",
+    "Scoring",
+    "Trained",
+    "Training",
+    "Truth",
+    "Watch",
+    "evaluate",
+    "heaviest",
+    "preset",
+    "rank",
+    "run",
+    "train",
+    "truth_of",
+]

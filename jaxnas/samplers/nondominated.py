@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.base import Array, Candidates, Key, Sampler
 from jaxnas.samplers.moves import Moves, samples, whole
@@ -121,3 +122,11 @@ def crowding(objectives: Array, ranks: Array) -> Array:
         gaps = jnp.concatenate([jnp.full(1, jnp.inf), jnp.where(inner, gap, jnp.inf), jnp.full(1, jnp.inf)])
         total = total.at[order].add(jnp.where(jnp.isnan(gaps), 0.0, gaps))
     return total
+
+
+def front(points: np.ndarray) -> np.ndarray:
+    """The rows of points [N, 2], to be maximized, that no other dominates, the first objective falling; without NaN."""
+    rows = np.flatnonzero(~np.isnan(points).any(axis=1))
+    order = rows[np.lexsort((-points[rows, 1], -points[rows, 0]))]
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(points[order, 1])[:-1]])
+    return order[points[order, 1] > before]

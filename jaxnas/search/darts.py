@@ -161,4 +161,4 @@ def darts(
         del score  # the mixture decides
         return space.discretize(mixture(key, state.alpha, state.step))
 
-    return SearchAlgorithm(init, (Phase("search", step, ("train", "valid")),), derive)
+    return SearchAlgorithm(init, (Phase("search", step, ("train", "valid")),), derive, supernet)

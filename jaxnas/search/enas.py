@@ -104,8 +104,8 @@ def enas(
     function of one's own, of a table say. samples: architectures of one controller step (10 in the micro, 20 in the
     macro search). candidates: how many `derive` draws; it keeps the one of the highest score, which it must be given.
 
-    The phase "child" reads "train", "controller" reads "valid". With `axis_name` a batch is spread over that axis and
-    all devices, having one key, draw the same architectures.
+    The phase "child" reads "train"; "controller" reads "valid", without augmentation. With `axis_name` a batch is
+    spread over that axis and all devices, having one key, draw the same architectures.
 
     Raises: ValueError where a number is less than 1, or the policy is over other choices than the supernet's space.
     """
@@ -145,11 +145,14 @@ def enas(
             info.reward, rewards.max(), info.baseline, info.entropy, info.skip_divergence, info.gradient
         )
 
+    def draw(key: Key, state: EnasState, count: int) -> Array:
+        return policy.sample(key, state.policy, count).arch
+
     def derive(key: Key, state: EnasState, score: Callable[[Array], Array] | None = None) -> Arch:
         if score is None:
             raise ValueError("ENAS keeps the best of what its policy draws: give a score, archs [P, D] -> [P]")
-        archs = policy.sample(key, state.policy, candidates).arch
+        archs = draw(key, state, candidates)
         return archs[jnp.argmax(score(archs))]
 
-    phases = (Phase("child", child, ("train",)), Phase("controller", controller, ("valid",)))
-    return SearchAlgorithm(init, phases, derive)
+    phases = (Phase("child", child, ("train",)), Phase("controller", controller, ("valid",), plain=True))
+    return SearchAlgorithm(init, phases, derive, supernet, draw)

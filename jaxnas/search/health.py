@@ -276,18 +276,22 @@ def watched(algorithm: SearchAlgorithm, measurements: int, rule: EarlyStop | Non
         return step
 
     def derive(key: Key, state: WatchedState, score: Callable[[Array], Array] | None = None) -> Arch:
-        search = state.search
-        if rule is not None:
-            back = collapsed(state.history, rule)
-            alpha = jax.tree.map(
-                lambda now, before: jnp.where(back < 0, now, before[jnp.maximum(back, 0)]),
-                search.alpha,
-                state.history.alphas,
-            )
-            search = search._replace(alpha=alpha)
-        return algorithm.derive(key, search, score)
+        return algorithm.derive(key, state.search._replace(alpha=kept_alpha(state, rule)), score)
 
-    return SearchAlgorithm(init, tuple(p._replace(step=step_of(p)) for p in algorithm.phases), derive)
+    phases = tuple(p._replace(step=step_of(p)) for p in algorithm.phases)
+    return SearchAlgorithm(init, phases, derive, algorithm.supernet)
+
+
+def kept_alpha(state: WatchedState, rule: EarlyStop | None) -> ArchWeights:
+    """The architecture parameters that a watched search derives from: its last, or those an early stop returns to."""
+    if rule is None:
+        return state.search.alpha
+    back = collapsed(state.history, rule)
+    return jax.tree.map(
+        lambda now, before: jnp.where(back < 0, now, before[jnp.maximum(back, 0)]),
+        state.search.alpha,
+        state.history.alphas,
+    )
 
 
 def check_rule(rule: EarlyStop) -> None:

@@ -172,11 +172,14 @@ def single_path(
         params = optax.apply_updates(state.params, updates)
         return SinglePathState(params, opt_state), SinglePathInfo(value, accuracy, norm(gradient))
 
-    def derive(key: Key, state: SinglePathState, score: Callable[[Array], Array] | None = None) -> Arch:
+    def draw(key: Key, state: SinglePathState, count: int) -> Array:
         del state
+        return jax.vmap(supernet.space.sample)(jax.random.split(key, count))
+
+    def derive(key: Key, state: SinglePathState, score: Callable[[Array], Array] | None = None) -> Arch:
         if score is None:
             raise ValueError("a supernet alone prefers no architecture: give a score, archs [P, D] -> [P]")
-        archs = jax.vmap(supernet.space.sample)(jax.random.split(key, candidates))
+        archs = draw(key, state, candidates)
         return archs[jnp.argmax(score(archs))]
 
-    return SearchAlgorithm(init, (Phase("supernet", step, ("train",)),), derive)
+    return SearchAlgorithm(init, (Phase("supernet", step, ("train",)),), derive, supernet, draw)

@@ -1,4 +1,4 @@
-"""Choosing an architecture by one-shot scores, within a budget: the second half of `experiments.one_shot`.
+"""Choosing an architecture by scores, within a budget.
 
 Every method asks for scores of so many architectures at most and keeps the best of those that it had scored.
 """
@@ -6,21 +6,28 @@ Every method asks for scores of so many architectures at most and keeps the best
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.one_shot_budget import Budget, excess, feasible_samples
-from experiments.one_shot_predictors import PREDICTORS, graphs
-from experiments.scoring import Score
 from jaxnas import predictors, samplers
 from jaxnas.base import Key, Sampler, SearchSpace
+from jaxnas.fit.budget import Budget, excess, feasible_samples
+from jaxnas.fit.predictors import PREDICTORS, graphs
+from jaxnas.fit.scoring import Score
 from jaxnas.hardware import Structure, additivity, fit_additive, solve
+from jaxnas.samplers.nondominated import front
 from jaxnas.search import weakest_by_marginal
 from jaxnas.train.path_score import CachedScore
 
+if TYPE_CHECKING:
+    from jaxnas.fit.kept_scores import Scoring
+
+Way = Literal["evolution", "predictor", "ilp"]
+PREDICTOR = Literal["gp", "gnn", "gnn_gp"]
 BATCH = 5
 """How many a sampler asks for at a time."""
 MOST_SOLVED = 200
@@ -76,10 +83,68 @@ def sampled(
     return own.values
 
 
+def selected(
+    way: Way, predictor: PREDICTOR, scoring: Scoring, space: SearchSpace, budget: Budget, score: Score, key: Key,
+    random_key: Key,
+) -> tuple[dict[str, Any], np.ndarray]:  # fmt: skip
+    """The best within the budget of what the way had scored, and of as many random ones, in JSON's terms.
+
+    Beside it, the architecture of the highest score so far after each evaluation of the way, int [N, D].
+    """
+    extra: dict[str, Any] = {}
+    if way == "ilp":
+        own, extra["additivity"] = by_integer_program(score, space, budget, key, scoring.evaluations, predictor)
+    else:
+        sampler = (
+            evolution(space, scoring.evaluations, scoring.population)
+            if way == "evolution"
+            else guided(space, budget, predictor, scoring.evaluations, scoring.population)
+        )
+        own = sampled(sampler, score, space, budget, key, scoring.evaluations)
+    if not own:
+        raise ValueError(f"the selection by {way} found nothing within the budget; allow more, or select by ilp")
+    drawn, walked = feasible_samples(space, budget, random_key, len(own))
+    archs, values = np.array(list(own), np.int32), np.array(list(own.values()))
+    random_values = score(drawn)
+    every, all_values = np.concatenate([archs, drawn]), np.concatenate([values, random_values])
+    costs = budget.costs(every)
+
+    def told(row: int) -> dict[str, Any]:
+        return {
+            "notation": space.notation(jnp.asarray(every[row])),
+            "score": float(all_values[row]),
+            **{name: float(value[row]) if name == "latency_ms" else int(value[row]) for name, value in costs.items()},
+        }
+
+    best, best_random = int(np.argmax(values)), int(np.argmax(random_values))
+    so_far = np.maximum.accumulate(np.where(values == np.maximum.accumulate(values), np.arange(len(values)), 0))
+    return {
+        "genotype": space.to_genotype(jnp.asarray(archs[best])),
+        "random_genotype": space.to_genotype(jnp.asarray(drawn[best_random])),
+        "search": way,
+        "batch_norm": scoring.batch_norm,
+        "evaluations": len(own),
+        "random_evaluations": len(drawn),
+        "random_by_walking": walked,
+        "best_score": float(values.max()),
+        "mean_score": float(values.mean()),
+        "best_random_score": float(random_values.max()),
+        "mean_random_score": float(random_values.mean()),
+        "front": [told(int(row)) for row in front(np.stack([-costs["macs"], all_values], axis=1))],
+        "points": {
+            "search": {"macs": costs["macs"][: len(own)].tolist(), "scores": values.tolist()},
+            "random": {"macs": costs["macs"][len(own) :].tolist(), "scores": random_values.tolist()},
+        },
+        **extra,
+    }, archs[so_far]
+
+
 def program_of(space: SearchSpace, budget: Budget) -> Structure:
     """The structure of the integer program; raises ValueError where the space has none."""
     if budget.structure is None:
-        raise ValueError(f"the costs of {space.name} do not add up, so there is no integer program: --search evolution")
+        raise ValueError(
+            f"the costs of {space.name} do not add up, so there is no integer program: search.by evolution"
+        )
     return budget.structure
 
 
@@ -127,9 +192,9 @@ def fitted(
 
 
 def weakest(
-    score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int, predictor: str | None
+    score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int, left: int, predictor: str | None
 ) -> tuple[tuple[int, ...], ...]:
-    """What is left of every choice, in the space's own options, when those with more than two lose the weakest.
+    """What is left of every choice, in the space's own options, when those with more than `left` lose the weakest.
 
     By the mean score of random architectures within the budget that have the option; with a predictor, which has seen
     those, by what it predicts of 4,096.
@@ -141,11 +206,7 @@ def weakest(
         predict = fitted(space, budget, predictor, archs, values, fit_key)
         archs, _ = feasible_samples(space, budget, more_key, 4096)
         values = predict(archs)
-    by_size = {
-        size: weakest_by_marginal(space.choices, archs, values, max(size - 1, min(size, 2)))
-        for size in {len(choice.options) for choice in space.choices}
-    }
-    return tuple(by_size[len(choice.options)][place] for place, choice in enumerate(space.choices))
+    return weakest_by_marginal(space.choices, archs, values, left)
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:

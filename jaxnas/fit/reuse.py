@@ -1,65 +1,71 @@
-"""The supernet of another run, searched again: one training, several budgets and ways to search.
+"""The supernet of another run, searched again: one training, several budgets and ways to select.
 
 It is the supernet that the run would have trained itself, so that nothing else in it changes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxnas import data
 from jaxnas.checkpoint import fingerprint
 from jaxnas.files import read_json, write_atomic
+from jaxnas.fit.problem import Problem, settings_of
 from jaxnas.runfolder import RunFolder, differences
 
 if TYPE_CHECKING:
-    from experiments.one_shot_config import Config
+    from jaxnas.fit.one_shot import OneShot
 
-_TRAINING = ("experiment", "space", "data", "seed", "one_shot", "prune_stages")
-"""What a supernet depends on."""
+_SELECTION = ("prune_by", "by", "predictor", "scoring", "comparison")
+"""Settings that a trained supernet does not depend on."""
 _SCORING = ("batch_size", "batches")
 """What a score depends on beside the supernet."""
 
 
-def check(config: Config, data: dict[str, Any]) -> dict[str, Any] | None:
-    """The fingerprint of the supernet named, None where none is. data: that of the data set.
+def check(settings: OneShot, problem: Problem) -> dict[str, Any] | None:
+    """The fingerprint of the supernet named, None where none is.
 
     Raises: ValueError, or OSError, where the supernet is not the one that this run would train.
     """
-    if config.supernet is None:
+    if settings.supernet is None:
         return None
-    if config.prune_stages:
-        raise ValueError("a supernet that is pruned is of one search: leave out prune_stages, or supernet")
-    if config.devices.coordinator is not None:
-        raise ValueError("supernet is for one process: leave out devices.coordinator, or copy the run folder")
-    source = Path(config.supernet)
+    if settings.prune:
+        raise ValueError("a supernet that is pruned is of one search: leave out search.prune, or search.supernet")
+    if problem.devices.coordinator is not None:
+        raise ValueError("search.supernet is for one process: leave out devices.coordinator, or copy the run folder")
+    source = Path(settings.supernet)
     if not (source / "config.json").exists():
-        raise FileNotFoundError(f"{source} is no run folder (no config.json); give one of experiments.one_shot")
-    theirs, ours = _identity(source), {**_own(config), "data": data}
+        raise FileNotFoundError(f"{source} is no run folder (no config.json); give one of a one-shot search")
+    theirs = _identity(source)
     if "seeds" in theirs:
         raise ValueError(f"{source} has the supernets of {theirs['seeds']} seeds; give a run with one")
-    if differing := differences(*({name: each.get(name) for name in _TRAINING} for each in (theirs, ours))):
+    ours = {
+        "experiment": settings.name, "space": problem.entry.name, "seed": problem.seed,
+        "data": data.fingerprint(problem.dataset), "search": json.loads(json.dumps(settings_of(settings))),
+    }  # fmt: skip
+    if differing := differences(_training(theirs), _training(ours)):
         raise ValueError(f"{source} has another supernet than this run ({differing}); train one here")
     if not (source / "stages" / "search" / "done.json").exists():
         raise ValueError(f"the search of {source} is not finished; run its command again first")
     return fingerprint(source / "stages" / "search" / "checkpoints")
 
 
-def take(run: RunFolder, config: Config) -> None:
+def take(run: RunFolder, settings: OneShot) -> None:
     """Copies checkpoints, metrics of the training, and scores that hold here, unless the run has a supernet already."""
     stage = run.stage("search")
-    if config.supernet is None or (stage.path / "checkpoints").exists():
+    if settings.supernet is None or (stage.path / "checkpoints").exists():
         return
-    source = Path(config.supernet)
+    source = Path(settings.supernet)
     stage.truncate_metrics(-1)
     for line in map(json.loads, (source / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         if line["stage"] == stage.name:
             run.log(line)
-    theirs, ours = _identity(source), _own(config)
+    theirs, ours = _identity(source)["search"], json.loads(json.dumps(settings_of(settings)))
     if all(theirs["scoring"][name] == ours["scoring"][name] for name in _SCORING):
         for path in (source / "stages" / "search").glob("scores-*.jsonl"):
             if path.stem != "scores-running" or theirs["comparison"] == ours["comparison"]:
@@ -77,5 +83,7 @@ def _identity(source: Path) -> dict[str, Any]:
     return dict(read_json(source / "config.json")["identity"])
 
 
-def _own(config: Config) -> dict[str, Any]:
-    return {"experiment": "one_shot", **json.loads(json.dumps(dataclasses.asdict(config)))}
+def _training(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an identity a supernet depends on."""
+    search = {name: value for name, value in dict(identity.get("search", {})).items() if name not in _SELECTION}
+    return {**{name: identity.get(name) for name in ("experiment", "space", "seed", "data")}, "search": search}

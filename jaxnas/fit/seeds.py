@@ -9,17 +9,17 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.evaluation import Training
 from jaxnas.base import Arch, Key, PyTree, SearchSpace
 from jaxnas.files import write_json
-from jaxnas.fit.devices import Devices, chosen, spread
+from jaxnas.fit.devices import chosen, spread
+from jaxnas.fit.problem import Problem
 from jaxnas.parallel import local, many_seeds
 from jaxnas.runfolder import RunFolder
 from jaxnas.train.chunk import Chunk, make_chunk
@@ -27,19 +27,6 @@ from jaxnas.train.chunk import Chunk, make_chunk
 ONE = "found"
 """The name of what a search with one seed found."""
 _LARGEST = 2**32 - 1
-
-
-class Seeded(Protocol):
-    """What a config must have."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def seeds(self) -> int: ...
-    @property
-    def train(self) -> Training: ...
-    @property
-    def devices(self) -> Devices: ...
 
 
 class Layout(NamedTuple):
@@ -58,29 +45,24 @@ class Layout(NamedTuple):
     place_data: Callable[[PyTree], PyTree]
 
 
-def check(config: Seeded, alone: Mapping[str, bool]) -> None:
+def check(problem: Problem, alone: Mapping[str, bool]) -> None:
     """Raises ValueError for settings that cannot work with several seeds. alone: flag -> whether it is given, of those
     that are for one search at a time."""
-    if config.seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {config.seeds}")
-    if config.seeds == 1:
+    if problem.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {problem.seeds}")
+    if problem.seeds == 1:
         return
-    if config.seed + config.seeds - 1 > _LARGEST:
-        raise ValueError(f"{config.seeds} seeds from {config.seed} on go beyond {_LARGEST}: give a smaller seed")
-    if not config.train.hold_out:
+    if problem.seed + problem.seeds - 1 > _LARGEST:
+        raise ValueError(f"{problem.seeds} seeds from {problem.seed} on go beyond {_LARGEST}: give a smaller seed")
+    if not problem.training.hold_out:
         raise ValueError("with several seeds the best is chosen by validation: train.hold_out must not be 0")
     for name in (name for name, given in alone.items() if given):
         raise ValueError(f"{name} is for one search at a time: leave it out, or seeds")
-    if config.devices.coordinator is not None:
+    if problem.devices.coordinator is not None:
         raise ValueError("several seeds run in one process: give no devices.coordinator, or run each seed by --seed")
 
 
-def runtime(config: Seeded) -> tuple[str, ...]:
-    """What is no part of the identity of a run with one seed, which is what it was before there could be several."""
-    return ("seeds",) if config.seeds == 1 else ()
-
-
-def layout(config: Seeded, image_shape: tuple[int, int, int], *batch_sizes: int, side_by_side: bool) -> Layout:
+def layout(problem: Problem, image_shape: tuple[int, int, int], *batch_sizes: int, side_by_side: bool) -> Layout:
     """Of a search with batches of these sizes, of images [H, W, C].
 
     side_by_side: whether seeds gain by being computed side by side, which those of methods that take single paths do
@@ -88,8 +70,8 @@ def layout(config: Seeded, image_shape: tuple[int, int, int], *batch_sizes: int,
 
     Raises: ValueError where the devices that are asked for do not divide the seeds or the batches.
     """
-    if config.seeds == 1:
-        over = spread(config.devices, image_shape, *batch_sizes)
+    if problem.seeds == 1:
+        over = spread(problem.devices, image_shape, *batch_sizes)
         return Layout(
             over.axis_name,
             lambda step, batch: make_chunk(over.step(step), batch),
@@ -98,10 +80,10 @@ def layout(config: Seeded, image_shape: tuple[int, int, int], *batch_sizes: int,
             over.place,
             over.place_data,
         )
-    devices = chosen(config.devices, [config.seeds])
+    devices = chosen(problem.devices, [problem.seeds])
     # One seed fills a CPU, whose convolutions side by side are slower (benchmarks/seeds.py): there one after another.
     how: Literal["vmap", "map"] = "vmap" if side_by_side and devices[0].platform != "cpu" else "map"
-    seeds = many_seeds(config.seeds, how, devices)
+    seeds = many_seeds(problem.seeds, how, devices)
     return Layout(
         None,
         lambda step, batch: make_chunk(step, batch, seeds=seeds),
@@ -117,29 +99,29 @@ def stacked(keys: Sequence[Key]) -> Key:
     return jax.random.clone(jnp.stack(keys))
 
 
-def names(config: Seeded) -> list[str]:
+def names(problem: Problem) -> list[str]:
     """What the finds are called: "found", or "seed-0", "seed-1", …"""
-    if config.seeds == 1:
+    if problem.seeds == 1:
         return [ONE]
-    return [f"seed-{config.seed + number}" for number in range(config.seeds)]
+    return [f"seed-{problem.seed + number}" for number in range(problem.seeds)]
 
 
-def search_keys(config: Seeded, roots: int, parts: int) -> list[list[Key]]:
+def search_keys(problem: Problem, parts: int) -> list[list[Key]]:
     """The keys of each part of the search, a list with one for each seed: those that a seed alone would have.
 
-    roots: into how many keys the program splits that of its seed, the first being the search's.
+    The key of a seed is split into those of search, training, random baselines and budget.
     """
-    seeds = range(config.seed, config.seed + config.seeds)
-    own = [jax.random.split(jax.random.split(jax.random.key(seed), roots)[0], parts) for seed in seeds]
+    seeds = range(problem.seed, problem.seed + problem.seeds)
+    own = [jax.random.split(jax.random.split(jax.random.key(seed), 4)[0], parts) for seed in seeds]
     return [[keys[part] for keys in own] for part in range(parts)]
 
 
-def states(config: Seeded, state: PyTree) -> list[PyTree]:
+def states(problem: Problem, state: PyTree) -> list[PyTree]:
     """The last state of each seed, for one device."""
-    if config.seeds == 1:
+    if problem.seeds == 1:
         return [jax.tree.map(local, state)]
     whole = jax.device_get(state)
-    return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), whole) for n in range(config.seeds)]
+    return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), whole) for n in range(problem.seeds)]
 
 
 def write_genotypes(run: RunFolder, space: SearchSpace, found: Mapping[str, Arch]) -> None:
@@ -150,14 +132,14 @@ def write_genotypes(run: RunFolder, space: SearchSpace, found: Mapping[str, Arch
 
 
 def choose(
-    run: RunFolder, config: Seeded, space: SearchSpace, found: Mapping[str, Arch], figures: dict[str, dict[str, Any]]
+    run: RunFolder, problem: Problem, space: SearchSpace, found: Mapping[str, Arch], figures: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, dict[str, Any]], int | None]:
-    """(the figures with the best seed by validation as "found", which is the how-manieth).
+    """(the figures with the best seed by validation as "found", and the index of that seed).
 
     With one seed nothing is to be chosen. Else "seeds" of it tells what there was, and its network and genotype become
     those of the run.
     """
-    if config.seeds == 1:
+    if problem.seeds == 1:
         return figures, None
     best = max(found, key=lambda name: figures[name]["valid_accuracy"])
     number = list(found).index(best)
@@ -165,7 +147,7 @@ def choose(
     write_json(run.path / "genotype.json", figures[best]["genotype"])
     tested = [figures[name]["test_accuracy"] for name in found]
     seeds = {
-        "chosen": config.seed + number,
+        "chosen": problem.seed + number,
         "count": len(found),
         "mean_test_accuracy": float(np.mean(tested)),
         "std_test_accuracy": float(np.std(tested, ddof=1)),

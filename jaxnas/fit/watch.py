@@ -1,4 +1,4 @@
-"""The watch for a collapse in `experiments.darts`: what is measured after an epoch, when to stop, the picture of it."""
+"""The watch for a collapse of a differentiable search: what is measured, when to stop, the picture of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `experiments.one_shot` predicts one-shot scores by: graphs of any space, told costs where these add up."""
+"""What predicts one-shot scores: graphs of any space, told costs where these add up."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Callable
 import jax
 import optax
 
-from experiments.one_shot_budget import Budget
 from jaxnas import predictors
 from jaxnas.base import Arch, Graph, Predictor, SearchSpace
-from jaxnas.catalog import CATALOG
+from jaxnas.fit.budget import Budget
 from jaxnas.predictors import Block
 
 
@@ -29,7 +28,7 @@ def _example(space: SearchSpace, budget: Budget) -> Graph:
 def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
     """On the operations and edges of the graph, and the costs with a quarter of their weight."""
     example = _example(space, budget)
-    blocks = [Block(predictors.one_hot(len(CATALOG[space.name].vocabulary)))]
+    blocks = [Block(predictors.one_hot(len(budget.vocabulary)))]
     if example.signals is not None:
         blocks.append(Block(predictors.signals, 0.25))
     return predictors.gaussian_process(blocks, example)
@@ -39,7 +38,7 @@ def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
     """Five members, AdamW, the cosine schedule over whole batches of experiments.predictor."""
     example = _example(space, budget)
     encode = None if example.signals is None else predictors.signals
-    network = predictors.gnn(len(CATALOG[space.name].vocabulary), example, width=24, encode=encode)
+    network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode)
     epochs = 100
     schedule = optax.cosine_decay_schedule(5e-3, epochs)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))

@@ -1,4 +1,4 @@
-"""Latency on this device for `experiments.one_shot`: of each option, scaled to that of whole networks."""
+"""Latency on this device: of each option, scaled to that of whole networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Context, SearchSpace, Skeleton
-from jaxnas.catalog import CATALOG
+from jaxnas.catalog import CATALOG, Entry
 from jaxnas.hardware import (
     AdditiveFit,
     LatencyTable,
@@ -20,7 +20,9 @@ from jaxnas.hardware import (
 )
 
 
-def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path) -> LatencyTable:
+def latency_table(
+    entry: Entry, space: SearchSpace, skeleton: Skeleton, batch: int, path: Path | None = None
+) -> LatencyTable:
     """The table in the file, where there is one, or one that is measured now, which takes some seconds.
 
     An operation by itself takes longer than as a part of a program, and networks have more than operations. So times
@@ -29,11 +31,11 @@ def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path
 
     Raises: ValueError where there is no such table, or the file is of another device or batch size.
     """
-    measure = CATALOG[space.name].latency
+    measure = entry.latency
     if measure is None:
         known = [entry.name for entry in CATALOG.values() if entry.latency is not None]
         raise ValueError(f"there is no table of latencies for {space.name}: --max-latency-ms is for {', '.join(known)}")
-    if path.exists():
+    if path is not None and path.exists():
         table = load_latency(path)
         if (table.device, table.batch) != (device_name(), batch):
             raise ValueError(
@@ -45,7 +47,7 @@ def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path
     archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 256))
     totals = sums(space, AdditiveFit(0.0, table.milliseconds), archs)
     ends = [int(np.argmin(totals)), int(np.argmax(totals))]
-    least, greatest = (network_milliseconds(archs[end], space, skeleton, batch) for end in ends)
+    least, greatest = (network_milliseconds(entry, archs[end], space, skeleton, batch) for end in ends)
     scale = float((greatest - least) / max(totals[ends[1]] - totals[ends[0]], 1e-9))
     if not scale > 0:  # a clock that is too coarse, or a busy device
         return table
@@ -53,9 +55,9 @@ def latency_table(space: SearchSpace, skeleton: Skeleton, batch: int, path: Path
     return table._replace(milliseconds=times, constant=float(least - scale * totals[ends[0]]))
 
 
-def network_milliseconds(arch: Arch, space: SearchSpace, skeleton: Skeleton, batch: int) -> float:
+def network_milliseconds(entry: Entry, arch: Arch, space: SearchSpace, skeleton: Skeleton, batch: int) -> float:
     """Of the whole network of an architecture, in evaluation, as its options were timed."""
-    network = CATALOG[space.name].network(arch, skeleton, space)
+    network = entry.network(arch, skeleton, space)
     params, stats = jax.jit(network.init)(jax.random.key(0))
     x = jnp.ones((batch, *skeleton.image_shape))
     return median_milliseconds(jax.jit(lambda params, x: network.apply(params, x, Context(stats))[0]), params, x)

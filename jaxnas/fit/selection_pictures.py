@@ -1,4 +1,4 @@
-"""The pictures of `experiments.one_shot` beside those that every search has."""
+"""The pictures of one_shot beside those that every search has."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
-
 from experiments.seeds import share_equal, share_equal_by_chance
+
 from experiments.tabular import write_table
 from jaxnas import command, draw, report
 from jaxnas.files import read_json

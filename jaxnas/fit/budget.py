@@ -1,4 +1,4 @@
-"""What an architecture may cost in `experiments.one_shot`, and architectures that cost no more.
+"""What an architecture may cost, and architectures that cost no more.
 
 Costs are parameters, multiply-adds and, where it was measured, latency: that of the parts of a network, summed.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, Key, SearchSpace, Skeleton
-from jaxnas.catalog import CATALOG
+from jaxnas.catalog import Entry
 from jaxnas.hardware import (
     Constraint,
     InfeasibleError,
@@ -33,7 +33,8 @@ class Budget(NamedTuple):
 
     costs: archs [P, D] -> float64 [P] of each name, of the networks that will be trained. structure and constraints:
     of the integer program, None and () where there is none; constant: what its sums leave out. signals: arch ->
-    float32 [2], logarithms of parameters and multiply-adds, traceable; None where they do not add up.
+    float32 [2], logarithms of parameters and multiply-adds, traceable; None where they do not add up. vocabulary: that
+    of the graphs of the space.
     """
 
     limits: dict[str, float]
@@ -42,12 +43,17 @@ class Budget(NamedTuple):
     constraints: tuple[Constraint, ...]
     constant: dict[str, float]
     signals: Callable[[Arch], Array] | None = None
+    vocabulary: tuple[str, ...] = ()
 
 
 def make_budget(
-    space: SearchSpace, skeleton: Skeleton, limits: Mapping[str, float | None], latency: LatencyTable | None = None
-) -> Budget:
-    """latency: of the networks, where it is known; a limit of "latency_ms" needs it.
+    entry: Entry, space: SearchSpace, skeleton: Skeleton, limits: Mapping[str, float | None],
+    latency: LatencyTable | None = None,
+) -> Budget:  # fmt: skip
+    """The budget of a space, or of what is left of it, whose networks have that skeleton.
+
+    limits: "params", "macs", "latency_ms" -> the most allowed, None for no limit. latency: of the networks, where it is
+    known; a limit of "latency_ms" needs it.
 
     Raises: ValueError for a limit that is not positive.
     """
@@ -59,14 +65,13 @@ def make_budget(
         raise ValueError(
             f"a limit of latency_ms {given['latency_ms']:g} needs the latency of the options of {space.name}"
         )
-    entry = CATALOG[space.name]
     if entry.structure is None or entry.cost_table is None:
 
         def one_by_one(archs: np.ndarray) -> dict[str, np.ndarray]:
             each = [space.costs(jnp.asarray(arch), skeleton) for arch in archs]
             return {name: np.array([cost[name] for cost in each], np.float64) for name in ("params", "macs")}
 
-        return Budget(given, one_by_one, None, (), {})
+        return Budget(given, one_by_one, None, (), {}, None, entry.vocabulary)
     table = entry.cost_table(skeleton)
     parts: dict[str, Mapping[str, np.ndarray]] = {"params": table.params, "macs": table.macs}
     constant: dict[str, float] = dict(table.constant)
@@ -90,7 +95,7 @@ def make_budget(
         return jnp.log(jnp.stack(sums))
 
     constraints = tuple(Constraint(name, dict(parts[name]), upper=given[name] - constant[name]) for name in given)
-    return Budget(given, by_table, entry.structure(space), constraints, constant, signals)
+    return Budget(given, by_table, entry.structure(space), constraints, constant, signals, entry.vocabulary)
 
 
 def without_absent(budget: Budget, space: SearchSpace) -> Budget:

@@ -1,4 +1,4 @@
-"""The pictures of `experiments.enas` beside those that every search has."""
+"""The pictures of enas beside those that every search has."""
 
 from __future__ import annotations
 

@@ -1,0 +1,90 @@
+"""What the programs of all methods share: their flags, and the call of the library."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from jaxnas import fit
+from jaxnas.catalog import CATALOG
+from jaxnas.command import Size
+from jaxnas.fit.presets import SIZES, preset
+
+Space = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CATALOG) + "}")]
+Preset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(SIZES) + "}")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The preset and the space set every default that follows."""
+
+    space: Space = "darts"
+    """What is searched."""
+    preset: Preset = "tiny"
+    """Of two cores and minutes, of two cores and CIFAR-10, or of the paper and a GPU."""
+    dataset: str = "digits"
+    """digits, digits201, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
+    data_dir: str | None = None
+    """Where TFDS data sets are."""
+    size: Size = None
+    """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
+    workdir: str = "runs"
+    """The run folder."""
+    table: str | None = None
+    """Ground truth, a table over the same space: digits201 or a file. What was found is looked up there."""
+    metric: str | None = None
+    """Of the table; by default what is usually reported of it."""
+    max_params: int | None = None
+    """Most parameters of the network that is trained in the end."""
+    max_macs: int | None = None
+    """Most multiply-adds of it for one image."""
+    max_latency_ms: float | None = None
+    """Of a batch on this device: each option is timed, and a network takes their sum, fitted to two whole networks."""
+    latency_batch: int = 32
+    """Images in a batch whose latency is limited."""
+    random_baselines: int = 1
+    """How many random architectures, within the budget, are trained beside the found one."""
+    seed: int = 0
+    seeds: int = 1
+    """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
+    train: fit.Training = fit.Training()
+    devices: fit.Devices = fit.Devices()
+    tensorboard: bool = False
+    """Metrics also go to the run folder's tensorboard/ (needs tensorboardX)."""
+    cache_dir: str | None = None
+    """Where compiled programs are kept between runs; the user's cache folder by default."""
+
+
+Config = TypeVar("Config", bound=Common)
+
+
+def defaults(config: type[Config], method: str, space: str) -> Callable[[Callable[[str], str]], Config]:
+    """Makes the defaults of a program from the flags --space and --preset, where these are given."""
+
+    def made(flag: Callable[[str], str]) -> Config:
+        # What is neither is left to `travel`, which says so.
+        chosen = flag("--space") if flag("--space") in CATALOG else space
+        size = flag("--preset") if flag("--preset") in SIZES else SIZES[0]
+        found = preset(method, chosen, size)  # type: ignore[arg-type]
+        return config(
+            space=chosen, preset=size, dataset=found.dataset, random_baselines=found.random_baselines,
+            train=found.training, workdir=f"runs/{method}", **{"search": found.method},
+        )  # fmt: skip
+
+    return made
+
+
+def travel(config: Any) -> None:
+    """Runs the whole road with the settings of a config, or goes on with it."""
+    if config.preset not in SIZES:
+        raise ValueError(f"there is no preset {config.preset!r}: --preset is one of {', '.join(SIZES)}")
+    fit.run(
+        config.search, config.space, config.dataset, config.train,
+        folder=config.workdir, devices=config.devices, tensorboard=config.tensorboard, cache_dir=config.cache_dir,
+        data_dir=config.data_dir, size=config.size, seed=config.seed, seeds=config.seeds, table=config.table,
+        metric=config.metric, random_baselines=config.random_baselines,
+        limits=fit.Limits(config.max_params, config.max_macs, config.max_latency_ms, config.latency_batch),
+    )  # fmt: skip

@@ -1,0 +1,145 @@
+"""Scores of the paths of a trained supernet, by a stated policy of batch norm, kept in files as they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import data
+from jaxnas.base import Key, PyTree, Supernet
+from jaxnas.files import open_to_append, write_atomic
+from jaxnas.fit.problem import SearchSplit, Stop
+from jaxnas.fit.scoring import Score, with_scores
+from jaxnas.spaces import Pruned
+from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, running
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How architectures are scored."""
+
+    batch_norm: Literal["batch", "recalibrated"] = "recalibrated"
+    """By the statistics of each validation batch, or by those of some training batches along the same path."""
+    batch_size: int = 250
+    batches: int = 8
+    """Training batches of the recalibration."""
+    evaluations: int = 1000
+    """Architectures scored by the search, and as many random ones."""
+    population: int = 50
+    """Of the evolution; the random start of a search guided by a predictor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """With a table of measured architectures."""
+
+    metric: str | None = None
+    """The column; by default what searches on the table see, such as a validation accuracy."""
+    architectures: int = 500
+    """Drawn at random from the table, scored under every policy of batch norm."""
+    running_paths: int = 1000
+    """Random paths, a training batch each, that the running averages are of."""
+
+
+class Measured(NamedTuple):
+    """Architectures of a table, int32 [P, D], and their values of a metric, float64 [P]."""
+
+    table: str
+    metric: str
+    archs: np.ndarray
+    values: np.ndarray
+
+
+class Scores(NamedTuple):
+    """Of which supernet scores are, on which data, and where they are kept.
+
+    split: statistics are of "train", scores of "valid". seed: of the batches for statistics. devices: these share the
+    architectures.
+    """
+
+    supernet: Supernet
+    params: PyTree
+    split: SearchSplit
+    augmentation: data.Augmentation
+    scoring: Scoring
+    seed: int
+    folder: Path
+    devices: Sequence[jax.Device]
+
+
+def within(score: Score, pruned: Pruned) -> Score:
+    """A score of the whole space's architectures as one of what is left."""
+    embed = jax.jit(jax.vmap(pruned.embed))
+    return lambda archs: score(embed(jnp.asarray(archs)))
+
+
+def kept_scores(
+    scores: Scores, policies: Sequence[str], choose: Callable[[Mapping[str, CachedScore]], Any], stop: Stop,
+    averaged: tuple[Key, int] | None = None,
+) -> Any:  # fmt: skip
+    """What `choose` makes of the scores, policy of batch norm -> score, which keep what they have scored in a folder.
+
+    A killed run goes on from there; a score is of the last parameters, which the run had finished. policies: of
+    "batch", "recalibrated" and "running"; averaged: of the last, a key and the number of random paths. Architectures
+    are of the whole space.
+    """
+    apply_path, augmentation = scores.supernet.apply_path, scores.augmentation
+    size, count = scores.scoring.batch_size, scores.scoring.batches
+    space, train = scores.supernet.space, scores.split.train
+
+    def shared() -> Callable[[Any, Any], Any]:
+        """Running averages over random paths, the same for every architecture."""
+        if averaged is None:
+            raise ValueError("running averages need a key and a number of paths")
+        paths = jax.jit(jax.vmap(space.sample))(jax.random.split(*averaged))
+        average = running(apply_path, augmentation, train, paths, size, scores.seed)(scores.params)
+        return lambda params, arch: average
+
+    statistics: dict[str, Callable[[], Any]] = {
+        "batch": lambda: None,
+        "recalibrated": lambda: recalibrated(apply_path, augmentation, train, count, size, scores.seed),
+        "running": shared,
+    }
+
+    def score_of(name: str) -> Score:
+        devices = scores.devices if len(scores.devices) > 1 else None
+        score = make_path_score(apply_path, augmentation, size, statistics[name](), devices)
+        return lambda archs: score(scores.params, archs, scores.split.valid)
+
+    def with_known(by: Mapping[str, Score]) -> Any:
+        known = {name: _known(_kept_in(scores.folder, name)) for name in by}
+        return choose({name: CachedScore(score, space.canonical, known[name]) for name, score in by.items()})
+
+    scores.folder.mkdir(exist_ok=True)
+
+    def keep(name: str, archs: np.ndarray, values: np.ndarray) -> None:
+        path = _kept_in(scores.folder, name)
+        try:
+            with open_to_append(path) as file:
+                for entry in zip(archs.tolist(), values.tolist(), strict=True):
+                    file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}") from error
+
+    return with_scores({name: score_of(name) for name in policies}, with_known, stop, keep)
+
+
+def _kept_in(folder: Path, name: str) -> Path:
+    return folder / f"scores-{name}.jsonl"
+
+
+def _known(path: Path) -> dict[tuple[int, ...], float]:
+    """The scores that a file has, whole lines alone: a kill may have cut the last one, which is removed."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    write_atomic(path, "".join(f"{line}\n" for line in lines))
+    try:
+        return {tuple(arch): value for arch, value in map(json.loads, lines)}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to score again") from error

@@ -1,0 +1,334 @@
+"""One-shot search as a method of the road: a supernet trained along single paths, and a choice by its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Array, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.fit import reuse, seeds
+from jaxnas.fit.kept_scores import Comparison, Measured, Scores, Scoring, kept_scores, within
+from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
+from jaxnas.fit.results import clock
+from jaxnas.fit.scoring import Score
+from jaxnas.fit.searching import Epochs, ends_of, run_epochs
+from jaxnas.fit.select import PREDICTOR, Way, agreement, program_of, selected, weakest
+from jaxnas.fit.selection_pictures import draw_selection
+from jaxnas.fit.truth import Truth, curve
+from jaxnas.parallel import local
+from jaxnas.ranges import SUPERNET, check_ranges
+from jaxnas.runfolder import RunFolder, Stage
+from jaxnas.search import Paths, SinglePathState, fair_paths, sandwich_paths, single_path, uniform_paths
+from jaxnas.spaces import Pruned, chain_extremes, everything, prune
+from jaxnas.supernets import embedded
+from jaxnas.train import schedules
+from jaxnas.train.loop import load
+from jaxnas.train.path_score import CachedScore
+
+
+@dataclasses.dataclass(frozen=True)
+class OneShot:
+    """One supernet trained along single paths (Guo et al. 2020, https://arxiv.org/abs/1904.00420), searched by scores.
+
+    The defaults are those of NAS-Bench-201. As many random architectures within the budget are scored alike, and the
+    best of them is a baseline of a search with one seed: random search with weight sharing (Li & Talwalkar 2019,
+    https://arxiv.org/abs/1902.07638).
+    """
+
+    name: ClassVar[str] = "one_shot"
+    runtime: ClassVar[tuple[str, ...]] = ("supernet",)
+
+    sampling: Literal["uniform", "fair", "sandwich"] = "uniform"
+    """One random path a step; or as many as the largest choice has options, each option once, and one update of the
+    sum: so many times as long a step; or, on the chain, the largest, the smallest and two random architectures."""
+    epochs: int = 250
+    batch_size: int = 128
+    channels: int = 16
+    cells: int = 5
+    learning_rate: float = 0.05
+    last_learning_rate: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 2.5e-4
+    clip: float | None = 5.0
+    valid_part: float = 0.5
+    """The part of the training split that scores are of, where there is no validation split."""
+    limit: int = 0
+    """Search on at most this many images of the training split; 0 is all."""
+    prune: tuple[int, ...] = ()
+    """How many options every choice still has, at most, after each of the equal parts of the epochs: 4 3 leaves four
+    of five, then three. The weakest are lost; parameters go on."""
+    prune_by: Literal["marginal", "predictor"] = "marginal"
+    """Weakest by the mean one-shot score of scored architectures that have the option, or of predicted ones."""
+    by: Way = "evolution"
+    """Select by evolution, guided by a predictor, or by an integer program over scores that add up."""
+    predictor: PREDICTOR = "gnn_gp"
+    """A Gaussian process, a graph network, or the mean of both, which are told parameters and multiply-adds: what
+    guides the search by a predictor, and what ranks the next-best of an integer program before they are scored."""
+    supernet: str | None = None
+    """The run folder of a finished search whose supernet is taken instead of training the same again: for another
+    budget or another way to select."""
+    scoring: Scoring = Scoring()
+    comparison: Comparison = Comparison()
+
+    def prepare(self, problem: Problem) -> Prepared:
+        """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        self._check()
+        alone = {"search.prune": bool(self.prune), "search.supernet": self.supernet is not None}
+        seeds.check(problem, alone)
+        sizes = {"train": ("search.batch_size", self.batch_size), "valid": ("search.valid_part", 1)}
+        split = search_split(problem.dataset, problem.seed, self.valid_part, self.limit, sizes, "search.")
+        scored = self.scoring.batches * self.scoring.batch_size
+        if scored > len(split.train.labels):
+            raise ValueError(
+                f"search.scoring.batches {self.scoring.batches} of {self.scoring.batch_size} images are more than the "
+                f"{len(split.train.labels)} that the supernet learns from"
+            )
+        layout = seeds.layout(problem, problem.dataset.image_shape, self.batch_size, side_by_side=False)
+        supernet, skeleton = problem.supernet(self.channels, self.cells), problem.skeleton(self.channels, self.cells)
+        paths_of(self.sampling, supernet.space, skeleton)  # raises for what cannot be
+        if self.by == "ilp":
+            program_of(supernet.space, problem.budget(supernet.space))
+        measured = None if problem.truth is None else _measured(self.comparison, problem.truth, problem.seed)
+        epochs = Epochs(problem.dataset, split, {"supernet": self.batch_size})
+        this = _Search(self, problem, supernet, skeleton, epochs, layout, measured)
+        taken = reuse.check(self, problem)
+        return Prepared(
+            lambda run, stop: search(this, run, stop),
+            {"supernet": taken},
+            lambda run, found, kept: pictures(this, run, found, kept),
+        )
+
+    def _check(self) -> None:
+        check_ranges("search.", self, **SUPERNET)
+        check_ranges("search.scoring.", self.scoring, count=("batches", "batch_size", "population"))
+        check_ranges("search.comparison.", self.comparison, count=("running_paths",))
+        if self.scoring.evaluations < 16:
+            raise ValueError(f"search.scoring.evaluations must be at least 16, got {self.scoring.evaluations}")
+        falling = all(2 <= left < before for before, left in zip((math.inf, *self.prune), self.prune, strict=False))
+        if not falling or len(self.prune) >= self.epochs:
+            raise ValueError(
+                f"search.prune must fall to 2 at least, and be fewer than the {self.epochs} of search.epochs, got "
+                f"{list(self.prune)}"
+            )
+
+
+class _Search(NamedTuple):
+    """A search that was checked. skeleton: of the supernet."""
+
+    settings: OneShot
+    problem: Problem
+    supernet: Supernet
+    skeleton: Skeleton
+    epochs: Epochs
+    layout: seeds.Layout
+    measured: Measured | None
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.supernet.space
+
+    def scores(self, params: Any, stage: Stage, name: str = seeds.ONE) -> Scores:
+        """Of the paths of a trained supernet, kept in the folder of a stage."""
+        folder = stage.path if name == seeds.ONE else stage.path / name
+        devices = jax.local_devices()[: self.problem.devices.count or None]
+        return Scores(
+            self.supernet, params, self.epochs.split, self.problem.dataset.augmentation, self.settings.scoring,
+            self.problem.seed, folder, devices,
+        )  # fmt: skip
+
+
+def _measured(comparison: Comparison, truth: Truth, seed: int) -> Measured:
+    """Random rows of the table; raises ValueError where it has not so many."""
+    metric = comparison.metric or truth.search_metric or truth.metric
+    values = truth.column(metric)
+    rows = np.flatnonzero(~np.isnan(values))
+    count = comparison.architectures
+    if not 2 <= count <= len(rows):
+        raise ValueError(f"search.comparison.architectures must be 2 to {len(rows)}, what the table has, got {count}")
+    rows = np.random.RandomState(seed).permutation(rows)[:count]
+    return Measured(truth.table.name, metric, np.asarray(truth.table.archs)[rows], values[rows])
+
+
+def paths_of(sampling: str, space: SearchSpace, skeleton: Skeleton) -> Paths:
+    """The paths of a step; raises ValueError where the space has no largest and smallest for a sandwich."""
+    if sampling == "uniform":
+        return uniform_paths(space)
+    if sampling == "fair":
+        return fair_paths(space.choices)
+    if space.name != "chain":
+        raise ValueError(
+            f"a sandwich needs a largest and a smallest architecture, which {space.name} has not got: "
+            "--space chain, or another --search.sampling"
+        )
+    return sandwich_paths(space, *chain_extremes(space, skeleton))
+
+
+def algorithm_of(this: _Search, supernet: Supernet) -> SearchAlgorithm:
+    """The algorithm over a supernet, whose space may have lost options."""
+    settings, steps = this.settings, len(this.epochs.split.train.labels) // this.settings.batch_size
+    rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
+    optimizer = schedules.sgd(
+        schedules.per_epoch(rate, steps),
+        momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip, nesterov=True,
+    )  # fmt: skip
+    paths = paths_of(settings.sampling, supernet.space, this.skeleton)
+    return single_path(
+        supernet, paths, optimizer, candidates=settings.scoring.evaluations, axis_name=this.layout.axis_name
+    )
+
+
+def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
+    """The search stage: what each seed found, and the best of as many random architectures."""
+    stage, problem, names = run.stage("search"), this.problem, seeds.names(this.problem)
+    done = stage.result
+    if done is None:
+        reuse.take(run, this.settings)
+        init_keys, run_keys, *rest = seeds.search_keys(problem, 5)
+        state, pruned, sizes, seconds = _train(this, run, init_keys, run_keys, stop)
+        timer = clock()
+        each = [
+            {**_best_of(this, stage, name, own, pruned, keys, stop), "pruning": sizes}
+            for name, own, *keys in zip(names, seeds.states(problem, state), *rest, strict=True)
+        ]
+        done = {"found": each, "seconds": seconds + timer()}
+        stage.finish(done)
+    apart = ("genotype", "random_genotype")
+    return {
+        name: Found(
+            this.space,
+            this.space.from_genotype(own["genotype"]),
+            {"selection": {k: v for k, v in own.items() if k not in apart}},
+            {"best-of-random": this.space.from_genotype(own["random_genotype"])},
+            seconds=done["seconds"],
+        )
+        for name, own in zip(names, done["found"], strict=True)
+    }
+
+
+def _best_of(
+    this: _Search, stage: Stage, name: str, state: SinglePathState, pruned: Pruned, keys: list[Key], stop: Stop
+) -> dict[str, Any]:
+    """What the scores of one seed's supernet choose. keys: of the selection, of random ones, of running averages."""
+    select_key, random_key, paths_key = keys
+    settings, truth, valid = this.settings, this.problem.truth, this.epochs.split.valid
+
+    def choose(scores: Mapping[str, CachedScore]) -> dict[str, Any]:
+        score = within(scores[settings.scoring.batch_norm], pruned)
+        chosen, order = selected(
+            settings.by, settings.predictor, settings.scoring, pruned.space, this.problem.budget(pruned.space), score,
+            select_key, random_key,
+        )  # fmt: skip
+        chosen["scored_on"] = f"{len(valid.labels)} validation images"
+        if truth is not None:
+            chosen["truth_curve"] = curve(truth, jax.vmap(pruned.embed)(jnp.asarray(order)))
+        if this.measured is not None:
+            of_measured = {policy: score(this.measured.archs) for policy, score in scores.items()}
+            values = this.measured.values
+            chosen["agreement"] = {policy: agreement(own, values) for policy, own in of_measured.items()}
+            chosen["agreement_with"] = f"{this.measured.table}, {this.measured.metric}, {len(values)} random"
+            chosen["measured"] = values.tolist()
+            chosen["measured_scores"] = {policy: own.tolist() for policy, own in of_measured.items()}
+        return chosen
+
+    policies = ("batch", "recalibrated", "running") if this.measured is not None else (settings.scoring.batch_norm,)
+    running = (paths_key, settings.comparison.running_paths)
+    chosen = kept_scores(this.scores(state.params, stage, name), policies, choose, stop, running)
+    for policy, figures in chosen.get("agreement", {}).items():
+        values = ", ".join(f"{quantity} {value:.3f}" for quantity, value in figures.items())
+        print(f"{name}, scores by {policy}: {values}", flush=True)
+    return chosen
+
+
+def _train(
+    this: _Search, run: RunFolder, init_keys: list[Key], run_keys: list[Key], stop: Stop
+) -> tuple[SinglePathState, Pruned, list[dict[str, Any]], float]:
+    """The last state, what is left of the space, its sizes from stage to stage, seconds.
+
+    Keys are of each seed, and with several the state has an axis of them. With one, the space may be pruned: every
+    stage but the last ends with the loss of the weakest options. The parameters stay those of the whole space: a path
+    of what is left finds its own there, with their momentum, and the schedule goes on.
+    """
+    settings, layout = this.settings, this.layout
+    ends = ends_of(settings.epochs, len(settings.prune) + 1)
+    # Stages are of a search with one seed.
+    part_key, weakest_key, reach_key = (jax.random.fold_in(run_keys[0], number) for number in (1, 2, 3))
+    state = layout.start(algorithm_of(this, this.supernet).init, init_keys)
+    shapes = jax.eval_shape(this.supernet.init, jax.random.key(0))
+    keep = [list(row) for row in everything(this.space)]
+    sizes, seconds = [], 0.0
+    for number, left in enumerate((*settings.prune, None)):
+        stage = run.stage("search" if left is None else f"search-{number + 1}")
+        pruned = prune(this.space, keep)
+        supernet = embedded(this.supernet, pruned)
+        size = size_of(supernet, pruned.space, shapes, jax.random.fold_in(reach_key, number))
+        sizes.append({"from_epoch": ends[number], **size})
+        done = stage.result
+        if done is None:
+            outcome = run_epochs(
+                algorithm_of(this, supernet), state,
+                jax.random.fold_in(part_key, number) if number else layout.keys(run_keys), this.epochs,
+                ends[number + 1] - ends[number], layout=layout, seeds=this.problem.seeds, stage=stage, stop=stop,
+                log_every=10,
+            )  # fmt: skip
+            state, spent = outcome.state, outcome.seconds
+            if left is not None:
+                state, timer = jax.tree.map(local, state), clock()
+                own_key = jax.random.fold_in(weakest_key, number)
+                keep = _weakest(this, stage, state, pruned, keep, left, own_key, stop)
+                spent += timer()
+                stage.finish({"keep": keep, "seconds": spent})
+        else:
+            state, keep, spent = load(stage, state, "latest"), done["keep"], done["seconds"]
+        seconds += spent
+    return state, pruned, sizes, seconds
+
+
+def _weakest(
+    this: _Search, stage: Stage, state: SinglePathState, pruned: Pruned, keep: list[list[int]], left: int, key: Key,
+    stop: Stop,
+) -> list[list[int]]:  # fmt: skip
+    """What is left of every choice, in the options of the whole space, when the weakest are lost."""
+    settings = this.settings
+    predictor = settings.predictor if settings.prune_by == "predictor" else None
+
+    def choose(scores: Mapping[str, CachedScore]) -> list[list[int]]:
+        score: Score = within(scores[settings.scoring.batch_norm], pruned)
+        budget = this.problem.budget(pruned.space)
+        rows = weakest(score, pruned.space, budget, key, settings.scoring.evaluations, left, predictor)
+        return [[int(option) for option in options] for options in rows]
+
+    rows = kept_scores(this.scores(state.params, stage), (settings.scoring.batch_norm,), choose, stop)
+    return [[row[option] for option in options] for row, options in zip(keep, rows, strict=True)]
+
+
+def size_of(supernet: Supernet, space: SearchSpace, params: Any, key: Key) -> dict[str, int]:
+    """Architectures of a space, and parameters of its supernet that any of 1,024 random ones reads.
+
+    params: of the supernet, or their shapes.
+    """
+    archs = jax.vmap(space.sample)(jax.random.split(key, 1024))
+
+    @jax.jit
+    def read(archs: Array) -> Any:
+        def also(seen: Any, arch: Array) -> tuple[Any, None]:
+            return jax.tree.map(jnp.logical_or, seen, supernet.used(arch)), None
+
+        return jax.lax.scan(also, supernet.used(archs[0]), archs)[0]
+
+    masks = jax.tree.leaves(read(archs))
+    count = sum(
+        int(np.broadcast_to(mask, leaf.shape).sum()) for mask, leaf in zip(masks, jax.tree.leaves(params), strict=True)
+    )
+    return {"architectures": math.prod(len(choice.options) for choice in space.choices), "supernet_params": count}
+
+
+def pictures(this: _Search, run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
+    """What was scored against its cost, and scores against a table."""
+    limits = this.problem.budget(this.space).limits
+    return draw_selection(found[kept].told["selection"], limits, run.path / "report")

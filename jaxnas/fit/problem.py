@@ -1,0 +1,165 @@
+"""What a method is given, and what it gives back: the contracts of the road."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from jaxnas import data
+from jaxnas.base import Arch, SearchSpace, Skeleton, Supernet
+from jaxnas.catalog import Entry
+from jaxnas.data import Dataset
+from jaxnas.fit.budget import Budget
+from jaxnas.fit.devices import Devices
+from jaxnas.fit.settings import Training
+from jaxnas.fit.truth import Truth
+from jaxnas.runfolder import RunFolder
+
+Stop = Callable[[], int | None]
+"""The number of a signal, once one came."""
+Picture = tuple[str, str, str]
+"""Title, file in the folder of the report, caption."""
+
+
+class Problem(NamedTuple):
+    """What is searched, on what, and with what means.
+
+    entry: all that belongs to the space. training: how networks are trained in the end. space: the choices of those
+    networks. budget: what they may cost. truth: a table that knows what architectures are worth, or None. seeds: how
+    many searches, from `seed` on.
+    """
+
+    entry: Entry
+    dataset: Dataset
+    training: Training
+    space: SearchSpace
+    budget: Callable[[SearchSpace], Budget]
+    truth: Truth | None = None
+    seed: int = 0
+    seeds: int = 1
+    devices: Devices = Devices()
+
+    def skeleton(self, channels: int, cells: int) -> Skeleton:
+        """That of a search network for the images of the data set."""
+        return Skeleton(channels, cells, self.dataset.image_shape, self.dataset.num_classes)
+
+    def supernet(self, channels: int, cells: int, **how: Any) -> Supernet:
+        """The supernet of a search network. how: what else that of the space takes.
+
+        Raises: ValueError where its choices are not those of the networks that are trained in the end.
+        """
+        supernet = self.entry.supernet(self.skeleton(channels, cells), **how)
+        if supernet.space.choices != self.space.choices:
+            raise ValueError(
+                f"search.cells {cells} and train.cells {self.training.cells} make other choices over "
+                f"{self.entry.name}: give the same number"
+            )
+        return supernet
+
+
+class Found(NamedTuple):
+    """What one search found.
+
+    arch: the architecture. told: what a result says of the search, in JSON's terms. beside: baselines of the method's
+    own, which are trained beside it. state: the last state of the algorithm; None where a finished search was taken up
+    from its folder. seconds: how long the search took.
+    """
+
+    space: SearchSpace
+    arch: Arch
+    told: dict[str, Any] = {}  # noqa: RUF012  nobody changes it
+    beside: Mapping[str, Arch] = {}
+    state: Any = None
+    seconds: float = 0.0
+
+    @property
+    def genotype(self) -> dict[str, Any]:
+        """The architecture in its JSON form."""
+        return self.space.to_genotype(self.arch)
+
+    @property
+    def notation(self) -> str:
+        """The architecture in the field's own notation."""
+        return self.space.notation(self.arch)
+
+
+def no_pictures(run: RunFolder, found: Mapping[str, Found], kept: str) -> Sequence[Picture]:
+    """Of a method that draws nothing."""
+    return []
+
+
+class Prepared(NamedTuple):
+    """A method that is ready to search, after everything was checked that can be checked before.
+
+    search: (run folder, stop) -> what each seed found, by its name ("found", or "seed-0", "seed-1", …). identity:
+    fingerprints of what the method read from files. pictures: (run folder, found, name of the one that is kept) -> what
+    was drawn into the folder's report/.
+    """
+
+    search: Callable[[RunFolder, Stop], dict[str, Found]]
+    identity: dict[str, Any] = {}  # noqa: RUF012
+    pictures: Callable[[RunFolder, Mapping[str, Found], str], Sequence[Picture]] = no_pictures
+
+
+class Method(Protocol):
+    """A way to search: a frozen dataclass of its settings, which are a part of a run's identity.
+
+    `prepare` raises ValueError for what cannot work, before anything is compiled. `runtime` names those fields that
+    numbers do not depend on, such as paths.
+    """
+
+    name: str
+
+    def prepare(self, problem: Problem) -> Prepared:
+        """Makes the search of a problem."""
+        ...
+
+
+def settings_of(method: Any) -> dict[str, Any]:
+    """The settings of a method that numbers depend on, in JSON's terms.
+
+    Raises: ValueError where the method is no dataclass.
+    """
+    if not dataclasses.is_dataclass(method) or isinstance(method, type):
+        raise ValueError(f"a method is a dataclass of its settings with `name` and `prepare`, got {method!r}")
+    settings = dataclasses.asdict(method)
+    for name in getattr(method, "runtime", ()):
+        settings.pop(name)
+    return settings
+
+
+class SearchSplit(NamedTuple):
+    """The part that weights learn from and the part that the architecture does, disjoint."""
+
+    train: data.Examples
+    valid: data.Examples
+
+
+def search_split(
+    dataset: Dataset, seed: int, valid_part: float, limit: int, sizes: Mapping[str, tuple[str, int]], prefix: str
+) -> SearchSplit:
+    """The part of the training split that weights learn from and the one that the architecture does, disjoint.
+
+    valid_part: the share of the latter, where the data set has no validation split of its own. limit: at most so many
+    examples in both, 0 for all. sizes: part -> (flag, batch size) of the batches that will be drawn from it. prefix: of
+    the flags, "search." say.
+
+    Raises: ValueError where a batch, the limit or the part does not fit.
+    """
+    if limit < 0 or limit == 1:
+        raise ValueError(f"{prefix}limit must be 0 for all, or at least 2, got {limit}")
+    if not 0 < valid_part < 1:
+        raise ValueError(f"{prefix}valid_part must be between 0 and 1, got {valid_part}")
+    train, valid = data.split(dataset, seed, valid_part)
+    if valid is None:
+        raise ValueError(f"{prefix}valid_part {valid_part} leaves no image to learn the architecture from; choose more")
+    if limit:
+        kept = round(limit * valid_part)
+        train, valid = data.limited(train, limit - kept), data.limited(valid, kept)
+    parts = {"train": train, "valid": valid}
+    for part, (flag, size) in sizes.items():
+        there = len(parts[part].labels)
+        if size > there:
+            raise ValueError(f"{flag} {size} is larger than its part, which has {there} images; choose a smaller one")
+    return SearchSplit(train, valid)

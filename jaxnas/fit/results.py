@@ -1,0 +1,153 @@
+"""What a run leaves: its folder while it works, its result and its report at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxnas import draw, report
+from jaxnas.fit.problem import Picture, Problem, Stop
+from jaxnas.fit.truth_pictures import draw_truth
+from jaxnas.parallel import from_first, is_first_process
+from jaxnas.runfolder import RunFolder, open_run, versions
+from jaxnas.saved import form_of
+from jaxnas.train.stop import stop_on_signal
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""Title, heads of the columns, rows."""
+
+
+@contextlib.contextmanager
+def held_run(
+    folder: str | None, identity: Mapping[str, Any], runtime: Mapping[str, Any], *, tensorboard: bool = False
+) -> Iterator[tuple[RunFolder, Stop]]:
+    """A run folder, held, and what tells of a signal. folder: None is one that is gone afterwards."""
+    with contextlib.ExitStack() as resources:
+        if folder is None or not is_first_process():
+            # Another process computes as the first one does, and what it writes is thrown away.
+            folder = resources.enter_context(tempfile.TemporaryDirectory()) + "/run"
+        run = resources.enter_context(open_run(folder, identity, runtime, tensorboard=tensorboard, share=from_first))
+        yield run, resources.enter_context(_stops())
+
+
+@contextlib.contextmanager
+def _stops() -> Iterator[Stop]:
+    """Signals are the main thread's; elsewhere, as in a server or a notebook's worker, they are left to it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    with stop_on_signal() as stop:
+        yield stop
+
+
+def finish(
+    run: RunFolder, problem: Problem, figures: Mapping[str, Mapping[str, Any]], timing: Mapping[str, float],
+    pictures: Sequence[Picture], tables: Sequence[Table] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Writes result.json and the report; gives the result. figures: of "found" and of the baselines."""
+    dataset = problem.dataset
+    seconds = {f"train-{name}": entry["seconds"] for name, entry in figures.items()}
+    rows = {name: {k: v for k, v in entry.items() if k != "seconds"} for name, entry in figures.items()}
+    lines = metrics(run)
+    result = {
+        **rows["found"],
+        "dataset": dataset.name,
+        "data": {**dataset.summary(), "read_as": dataclasses.asdict(form_of(dataset))},
+        "seed": problem.seed,
+        "baselines": {name: row for name, row in rows.items() if name != "found"},
+        "versions": versions(),
+        "command": _command(),
+        "timing": {**timing, **seconds},
+    }
+    folder = run.path / "report"
+    every = {"found": rows["found"], **result["baselines"]}
+    known: list[Picture] = []
+    if problem.truth is not None:
+        result["truth"] |= problem.truth.summary()
+        known = draw_truth(problem.truth, every, lines, folder)
+        tables = [truth_table(result["truth"], every), *tables]
+    if draw.can_draw(result["genotype"]):
+        draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
+        known = [("The found architecture", "cells.png", "What was found, operations on the edges."), *known]
+    draw.draw_comparison(every, folder / "comparison.png")
+    draw.draw_curves(lines, folder / "curves.png")
+    report.write(
+        run.path,
+        result,
+        [
+            *known,
+            ("Found and baselines", "comparison.png", "Test accuracy with its 95 % interval, same training for all."),
+            *pictures,
+            ("Curves", "curves.png", "Losses and accuracies of every stage."),
+        ],
+        tables,
+    )
+    run.finish(result)
+    return result
+
+
+def truth_table(known: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the table of measured architectures says of the found one, of the baselines, and of the best."""
+    lines = [(name, *_truth_cells(row["truth"])) for name, row in rows.items() if "truth" in row]
+    lines.append(("the best of the table", f"{known['best']:.2f}", f"1 of {known['measured']:,}", "100.0"))
+    lines.append(("mean of the table", f"{known['mean']:.2f}", "", ""))
+    title = f"Ground truth: {known['metric']} of {known['table']}"
+    return title, ("Architecture", known["description"] or known["metric"], "Rank", "Percentile"), lines
+
+
+def _truth_cells(told: Mapping[str, Any]) -> tuple[str, str, str]:
+    if told["value"] is None:
+        return "not measured", "", ""
+    return f"{told['value']:.2f}", f"{told['rank']:,}", f"{told['percentile']:.1f}"
+
+
+def metrics(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
+
+
+def tell(path: Path | None, result: Mapping[str, Any]) -> None:
+    """Prints the outcome of a finished run. path: its folder, where it has one that stays."""
+    rows = {"found": result, **result["baselines"]}
+    known = result.get("truth")
+    head = f"{'true':>9}{'rank':>8}" if known else ""
+    print(f"\n{'network':<16}{'test':>8}  {'95 % interval':<18}{'valid':>8}{'params':>12}{'MACs':>14}{head}")
+    for name, row in rows.items():
+        low, high = row["test_interval"]
+        valid = "–" if row["valid_accuracy"] is None else f"{row['valid_accuracy']:.4f}"
+        value, rank, _ = _truth_cells(row["truth"]) if known and "truth" in row else ("", "", "")
+        print(
+            f"{name:<16}{row['test_accuracy']:>8.4f}  {f'{low:.4f} to {high:.4f}':<18}{valid:>8}"
+            f"{row['params']:>12,}{row['macs']:>14,}{value:>9}{rank:>8}".rstrip()
+        )
+    if known:
+        print(
+            f"true: {known['metric']} of {known['table']}, {known['measured']:,} measured, best {known['best']:.2f}, "
+            f"mean {known['mean']:.2f}"
+        )
+    print(f"\n{result['notation']}")
+    if path is not None:
+        print(f"report: {path / 'report' / 'index.html'}")
+
+
+def _command() -> str:
+    """How this process was started, as far as it is a program."""
+    main = sys.modules["__main__"]
+    module = getattr(main, "__spec__", None)
+    name = ["-m", module.name] if module else [Path(sys.argv[0]).name] if sys.argv and sys.argv[0] else []
+    return shlex.join(["python", *name, *sys.argv[1:]])
+
+
+def clock() -> Callable[[], float]:
+    """Seconds since now."""
+    start = time.perf_counter()
+    return lambda: round(time.perf_counter() - start, 2)

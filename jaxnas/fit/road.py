@@ -1,0 +1,225 @@
+"""The whole road: initial architectures, search, selection, the found network and its baselines trained and tested."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import data, saved
+from jaxnas.base import Arch, Key, SearchSpace
+from jaxnas.benchmarks import Table
+from jaxnas.cache import enable_cache
+from jaxnas.catalog import Entry, entry_of
+from jaxnas.data import Dataset
+from jaxnas.fit import results, seeds
+from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, without_absent
+from jaxnas.fit.devices import Devices, join
+from jaxnas.fit.latency import latency_table, network_milliseconds
+from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, settings_of
+from jaxnas.fit.settings import Limits, Training, skeleton_of
+from jaxnas.fit.training import check_networks, check_training, fitting, train_all
+from jaxnas.fit.truth import truth_of
+from jaxnas.hardware import LatencyTable, save_latency
+from jaxnas.networks import tutorial_cnn
+from jaxnas.parallel import is_first_process
+from jaxnas.ranges import check_ranges
+from jaxnas.runfolder import RunFolder, check_folder
+
+
+class Result(NamedTuple):
+    """What a road led to.
+
+    found: what the search found, of several seeds the one that is kept. result: the content of result.json: accuracies
+    with their split, costs, baselines, ground truth, versions, timing. network: the trained network, as (apply,
+    params); apply takes uint8 images. folder: the run folder, None where none was asked for.
+    """
+
+    found: Found
+    result: dict[str, Any]
+    network: saved.Loaded
+    folder: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Road:
+    """All that the numbers of a run depend on beside its method: space, data, training, seeds, budget, table."""
+
+    space: str | Entry
+    dataset: str | Dataset
+    """A data set, or the name of one, as of `jaxnas.data.load`."""
+    training: Training = Training()
+    seed: int = 0
+    seeds: int = 1
+    """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
+    random_baselines: int = 1
+    """Random architectures, within the budget, that are trained beside the found one."""
+    limits: Limits = Limits()
+    table: str | Table | None = None
+    """A table of measured architectures, by name, file or itself: what was found is looked up there."""
+    metric: str | None = None
+    """Of the table; by default what is usually reported of it."""
+
+
+def run(
+    method: Method,
+    space: str | Entry,
+    dataset: str | Dataset,
+    training: Training | None = None,
+    *,
+    folder: str | None = None,
+    devices: Devices | None = None,
+    tensorboard: bool = False,
+    cache_dir: str | None = None,
+    data_dir: str | None = None,
+    size: tuple[int, int] | None = None,
+    **more: Any,
+) -> Result | None:
+    """Searches, trains what was found and its baselines, tests them, and reports.
+
+    method: `Darts`, `Enas`, `OneShot`, or one of your own (`Method`). space: a name of `jaxnas.catalog.CATALOG`, or an
+    `Entry`. dataset: a data set or its name; data_dir, size: as of `jaxnas.data.load`. folder: where configuration,
+    metrics, checkpoints, result and report go; the same call on the same folder goes on where it was stopped. more:
+    other fields of `Road`: seed, seeds, random_baselines, limits, table, metric.
+
+    Returns: what was found; None in the other processes of several.
+
+    Raises: ValueError or OSError, before any long work, for what cannot work; Stopped where a signal ended the run.
+    """
+    enable_cache(cache_dir)
+    devices = devices or Devices()
+    join(devices)
+    timer = results.clock()
+    if folder is not None and is_first_process():
+        check_folder(folder)
+    if isinstance(dataset, str):
+        dataset = data.load(dataset, data_dir, size=size)
+        if is_first_process():
+            print(dataset.told(), flush=True)
+    road = Road(space, dataset, training or Training(), **more)
+    problem, latency = _problem(road, dataset, devices, folder)
+    prepared = method.prepare(problem)
+    keys = _Keys(*jax.random.split(jax.random.key(road.seed), 4))
+    check_feasible(problem.space, problem.budget(problem.space), keys.budget)
+    identity = {
+        "experiment": method.name,
+        "space": problem.entry.name,
+        "search": settings_of(method),
+        "train": dataclasses.asdict(road.training),
+        **{name: getattr(road, name) for name in ("seed", "random_baselines")},
+        **({"seeds": road.seeds} if road.seeds > 1 else {}),
+        "limits": dataclasses.asdict(road.limits),
+        "data": data.fingerprint(dataset),
+        "table": None if problem.truth is None else {**problem.truth.fingerprint, "metric": problem.truth.metric},
+        **prepared.identity,
+    }
+    runtime = {
+        "folder": folder, "devices": dataclasses.asdict(devices), "dataset": dataset.name, "tensorboard": tensorboard,
+        **{name: getattr(method, name) for name in getattr(method, "runtime", ())},
+    }  # fmt: skip
+    with results.held_run(folder, identity, runtime, tensorboard=tensorboard) as (opened, stop):
+        there = None if folder is None else opened.path
+        if opened.result is None:
+            if latency is not None:
+                save_latency(latency, opened.path / "latency.json")
+            done = _travel(opened, problem, prepared, keys, road, latency, timer, stop)
+        else:
+            done = opened.result
+            print(f"{opened.path} is finished; another folder (--workdir) makes another run")
+        if not is_first_process() or done is None:
+            return None
+        results.tell(there, done)
+        arch = problem.space.from_genotype(done["genotype"])
+        return Result(Found(problem.space, arch, done), done, saved.load(opened.path, problem.entry), there)
+
+
+class _Keys(NamedTuple):
+    """Those of the parts of the road. search: of seed `seed`; several seeds have one each (`seeds.search_keys`)."""
+
+    search: Key
+    train: Key
+    random: Key
+    budget: Key
+
+
+def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None) -> tuple[Problem, LatencyTable | None]:
+    """What the method is to solve, checked; the measured latency where that is limited, which takes seconds."""
+    entry = entry_of(road.space)
+    fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_classes), dataset)
+    check_ranges("", road, seed=("seed",), count=("seeds",), not_negative=("random_baselines",))
+    check_ranges("max_", road.limits, positive=("params", "macs", "latency_ms"))
+    check_ranges("", road.limits, count=("latency_batch",))
+    check_training(road.training, dataset, road.seed, devices)
+    skeleton = skeleton_of(road.training, dataset)
+    space = entry.space(skeleton)
+    truth = None if road.table is None else truth_of(road.table, space, road.metric)
+    given, latency = road.limits.given, None
+    if road.limits.latency_ms is not None and devices.coordinator is not None:
+        raise ValueError("max_latency_ms is measured, by each process otherwise: leave out devices.coordinator")
+
+    def budget(left: SearchSpace) -> Budget:
+        own = make_budget(entry, left, skeleton, given, latency)
+        return own if left is space else without_absent(own, left)
+
+    problem = Problem(entry, dataset, road.training, space, budget, truth, road.seed, road.seeds, devices)
+    check_networks(problem)
+    if road.limits.latency_ms is not None:  # last: it takes time
+        kept = None if folder is None else Path(folder) / "latency.json"
+        latency = latency_table(entry, space, skeleton, road.limits.latency_batch, kept)
+    return problem, latency
+
+
+def _travel(
+    run: RunFolder, problem: Problem, prepared: Prepared, keys: _Keys, road: Road, latency: LatencyTable | None,
+    timer: Callable[[], float], stop: Stop,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Search, training, report; gives the result, None in the other processes of several."""
+    loading = timer()
+    found = prepared.search(run, stop)
+    archs: dict[str, Arch] = {name: own.arch for name, own in found.items()}
+    seeds.write_genotypes(run, problem.space, archs)
+    if problem.seeds == 1:
+        archs |= found[seeds.ONE].beside
+    archs |= random_archs(problem, road.random_baselines, keys.random)
+    figures = train_all(run, problem, archs, keys.train, stop)
+    if not is_first_process():
+        return None
+    for name, own in found.items():
+        figures[name] |= own.told
+    if problem.truth is not None:
+        for name, arch in archs.items():
+            figures[name]["truth"] = problem.truth.told(arch)
+    figures, chosen = seeds.choose(run, problem, problem.space, {name: archs[name] for name in found}, figures)
+    kept = seeds.names(problem)[chosen or 0]
+    timing = {"load": loading, "search": found[kept].seconds}
+    if latency is not None:
+        timing["latency_ms"] = _tell_latency(figures[seeds.ONE], archs[kept], problem, latency)
+    pictures = prepared.pictures(run, found, kept)
+    tables = seeds.tables({name: archs[name] for name in found}, figures)
+    return results.finish(run, problem, figures, {**timing, "total": timer()}, pictures, tables)
+
+
+def _tell_latency(figures: dict[str, Any], arch: Arch, problem: Problem, latency: LatencyTable) -> float:
+    """Puts the latency that was predicted of the found network into its figures; gives the measured one."""
+    predicted = float(problem.budget(problem.space).costs(np.asarray(arch)[None])["latency_ms"][0])
+    skeleton = skeleton_of(problem.training, problem.dataset)
+    measured = network_milliseconds(problem.entry, arch, problem.space, skeleton, latency.batch)
+    figures["latency"] = {"device": latency.device, "batch": latency.batch, "predicted_ms": predicted}
+    print(f"latency of a batch: {predicted:.3f} ms by the sum, {measured:.3f} ms measured", flush=True)
+    return measured
+
+
+def random_archs(problem: Problem, count: int, key: Key) -> Mapping[str, Arch]:
+    """Baselines drawn from the space, within the budget: random-1, random-2, …"""
+    if count < 1:
+        return {}
+    if not problem.budget(problem.space).limits:
+        archs = [problem.space.sample(k) for k in jax.random.split(key, count)]
+    else:
+        archs = list(jnp.asarray(feasible_samples(problem.space, problem.budget(problem.space), key, count)[0]))
+    return {f"random-{number + 1}": arch for number, arch in enumerate(archs)}

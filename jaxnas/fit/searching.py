@@ -1,0 +1,118 @@
+"""Weight sharing: the phases of a search algorithm, run on the parts of a data set for some epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnas import data
+from jaxnas.base import Array, Batch, Key, Phase, PyTree, SearchAlgorithm
+from jaxnas.data import Dataset
+from jaxnas.fit.problem import SearchSplit, Stop
+from jaxnas.fit.seeds import Layout
+from jaxnas.runfolder import Stage
+from jaxnas.train.loop import AfterRound, Leg, Outcome
+from jaxnas.train.loop import run as run_loop
+
+
+class Epochs(NamedTuple):
+    """What an epoch of a search is made of.
+
+    split: the parts that phases read, "train" and "valid". batch_sizes: phase -> images of a batch of each part that it
+    reads. steps: phase -> steps of it in an epoch; a phase that is not named goes once through the smallest of its
+    parts.
+    """
+
+    dataset: Dataset
+    split: SearchSplit
+    batch_sizes: Mapping[str, int]
+    steps: Mapping[str, int] = {}
+
+    def count(self, phase: Phase) -> int:
+        """Steps of a phase in an epoch."""
+        least = min(len(getattr(self.split, name).labels) for name in phase.reads)
+        return self.steps.get(phase.name, least // self.batch_sizes[phase.name])
+
+
+def batches_of(phase: Phase, epochs: Epochs) -> Callable[[Key, Array, Mapping[str, data.Examples]], dict[str, Batch]]:
+    """(key, step, parts) -> a batch of each part that the phase reads, augmented unless it wants images as they are."""
+    size = epochs.batch_sizes[phase.name]
+    make = {
+        name: data.make_batches(
+            len(getattr(epochs.split, name).labels), size, epochs.dataset.augmentation, train=not phase.plain
+        )
+        for name in phase.reads
+    }
+
+    def batch(key: Key, step: Array, parts: Mapping[str, data.Examples]) -> dict[str, Batch]:
+        keys = [key] if len(make) == 1 else list(jax.random.split(key, len(make)))
+        return {name: own(k, step, parts[name]) for (name, own), k in zip(make.items(), keys, strict=True)}
+
+    return batch
+
+
+def run_epochs(
+    algorithm: SearchAlgorithm,
+    state: PyTree,
+    keys: Key,
+    epochs: Epochs,
+    count: int,
+    *,
+    layout: Layout,
+    seeds: int = 1,
+    stage: Stage | None = None,
+    stop: Stop = lambda: None,
+    after_epoch: AfterRound | None = None,
+    ended: Callable[[PyTree], bool] = lambda state: False,
+    log_every: int = 50,
+) -> Outcome:
+    """Runs the phases of an algorithm in turn, `count` epochs long, from a state or the latest checkpoint of a stage.
+
+    keys: those of `layout.keys`. The other arguments are those of `jaxnas.train.loop.run`.
+    """
+    legs = [
+        Leg(
+            phase.name,
+            layout.chunk(phase.step, batches_of(phase, epochs)),
+            epochs.count(phase),
+            epochs.batch_sizes[phase.name] * len(phase.reads) * seeds,
+        )
+        for phase in algorithm.phases
+    ]
+    # A part that no phase reads stays on the host.
+    read = {name: getattr(epochs.split, name) for phase in algorithm.phases for name in phase.reads}
+    return run_loop(
+        legs,
+        keys,
+        state,
+        layout.place_data(read),
+        count,
+        stage=stage,
+        place=layout.place,
+        after_round=after_epoch,
+        stop=stop,
+        ended=ended,
+        log_every=log_every,
+    )
+
+
+def epoch_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of the metrics that the epochs of a search gave, numbered over all its stages.
+
+    A search whose space shrinks has several: "search-1", "search-2", … and "search".
+    """
+    found: list[dict[str, Any]] = []
+    epoch = step = 0
+    for line in lines:
+        if line["stage"].split("-")[0] == "search" and line["phase"] == "round":
+            if found and line["stage"] != found[-1]["stage"]:
+                epoch, step = found[-1]["epoch"], found[-1]["step"]
+            found.append({**line, "epoch": epoch + line["epoch"], "step": step + line["step"]})
+    return found
+
+
+def ends_of(epochs: int, stages: int) -> list[int]:
+    """The epochs in which equal parts of a search begin, and its end: [0, …, epochs]."""
+    return [epochs * number // stages for number in range(stages + 1)]

@@ -1,0 +1,68 @@
+"""How a network is trained from scratch, and what it may cost: values that programs and callers give alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jaxnas.base import Skeleton
+from jaxnas.data import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network is trained from scratch; `jaxnas.fit.preset` has the values of the papers."""
+
+    epochs: int = 30
+    batch_size: int = 64
+    channels: int = 12
+    cells: int = 3
+    """Of the network: all cells in the DARTS space, those of one stage in NAS-Bench-201's."""
+    learning_rate: float = 0.025
+    schedule: Literal["cosine", "step", "plateau"] = "cosine"
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    clip: float = 5.0
+    label_smoothing: float = 0.0
+    drop_path: float = 0.2
+    auxiliary: bool = False
+    auxiliary_weight: float = 0.4
+    accumulate: int = 1
+    """Into how many parts, one after another, a batch that does not fit is cut (gradient accumulation)."""
+    cutout: bool = True
+    hold_out: float = 0.1
+    """The part of the training split kept back to choose the best epoch; 0 trains on all of it and takes the last."""
+    share_step: bool = True
+    """Found and random networks share one compiled step, the architecture being data, where the space has such."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the network that is trained in the end may cost; None is no limit."""
+
+    params: int | None = None
+    macs: int | None = None
+    """Multiply-adds of one image."""
+    latency_ms: float | None = None
+    """Of a batch on this device: each option is timed, and a network takes their sum, fitted to two whole networks."""
+    latency_batch: int = 32
+    """Images in a batch whose latency is limited."""
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that there are: "params", "macs", "latency_ms" -> the most allowed."""
+        every = {"params": self.params, "macs": self.macs, "latency_ms": self.latency_ms}
+        return {name: limit for name, limit in every.items() if limit is not None}
+
+
+def skeleton_of(training: Training, dataset: Dataset) -> Skeleton:
+    """The network around the cells."""
+    return Skeleton(
+        training.channels, training.cells, dataset.image_shape, dataset.num_classes, auxiliary=training.auxiliary
+    )
+
+
+def check_accumulate(name: str, accumulate: int, batch_size: int) -> None:
+    """Raises ValueError where a batch cannot be cut into so many parts."""
+    if accumulate < 1 or batch_size % accumulate:
+        raise ValueError(f"{name}.accumulate must be a divisor of the batch size {batch_size}, got {accumulate}")

@@ -1,0 +1,315 @@
+"""Networks trained from scratch and tested: one of your own, or those that a search found beside their baselines."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+
+from jaxnas import data
+from jaxnas.base import Arch, Array, Context, Key, Network, PyTree, SearchSpace, Stats, Supernet
+from jaxnas.cache import enable_cache
+from jaxnas.data import Augmentation, Dataset, Examples
+from jaxnas.fit.devices import Devices, spread
+from jaxnas.fit.problem import Problem, Stop
+from jaxnas.fit.settings import Training, check_accumulate, skeleton_of
+from jaxnas.networks import in_parts, tutorial_cnn
+from jaxnas.parallel import is_first_process, local
+from jaxnas.ranges import check_ranges
+from jaxnas.runfolder import RunFolder, Stage
+from jaxnas.saved import save_network
+from jaxnas.train import schedules
+from jaxnas.train.chunk import make_chunk
+from jaxnas.train.classifier import Evaluation, classifier, confidence_interval, make_evaluate
+from jaxnas.train.loop import Leg, load
+from jaxnas.train.loop import run as run_loop
+
+Made = TypeVar("Made")
+
+_LARGEST_SIDE = 256
+"""Of the images that are proposed where those of a data set are too small."""
+_EVALUATED = 256
+"""Images of a batch that is evaluated."""
+
+
+class Trained(NamedTuple):
+    """A network after its training, with what the test split says, which was read once.
+
+    params, stats: those of the last epoch, or of the best by validation where a part was held out. test_interval: the
+    95 % interval of the accuracy. valid_accuracy: the best, None where nothing was held out.
+    """
+
+    network: Network
+    params: PyTree
+    stats: Stats
+    test_accuracy: float
+    test_interval: tuple[float, float]
+    test_loss: float
+    valid_accuracy: float | None
+    selected_epoch: int
+    seconds: float
+
+    def apply(self, x: Array) -> Array:
+        """Normalized images [B, H, W, C] -> logits [B, K]."""
+        return self.network.apply(self.params, x, Context(bn=self.stats))[0]
+
+
+def train(
+    network: Network,
+    dataset: Dataset,
+    training: Training | None = None,
+    *,
+    seed: int = 0,
+    devices: Devices | None = None,
+    stage: Stage | None = None,
+    stop: Stop = lambda: None,
+) -> Trained:
+    """Trains a network from scratch and tests it once.
+
+    training: its channels and cells are those of `network`, which is made already, and are not read. stage: where
+    checkpoints and metrics go, so that a killed training goes on; by default nothing is written.
+
+    Raises: ValueError for settings that do not go with the data, before anything is compiled.
+    """
+    enable_cache(None)
+    training, devices = training or Training(), devices or Devices()
+    check_training(training, dataset, seed, devices)
+    return _Trainer(network, training, dataset, seed, devices).train(network, None, jax.random.key(seed), stage, stop)
+
+
+def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, examples: Examples) -> Evaluation:
+    """Accuracy and loss of a trained network on all examples, each counted once."""
+
+    def predict(state: tuple[PyTree, Stats], x: Array) -> Array:
+        return network.apply(state[0], x, Context(bn=state[1]))[0]
+
+    return make_evaluate(predict, dataset.augmentation, _EVALUATED)((params, stats), examples)
+
+
+def check_training(training: Training, dataset: Dataset, seed: int, devices: Devices) -> None:
+    """Raises ValueError for settings that cannot work with the data or devices, before anything is compiled."""
+    check_ranges(
+        "train.",
+        training,
+        count=("epochs", "batch_size", "channels", "cells"),
+        positive=("learning_rate", "clip"),
+        not_negative=("weight_decay", "auxiliary_weight"),
+        share=("momentum", "label_smoothing", "drop_path", "hold_out"),
+    )
+    parts = data.split(dataset, seed, training.hold_out)
+    if training.batch_size > len(parts.train.labels):
+        raise ValueError(
+            f"train.batch_size {training.batch_size} is larger than the training part, which has "
+            f"{len(parts.train.labels)} images; choose a smaller one"
+        )
+    check_accumulate("train", training.accumulate, training.batch_size)
+    spread(devices, dataset.image_shape, training.batch_size)
+
+
+def check_networks(problem: Problem) -> None:
+    """Builds all networks that may be trained and runs each on a batch of shapes alone.
+
+    Raises: ValueError where one does not go with the images, with the smallest that would do.
+    """
+    training, dataset, space, entry = problem.training, problem.dataset, problem.space, problem.entry
+    arch_key, key = jax.random.split(jax.random.key(0))
+    arch = space.sample(arch_key)
+
+    def build(image_shape: tuple[int, int, int]) -> list[Network | Supernet]:
+        skeleton = dataclasses.replace(skeleton_of(training, dataset), image_shape=image_shape)
+        return [
+            entry.network(arch, skeleton, space),
+            *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
+            tutorial_cnn(image_shape, dataset.num_classes),
+        ]
+
+    networks = fitting(build, dataset)
+
+    def example(part: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((training.batch_size, *part.shape[1:]), part.dtype)
+
+    batches = data.make_batches(training.batch_size, training.batch_size, dataset.augmentation, cutout=training.cutout)
+    examples = Examples(example(dataset.train_images), example(dataset.train_labels))  # type: ignore[arg-type]
+
+    def forward(key: Key, examples: Any, network: Network | Supernet) -> Array:
+        init_key, batch_key, context = *jax.random.split(key), Context("batch")
+        images = batches(batch_key, 0, examples).image
+        if isinstance(network, Supernet):
+            return network.apply_path(network.init(init_key), arch, images, context)[0]
+        return network.apply(network.init(init_key)[0], images, context)[0]
+
+    for network in networks:
+        jax.eval_shape(functools.partial(forward, network=network), key, examples)
+
+
+def fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> Made:
+    """What is built for the images of a data set. Raises ValueError where they are too small, with what would do."""
+    height, width, channels = dataset.image_shape
+    try:
+        return build((height, width, channels))
+    except ValueError as error:
+        for side in range(min(height, width) + 1, _LARGEST_SIDE + 1):
+            with contextlib.suppress(ValueError):
+                build((side, side, channels))
+                break
+        else:  # something else than the size is wrong
+            raise
+        hint = f"the smallest images that go are {side}×{side}: --size {side} makes them so"
+        raise ValueError(f"{error}; {hint}") from None
+
+
+def train_all(
+    run: RunFolder, problem: Problem, archs: Mapping[str, Arch], key: Key, stop: Stop, hand_designed: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Trains the named architectures and the hand-designed network under the same budget; name -> figures.
+
+    The test split is read once for each network, after its training. The network named "found" is kept in the folder,
+    those of several seeds each in that of its stage.
+    """
+    training, dataset, space, entry = problem.training, problem.dataset, problem.space, problem.entry
+    skeleton, shared = skeleton_of(training, dataset), None
+    if entry.together is not None and training.share_step and len(archs) > 1:
+        shared = _Trainer(entry.together(skeleton, space), training, dataset, problem.seed, problem.devices)
+    figures = {}
+    for number, (name, arch) in enumerate(archs.items()):
+        network = entry.network(arch, skeleton, space)
+        trainer = shared or _Trainer(network, training, dataset, problem.seed, problem.devices)
+        kept = run.path if name == "found" else run.stage(f"train-{name}").path if name.startswith("seed-") else None
+        figures[name] = trainer.figures(
+            run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space, kept
+        )
+    if hand_designed:
+        network = tutorial_cnn(dataset.image_shape, dataset.num_classes)
+        plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
+        trainer = _Trainer(network, plain, dataset, problem.seed, problem.devices)
+        own_key = jax.random.fold_in(key, len(archs))
+        figures["hand-designed"] = trainer.figures(run.stage("train-hand-designed"), network, None, own_key, stop)
+    return figures
+
+
+class _Trainer:
+    """One compiled step, evaluation and data, for one network or for all of a space."""
+
+    def __init__(
+        self, network: Network | Supernet, training: Training, dataset: Dataset, seed: int, devices: Devices
+    ) -> None:
+        self.network = network
+        self.training = training
+        self.dataset = dataset
+        self.parts = data.split(dataset, seed, training.hold_out)
+        self.steps = len(self.parts.train.labels) // training.batch_size
+        schedule, then = _schedule(training, self.steps)
+        optimizer = schedules.sgd(
+            schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
+        )
+        self.spread = spread(devices, dataset.image_shape, training.batch_size)
+        self.classifier = classifier(
+            _accumulated(network, training.accumulate),
+            optimizer,
+            total_steps=training.epochs * self.steps,
+            auxiliary_weight=training.auxiliary_weight,
+            label_smoothing=training.label_smoothing,
+            drop_path=training.drop_path,
+            axis_name=self.spread.axis_name,
+        )
+        self.init = jax.jit(self.classifier.init)
+        augmentation: Augmentation = dataset.augmentation
+        batches = data.make_batches(
+            len(self.parts.train.labels), training.batch_size, augmentation, cutout=training.cutout
+        )
+        self.chunk = make_chunk(self.spread.step(self.classifier.step), batches)
+        self.evaluate = make_evaluate(self.classifier.predict, augmentation, _EVALUATED)
+
+    def train(self, network: Network, arch: Arch | None, key: Key, stage: Stage | None, stop: Stop) -> Trained:
+        """network: the one of the architecture, which the result is of."""
+        init_key, run_key = jax.random.split(key)
+        state = self.init(init_key, arch if isinstance(self.network, Supernet) else None)
+        valid, epochs = self.parts.valid, self.training.epochs
+        best: Any = None
+
+        def after_round(epoch: int, state: Any) -> tuple[Any, dict[str, float]]:
+            nonlocal best
+            del epoch
+            if valid is None:
+                return state, {}
+            result = self.evaluate(state, valid)
+            if stage is None and (best is None or result.accuracy > best[0]):  # the next chunk uses the state up
+                best = (result.accuracy, jax.tree.map(lambda leaf: leaf.copy(), state))
+            return state, {"valid_accuracy": result.accuracy, "valid_loss": result.loss}
+
+        outcome = run_loop(
+            [Leg("train", self.chunk, self.steps, self.training.batch_size)],
+            run_key,
+            state,
+            self.spread.place_data(self.parts.train),
+            epochs,
+            stage=stage,
+            place=self.spread.place,
+            after_round=after_round,
+            best=None if valid is None else "valid_accuracy",
+            stop=stop,
+        )
+        if valid is None:
+            state = jax.tree.map(local, outcome.state)
+        else:
+            state = best[1] if stage is None else load(stage, outcome.state, "best")
+        tested = self.evaluate(state, self.dataset.test)
+        params, stats = state.params, state.stats
+        if isinstance(self.network, Supernet) and arch is not None:
+            params, stats = self.network.extract(params, arch), self.network.extract_stats(stats, arch)
+        return Trained(
+            network,
+            params,
+            stats,
+            tested.accuracy,
+            confidence_interval(tested.correct, tested.total),
+            tested.loss,
+            None if outcome.best is None else outcome.best.value,
+            epochs if outcome.best is None else outcome.best.step // self.steps,
+            outcome.seconds,
+        )
+
+    def figures(
+        self, stage: Stage, network: Network, arch: Arch | None, key: Key, stop: Stop, space: SearchSpace | None = None,
+        kept: Path | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """What a result says of a training, which is not done again. kept: the folder that the network goes to."""
+        if stage.result is not None:
+            return dict(stage.result)
+        trained = self.train(network, arch, key, stage, stop)
+        result: dict[str, Any] = {
+            "test_accuracy": trained.test_accuracy,
+            "test_interval": list(trained.test_interval),
+            "test_loss": trained.test_loss,
+            "valid_accuracy": trained.valid_accuracy,
+            "selected_epoch": trained.selected_epoch,
+            **network.costs,
+        }
+        if space is not None and arch is not None:
+            result |= {"genotype": space.to_genotype(arch), "notation": space.notation(arch)}
+            if kept is not None and is_first_process():
+                skeleton = skeleton_of(self.training, self.dataset)
+                save_network(kept, trained.params, trained.stats, result["genotype"], skeleton, self.dataset)
+        result["seconds"] = trained.seconds
+        stage.finish(result)
+        return result
+
+
+def _accumulated(network: Network | Supernet, parts: int) -> Network | Supernet:
+    if isinstance(network, Supernet):
+        return network._replace(apply_path=in_parts(network.apply_path, parts))
+    return network._replace(apply=in_parts(network.apply, parts))
+
+
+def _schedule(training: Training, steps: int) -> tuple[Any, Any]:
+    if training.schedule == "cosine":
+        return schedules.per_epoch(schedules.cosine(training.learning_rate, 0.0, training.epochs), steps), None
+    if training.schedule == "step":
+        every = max(1, training.epochs // 3)
+        return schedules.per_epoch(schedules.step_decay(training.learning_rate, 0.1, every), steps), None
+    return training.learning_rate, schedules.plateau(steps, patience=max(1, training.epochs // 10))

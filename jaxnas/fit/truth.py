@@ -1,0 +1,119 @@
+"""Ground truth: what a table of measured architectures says of the architectures that a search found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import SearchSpace
+from jaxnas.benchmarks import Table, fingerprint, metric_column, named_table
+
+
+class Truth(NamedTuple):
+    """A metric of a table over the same choices as a search.
+
+    values: float64 [A], that of every row, to be maximized, NaN where it was not measured. search_metric: what searches
+    on the table may see, such as a validation accuracy; None where the table has no usual one. fingerprint: of the
+    whole table.
+    """
+
+    table: Table
+    metric: str
+    values: np.ndarray
+    search_metric: str | None
+    fingerprint: dict[str, Any]
+
+    def rows(self, archs: Any) -> np.ndarray:
+        """The row of each of archs [P, D], int [P], -1 for one that is not in the table."""
+        return np.asarray(jax.jit(jax.vmap(self.table.index))(jnp.asarray(archs, jnp.int32)))
+
+    def column(self, metric: str) -> np.ndarray:
+        """Another metric of every row, float64 [A]. Raises: ValueError where the table has it not."""
+        return metric_column(self.table, metric)
+
+    def of(self, archs: Any) -> np.ndarray:
+        """The values of archs [P, D], float64 [P], NaN where there is none."""
+        rows = self.rows(archs)
+        return np.where(rows < 0, np.nan, self.values[np.maximum(rows, 0)])
+
+    def percentile(self, values: Any) -> np.ndarray:
+        """Of 100 measured architectures, how many are worse; those that are equal count half. NaN for NaN."""
+        known = np.sort(self.values[~np.isnan(self.values)])
+        below, upto = np.searchsorted(known, values, "left"), np.searchsorted(known, values, "right")
+        return np.where(np.isnan(values), np.nan, 50.0 * (below + upto) / len(known))
+
+    def told(self, arch: Any) -> dict[str, Any]:
+        """value, rank (1 is the best) and percentile of one architecture, None where it was not measured."""
+        value = float(self.of(np.asarray(arch)[None])[0])
+        if np.isnan(value):
+            return {"value": None, "rank": None, "percentile": None}
+        return {
+            "value": value,
+            "rank": 1 + int((self.values > value).sum()),
+            "percentile": float(self.percentile(value)),
+        }
+
+    def now(self, arch: Any) -> dict[str, Any]:
+        """For the metrics of a search: value and percentile of the architecture, or of those [S, D], held now.
+
+        Nothing where a value is not known.
+        """
+        archs = np.asarray(arch)
+        values = self.of(np.atleast_2d(archs))
+        if np.isnan(values).any():
+            return {}
+        told = {"true_value": values, "true_percentile": self.percentile(values)}
+        return told if archs.ndim > 1 else {name: float(value[0]) for name, value in told.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """What is known of all architectures: how many, their mean, and the best."""
+        known = self.values[~np.isnan(self.values)]
+        best = int(np.nanargmax(self.values))
+        return {
+            "table": self.table.name,
+            "metric": self.metric,
+            "description": self.table.descriptions.get(self.metric.lstrip("-").partition("@")[0], ""),
+            "measured": len(known),
+            "mean": float(known.mean()),
+            "best": float(known.max()),
+            "best_architecture": np.asarray(self.table.archs)[best].tolist(),
+        }
+
+
+def truth_of(table: str | Table, space: SearchSpace, metric: str | None = None) -> Truth:
+    """What a table knows of a space. table: "digits201", a file, or a table. metric: its usual report by default.
+
+    Raises: ValueError where the table is over other choices, or the metric is not there; OSError for a file.
+    """
+    usual: Mapping[str, str] = {}
+    if isinstance(table, Table):
+        named = table
+    else:
+        named, usual = named_table(table)
+    if [choice.options for choice in named.choices] != [choice.options for choice in space.choices]:
+        raise ValueError(
+            f"the table {named.name} is not over the choices of {space.name}: take another table or another space"
+        )
+    metric = metric or usual.get("report") or usual.get("search")
+    if metric is None:
+        raise ValueError(f"the table {named.name} has no usual metric: name one of {', '.join(named.metrics)}")
+    values = metric_column(named, metric)
+    if np.isnan(values).all():
+        raise ValueError(f"no architecture of the table {named.name} has a value of {metric!r}")
+    return Truth(named, metric, values, usual.get("search"), fingerprint(named))
+
+
+def rank(table: str | Table, space: SearchSpace, arch: Any, metric: str | None = None) -> dict[str, Any]:
+    """value, rank (1 is the best) and percentile of an architecture of a space in a table: `truth_of`, asked once."""
+    return truth_of(table, space, metric).told(arch)
+
+
+def curve(truth: Truth, archs: Any) -> dict[str, list[float | None]]:
+    """Values and percentiles of archs [N, D] that a search held, one after another, None where unknown."""
+    values = truth.of(np.asarray(archs))
+    columns = {"value": values, "percentile": truth.percentile(values)}
+    return {name: [None if np.isnan(v) else float(v) for v in column] for name, column in columns.items()}

@@ -1,0 +1,53 @@
+"""The picture of the ground truth: where found architectures stand among all, and how a search came there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnas.draw import new_figure, save_plot
+from jaxnas.fit.truth import Truth
+
+_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#777777"
+
+
+def draw_truth(
+    truth: Truth, rows: Mapping[str, Mapping[str, Any]], lines: Sequence[Mapping[str, Any]], folder: Path
+) -> list[tuple[str, str, str]]:
+    """A histogram of the table with the trained architectures in it, and the value that the search held over time.
+
+    rows: name -> figures with "truth". lines: of the metrics, of which those with "true_value" are drawn; a search over
+    several seeds has a value of each.
+    """
+    held = [(line["step"], np.atleast_1d(line["true_value"])) for line in lines if "true_value" in line]
+    where = "step of the search"
+    for row in rows.values():  # of a selection by scores
+        if not held and "selection" in row:
+            values = row["selection"]["truth_curve"]["value"]
+            held = [(number + 1, np.array([value])) for number, value in enumerate(values) if value is not None]
+            where = "evaluations by one-shot score"
+    figure = new_figure(9.0 if held else 5.0, 3.0, "constrained")
+    left, *right = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
+    left.hist(truth.values[~np.isnan(truth.values)], 60, color="#cccccc")
+    marked = {name: row["truth"]["value"] for name, row in rows.items() if row.get("truth", {}).get("value")}
+    for name, value in marked.items():
+        found = name == "found" or name.startswith("seed-")
+        left.axvline(value, color=_BLUE if found else _GRAY, lw=1.6 if found else 1.0, ls="-" if found else "--")
+        left.text(value, 0.98, f" {name}", transform=left.get_xaxis_transform(), rotation=90, va="top", size=7)
+    left.axvline(np.nanmax(truth.values), color=_ORANGE, lw=1.0)
+    left.set_xlabel(f"{truth.metric} of {truth.table.name}", size=8)
+    left.set_ylabel("architectures", size=8)
+    for axes in right:
+        values = np.array([value for _, value in held])
+        axes.plot([step for step, _ in held], values, color=_BLUE, lw=1.2, alpha=0.8)
+        axes.axhline(np.nanmax(truth.values), color=_ORANGE, lw=1.0, label="best of the table")
+        axes.axhline(np.nanmean(truth.values), color=_GRAY, lw=1.0, ls="--", label="mean of the table")
+        axes.set_xlabel(where, size=8)
+        axes.set_ylabel("what was held then", size=8)
+        axes.legend(fontsize=8, frameon=False)
+    save_plot(figure, folder / "truth.png")
+    caption = f"{len(truth.values):,} architectures of {truth.table.name} by {truth.metric}; those trained here marked."
+    return [("Ground truth", "truth.png", caption)]
