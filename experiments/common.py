@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -69,20 +69,21 @@ def defaults(config: type[Config], method: str, space: str) -> Callable[[Callabl
         chosen = flag("--space") if flag("--space") in CATALOG else space
         size = flag("--preset") if flag("--preset") in SIZES else SIZES[0]
         found = preset(method, chosen, size)  # type: ignore[arg-type]
+        search = {"search": found.method} if hasattr(config, "search") else {}
         return config(
             space=chosen, preset=size, dataset=found.dataset, random_baselines=found.random_baselines,
-            train=found.training, workdir=f"runs/{method}", **{"search": found.method},
+            train=found.training, workdir=f"runs/{method}", **search,
         )  # fmt: skip
 
     return made
 
 
-def travel(config: Any) -> None:
-    """Runs the whole road with the settings of a config, or goes on with it."""
+def travel(config: Common, method: fit.Method) -> None:
+    """Runs the whole road with a method and the settings of a config, or goes on with it."""
     if config.preset not in SIZES:
         raise ValueError(f"there is no preset {config.preset!r}: --preset is one of {', '.join(SIZES)}")
     fit.run(
-        config.search, config.space, config.dataset, config.train,
+        method, config.space, config.dataset, config.train,
         folder=config.workdir, devices=config.devices, tensorboard=config.tensorboard, cache_dir=config.cache_dir,
         data_dir=config.data_dir, size=config.size, seed=config.seed, seeds=config.seeds, table=config.table,
         metric=config.metric, random_baselines=config.random_baselines,

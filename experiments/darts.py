@@ -31,7 +31,7 @@ PRESETS = defaults(Config, "darts", "darts")
 
 def main(config: Config) -> None:
     """Runs the whole road, or goes on with it."""
-    travel(config)
+    travel(config, config.search)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ PRESETS = defaults(Config, "one_shot", "nasbench201")
 
 def main(config: Config) -> None:
     """Runs the whole road, or goes on with it."""
-    travel(config)
+    travel(config, config.search)
 
 
 if __name__ == "__main__":

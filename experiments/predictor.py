@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.evaluation import clock
 from experiments.table_predictors import PREDICTORS, Known, known
 from experiments.tabular import write_table
 from experiments.tabular_pictures import COLOURS
@@ -33,6 +32,7 @@ from jaxnas.base import Array, Graph, Predictor
 from jaxnas.benchmarks import Table, fingerprint, metric_column, named_table
 from jaxnas.cache import enable_cache
 from jaxnas.draw import new_figure, save_plot
+from jaxnas.fit.results import clock
 from jaxnas.predictors import normal_scores
 from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, open_run, versions

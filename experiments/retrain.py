@@ -1,7 +1,8 @@
-"""Train a genotype from scratch beside the hand-designed network, test it, draw it, report.
+"""Train an architecture from scratch beside the hand-designed network, test it, draw it, report.
 
     python -m experiments.retrain --genotype DARTS_V2 --dataset cifar10 --data-dir DIR
-    python -m experiments.retrain --genotype runs/darts/genotype.json
+    python -m experiments.retrain --genotype runs/darts                a run, or its genotype.json, of any space
+    python -m experiments.retrain --space nasbench201 --genotype '|nor_conv_3x3~0|+|…' --table digits201
 
 The paper's settings (--preset paper) give DARTS_V2 2.76 ± 0.09 % test error on CIFAR-10 (Liu et al. 2019, table 1).
 """
@@ -9,83 +10,38 @@ The paper's settings (--preset paper) give DARTS_V2 2.76 ± 0.09 % test error on
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
 
-import jax
-
-from experiments.darts import PRESETS as SEARCHES
-from experiments.evaluation import (
-    Training,
-    check,
-    clock,
-    finish,
-    held_run,
-    load_data,
-    random_archs,
-    told_finished,
-    train_all,
-)
-from jaxnas import command, data
-from jaxnas.cache import enable_cache
-from jaxnas.files import read_json, write_json
-from jaxnas.fit.devices import Devices, join
-from jaxnas.parallel import is_first_process
-from jaxnas.ranges import check_ranges
-from jaxnas.spaces import darts_space
+from experiments.common import Common, defaults, travel
+from jaxnas import command
+from jaxnas.fit.fixed import Fixed, read_genotype
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The preset sets every default that follows."""
+class Config(Common):
+    """The preset and the space set every default that follows; a genotype in JSON says its space."""
 
-    genotype: str
-    """A published name (DARTS_V2), a genotype.json, or the text of a Genotype(…)."""
-    preset: Literal["tiny", "small", "paper"] = "tiny"
-    dataset: str = "digits"
-    data_dir: str | None = None
-    size: command.Size = None
-    """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
-    workdir: str = "runs/retrain"
-    random_baselines: int = 0
-    seed: int = 0
-    train: Training = Training(epochs=600, batch_size=96, channels=36, cells=20)
-    devices: Devices = Devices()
-    tensorboard: bool = False
-    cache_dir: str | None = None
+    genotype: str = "DARTS_V2"
+    """The folder of a run, a genotype.json, a published name (DARTS_V2), or the field's notation."""
+
+
+def _defaults(flag: Callable[[str], str]) -> Config:
+    """The defaults of the space that the genotype says, or that is given."""
+    space = flag("--space") or (read_genotype(flag("--genotype"))[1] if flag("--genotype") else None) or "darts"
+    found = defaults(Config, "darts", space)(flag)
+    return dataclasses.replace(found, workdir="runs/retrain", random_baselines=0)
+
+
+PRESETS = _defaults
 
 
 def main(config: Config) -> None:
     """Trains, or goes on with it."""
-    enable_cache(config.cache_dir)
-    join(config.devices)
-    timer = clock()
-    space = darts_space()
-    path = Path(config.genotype)
-    if config.genotype.endswith(".json") and not path.is_file():
-        raise OSError(f"there is no file {path}: give the genotype.json of a run, or a published name (DARTS_V2)")
-    check_ranges("", config, seed=("seed",))
-    arch = space.from_genotype(read_json(path) if config.genotype.endswith(".json") else config.genotype)
-    dataset = load_data(config)
-    check(config.train, dataset, space, config.seed, config.random_baselines, config.devices)
-    runtime = ("workdir", "dataset", "data_dir", "devices", "tensorboard", "cache_dir")
-    genotype = space.to_genotype(arch)  # a name, a file and a text of one architecture are one run
-    with held_run("retrain", config, runtime, genotype=genotype, data=data.fingerprint(dataset)) as (run, stop):
-        if told_finished(run):
-            return
-        write_json(run.path / "genotype.json", genotype)
-        train_key, random_key = jax.random.split(jax.random.key(config.seed))
-        archs = {"found": arch, **random_archs(space, config.random_baselines, random_key)}
-        figures = train_all(run, config.train, dataset, space, archs, train_key, config.seed, stop, config.devices)
-        if not is_first_process():
-            return
-        finish(run, figures, dataset, config.seed, {"total": timer()}, [])
+    genotype, space = read_genotype(config.genotype)
+    if space not in (None, config.space):
+        raise ValueError(f"the genotype is one of {space}, not of --space {config.space}: leave out --space")
+    travel(config, Fixed(genotype))
 
-
-PRESETS = {
-    name: Config(genotype="DARTS_V2", preset=search.preset, dataset=search.dataset, train=search.train)
-    for name, search in SEARCHES.items()
-}
 
 if __name__ == "__main__":
     command.main(main, Config, presets=PRESETS)

@@ -32,7 +32,6 @@ import optax
 from scipy import stats
 
 from experiments import tabular_front, tabular_pictures
-from experiments.evaluation import clock
 from experiments.table_predictors import PREDICTORS, known
 from jaxnas import command, report
 from jaxnas.base import Sampler
@@ -49,6 +48,7 @@ from jaxnas.cache import enable_cache
 from jaxnas.controllers import adam, lstm_controller
 from jaxnas.controllers import reinforce as policy_gradient
 from jaxnas.files import write_atomic
+from jaxnas.fit.results import clock
 from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.samplers import (

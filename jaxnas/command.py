@@ -74,7 +74,10 @@ def main(
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default: Config | None = None
     if callable(presets):
-        default = presets(functools.partial(_value, arguments))
+        try:
+            default = presets(functools.partial(_value, arguments))
+        except (ValueError, OSError) as error:
+            _end(name, error, None)
     elif presets is not None:
         default = presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
     parsed = tyro.cli(

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.scoring import with_scores
 from jaxnas import command
 from jaxnas.base import Aux, Batch, Context, Supernet
+from jaxnas.fit.scoring import with_scores
 from jaxnas.ops import layers
 from jaxnas.parallel import Way, data_parallel, from_first, is_first_process, join_hosts, largest, local
 from jaxnas.runfolder import open_run

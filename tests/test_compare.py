@@ -9,6 +9,7 @@ import pytest
 
 from experiments import compare
 from jaxnas import command
+from jaxnas.fit.seeds import share_equal_by_chance
 from jaxnas.spaces import darts_space, nasbench201_space
 
 SPACES = {"darts": darts_space(), "nasbench201": nasbench201_space()}
@@ -77,7 +78,7 @@ def test_equal_cells_agree_wholly_and_chance_is_that_of_the_options(tmp_path, ca
     printed = capsys.readouterr().out
     assert "have 100% of their choices in common" in printed
     assert str(runs[0]) in printed  # Both are called "run".
-    assert compare.share_equal_by_chance(SPACES["nasbench201"]) == pytest.approx(1 / 5, abs=0.02)
+    assert share_equal_by_chance(SPACES["nasbench201"]) == pytest.approx(1 / 5, abs=0.02)
 
 
 def test_wrong_folders_are_one_line_and_exit_code_two(tmp_path, capsys):

@@ -13,8 +13,17 @@ from jaxnas.catalog import CATALOG
 SMALL = [
     *("--devices.count", "1"),  # programs for several compile for longer; test_parallel has those
     *("--space", "nasbench201", "--search.epochs", "2", "--search.batch-size", "300", "--search.channels", "2"),
-    *("--search.candidates", "3", "--controller.steps", "4", "--controller.samples", "2"),
-    *("--controller.batch-size", "200", "--train.epochs", "1", "--train.channels", "2", "--train.batch-size", "500"),
+    *("--search.candidates", "3", "--search.controller.steps", "4", "--search.controller.samples", "2"),
+    *(
+        "--search.controller.batch-size",
+        "200",
+        "--train.epochs",
+        "1",
+        "--train.channels",
+        "2",
+        "--train.batch-size",
+        "500",
+    ),
 ]
 
 
@@ -25,7 +34,7 @@ def values_without_time(path):
 def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [*SMALL, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
-    command.main(enas.main, enas.Config, arguments, enas.defaults)
+    command.main(enas.main, enas.Config, arguments, enas.PRESETS)
     result = json.loads((run / "result.json").read_text())
     assert result["genotype"]["space"] == "nasbench201"
     assert {"best-of-random", "hand-designed"} == set(result["baselines"])
@@ -43,7 +52,7 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
     # The search again, from its last checkpoint: the same candidates and scores.
     for path in (run / "result.json", run / "stages" / "search" / "done.json"):
         path.unlink()
-    command.main(enas.main, enas.Config, arguments, enas.defaults)
+    command.main(enas.main, enas.Config, arguments, enas.PRESETS)
     again = json.loads((run / "result.json").read_text())
     assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in result.items() if k != "timing"}
     assert values_without_time(run / "metrics.jsonl") == lines
@@ -52,7 +61,7 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
     # As the first of two seeds at once it is the same search.
     seeds = tmp_path / "seeds"
     arguments = [*SMALL, "--seeds", "2", "--workdir", str(seeds), "--cache-dir", arguments[-1]]
-    command.main(enas.main, enas.Config, arguments, enas.defaults)
+    command.main(enas.main, enas.Config, arguments, enas.PRESETS)
     both = json.loads((seeds / "result.json").read_text())
     first = both["baselines"]["seed-0"]
     for name in ("scores", "random_scores"):  # of 360 images
@@ -66,10 +75,13 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
 
 WRONG = {
     "batch of the search": (["--search.batch-size", "5000"], "search.batch_size 5000 is larger than its part"),
-    "batch of the controller": (["--controller.batch-size", "5000"], "controller.batch_size 5000"),
-    "batches": (["--controller.batches", "7"], "no multiple of controller.batches 7"),
+    "batch of the controller": (
+        ["--search.controller.batch-size", "5000"],
+        "batches of 5000 of phase 'controller' are larger than the part",
+    ),
+    "batches": (["--search.controller.batches", "7"], "no multiple of search.controller.batches 7"),
     "part": (["--search.valid-part", "1.5"], "search.valid_part must be between 0 and 1"),
-    "temperature": (["--controller.temperature", "0"], "temperature must be positive"),
+    "temperature": (["--search.controller.temperature", "0"], "temperature must be positive"),
     "auxiliary": (["--space", "nasbench201", "--train.auxiliary"], "no auxiliary head"),
 }
 
@@ -78,7 +90,7 @@ WRONG = {
 def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
     arguments, expected = WRONG[case]
     with pytest.raises(SystemExit) as stopped:
-        command.main(enas.main, enas.Config, [*arguments, "--workdir", str(tmp_path / "run")], enas.defaults)
+        command.main(enas.main, enas.Config, [*arguments, "--workdir", str(tmp_path / "run")], enas.PRESETS)
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1
@@ -88,6 +100,6 @@ def test_wrong_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
 @pytest.mark.parametrize("space", sorted(CATALOG))
 @pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
 def test_presets_belong_to_their_space(space, preset):
-    config = enas.defaults({"--space": space, "--preset": preset}.get)
+    config = enas.PRESETS({"--space": space, "--preset": preset}.get)
     assert (config.space, config.preset) == (space, preset)
     assert (config.dataset == "digits") == (preset == "tiny")

@@ -9,9 +9,9 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from experiments import darts_watch
 from jaxnas.base import Aux, Batch, Context, Skeleton, Supernet
 from jaxnas.data import Augmentation, Examples
+from jaxnas.fit import watch as darts_watch
 from jaxnas.search import (
     EarlyStop,
     WatchedState,

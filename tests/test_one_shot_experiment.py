@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 import jaxnas
-from experiments import one_shot, one_shot_reuse
-from experiments.evaluation import metrics
-from experiments.one_shot_config import Config, defaults
+from experiments import one_shot
+from experiments.one_shot import PRESETS as defaults
+from experiments.one_shot import Config
 from jaxnas import command, data
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import load_table, make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
 from jaxnas.catalog import CATALOG
+from jaxnas.fit import Problem, reuse
+from jaxnas.fit.results import metrics
 from jaxnas.hardware import load_latency
 from jaxnas.runfolder import open_run
 from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
@@ -25,9 +27,16 @@ from jaxnas.supernets import chain_supernet
 
 SMALL = [
     *("--devices.count", "1"),  # programs for several compile for longer; test_parallel has those
-    *("--one-shot.epochs", "3", "--one-shot.batch-size", "300", "--one-shot.channels", "2"),
-    *("--scoring.evaluations", "16", "--scoring.population", "5", "--scoring.batch-size", "360"),
-    *("--scoring.batches", "1", "--comparison.architectures", "4", "--comparison.running-paths", "3"),
+    *("--search.epochs", "3", "--search.batch-size", "300", "--search.channels", "2"),
+    *("--search.scoring.evaluations", "16", "--search.scoring.population", "5", "--search.scoring.batch-size", "360"),
+    *(
+        "--search.scoring.batches",
+        "1",
+        "--search.comparison.architectures",
+        "4",
+        "--search.comparison.running-paths",
+        "3",
+    ),
     *("--train.epochs", "1", "--train.channels", "2", "--train.batch-size", "500", "--max-macs", "14000"),
 ]
 
@@ -44,7 +53,7 @@ def table(tmp_path_factory):
 def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(tmp_path, capsys, table):
     run = tmp_path / "run"
     arguments = [*SMALL, "--table", table, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
-    arguments += ["--prune-stages", "1", "--max-latency-ms", "1e6", "--latency-batch", "2"]
+    arguments += ["--search.prune", "4", "--max-latency-ms", "1e6", "--latency-batch", "2"]
     command.main(one_shot.main, Config, arguments, defaults)
     result = json.loads((run / "result.json").read_text())
     assert {"best-of-random", "hand-designed"} == set(result["baselines"])
@@ -59,12 +68,12 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     assert (whole["from_epoch"], whole["architectures"]) == (0, 5**6)
     assert (left["from_epoch"], left["architectures"]) == (1, 4**6)
     assert left["supernet_params"] <= whole["supernet_params"]
-    kept = json.loads((run / "stages" / "prune-1" / "done.json").read_text())["keep"]
+    kept = json.loads((run / "stages" / "search-1" / "done.json").read_text())["keep"]
     for arch in (result["genotype"], result["baselines"]["best-of-random"]["genotype"]):
         space = nasbench201_space()
         assert all(option in row for option, row in zip(space.from_genotype(arch).tolist(), kept, strict=True))
     table_of_times = load_latency(run / "latency.json")
-    assert selection["latency"]["predicted_ms"] >= table_of_times.constant
+    assert result["latency"]["predicted_ms"] >= table_of_times.constant
     assert result["timing"]["latency_ms"] > 0
     for name in ("index.html", "front.png", "agreement.png", "cells.png"):
         assert (run / "report" / name).stat().st_size > 1000
@@ -108,8 +117,17 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     monkeypatch.setitem(CATALOG, "chain", changed)
     run = tmp_path / "run"
     arguments = [
-        *("--space", "chain", "--one-shot.sampling", "sandwich", "--search", "ilp", "--scoring.batch-norm", "batch"),
-        *("--one-shot.cells", "4", "--train.cells", "4"),
+        *(
+            "--space",
+            "chain",
+            "--search.sampling",
+            "sandwich",
+            "--search.by",
+            "ilp",
+            "--search.scoring.batch-norm",
+            "batch",
+        ),
+        *("--search.cells", "4", "--train.cells", "4"),
         *(*SMALL, "--max-macs", "4700", "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")),
     ]
     command.main(one_shot.main, Config, arguments, defaults)
@@ -126,26 +144,29 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     # The supernet of a run for a search within another budget: what the run has learnt and scored is there.
     (folder,) = (run / "stages/search/checkpoints/latest").iterdir()
     parsed = []
-    another = [*arguments, "--supernet", str(run), "--max-macs", "4300"]
+    another = [*arguments, "--search.supernet", str(run), "--max-macs", "4300"]
     command.main(lambda config: parsed.append(config), Config, another, defaults)
     (config,) = parsed
-    read = data.fingerprint(data.load("digits"))
-    assert one_shot_reuse.check(config, read)["step"] == 9
+    problem = Problem(CATALOG["chain"], data.load("digits"), config.train, space, lambda space: None)
+    assert reuse.check(config.search, problem)["step"] == 9
     with open_run(tmp_path / "other", {}, {}) as other:
-        one_shot_reuse.take(other, config)
+        reuse.take(other, config.search)
         steps = [line["step"] for line in metrics(other)]
     assert steps == [9]
     for path in ("checkpoints/latest/" + folder.name, "scores-batch.jsonl"):
         taken, there = (at / "stages/search" / path for at in (tmp_path / "other", run))
         assert taken.is_dir() or taken.read_text() == there.read_text()
     with pytest.raises(ValueError, match=r"another supernet than this run \(seed: 0 there, 1 now\)"):
-        one_shot_reuse.check(dataclasses.replace(config, seed=1), read)
-    with pytest.raises(ValueError, match=r"another supernet than this run \(data\.train_images: 1077 there, 1076 now"):
-        one_shot_reuse.check(config, {**read, "train_images": 1076})
+        reuse.check(config.search, problem._replace(seed=1))
+    told = r"another supernet than this run \(data\.train_images: 1077 there, 1076 now"
+    images, labels = problem.dataset.train_images[1:], problem.dataset.train_labels[1:]
+    fewer = dataclasses.replace(problem.dataset, train_images=images, train_labels=labels)
+    with pytest.raises(ValueError, match=told):
+        reuse.check(config.search, problem._replace(dataset=fewer))
 
     # The same supernet in another place is the same to a run, and one whose parameters are others is not.
     def refused(supernet):
-        given = [*another, "--supernet", str(supernet), "--workdir", str(tmp_path / "third"), "--tensorboard"]
+        given = [*another, "--search.supernet", str(supernet), "--workdir", str(tmp_path / "third"), "--tensorboard"]
         with pytest.raises(SystemExit):
             command.main(one_shot.main, Config, given, defaults)
         return capsys.readouterr().err
@@ -162,21 +183,24 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
 
 WRONG = {
     "budget": (["--max-macs", "10"], "max_macs 10, where the smallest possible is"),
-    "program": (["--space", "enas_macro", "--search", "ilp"], "there is no integer program"),
+    "program": (["--space", "enas_macro", "--search.by", "ilp"], "there is no integer program"),
     "table": (["--space", "darts", "--table", "TABLE"], "is not over the choices of darts"),
-    "metric": (["--table", "TABLE", "--comparison.metric", "speed"], "there is no metric 'speed'"),
-    "batch of the search": (["--one-shot.batch-size", "5000"], "one_shot.batch_size 5000 is larger than its part"),
-    "recalibration": (["--scoring.batches", "50"], "scoring.batches 50 of 120 images are more than"),
+    "metric": (["--table", "TABLE", "--metric", "speed"], "there is no metric 'speed'"),
+    "batch of the search": (["--search.batch-size", "5000"], "search.batch_size 5000 is larger than its part"),
+    "recalibration": (["--search.scoring.batches", "50"], "search.scoring.batches 50 of 120 images are more than"),
     "sandwich": (
-        ["--one-shot.sampling", "sandwich"],
+        ["--search.sampling", "sandwich"],
         "a largest and a smallest architecture, which nasbench201 has not",
     ),
-    "evaluations": (["--scoring.evaluations", "3"], "evaluations must be at least 16"),
+    "evaluations": (["--search.scoring.evaluations", "3"], "evaluations must be at least 16"),
     "latency": (["--space", "enas_macro", "--max-latency-ms", "5"], "there is no table of latencies for enas_macro"),
-    "stages": (["--prune-stages", "60"], "prune_stages must be 0 to 59"),
-    "supernet": (["--supernet", "nowhere"], "nowhere is no run folder"),
-    "supernet and stages": (["--supernet", "nowhere", "--prune-stages", "1"], "leave out prune_stages, or supernet"),
-    "part": (["--one-shot.valid-part", "1.5"], "one_shot.valid_part must be between 0 and 1"),
+    "stages": (["--search.prune", "1"], "search.prune must fall to 2 at least"),
+    "supernet": (["--search.supernet", "nowhere"], "nowhere is no run folder"),
+    "supernet and stages": (
+        ["--search.supernet", "nowhere", "--search.prune", "4"],
+        "leave out search.prune, or search.supernet",
+    ),
+    "part": (["--search.valid-part", "1.5"], "search.valid_part must be between 0 and 1"),
 }
 
 

@@ -1,17 +1,19 @@
-"""Budgets and choices of `experiments.one_shot`, against enumeration, without any network."""
+"""Budgets, and choices by scores, against enumeration, without any network."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.one_shot_budget import check_feasible, excess, feasible_samples, make_budget, without_absent
-from experiments.one_shot_latency import latency_table
-from experiments.one_shot_select import agreement, by_integer_program, evolution, fitted, guided, sampled, weakest
-from experiments.tabular_front import front
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
+from jaxnas.catalog import entry_of
+from jaxnas.fit import budget as budgets
+from jaxnas.fit import latency as latencies
+from jaxnas.fit.budget import check_feasible, excess, feasible_samples, without_absent
+from jaxnas.fit.select import agreement, by_integer_program, evolution, fitted, guided, sampled, weakest
 from jaxnas.hardware import LatencyTable, reachable, save_latency, two_edges_a_node
+from jaxnas.samplers.nondominated import front
 from jaxnas.spaces import (
     NASBENCH201_OPERATIONS,
     darts_cost_table,
@@ -26,6 +28,14 @@ SKELETON = Skeleton(channels=4, cells=1, image_shape=(8, 8, 1), num_classes=10)
 CELLS, _ = digits201_cells()
 PARAMS, MACS = digits201_costs(SKELETON, CELLS)
 WORTH = np.random.default_rng(0).normal(size=(6, 5))
+
+
+def make_budget(space, *rest):
+    return budgets.make_budget(entry_of(space.name), space, *rest)
+
+
+def latency_table(space, *rest):
+    return latencies.latency_table(entry_of(space.name), space, *rest)
 
 
 def worth(archs):
@@ -117,13 +127,14 @@ def test_signals_are_the_logarithms_of_the_costs():
 @pytest.mark.parametrize("predictor", [None, "gp"])
 def test_the_weakest_options_go_and_a_program_of_what_is_left_takes_none_of_them(predictor):
     budget = make_budget(SPACE, SKELETON, {})
-    keep = weakest(worth, SPACE, budget, jax.random.key(1), 4000 if predictor is None else 150, predictor)
+    keep = weakest(worth, SPACE, budget, jax.random.key(1), 4000 if predictor is None else 150, 4, predictor)
     assert [len(left) for left in keep] == [4] * 6
     for row, left in zip(WORTH, keep, strict=True):
         assert np.argmin(row) not in left
     pruned = prune(SPACE, [left[:2] for left in keep])
     assert (
-        weakest(lambda archs: np.arange(len(archs)), pruned.space, budget, jax.random.key(1), 4, None) == ((0, 1),) * 6
+        weakest(lambda archs: np.arange(len(archs)), pruned.space, budget, jax.random.key(1), 4, 2, None)
+        == ((0, 1),) * 6
     )
     left = without_absent(make_budget(pruned.space, SKELETON, {}), pruned.space)
 

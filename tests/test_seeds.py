@@ -1,19 +1,21 @@
 """Several seeds of one search: what is refused, how far cells agree, and which of them is kept."""
 
-import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import seeds
-from experiments.darts import PRESETS
+from jaxnas.catalog import entry_of
+from jaxnas.data.digits import load_digits
+from jaxnas.fit import seeds
 from jaxnas.fit.devices import Devices, spread
+from jaxnas.fit.problem import Problem
+from jaxnas.fit.settings import Training
 from jaxnas.runfolder import open_run
-from jaxnas.spaces import nasbench201_space
+from jaxnas.spaces import darts_space, nasbench201_space
 
-TINY = dataclasses.replace(PRESETS["tiny"], seeds=4)
+TINY = Problem(entry_of("darts"), load_digits(), Training(), darts_space(), lambda space: None, seeds=4)
 
 
 def test_agreement_is_the_share_of_equal_choices_over_all_pairs():
@@ -23,7 +25,7 @@ def test_agreement_is_the_share_of_equal_choices_over_all_pairs():
 
 
 def test_the_best_by_validation_is_kept_whatever_the_test_says(tmp_path):
-    config = dataclasses.replace(TINY, seed=5, seeds=2)
+    config = TINY._replace(seed=5, seeds=2)
     space = nasbench201_space()
     found = dict(zip(seeds.names(config), jnp.array([[0, 1, 2, 3, 4, 0], [0, 1, 2, 3, 4, 1]]), strict=True))
     figures = {
@@ -50,7 +52,7 @@ def test_the_best_by_validation_is_kept_whatever_the_test_says(tmp_path):
 
 def test_seeds_go_over_as_many_devices_as_divide_them():
     def laid_out(count):
-        layout = seeds.layout(dataclasses.replace(TINY, devices=Devices(count=count)), (8, 8, 1), side_by_side=True)
+        layout = seeds.layout(TINY._replace(devices=Devices(count=count)), (8, 8, 1), side_by_side=True)
         return layout.keys([jax.random.key(number) for number in range(4)])
 
     assert len(laid_out(0).devices()) == 4
@@ -64,13 +66,13 @@ def test_seeds_go_over_as_many_devices_as_divide_them():
     [
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"seed": 2**32 - 4 + 1}, "4 seeds from 4294967293 on go beyond 4294967295"),
-        ({"train": dataclasses.replace(TINY.train, hold_out=0.0)}, "train.hold_out must not be 0"),
+        ({"training": Training(hold_out=0.0)}, "train.hold_out must not be 0"),
         ({"devices": Devices(coordinator="auto")}, "run each seed by --seed"),
     ],
 )
 def test_what_does_not_go_with_several_seeds_is_told(change, told):
     with pytest.raises(ValueError, match=told):
-        seeds.check(dataclasses.replace(TINY, **change), {})
+        seeds.check(TINY._replace(**change), {})
 
 
 def test_batches_go_over_as_many_devices_as_divide_them(capsys):

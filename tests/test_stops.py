@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from experiments import predictor, tabular
-from experiments.scoring import with_scores
 from jaxnas import command
 from jaxnas.benchmarks import digits201_table, make_table, save_table
+from jaxnas.fit.scoring import with_scores
 from jaxnas.train.stop import Stopped, stop_on_signal
 
 

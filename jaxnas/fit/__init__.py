@@ -9,6 +9,7 @@ from jaxnas.fit.presets import Preset, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem
 from jaxnas.fit.road import Result, run
 from jaxnas.fit.settings import Limits, Training
+from jaxnas.fit.sharing import Sharing, search, weight_sharing
 from jaxnas.fit.training import Trained, evaluate, train
 from jaxnas.fit.truth import Truth, rank, truth_of
 from jaxnas.fit.watch import Watch
@@ -28,6 +29,7 @@ __all__ = [
     "Problem",
     "Result",
     "Scoring",
+    "Sharing",
     "Trained",
     "Training",
     "Truth",
@@ -37,6 +39,8 @@ __all__ = [
     "preset",
     "rank",
     "run",
+    "search",
     "train",
     "truth_of",
+    "weight_sharing",
 ]

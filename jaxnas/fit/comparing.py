@@ -1,7 +1,4 @@
-"""Put finished runs side by side: what they found, how good it is, and how far runs with other seeds agree.
-
-    python -m experiments.compare runs/darts runs/enas runs/one_shot
-    python -m experiments.compare runs/seed-0 runs/seed-1 runs/seed-2 --out runs/comparison
+"""Finished runs side by side: what they found, how good it is, and how far runs with other seeds agree.
 
 Runs that differ in nothing but the seed are one method: mean and standard deviation over its runs, and the agreement of
 the cells that they found, which is the share of equal choices over all pairs, beside that of random cells. Searches
@@ -10,41 +7,25 @@ from other seeds mostly find other cells of much the same accuracy: what to repo
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
-from experiments.seeds import share_equal, share_equal_by_chance
 
-from experiments.tabular import write_table
-from jaxnas import command, draw, report
-from jaxnas.files import read_json
+from jaxnas import draw, report
+from jaxnas.files import read_json, write_csv
+from jaxnas.fit.results import command_line
+from jaxnas.fit.seeds import share_equal, share_equal_by_chance
 from jaxnas.runfolder import differences, versions
 from jaxnas.saved import describe, space_of
 
 HEAD = ("run", "method", "test accuracy", "95 % interval", "valid", "params", "MACs", "search", "seed")
-SEARCHED = ("darts", "enas", "one_shot", "retrain")
-"""The experiments that end with a trained network."""
 READ = ("data", "table", "supernet")
 """What of an identity are fingerprints. Those of data must be equal. Neither a table, with which scores are compared,
 nor a supernet that was taken over, which is the one that a run would train itself, makes another method."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The runs must be finished, and on one data set."""
-
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run folders."""
-    out: str | None = None
-    """A folder for table.csv and report/index.html with pictures; without it the table is only printed."""
 
 
 class Run(NamedTuple):
@@ -68,21 +49,6 @@ class Method(NamedTuple):
     std: float
     agreement: float | None
     by_chance: float | None
-
-
-def main(config: Config) -> None:
-    """Prints the table, and writes it with pictures where that is asked for."""
-    runs = read_runs(config.runs)
-    methods = group(runs)
-    lines = rows(methods)
-    print(text_table([HEAD, *lines]))
-    for run in runs:
-        print(f"\n{run.name}\n  {run.result['notation']}")
-    seeds = [told(method) for method in methods if len(method.runs) > 1]
-    print("".join(f"\n{line}" for line in seeds))
-    if config.out is not None:
-        write(Path(config.out), runs, methods)
-        print(f"\ntable: {Path(config.out) / 'table.csv'}\nreport: {Path(config.out) / 'report' / 'index.html'}")
 
 
 def read_runs(paths: Sequence[str]) -> list[Run]:
@@ -113,18 +79,16 @@ def _read(path: Path, name: str) -> Run:
     identity = config.get("identity") if isinstance(config, dict) else None
     if not isinstance(identity, dict) or "experiment" not in identity:
         raise ValueError(f"{path / 'config.json'} is not the configuration of a run: give another folder")
-    if identity["experiment"] not in SEARCHED:
-        raise ValueError(
-            f"{path} is a run of {identity['experiment']}, which trains no found network: give runs of "
-            f"{', '.join(SEARCHED)}"
-        )
     if not (path / "result.json").is_file():
         raise ValueError(f"{path} is not finished: run its command again, which goes on where it stopped")
     result = read_json(path / "result.json")
     lacking = [key for key in ("test_accuracy", "test_interval", "notation", "genotype", "dataset", "params", "macs")
                if not isinstance(result, dict) or key not in result]  # fmt: skip
     if lacking:
-        raise ValueError(f"{path / 'result.json'} has no {lacking[0]!r}: it is damaged, run again in another folder")
+        raise ValueError(
+            f"{path} is a run of {identity['experiment']}, which trains no found network, or damaged: its result.json "
+            f"has no {lacking[0]!r}"
+        )
     settings = dict(_flat({key: value for key, value in identity.items() if key not in READ}))
     seed = settings.pop("seed")
     return Run(name, path, identity.get("data", {}), settings, seed, result)
@@ -153,7 +117,9 @@ def _name(run: Run, of_methods: Sequence[Run]) -> str:
     differing = [
         f"{key}={value}"
         for key, value in run.settings.items()
-        if any(other.settings.get(key) != value for other in alike) and key not in ("space", "genotype")
+        if any(other.settings.get(key) != value for other in alike)
+        and key != "space"
+        and not key.startswith("search.genotype")
     ]
     return " ".join([run.settings["experiment"], *([space] if isinstance(space, str) else []), *differing])
 
@@ -199,6 +165,13 @@ def rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
     return lines
 
 
+def text(runs: Sequence[Run], methods: Sequence[Method]) -> str:
+    """The table, what each run found, and the seeds of each method, to be printed."""
+    found = "".join(f"\n\n{run.name}\n  {run.result['notation']}" for run in runs)
+    seeds = "".join(f"\n{told(method)}" for method in methods if len(method.runs) > 1)
+    return f"{text_table([HEAD, *rows(methods)])}{found}\n{seeds}".rstrip("\n")
+
+
 def text_table(lines: Sequence[Sequence[str]]) -> str:
     """In columns, names on the left and numbers on the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
@@ -220,7 +193,7 @@ def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {folder}: {error.strerror}; choose one that can be written") from error
-    write_table(out / "table.csv", [_plain(run, method) for method in methods for run in method.runs])
+    write_csv(out / "table.csv", [_plain(run, method) for method in methods for run in method.runs])
     draw.draw_comparison({run.name: run.result for run in runs}, folder / "comparison.png")
     pictures = [("Test accuracy", "comparison.png", "With its 95 % interval; the interval of a mean is another one.")]
     for number, run in enumerate(runs):
@@ -233,7 +206,7 @@ def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
         {
             "dataset": runs[0].result["dataset"],
             "versions": versions(),
-            "command": shlex.join(["python", "-m", "experiments.compare", *sys.argv[1:]]),
+            "command": command_line(),
         },
         pictures,
         [("Runs", HEAD, rows(methods)), *([("Seeds", ("methods run with several seeds",), seeds)] if seeds else [])],
@@ -256,7 +229,3 @@ def _plain(run: Run, method: Method) -> dict[str, Any]:
         "search_seconds": (result.get("timing") or {}).get("search"),
         "notation": result["notation"],
     }
-
-
-if __name__ == "__main__":
-    command.main(main, Config, printed=True)

@@ -65,7 +65,7 @@ def finish(
         "seed": problem.seed,
         "baselines": {name: row for name, row in rows.items() if name != "found"},
         "versions": versions(),
-        "command": _command(),
+        "command": command_line(),
         "timing": {**timing, **seconds},
     }
     folder = run.path / "report"
@@ -106,7 +106,7 @@ def truth_table(known: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]])
 
 def _truth_cells(told: Mapping[str, Any]) -> tuple[str, str, str]:
     if told["value"] is None:
-        return "not measured", "", ""
+        return "–", "", ""
     return f"{told['value']:.2f}", f"{told['rank']:,}", f"{told['percentile']:.1f}"
 
 
@@ -139,7 +139,7 @@ def tell(path: Path | None, result: Mapping[str, Any]) -> None:
         print(f"report: {path / 'report' / 'index.html'}")
 
 
-def _command() -> str:
+def command_line() -> str:
     """How this process was started, as far as it is a program."""
     main = sys.modules["__main__"]
     module = getattr(main, "__spec__", None)

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jaxnas import data
 from jaxnas.checkpoint import fingerprint
@@ -18,16 +18,24 @@ from jaxnas.files import read_json, write_atomic
 from jaxnas.fit.problem import Problem, settings_of
 from jaxnas.runfolder import RunFolder, differences
 
-if TYPE_CHECKING:
-    from jaxnas.fit.one_shot import OneShot
-
 _SELECTION = ("prune_by", "by", "predictor", "scoring", "comparison")
 """Settings that a trained supernet does not depend on."""
 _SCORING = ("batch_size", "batches")
 """What a score depends on beside the supernet."""
 
 
-def check(settings: OneShot, problem: Problem) -> dict[str, Any] | None:
+class Reusing(Protocol):
+    """Of the settings of a one-shot search, what is asked here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def supernet(self) -> str | None: ...
+    @property
+    def prune(self) -> tuple[int, ...]: ...
+
+
+def check(settings: Reusing, problem: Problem) -> dict[str, Any] | None:
     """The fingerprint of the supernet named, None where none is.
 
     Raises: ValueError, or OSError, where the supernet is not the one that this run would train.
@@ -55,7 +63,7 @@ def check(settings: OneShot, problem: Problem) -> dict[str, Any] | None:
     return fingerprint(source / "stages" / "search" / "checkpoints")
 
 
-def take(run: RunFolder, settings: OneShot) -> None:
+def take(run: RunFolder, settings: Reusing) -> None:
     """Copies checkpoints, metrics of the training, and scores that hold here, unless the run has a supernet already."""
     stage = run.stage("search")
     if settings.supernet is None or (stage.path / "checkpoints").exists():

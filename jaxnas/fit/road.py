@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,18 +33,29 @@ from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, check_folder
 
 
-class Result(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Result:
     """What a road led to.
 
-    found: what the search found, of several seeds the one that is kept. result: the content of result.json: accuracies
-    with their split, costs, baselines, ground truth, versions, timing. network: the trained network, as (apply,
-    params); apply takes uint8 images. folder: the run folder, None where none was asked for.
+    space: of the networks. result: the content of result.json: accuracies with their split, costs, baselines, ground
+    truth, versions, timing. folder: the run folder, None where none was asked for.
     """
 
-    found: Found
+    space: SearchSpace
     result: dict[str, Any]
-    network: saved.Loaded
     folder: Path | None
+    load: Callable[[], saved.Loaded]
+
+    @functools.cached_property
+    def found(self) -> Found:
+        """What the search found, of several seeds the one that is kept."""
+        arch = self.space.from_genotype(self.result["genotype"])
+        return Found(self.space, arch, self.result, seconds=self.result["timing"]["search"])
+
+    @functools.cached_property
+    def network(self) -> saved.Loaded:
+        """The trained network, as (apply, params); apply takes images as they are on disk."""
+        return self.load()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +99,7 @@ def run(
     metrics, checkpoints, result and report go; the same call on the same folder goes on where it was stopped. more:
     other fields of `Road`: seed, seeds, random_baselines, limits, table, metric.
 
-    Returns: what was found; None in the other processes of several.
+    Returns: what came out; None in the other processes of several.
 
     Raises: ValueError or OSError, before any long work, for what cannot work; Stopped where a signal ended the run.
     """
@@ -134,8 +146,10 @@ def run(
         if not is_first_process() or done is None:
             return None
         results.tell(there, done)
-        arch = problem.space.from_genotype(done["genotype"])
-        return Result(Found(problem.space, arch, done), done, saved.load(opened.path, problem.entry), there)
+        # A folder that is gone afterwards is read now.
+        read = functools.partial(saved.load, opened.path, problem.entry)
+        loaded = read() if there is None else None
+        return Result(problem.space, done, there, read if loaded is None else lambda: loaded)
 
 
 class _Keys(NamedTuple):

@@ -20,7 +20,7 @@ from jaxnas.base import Arch, Key, PyTree, SearchSpace
 from jaxnas.files import write_json
 from jaxnas.fit.devices import chosen, spread
 from jaxnas.fit.problem import Problem
-from jaxnas.parallel import local, many_seeds
+from jaxnas.parallel import DataParallel, local, many_seeds
 from jaxnas.runfolder import RunFolder
 from jaxnas.train.chunk import Chunk, make_chunk
 
@@ -71,15 +71,7 @@ def layout(problem: Problem, image_shape: tuple[int, int, int], *batch_sizes: in
     Raises: ValueError where the devices that are asked for do not divide the seeds or the batches.
     """
     if problem.seeds == 1:
-        over = spread(problem.devices, image_shape, *batch_sizes)
-        return Layout(
-            over.axis_name,
-            lambda step, batch: make_chunk(over.step(step), batch),
-            lambda init, keys: jax.jit(init)(keys[0]),
-            lambda keys: keys[0],
-            over.place,
-            over.place_data,
-        )
+        return layout_over(spread(problem.devices, image_shape, *batch_sizes))
     devices = chosen(problem.devices, [problem.seeds])
     # One seed fills a CPU, whose convolutions side by side are slower (benchmarks/seeds.py): there one after another.
     how: Literal["vmap", "map"] = "vmap" if side_by_side and devices[0].platform != "cpu" else "map"
@@ -91,6 +83,18 @@ def layout(problem: Problem, image_shape: tuple[int, int, int], *batch_sizes: in
         lambda keys: seeds.place(stacked(keys)),
         seeds.place,
         seeds.place_data,
+    )
+
+
+def layout_over(over: DataParallel) -> Layout:
+    """Of one search whose batches are spread over devices."""
+    return Layout(
+        over.axis_name,
+        lambda step, batch: make_chunk(over.step(step), batch),
+        lambda init, keys: jax.jit(init)(keys[0]),
+        lambda keys: keys[0],
+        over.place,
+        over.place_data,
     )
 
 

@@ -6,7 +6,7 @@ Every method asks for scores of so many architectures at most and keeps the best
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,13 @@ from scipy import stats
 from jaxnas import predictors, samplers
 from jaxnas.base import Key, Sampler, SearchSpace
 from jaxnas.fit.budget import Budget, excess, feasible_samples
+from jaxnas.fit.kept_scores import Scoring
 from jaxnas.fit.predictors import PREDICTORS, graphs
 from jaxnas.fit.scoring import Score
 from jaxnas.hardware import Structure, additivity, fit_additive, solve
 from jaxnas.samplers.nondominated import front
 from jaxnas.search import weakest_by_marginal
 from jaxnas.train.path_score import CachedScore
-
-if TYPE_CHECKING:
-    from jaxnas.fit.kept_scores import Scoring
 
 Way = Literal["evolution", "predictor", "ilp"]
 PREDICTOR = Literal["gp", "gnn", "gnn_gp"]

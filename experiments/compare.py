@@ -1,0 +1,45 @@
+"""Put finished runs side by side: what they found, how good it is, and how far runs with other seeds agree.
+
+    python -m experiments.compare runs/darts runs/enas runs/one_shot
+    python -m experiments.compare runs/seed-0 runs/seed-1 runs/seed-2 --out runs/comparison
+
+Runs that differ in nothing but the seed are one method: mean and standard deviation over its runs, and the agreement of
+the cells that they found, which is the share of equal choices over all pairs, beside that of random cells. Searches
+from other seeds mostly find other cells of much the same accuracy: what to report of a method is the mean of its seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxnas import command
+from jaxnas.fit import comparing
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The runs must be finished, and on one data set."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders."""
+    out: str | None = None
+    """A folder for table.csv and report/index.html with pictures; without it the table is only printed."""
+
+
+def main(config: Config) -> None:
+    """Prints the table, and writes it with pictures where that is asked for."""
+    runs = comparing.read_runs(config.runs)
+    methods = comparing.group(runs)
+    print(comparing.text(runs, methods))
+    if config.out is not None:
+        out = Path(config.out)
+        comparing.write(out, runs, methods)
+        print(f"\ntable: {out / 'table.csv'}\nreport: {out / 'report' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    command.main(main, Config, printed=True)

@@ -1,0 +1,272 @@
+"""Any search algorithm with shared weights as a method of the road: run, scored, resumed, over seeds and devices.
+
+`weight_sharing` is what a method of your own calls; ENAS is one. `search` is the same for one algorithm without a road:
+no run folder, no baselines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Array, Key, SearchAlgorithm, Supernet
+from jaxnas.cache import enable_cache
+from jaxnas.data import Dataset
+from jaxnas.fit import seeds
+from jaxnas.fit.budget import excess, feasible_samples
+from jaxnas.fit.devices import Devices, join, spread
+from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, no_pictures, search_split
+from jaxnas.fit.results import clock
+from jaxnas.fit.scoring import Score, with_scores
+from jaxnas.fit.searching import Epochs, run_epochs
+from jaxnas.parallel import local
+from jaxnas.ranges import check_ranges
+from jaxnas.runfolder import RunFolder, Stage
+from jaxnas.train.loop import AfterRound
+from jaxnas.train.path_score import make_path_score
+
+Build = Callable[[Supernet, int, str | None], SearchAlgorithm]
+"""(supernet, steps of an epoch, axis_name) -> algorithm; axis_name: where each device runs the step on a part."""
+_ROUNDS = 50
+"""How many times candidates are drawn until there are enough within a budget."""
+_SHOWN = 32
+"""Draws that the ground truth of a moment is a mean of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """What a search with shared weights is, beside its algorithm.
+
+    channels, cells: of the search network. batch_size: images of a step of the weights. batch_sizes, steps: phase ->
+    images of a batch and steps in an epoch, where they are others; a phase goes once through its part by default.
+    valid_part, limit: as of `Darts`. candidates: drawn at the end by an algorithm with `draw`, and as many at random.
+    score_batch: images of the validation batches by whose statistics candidates are scored. side_by_side: whether
+    several seeds gain by `vmap`, which single paths do not.
+    """
+
+    epochs: int
+    batch_size: int
+    channels: int = 8
+    cells: int = 1
+    batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    valid_part: float = 0.5
+    limit: int = 0
+    candidates: int = 100
+    score_batch: int = 250
+    side_by_side: bool = False
+    log_every: int = 50
+
+
+def weight_sharing(
+    problem: Problem, sharing: Sharing, build: Build,
+    pictures: Callable[[RunFolder, Mapping[str, Found], str], Sequence[Picture]] = no_pictures,
+) -> Prepared:  # fmt: skip
+    """The search of a problem by an algorithm over shared weights, for a method's `prepare`.
+
+    An algorithm with `draw` has its candidates scored by their accuracy on the validation part, by the statistics of
+    its batches; the best of as many random ones is a baseline. One without is asked to `derive`.
+
+    Raises: ValueError for what cannot work with the space, the data or the devices.
+    """
+    check_ranges("search.", sharing, count=("epochs", "batch_size", "channels", "cells", "candidates", "score_batch"))
+    seeds.check(problem, {})
+    every = {"search.batch_size": sharing.batch_size}
+    every |= {f"search.batch_sizes of {name}": size for name, size in sharing.batch_sizes.items()}
+    train = ("search.batch_size", sharing.batch_size)
+    split = search_split(
+        problem.dataset, problem.seed, sharing.valid_part, sharing.limit, {"train": train}, "search."
+    )  # fmt: skip
+    layout = seeds.layout(problem, problem.dataset.image_shape, *every.values(), side_by_side=sharing.side_by_side)
+    supernet = problem.supernet(sharing.channels, sharing.cells)
+    algorithm = build(supernet, len(split.train.labels) // sharing.batch_size, layout.axis_name)
+    sizes = {phase.name: sharing.batch_sizes.get(phase.name, sharing.batch_size) for phase in algorithm.phases}
+    for phase in algorithm.phases:
+        for part in phase.reads:
+            there = len(getattr(split, part).labels)
+            if sizes[phase.name] > there:
+                raise ValueError(
+                    f"batches of {sizes[phase.name]} of phase {phase.name!r} are larger than the part {part!r}, which "
+                    f"has {there} images; choose smaller ones"
+                )
+    if algorithm.draw is None and problem.budget(supernet.space).limits:
+        raise ValueError("this algorithm derives from its state alone, which no budget limits: leave out the budget")
+    epochs = Epochs(problem.dataset, split, sizes, sharing.steps)
+    this = _Search(sharing, problem, supernet, epochs, layout, algorithm)
+    return Prepared(lambda run, stop: _search(this, run, stop), pictures=pictures)
+
+
+class _Search(NamedTuple):
+    """A search that was checked."""
+
+    sharing: Sharing
+    problem: Problem
+    supernet: Supernet
+    epochs: Epochs
+    layout: seeds.Layout
+    algorithm: SearchAlgorithm
+
+
+def _search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
+    """The search stage: what each seed found, and the best of as many random candidates."""
+    stage, names, problem = run.stage("search"), seeds.names(this.problem), this.problem
+    done = stage.result
+    if done is None:
+        init_keys, run_keys, derive_keys, random_keys = seeds.search_keys(problem, 4)
+        outcome = run_epochs(
+            this.algorithm, this.layout.start(this.algorithm.init, init_keys), this.layout.keys(run_keys), this.epochs,
+            this.sharing.epochs, layout=this.layout, seeds=problem.seeds, stage=stage, stop=stop,
+            log_every=this.sharing.log_every, after_epoch=_tell_truth(this),
+        )  # fmt: skip
+        timer = clock()
+        each = [
+            _chosen(this, *own, stop)
+            for own in zip(seeds.states(problem, outcome.state), derive_keys, random_keys, strict=True)
+        ]
+        done = {"found": each, "seconds": outcome.seconds + timer()}
+        stage.finish(done)
+    space = this.supernet.space
+    return {
+        name: Found(
+            space,
+            space.from_genotype(own["genotype"]),
+            own["told"],
+            {other: space.from_genotype(genotype) for other, genotype in own["beside"].items()},
+            seconds=done["seconds"],
+        )
+        for name, own in zip(names, done["found"], strict=True)
+    }
+
+
+def _tell_truth(this: _Search) -> AfterRound | None:
+    """After an epoch: what is truly worth what the algorithm holds then, the mean of some draws where it draws.
+
+    None without a table, and for several seeds, whose states are stacked.
+    """
+    truth, algorithm = this.problem.truth, this.algorithm
+    if truth is None or this.problem.seeds > 1:
+        return None
+    key = jax.random.key(this.problem.seed)
+
+    @jax.jit
+    def held(key: Key, state: Any) -> Array:
+        return (
+            algorithm.derive(key, state, None)[None] if algorithm.draw is None else algorithm.draw(key, state, _SHOWN)
+        )
+
+    def after_epoch(epoch: int, state: Any) -> tuple[Any, dict[str, Any]]:
+        told = truth.now(held(jax.random.fold_in(key, epoch), state))
+        return state, {name: float(np.mean(value)) for name, value in told.items()}
+
+    return after_epoch
+
+
+def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: Stop) -> dict[str, Any]:
+    """What is derived of one seed's last state, in JSON's terms."""
+    space, algorithm = this.supernet.space, this.algorithm
+    if algorithm.draw is None:
+        arch = algorithm.derive(derive_key, state, None)
+        return {"genotype": space.to_genotype(arch), "told": {}, "beside": {}}
+    valid, size, count = this.epochs.split.valid, this.sharing.score_batch, this.sharing.candidates
+    score_paths = make_path_score(this.supernet.apply_path, this.problem.dataset.augmentation, size)
+
+    def select(by: Mapping[str, Score]) -> dict[str, Any]:
+        drawn = {
+            "": _candidates(this, state, derive_key),
+            "random_": feasible_samples(space, this.problem.budget(space), random_key, count)[0],
+        }
+        scores = {name: by["accuracy"](archs) for name, archs in drawn.items()}
+        best = {name: jnp.asarray(archs[int(np.argmax(scores[name]))]) for name, archs in drawn.items()}
+        told: dict[str, Any] = {
+            "count": count,
+            "scored_on": f"{len(valid.labels)} validation images",
+            "batch_norm": f"statistics of each batch of {size}",
+        }
+        for name, own in scores.items():
+            told |= {f"best_{name}score": float(own.max()), f"mean_{name}score": float(own.mean())}
+            told |= {f"{name}scores": own.tolist()}
+        return {
+            "genotype": space.to_genotype(best[""]),
+            "told": {"candidates": told},
+            "beside": {"best-of-random": space.to_genotype(best["random_"])},
+        }
+
+    return with_scores({"accuracy": lambda archs: score_paths(state.params, archs, valid)}, select, stop)
+
+
+def _candidates(this: _Search, state: Any, key: Key) -> np.ndarray:
+    """What the algorithm draws at the end, within the budget: int32 [P, D], `candidates` of them or less.
+
+    Raises: ValueError where it draws nothing within the budget.
+    """
+    count, budget, draw = this.sharing.candidates, this.problem.budget(this.supernet.space), this.algorithm.draw
+    within = np.zeros((0, len(this.supernet.space.choices)), np.int32)
+    if draw is None:
+        return within
+    if not budget.limits:
+        return np.asarray(draw(key, state, count))
+    for number in range(_ROUNDS):
+        drawn = np.asarray(draw(jax.random.fold_in(key, number), state, count))
+        within = np.concatenate([within, drawn[excess(budget, drawn) == 0.0]])[:count]
+        if len(within) == count:
+            break
+    if not len(within):
+        raise ValueError(f"nothing within the budget in {_ROUNDS * count} draws; allow more, or search by one_shot")
+    return within
+
+
+def search(
+    algorithm: SearchAlgorithm, dataset: Dataset, *, epochs: int, batch_size: int,
+    batch_sizes: Mapping[str, int] | None = None, steps: Mapping[str, int] | None = None, valid_part: float = 0.5,
+    limit: int = 0, candidates: int = 100, seed: int = 0, devices: Devices | None = None,
+    score: Callable[[Any, Array], Any] | None = None, after_epoch: AfterRound | None = None,
+    stage: Stage | None = None, stop: Stop = lambda: None,
+) -> Found:  # fmt: skip
+    """Runs the phases of an algorithm for some epochs, and derives an architecture.
+
+    dataset: its training split is divided by `valid_part`; the test split is not read. batch_size, batch_sizes, steps,
+    candidates: as of `Sharing`. score: (state, archs [P, D]) -> [P], for an algorithm that draws candidates; by default
+    their accuracy on the validation part, by the statistics of its batches. after_epoch, stage, stop: as of
+    `jaxnas.train.loop.run`; without a stage nothing is written.
+
+    Returns: what was found, with the last state.
+
+    Raises: ValueError for what cannot work, before anything is compiled.
+    """
+    enable_cache(None)
+    devices = devices or Devices()
+    join(devices)
+    if algorithm.supernet is None:
+        raise ValueError("the algorithm does not say its supernet: give SearchAlgorithm(…, supernet=…)")
+    supernet, space = algorithm.supernet, algorithm.supernet.space
+    sizes = {phase.name: (batch_sizes or {}).get(phase.name, batch_size) for phase in algorithm.phases}
+    wanted = {
+        part: (f"the batch of {phase.name}", sizes[phase.name]) for phase in algorithm.phases for part in phase.reads
+    }
+    split = search_split(dataset, seed, valid_part, limit, wanted, "")
+    # Steps know no axis, so that the partitioner spreads them.
+    over = spread(dataclasses.replace(devices, way="sharded"), dataset.image_shape, *sizes.values())
+    layout = seeds.layout_over(over)
+    init_key, run_key, derive_key = jax.random.split(jax.random.key(seed), 3)
+    outcome = run_epochs(
+        algorithm, layout.start(algorithm.init, [init_key]), run_key, Epochs(dataset, split, sizes, steps or {}),
+        epochs, layout=layout, stage=stage, stop=stop, after_epoch=after_epoch,
+    )  # fmt: skip
+    state = jax.tree.map(local, outcome.state)
+    if algorithm.draw is None:
+        arch = algorithm.derive(derive_key, state, None)
+    else:
+        if score is None:
+            score_paths = make_path_score(supernet.apply_path, dataset.augmentation, Sharing(1, 1).score_batch)
+
+            def score(state: Any, archs: Array) -> Any:
+                return score_paths(state.params, archs, split.valid)
+
+        archs = algorithm.draw(derive_key, state, candidates)
+        arch = archs[int(np.argmax(np.asarray(score(state, archs))))]
+    return Found(space, arch, state=state, seconds=outcome.seconds)
