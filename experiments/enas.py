@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.common import Common, defaults, travel
 from jaxnas import command, fit
+
+from .common import Common, defaults, travel
 
 
 @dataclasses.dataclass(frozen=True)

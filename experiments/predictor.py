@@ -24,9 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.table_predictors import PREDICTORS, Known, known
-from experiments.tabular import write_table
-from experiments.tabular_pictures import COLOURS
 from jaxnas import command, report
 from jaxnas.base import Array, Graph, Predictor
 from jaxnas.benchmarks import Table, fingerprint, metric_column, named_table
@@ -37,6 +34,10 @@ from jaxnas.predictors import normal_scores
 from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.train.stop import check_stop, stop_on_signal
+
+from .table_predictors import PREDICTORS, Known, known
+from .tabular import write_table
+from .tabular_pictures import COLOURS
 
 TOP = 10
 """The regret is that of the best of so many."""

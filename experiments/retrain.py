@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from experiments.common import Common, defaults, travel
 from jaxnas import command
 from jaxnas.fit.fixed import Fixed, read_genotype
+
+from .common import Common, defaults, travel
 
 
 @dataclasses.dataclass(frozen=True)

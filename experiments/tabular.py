@@ -31,8 +31,6 @@ import numpy as np
 import optax
 from scipy import stats
 
-from experiments import tabular_front, tabular_pictures
-from experiments.table_predictors import PREDICTORS, known
 from jaxnas import command, report
 from jaxnas.base import Sampler
 from jaxnas.benchmarks import (
@@ -69,6 +67,9 @@ from jaxnas.samplers import (
 )
 from jaxnas.samplers.simulate import ASKS_A_STEP
 from jaxnas.train.stop import check_stop, stop_on_signal
+
+from . import tabular_front, tabular_pictures
+from .table_predictors import PREDICTORS, known
 
 MOST_STEPS = 100_000
 MOST_PREDICTED = 500

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.tabular_pictures import COLOURS
 from jaxnas.benchmarks import Table
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.samplers import nondominated, over_seeds, random_search, simulate
+
+from .tabular_pictures import COLOURS
 
 POPULATION = 20
 

@@ -1,8 +1,96 @@
-"""Neural architecture search as pure functions in JAX."""
+"""Neural architecture search as pure functions in JAX.
 
+The names below and the subpackages are loaded when they are first asked for, so that `import jaxnas` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
-from jaxnas.saved import load
+if TYPE_CHECKING:
+    from jaxnas.base import (
+        ArchWeights,
+        Batch,
+        Choice,
+        Context,
+        Network,
+        Phase,
+        Predictor,
+        Sampler,
+        SearchAlgorithm,
+        SearchSpace,
+        Skeleton,
+        Supernet,
+    )
+    from jaxnas.catalog import CATALOG, Entry
+    from jaxnas.fit import Darts, Devices, Enas, Found, Limits, Method, OneShot, Problem, Training, preset, rank, run
+    from jaxnas.saved import load
+    from jaxnas.search import darts, enas, single_path
 
-__all__ = ["load"]
+_NAMES = {
+    "base": (
+        "ArchWeights", "Batch", "Choice", "Context", "Network", "Phase", "Predictor", "Sampler", "SearchAlgorithm",
+        "SearchSpace", "Skeleton", "Supernet",
+    ),
+    "catalog": ("CATALOG", "Entry"),
+    "fit": (
+        "Darts", "Devices", "Enas", "Found", "Limits", "Method", "OneShot", "Problem", "Training", "preset", "rank",
+        "run",
+    ),
+    "saved": ("load",),
+    "search": ("darts", "enas", "single_path"),
+}  # fmt: skip
+"""Module -> the names of it that stand here."""
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+_PACKAGES = (
+    "benchmarks", "catalog", "controllers", "data", "draw", "fit", "hardware", "networks", "ops", "parallel",
+    "predictors", "proxies", "relax", "samplers", "search", "spaces", "supernets", "testing", "train",
+)  # fmt: skip
+
+__all__ = [
+    "CATALOG",
+    "ArchWeights",
+    "Batch",
+    "Choice",
+    "Context",
+    "Darts",
+    "Devices",
+    "Enas",
+    "Entry",
+    "Found",
+    "Limits",
+    "Method",
+    "Network",
+    "OneShot",
+    "Phase",
+    "Predictor",
+    "Problem",
+    "Sampler",
+    "SearchAlgorithm",
+    "SearchSpace",
+    "Skeleton",
+    "Supernet",
+    "Training",
+    "darts",
+    "enas",
+    "load",
+    "preset",
+    "rank",
+    "run",
+    "single_path",
+]
 __version__ = metadata.version("jaxnas")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"jaxnas.{_HOME[name]}"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"jaxnas.{name}")
+    raise AttributeError(f"module 'jaxnas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

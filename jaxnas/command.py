@@ -70,7 +70,7 @@ def main(
     """
     output = take_standard_streams()
     module = sys.modules[run.__module__]
-    name = module.__spec__.name if module.__spec__ else run.__module__
+    name = _name_of(module.__spec__.name if module.__spec__ else run.__module__)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default: Config | None = None
     if callable(presets):
@@ -83,7 +83,7 @@ def main(
     parsed = tyro.cli(
         config,
         args=arguments,
-        prog=f"python -m {name}",
+        prog=name if name.startswith("jaxnas ") else f"python -m {name}",
         description=module.__doc__,
         default=tyro.MISSING_NONPROP if default is None else default,
     )
@@ -94,6 +94,11 @@ def main(
             raise OSError(f"cannot write to standard output: {output.error.strerror}")
     except Exception as error:
         _end(name, error, parsed)
+
+
+def _name_of(module: str) -> str:
+    """How a program is called: by its module in a clone, by the command where it is installed."""
+    return module.replace("jaxnas.programs.", "jaxnas ")
 
 
 def _compute_in_32_bits(name: str) -> None:

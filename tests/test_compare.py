@@ -84,6 +84,7 @@ def test_equal_cells_agree_wholly_and_chance_is_that_of_the_options(tmp_path, ca
 def test_wrong_folders_are_one_line_and_exit_code_two(tmp_path, capsys):
     good = make_run(tmp_path / "good", archs(1)[0])
     table = make_run(tmp_path / "table", archs(1)[0], experiment="tabular")
+    (table / "result.json").write_text(json.dumps({"dataset": "digits201", "methods": []}))
     unfinished = make_run(tmp_path / "unfinished", archs(1)[0], seed=2)
     (unfinished / "result.json").unlink()
     damaged = make_run(tmp_path / "damaged", archs(1)[0], seed=3)

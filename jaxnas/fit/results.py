@@ -141,10 +141,12 @@ def tell(path: Path | None, result: Mapping[str, Any]) -> None:
 
 def command_line() -> str:
     """How this process was started, as far as it is a program."""
-    main = sys.modules["__main__"]
-    module = getattr(main, "__spec__", None)
-    name = ["-m", module.name] if module else [Path(sys.argv[0]).name] if sys.argv and sys.argv[0] else []
-    return shlex.join(["python", *name, *sys.argv[1:]])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return shlex.join(["python", *([Path(sys.argv[0]).name] if sys.argv and sys.argv[0] else []), *sys.argv[1:]])
+    if spec.name.startswith("jaxnas.programs."):
+        return shlex.join(["jaxnas", spec.name.rpartition(".")[2], *sys.argv[1:]])
+    return shlex.join(["python", "-m", spec.name, *sys.argv[1:]])
 
 
 def clock() -> Callable[[], float]:
