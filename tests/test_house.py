@@ -18,7 +18,7 @@ LAYERS = (
     "search train saved",
     "streams",
     "command",
-    "fit",
+    "fit __main__",
 )
 """From the ground up. A module may import from the layers below its own, and from its own where that is no circle."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
