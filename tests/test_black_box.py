@@ -1,4 +1,4 @@
-"""Black-box search with Python functions: as simulated on a table, stopped anywhere, failing, and in other processes."""
+"""Black-box search with Python functions: as simulated on a table, stopped anywhere, failing, in other processes."""
 
 import itertools
 import json
@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from jaxnas.fit.black_box import search_black_box
 from jaxnas.samplers import simulate
 from jaxnas.spaces import product_space
 from jaxnas.testing import check_sampler
-from jaxnas.train.stop import Stopped
+from jaxnas.train.stop import Stopped, asked_to_stop
 
 SPACE = product_space("small", {"a": range(3), "b": ["one"], "c": range(4), "d": range(2)})
 ARCHS = np.array(list(itertools.product(range(3), range(1), range(4), range(2))), np.int32)
@@ -36,7 +37,8 @@ def value(arch):
 
 
 def same(found, other):
-    return all(np.array_equal(a, b) for a, b in zip(found[:-1], other[:-1], strict=True)) and found[-1] == other[-1]
+    arrays = zip(found[:-1], other[:-1], strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in arrays) and found.errors == other.errors
 
 
 def lines(folder):
@@ -91,7 +93,7 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(tmp_path):
         (folder / "evaluations.jsonl").write_text(text[: end + 9])  # with the beginning of a next line
         assert same(run(folder), undisturbed)
         assert lines(folder) == lines(tmp_path / "whole")
-    with pytest.raises(ValueError, match="settings.population: 6 there, 7 now"):
+    with pytest.raises(ValueError, match=r"settings\.population: 6 there, 7 now"):
         search_black_box(EVOLUTION, value, 7, space=SPACE, folder=tmp_path / "whole", settings={"population": 7})
 
 
@@ -113,6 +115,8 @@ def test_a_signal_ends_a_run_between_two_evaluations(tmp_path):
         calls.append(arch.tolist())
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
+            while not asked_to_stop():  # another thread may have got it
+                time.sleep(0.01)
         return value(arch)
 
     with pytest.raises(Stopped, match="SIGTERM after evaluation 3 of 6, saved"):
@@ -142,9 +146,9 @@ def test_failures_are_tried_again_told_as_invalid_and_kept(tmp_path):
     kept = [line for line in lines(tmp_path) if "error" in line]
     assert len(kept) == 8
     assert {line["tries"] for line in kept} == {3}
-    with pytest.raises(ValueError, match=r"none of 3 evaluations gave a value; the last one: ValueError: no"):
+    with pytest.raises(ValueError, match=r"none of 3 evaluations gave a value; the last one: ValueError: invalid"):
         search_black_box(RANDOM, lambda arch: int("no"), 3)
-    with pytest.raises(ValueError, match="must return 2 numbers, one for each objective; it returned 1.0"):
+    with pytest.raises(ValueError, match=r"must return 2 numbers, one for each objective; it returned 1.0"):
         search_black_box(RANDOM, lambda arch: 1.0, 3, objectives=2)
     with pytest.raises(ValueError, match="must return one number; it returned None"):
         search_black_box(RANDOM, lambda arch: None, 3)
@@ -214,7 +218,7 @@ class Lost(Executor):
 
 def test_a_lost_executor_is_one_error_and_what_was_done_is_kept(tmp_path):
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(BrokenExecutor, match=r"no more work \(OSError: no route.*\); 4 of 6 .* are done, run again"):
+        with pytest.raises(BrokenExecutor, match=r"no more work \(OSError: no route.*\); 4 of 6 .* done, run again"):
             search_black_box(RANDOM, value, 6, folder=tmp_path, executor=Lost(pool, 4))
         found = search_black_box(RANDOM, value, 6, folder=tmp_path, executor=pool)
         assert same(found, search_black_box(RANDOM, value, 6))
@@ -258,7 +262,7 @@ def test_processes_get_no_jax_and_may_be_killed(tmp_path):
 
 
 def test_dask_and_a_worker_that_is_killed(tmp_path):
-    distributed = pytest.importorskip("distributed")
+    import distributed
     alone = search_black_box(RANDOM, value, 6)
     killed = black_box_worker.Killed(alone.archs[2], tmp_path)
     with (

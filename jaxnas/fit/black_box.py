@@ -23,6 +23,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import report
@@ -33,8 +34,11 @@ from jaxnas.fit.evaluations import Evaluate, Evaluation, EvaluationProgress, Lin
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.train.stop import check_stop, stop_on_signal
 
-IDLE_ASKS = 1000
+IDLE_ASKS = 300
 """After so many asks in a row without anything new to evaluate a search ends: the sampler has come to its end."""
+
+_KINDS = {"archs": np.int32, "fidelity": np.int32, "wanted": np.bool_}
+"""The arrays of `Candidates`, in its order."""
 
 
 class BlackBoxFound(NamedTuple):
@@ -299,13 +303,8 @@ class _Asked:
         for number, line in enumerate(lines, 1):
             try:
                 if "ask" in line:
-                    self.add(
-                        Candidates(
-                            np.array(line["archs"], np.int32),
-                            np.array(line["fidelity"], np.int32),
-                            np.array(line["wanted"], bool),
-                        )
-                    )
+                    arrays: Any = [np.array(line[name], kind) for name, kind in _KINDS.items()]
+                    self.add(Candidates(*arrays))
                     continue
                 evaluation = self.history[line["evaluation"]]
                 if evaluation.arch.tolist() != line["arch"]:
@@ -361,10 +360,9 @@ def _write(run: RunFolder, found: BlackBoxFound, space: SearchSpace | None, seed
     there = ~np.isnan(found.values).any(axis=1)
     shown = np.flatnonzero(there & (heights == heights[there].max()))
     names = ["value"] if found.values.shape[1] == 1 else [f"objective {m + 1}" for m in range(found.values.shape[1])]
+    best_arch = jnp.asarray(found.arch)
     result = {
-        **(
-            {} if space is None else {"notation": space.notation(found.arch), "genotype": space.to_genotype(found.arch)}
-        ),
+        **({} if space is None else {"notation": space.notation(best_arch), "genotype": space.to_genotype(best_arch)}),
         "arch": found.arch.tolist(),
         "objectives": [None if np.isnan(value) else value for value in found.objectives.tolist()],
         "front": found.front.tolist(),
@@ -387,7 +385,7 @@ def _write(run: RunFolder, found: BlackBoxFound, space: SearchSpace | None, seed
         [
             str(n + 1),
             *(f"{value:.6g}" for value in found.values[n]),
-            space.notation(found.archs[n]) if space is not None else " ".join(map(str, found.archs[n])),
+            space.notation(jnp.asarray(found.archs[n])) if space is not None else " ".join(map(str, found.archs[n])),
         ]
         for n in best
     ]

@@ -181,7 +181,7 @@ def _reason(error: BaseException) -> str:
 
 def _numbers(returned: Any, objectives: int) -> tuple[float, ...]:
     try:
-        values = tuple(float(value) for value in np.atleast_1d(np.asarray(returned, np.float64)))
+        values = tuple(float(value) for value in ([returned] if np.ndim(returned) == 0 else returned))
     except (TypeError, ValueError):
         values = ()
     if len(values) != objectives:
