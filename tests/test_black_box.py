@@ -1,5 +1,6 @@
 """Black-box search with Python functions: as simulated on a table, stopped anywhere, failing, in other processes."""
 
+import functools
 import itertools
 import json
 import multiprocessing
@@ -203,6 +204,22 @@ def test_a_straggler_holds_nobody_up():
     assert found.objectives == found.values.max()
 
 
+def test_a_signal_that_a_worker_got_too_is_no_failure():
+    """Ctrl-C reaches every process of a terminal: what a pool was doing then is done again."""
+    calls = []
+
+    def interrupted(arch):
+        calls.append(arch)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return value(arch)
+
+    with ThreadPoolExecutor(1) as pool:
+        found = search_black_box(RANDOM, interrupted, 4, retries=0, executor=pool)
+    assert same(found, search_black_box(RANDOM, value, 4))
+    assert len(calls) == 5
+
+
 class Lost(Executor):
     """An executor of threads that is lost after so many submissions, as one whose machine has gone."""
 
@@ -248,23 +265,25 @@ def processes():
     return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 
-def test_processes_get_no_jax_and_may_be_killed(tmp_path):
+def test_processes_get_no_jax_and_one_that_is_killed_harms_no_other(tmp_path):
     alone = search_black_box(RANDOM, value, 6)
-    killed = black_box_worker.Killed(alone.archs[3], tmp_path)
+    killed = functools.partial(black_box_worker.value_or_killed, alone.archs[3].tolist())
     with processes() as pool:
         assert same(search_black_box(RANDOM, black_box_worker.value_without_jax, 6, executor=pool, in_flight=3), alone)
         with pytest.raises(BrokenExecutor, match="of 6 evaluations are done, run again"):
-            search_black_box(RANDOM, killed, 6, folder=tmp_path / "run", executor=pool)
-    os.remove(killed.marker)
-    found = search_black_box(RANDOM, killed, 6, folder=tmp_path / "run", executor=processes)
-    assert os.path.exists(killed.marker)
-    assert same(found, alone)
+            search_black_box(RANDOM, killed, 6, folder=tmp_path, executor=pool)
+    found = search_black_box(RANDOM, killed, 6, folder=tmp_path, executor=processes, in_flight=5)
+    assert np.isnan(found.values[:, 0]).tolist() == [False, False, False, True, False, False]
+    assert found.errors[3].startswith("BrokenProcessPool: ")
+    assert (np.delete(found.values, 3, axis=0) == np.delete(alone.values, 3, axis=0)).all()
 
 
 def test_dask_and_a_worker_that_is_killed(tmp_path):
     import distributed
+
     alone = search_black_box(RANDOM, value, 6)
-    killed = black_box_worker.Killed(alone.archs[2], tmp_path)
+    marker = str(tmp_path / "killed")
+    killed = functools.partial(black_box_worker.value_or_killed_once, alone.archs[2].tolist(), marker)
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
@@ -272,7 +291,7 @@ def test_dask_and_a_worker_that_is_killed(tmp_path):
         distributed.Client(cluster) as client,
     ):
         found = search_black_box(RANDOM, killed, 6, executor=client.get_executor(pure=False), in_flight=3)
-    assert os.path.exists(killed.marker)
+    assert os.path.exists(marker)
     assert same(found, alone)
 
 

@@ -83,8 +83,9 @@ def search_black_box(
 
     executor: None evaluates here, one after another. A `concurrent.futures.Executor`, or anything whose `submit` gives
     futures, evaluates there. A function that makes an executor is called again when a process pool is broken. What a
-    lost worker was doing is a failed try; a broken process pool fails all that it was doing. in_flight: while fewer
-    evaluations than this are under way, the next batch is asked for. With 1 the sampler waits for each whole batch.
+    lost worker was doing is a failed try. A broken process pool fails all that it was doing, and each is tried again
+    alone. in_flight: while fewer evaluations than this are under way, the next batch is asked for. With 1 the sampler
+    waits for each whole batch.
 
     folder: a run folder (`jaxnas.runfolder`). A run that ended early goes on in it, and a finished one is read back.
     Called from the main thread, SIGTERM and SIGINT then end it between two results. settings: what else the numbers
@@ -178,7 +179,6 @@ def _drive(asked: _Asked, workers: Workers, log: Lines | None, stop: Callable[[]
                 return
             waiting = []
             for evaluation in workers.ended():
-                check_stop(stop, len(asked.done), asked.limit, "evaluation")
                 if not workers.collect(evaluation):
                     waiting.append(evaluation)  # after all others that have ended: it may find the executor broken
                     continue

@@ -72,6 +72,9 @@ class Workers:
     executor: None runs each here, when it is collected. Anything with `submit`, whose futures have `done`, `result` and
     `cancel`, runs them elsewhere. A function without arguments makes such an executor, and another one in the place of
     one that is broken; those are shut down at the end.
+
+    A process pool that breaks does not tell which evaluation broke it: all that ran in it are suspects, and each is
+    tried again while no other runs.
     """
 
     def __init__(
@@ -83,15 +86,28 @@ class Workers:
         self._executor: Any = self._make() if self._make else _Here() if executor is None else executor
         self._retries = retries
         self._objectives = objectives
+        self._here = executor is None
         self._running: dict[Evaluation, Any] = {}
+        self._waiting: list[Evaluation] = []
+        self._suspects: set[Evaluation] = set()
         self._wake = threading.Event()
 
     def __len__(self) -> int:
-        """How many evaluations are running or wait for a place."""
-        return len(self._running)
+        """How many evaluations were started and not collected."""
+        return len(self._running) + len(self._waiting)
 
     def start(self, evaluation: Evaluation) -> None:
-        """Begins an evaluation. Raises BrokenExecutor where the executor takes no more work."""
+        """Begins an evaluation as soon as it may. Raises BrokenExecutor where the executor takes no more work."""
+        self._waiting.append(evaluation)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Submits what waits. Suspects come first, and each of them is alone."""
+        self._waiting.sort(key=lambda evaluation: evaluation not in self._suspects)
+        while self._waiting and not (self._suspects and self._running):
+            self._submit(self._waiting.pop(0))
+
+    def _submit(self, evaluation: Evaluation) -> None:
         fidelity = {"fidelity": evaluation.fidelity} if self._takes_fidelity else {}
         for another in (self._make, None):
             try:
@@ -107,7 +123,11 @@ class Workers:
         self._running[evaluation] = future
 
     def ended(self) -> list[Evaluation]:
-        """Those that have ended, in the order in which they were begun; waits for one, but no longer than a second."""
+        """Those that have ended, in the order in which they were begun; waits for one, but no longer than a second.
+
+        Raises BrokenExecutor like `start`.
+        """
+        self._begin()
         self._wake.clear()
         if not (found := self._ended()):
             self._wake.wait(_SECONDS_BETWEEN_LOOKS)
@@ -115,6 +135,8 @@ class Workers:
         return found
 
     def _ended(self) -> list[Evaluation]:
+        if self._here:
+            return list(self._running)[:1]  # it is evaluated when it is collected
         return [evaluation for evaluation, future in self._running.items() if future.done()]
 
     def collect(self, evaluation: Evaluation) -> bool:
@@ -123,21 +145,26 @@ class Workers:
         Raises: ValueError where the function returned something else than a number for each objective.
         """
         future = self._running.pop(evaluation)
-        evaluation.tries += 1
+        self._suspects.discard(evaluation)
         try:
             returned = future.result()
+        except KeyboardInterrupt:  # a worker gets the signal too: that says nothing of the architecture
+            if self._here:
+                raise
+            return False
         except _FAILURES as error:
-            reason = _reason(error)
+            reason, broken = _reason(error), isinstance(error, BrokenExecutor)
         else:
             values = _numbers(returned, self._objectives)
             if all(abs(value) <= _GREATEST for value in values):  # false for NaN
                 evaluation.values = values
-                return True
-            reason = f"it returned {', '.join(map(str, values))}"
-        if evaluation.tries <= self._retries:
-            return False
-        evaluation.error = reason
-        return True
+            reason, broken = f"it returned {', '.join(map(str, values))}", False
+        evaluation.tries += 1
+        if evaluation.values is None and evaluation.tries > self._retries:
+            evaluation.error = reason
+        if broken and not evaluation.done:
+            self._suspects.add(evaluation)
+        return evaluation.done
 
     def __enter__(self) -> Workers:
         return self
