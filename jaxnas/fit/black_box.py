@@ -35,7 +35,7 @@ from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.train.stop import check_stop, stop_on_signal
 
 IDLE_ASKS = 300
-"""After so many asks in a row without anything new to evaluate a search ends: the sampler has come to its end."""
+"""After so many asks in a row without anything new, neither asked for nor ended, a search is over."""
 
 _KINDS = {"archs": np.int32, "fidelity": np.int32, "wanted": np.bool_}
 """The arrays of `Candidates`, in its order."""
@@ -282,8 +282,9 @@ class _Asked:
         return evaluation
 
     def end(self, evaluation: Evaluation) -> None:
-        """Takes note of one that is done."""
+        """Takes note of one that is done; the sampler may want something else now."""
         self.done.append(evaluation)
+        self._idle = 0
 
     def _settle(self) -> None:
         """Tells the sampler of the batches that are complete, up to the first that is not."""
