@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 import jax
 
@@ -25,8 +25,8 @@ from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.classifier import Evaluation, classifier, confidence_interval, make_evaluate
-from jaxnas.train.loop import Leg, load
+from jaxnas.train.classifier import Evaluation, TrainState, classifier, confidence_interval, make_evaluate
+from jaxnas.train.loop import Leg, Outcome, load
 from jaxnas.train.loop import run as run_loop
 
 Made = TypeVar("Made")
@@ -79,7 +79,7 @@ def train(
     enable_cache(None)
     training, devices = training or Training(), devices or Devices()
     check_training(training, dataset, seed, devices)
-    return _Trainer(network, training, dataset, seed, devices).train(network, None, jax.random.key(seed), stage, stop)
+    return Trainer(network, training, dataset, seed, devices).train(network, None, jax.random.key(seed), stage, stop)
 
 
 def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, examples: Examples) -> Evaluation:
@@ -174,11 +174,11 @@ def train_all(
     training, dataset, space, entry = problem.training, problem.dataset, problem.space, problem.entry
     skeleton, shared = skeleton_of(training, dataset), None
     if entry.together is not None and training.share_step and len(archs) > 1:
-        shared = _Trainer(entry.together(skeleton, space), training, dataset, problem.seed, problem.devices)
+        shared = Trainer(entry.together(skeleton, space), training, dataset, problem.seed, problem.devices)
     figures = {}
     for number, (name, arch) in enumerate(archs.items()):
         network = entry.network(arch, skeleton, space)
-        trainer = shared or _Trainer(network, training, dataset, problem.seed, problem.devices)
+        trainer = shared or Trainer(network, training, dataset, problem.seed, problem.devices)
         kept = run.path if name == "found" else run.stage(f"train-{name}").path if name.startswith("seed-") else None
         figures[name] = trainer.figures(
             run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space, kept
@@ -186,13 +186,13 @@ def train_all(
     if hand_designed:
         network = tutorial_cnn(dataset.image_shape, dataset.num_classes)
         plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
-        trainer = _Trainer(network, plain, dataset, problem.seed, problem.devices)
+        trainer = Trainer(network, plain, dataset, problem.seed, problem.devices)
         own_key = jax.random.fold_in(key, len(archs))
         figures["hand-designed"] = trainer.figures(run.stage("train-hand-designed"), network, None, own_key, stop)
     return figures
 
 
-class _Trainer:
+class Trainer:
     """One compiled step, evaluation and data, for one network or for all of a space."""
 
     def __init__(
@@ -225,8 +225,10 @@ class _Trainer:
         self.chunk = make_chunk(self.spread.step(self.classifier.step), batches)
         self.evaluate = make_evaluate(self.classifier.predict, augmentation, _EVALUATED)
 
-    def train(self, network: Network, arch: Arch | None, key: Key, stage: Stage | None, stop: Stop) -> Trained:
-        """network: the one of the architecture, which the result is of."""
+    def fit(
+        self, arch: Arch | None, key: Key, stage: Stage | None, stop: Stop, output: TextIO | None = None
+    ) -> tuple[TrainState, Outcome]:
+        """The state that is kept, and the outcome of all epochs. output: where progress is told."""
         init_key, run_key = jax.random.split(key)
         state = self.init(init_key, arch if isinstance(self.network, Supernet) else None)
         valid, epochs = self.parts.valid, self.training.epochs
@@ -253,11 +255,15 @@ class _Trainer:
             after_round=after_round,
             best=None if valid is None else "valid_accuracy",
             stop=stop,
+            output=output,
         )
         if valid is None:
-            state = jax.tree.map(local, outcome.state)
-        else:
-            state = best[1] if stage is None else load(stage, outcome.state, "best")
+            return jax.tree.map(local, outcome.state), outcome
+        return best[1] if stage is None else load(stage, outcome.state, "best"), outcome
+
+    def train(self, network: Network, arch: Arch | None, key: Key, stage: Stage | None, stop: Stop) -> Trained:
+        """network: the one of the architecture, which the result is of."""
+        state, outcome = self.fit(arch, key, stage, stop)
         tested = self.evaluate(state, self.dataset.test)
         params, stats = state.params, state.stats
         if isinstance(self.network, Supernet) and arch is not None:
@@ -270,7 +276,7 @@ class _Trainer:
             confidence_interval(tested.correct, tested.total),
             tested.loss,
             None if outcome.best is None else outcome.best.value,
-            epochs if outcome.best is None else outcome.best.step // self.steps,
+            self.training.epochs if outcome.best is None else outcome.best.step // self.steps,
             outcome.seconds,
         )
 

@@ -1,0 +1,137 @@
+"""Black-box search as a method of the road: a sampler, and every candidate trained from scratch for some epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnas import samplers
+from jaxnas.base import Sampler, SearchSpace
+from jaxnas.fit import seeds
+from jaxnas.fit.black_box import search_black_box
+from jaxnas.fit.budget import excess
+from jaxnas.fit.problem import Found, Prepared, Problem, Stop
+from jaxnas.fit.select import guided
+from jaxnas.fit.settings import Training, skeleton_of
+from jaxnas.fit.training import Trainer, check_training
+from jaxnas.fit.truth import curve
+from jaxnas.ranges import check_ranges
+from jaxnas.runfolder import RunFolder
+
+Kind = Literal["random", "evolution", "local", "annealing", "reinforce", "predictor"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BlackBox:
+    """Evaluates candidates by their validation accuracy after a short training, the same for all.
+
+    One compiled step trains every candidate where the space has such (`Entry.together`) and `train.share_step` asks for
+    it. What is over the budget is worth minus its excess and is not trained (Deb 2000,
+    https://doi.org/10.1016/S0045-7825(99)00389-8).
+    """
+
+    name: ClassVar[str] = "black_box"
+
+    sampler: Kind = "evolution"
+    """Random search, aging evolution, local search, simulated annealing, REINFORCE, or search by a predictor."""
+    evaluations: int = 30
+    """Candidates that are trained."""
+    epochs: int = 3
+    """Of the training of a candidate; all else of it is that of the final training."""
+    population: int = 10
+    """Of the evolution; the random start of a search by a predictor."""
+
+    def prepare(self, problem: Problem) -> Prepared:
+        """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_ranges("search.", self, count=("evaluations", "epochs", "population"))
+        seeds.check(problem, {})
+        if not problem.training.hold_out:
+            raise ValueError("candidates are compared by validation accuracy: train.hold_out must not be 0")
+        training = dataclasses.replace(problem.training, epochs=self.epochs)
+        check_training(training, problem.dataset, problem.seed, problem.devices)
+        this = _Search(self, problem, training)
+        sampler_of(self, problem)  # raises for what cannot be
+        return Prepared(lambda run, stop: search(this, run, stop))
+
+
+class _Search(NamedTuple):
+    """A search that was checked."""
+
+    settings: BlackBox
+    problem: Problem
+    training: Training
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.problem.space
+
+
+def sampler_of(settings: BlackBox, problem: Problem) -> Sampler:
+    """The sampler of the settings, over the space of a problem."""
+    space, size = problem.space, max(2, min(settings.population, settings.evaluations // 2))
+    make: dict[str, Callable[[], Sampler]] = {
+        "random": lambda: samplers.random_search(space),
+        "evolution": lambda: samplers.evolution(space, population=size, sample_size=max(2, size // 3)),
+        "local": lambda: samplers.local_search(space),
+        "annealing": lambda: samplers.simulated_annealing(space, steps=settings.evaluations),
+        "reinforce": lambda: samplers.reinforce(space.choices, optax.adam(0.1)),
+        "predictor": lambda: guided(space, problem.budget(space), "gnn_gp", settings.evaluations, size),
+    }
+    return make[settings.sampler]()
+
+
+def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
+    """The search stage: what each seed found, one seed after another. Candidates are kept as they come."""
+    stage, problem, space = run.stage("search"), this.problem, this.space
+    done = stage.result
+    if done is None:
+        each = [_one(this, stage.path / name, problem.seed + n) for n, name in enumerate(seeds.names(problem))]
+        done = {"found": each, "seconds": sum(own["seconds"] for own in each)}
+        stage.finish(done)
+    return {
+        name: Found(space, space.from_genotype(own["genotype"]), own["told"], seconds=done["seconds"])
+        for name, own in zip(seeds.names(problem), done["found"], strict=True)
+    }
+
+
+def _one(this: _Search, folder: Any, seed: int) -> dict[str, Any]:
+    problem, space, settings = this.problem, this.space, this.settings
+    budget, skeleton = problem.budget(space), skeleton_of(this.training, problem.dataset)
+    together = problem.entry.together if this.training.share_step else None
+    shared = None if together is None else _trainer(this, together(skeleton, space))
+
+    def evaluate(arch: np.ndarray) -> float:
+        trainer = shared or _trainer(this, problem.entry.network(jnp.asarray(arch), skeleton, space))
+        # All candidates have one key: what differs is the architecture. Signals are heeded between two of them.
+        key = jax.random.key(seed)
+        _, outcome = trainer.fit(jnp.asarray(arch), key, None, lambda: None, io.StringIO())
+        return float("nan") if outcome.best is None else outcome.best.value
+
+    def known(arch: np.ndarray) -> float | None:
+        over = float(excess(budget, arch[None])[0])
+        return -over if over > 0.0 else None
+
+    found = search_black_box(
+        sampler_of(settings, problem), evaluate, settings.evaluations, space=space, seed=seed, folder=folder,
+        settings=dataclasses.asdict(settings), known=known if budget.limits else None,
+    )  # fmt: skip
+    values = found.values[:, 0]
+    best = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
+    told: dict[str, Any] = {
+        "sampler": settings.sampler, "evaluations": len(values), "best_valid_accuracy": float(np.nanmax(values)),
+        "mean_valid_accuracy": float(np.nanmean(values)), "epochs": settings.epochs,
+    }  # fmt: skip
+    if problem.truth is not None:
+        told["truth_curve"] = curve(problem.truth, found.archs[best])
+    return {"genotype": space.to_genotype(jnp.asarray(found.arch)), "told": {"candidates": told}, "seconds": found.seconds}
+
+
+def _trainer(this: _Search, network: Any) -> Trainer:
+    return Trainer(network, this.training, this.problem.dataset, this.problem.seed, this.problem.devices)
