@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,20 +40,19 @@ def load_digits201(shift: int = 2, noise: float = 0.6, copies: int = 3) -> Datas
     """
     digits = load_digits()
     augmentation = dataclasses.replace(digits.augmentation, shift=shift, noise=noise)
-    fixed = {
-        part: np.asarray(_program()(jax.random.key(number, impl="threefry2x32"), images, augmentation, copies))
-        for (part, number), images in zip(_KEYS.items(), (digits.valid_images, digits.test_images), strict=True)
-    }
+    parts: dict[str, Any] = {}
+    for part, number in _KEYS.items():
+        images, labels = getattr(digits, f"{part}_images"), getattr(digits, f"{part}_labels")
+        key = jax.random.key(number, impl="threefry2x32")
+        parts[f"{part}_images"] = np.asarray(_program()(key, images, augmentation, copies))
+        parts[f"{part}_labels"] = np.tile(labels, copies)
     return dataclasses.replace(
         digits,
+        **parts,
         name="digits201",
-        valid_images=fixed["valid"],
-        valid_labels=np.tile(digits.valid_labels, copies),
-        test_images=fixed["test"],
-        test_labels=np.tile(digits.test_labels, copies),
         augmentation=augmentation,
         source="digits201",
-        origins={part: f"{copies} moved and noisy copies of {part}" for part in fixed},
+        origins={part: f"{copies} moved and noisy copies of {part}" for part in _KEYS},
         computed_from=digits,
     )
 

@@ -142,10 +142,10 @@ def make_trainer(settings: Settings, together: int | None = None) -> Callable[[K
     fit = classifier(nasbench201_supernet(skeleton(settings), affine=True), optimizer, total_steps=total, drop_path=0.0)
     measured_after = jnp.isin(jnp.arange(1, settings.epochs + 1), jnp.array(settings.fidelities))
 
-    def by_copy(images: np.ndarray, labels: np.ndarray) -> Batch:
-        """[copies, N, …]."""
-        leaves = (jnp.asarray(leaf).reshape(settings.copies, -1, *leaf.shape[1:]) for leaf in (images, labels))
-        return Batch(*leaves)
+    def by_copy(part: str) -> Batch:
+        """All images of a part, [copies, N, …]."""
+        leaves = (getattr(dataset, f"{part}_{what}") for what in ("images", "labels"))
+        return Batch(*(jnp.asarray(leaf).reshape(settings.copies, -1, *leaf.shape[1:]) for leaf in leaves))
 
     def evaluate(state: Any, data: Batch) -> tuple[Array, Array]:
         def part(batch: Batch) -> tuple[Array, Array]:
@@ -156,8 +156,7 @@ def make_trainer(settings: Settings, together: int | None = None) -> Callable[[K
         return correct.sum(), loss.mean()
 
     def train_many(key: Key, numbers: Array, archs: Array) -> Measured:
-        valid = by_copy(dataset.valid_images, dataset.valid_labels)
-        test = by_copy(dataset.test_images, dataset.test_labels)
+        valid, test = by_copy("valid"), by_copy("test")
         init_key, batch_key, noise_key = jax.random.split(key, 3)
         numbered = jnp.arange(total).reshape(settings.epochs, steps)
         by_epoch = jax.lax.map(jax.vmap(lambda step: draw(batch_key, noise_key, step)), numbered)
