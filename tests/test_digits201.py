@@ -221,7 +221,7 @@ def test_the_last_bits_of_computed_images_make_no_other_data_set(noisy_digits):
 def test_what_the_data_set_is_beside_its_images(noisy_digits):
     assert form_of(noisy_digits) == data.ImageForm(1, (8, 8))
     assert "1080 valid (3 moved and noisy copies of valid)" in noisy_digits.told()
-    with pytest.raises(data.DataError, match=r"joined for training; keep a part for validation.*hold_out"):
+    with pytest.raises(data.DataError, match=r"joined for training; give a fraction .* above 0, got 0"):
         data.split(noisy_digits, seed=0, fraction=0.0)
     with pytest.raises(data.DataError, match="digits201 are 8x8 and cannot be resized"):
         data.load("digits201", size=16)

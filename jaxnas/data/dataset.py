@@ -207,7 +207,7 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
         if dataset.valid_images.dtype != images.dtype:
             raise DataError(
                 f"{dataset.name} has validation images that are final and training images that are not: they cannot be "
-                f"joined for training; keep a part for validation, got {fraction} (train.hold_out 0)"
+                f"joined for training; give a fraction for validation (train.hold_out) above 0, got {fraction}"
             )
         images = np.concatenate([np.asarray(images), np.asarray(dataset.valid_images)])
         return Split(Examples(images, np.concatenate([labels, dataset.valid_labels])), None)
