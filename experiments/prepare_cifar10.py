@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxnas import command
-from jaxnas.data.cifar10_archive import SHA256, download, prepare, read_archive, sha256
-from jaxnas.data.dataset import DataError
+from jaxnas.data.cifar10_archive import original, prepare, read_archive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,30 +38,14 @@ def run(config: Config) -> None:
     if target.exists():
         print(f"{target} is there already; remove it to prepare it again")
         return
-    parts, names = read_archive(_archive(config, data_dir))
+    archive = original(config.archive, data_dir / "downloads", config.allow_other_checksum, _report)
+    parts, names = read_archive(archive)
     made = prepare(parts, names, data_dir, config.file_format)
     print(f"{made}: {len(parts['train'].labels)} train and {len(parts['test'].labels)} test images")
 
 
-def _archive(config: Config, data_dir: Path) -> Path:
-    """The archive, downloaded where none is given, with its checksum verified."""
-    if config.archive is None:
-        if config.allow_other_checksum:
-            raise DataError("--allow-other-checksum is for a local archive: give --archive")
-        archive = data_dir / "downloads" / "cifar-10-binary.tar.gz"
-        if not archive.exists():
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            download(archive, report=lambda line: print(f"download: {line}", file=sys.stderr, flush=True))
-    else:
-        archive = config.archive.expanduser()
-        if not archive.is_file():
-            raise DataError(f"there is no archive {archive}")
-    if not config.allow_other_checksum and (found := sha256(archive)) != SHA256:
-        raise DataError(
-            f"{archive} has SHA-256 {found}, not {SHA256} of the original: remove it and get it again, "
-            "or give --allow-other-checksum if it is meant to differ"
-        )
-    return archive
+def _report(line: str) -> None:
+    print(f"download: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The shipped benchmark: that it is what it says, and that the experiment that makes it goes on where it stopped."""
 
+import dataclasses
 from importlib import resources
 
 import jax
@@ -9,18 +10,26 @@ import pytest
 from scipy import stats
 
 from experiments import make_digits201
-from jaxnas import command
+from jaxnas import command, data
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import digits201_table, functional_classes
-from jaxnas.benchmarks.digits201 import read_digits201
+from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs, read_digits201
 from jaxnas.files import read_json, write_json
+from jaxnas.making import Settings, representatives, start_fingerprint, training_batches
 from jaxnas.networks import nasbench201_network
+from jaxnas.saved import form_of
 from jaxnas.spaces import nasbench201_space
+from jaxnas.train.classifier import make_evaluate
 
 
 @pytest.fixture(scope="module")
 def table():
     return digits201_table()
+
+
+@pytest.fixture(scope="module")
+def noisy_digits():
+    return data.load("digits201")
 
 
 def metric(table, name):
@@ -96,7 +105,7 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
     (tmp_path / "over" / "stages" / "time").mkdir(parents=True)
     config = read_json(tmp_path / "run" / "config.json")
     arrays, _ = read_digits201(tmp_path / "run" / "digits201.npz")
-    config["identity"]["start"] = make_digits201.start_fingerprint(arrays)
+    config["identity"]["start"] = start_fingerprint(arrays)
     write_json(tmp_path / "over" / "config.json", config)
     (tmp_path / "over" / "stages" / "time" / "done.json").write_text(
         (tmp_path / "run" / "stages" / "time" / "done.json").read_text()
@@ -118,12 +127,12 @@ def test_a_lost_part_is_made_again_to_the_same_bits(tmp_path, capsys):
 
 def test_a_class_is_the_network_of_its_cell():
     """The representative is one of the class, and no other is cheaper."""
-    archs, macs = make_digits201.representatives(make_digits201.Config())
+    archs, macs = representatives(Settings())
     assert len(archs) == 4930
-    cells, classes = make_digits201.digits201_cells()
+    cells, classes = digits201_cells()
     place = {tuple(cell): number for cell, number in zip(cells.tolist(), classes, strict=True)}
     assert [place[tuple(arch)] for arch in archs.tolist()] == list(range(4930))
-    _, every = make_digits201.digits201_costs(Skeleton(8, 2, (8, 8, 1), 10), cells)
+    _, every = digits201_costs(Skeleton(8, 2, (8, 8, 1), 10), cells)
     cheapest = np.full(4930, np.iinfo(np.int64).max)
     np.minimum.at(cheapest, classes, every)
     np.testing.assert_array_equal(macs, cheapest)
@@ -133,7 +142,7 @@ def test_a_class_is_the_network_of_its_cell():
 WRONG = {
     "--fidelities 1 3": "end with 8",
     "--timed 2": "at least 3 timed",
-    "--noise -1": "must not be negative",
+    "--noise -1": "noise must be 0 or positive, got -1.0",
     "--part 0": "part must be at least 1",
     "--start README.md": "not a file of digits201",
     "--start jaxnas/benchmarks/digits201.npz --noise 0.5": "noise: 0.6 there, 0.5 now",
@@ -155,3 +164,64 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="not a file of digits201"):
         digits201_table(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(("part", "number"), [("valid", 1), ("test", 2)])
+def test_the_fixed_images_are_moved_noisy_copies(noisy_digits, part, number):
+    """Operation by operation, as the networks of the shipped file were measured; compiled, the last bits differ."""
+    digits = data.load("digits")
+    images, labels = getattr(digits, f"{part}_images"), getattr(digits, f"{part}_labels")
+    move_key, noise_key = jax.random.split(jax.random.key(number))
+    window_key = jax.random.split(move_key, 3)[0]
+    moved = data.random_crop(window_key, jnp.tile(images, (3, 1, 1, 1)), 2)
+    mean, std = digits.augmentation.mean[0], digits.augmentation.std[0]
+    expected = (np.asarray(moved) / 255 - mean) / std + 0.6 * np.asarray(jax.random.normal(noise_key, moved.shape))
+    found = getattr(noisy_digits, f"{part}_images")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=3e-6)
+    np.testing.assert_array_equal(getattr(noisy_digits, f"{part}_labels"), np.tile(labels, 3))
+
+
+def test_training_images_are_moved_and_noisy_at_every_step(noisy_digits):
+    train = data.Examples(*map(jnp.asarray, data.split(noisy_digits, seed=0).train))
+    key = jax.random.key(3)
+    found = data.make_batches(1077, 64, noisy_digits.augmentation)(key, 20, train)
+    draw = training_batches(noisy_digits, 64)
+    made, other = (draw(key, noise_key, 20) for noise_key in (jax.random.fold_in(key, 2), jax.random.key(4)))
+    jax.tree.map(np.testing.assert_array_equal, found, made)
+    # Between two keys of the noise nothing differs but the noise, which is another one at each step.
+    np.testing.assert_array_equal(other.label, made.label)
+    noise = np.ravel(other.image - made.image)
+    np.testing.assert_allclose(np.std(noise), 0.6 * 2**0.5, rtol=0.05)
+    later = np.ravel(draw(key, jax.random.key(4), 21).image - draw(key, jax.random.fold_in(key, 2), 21).image)
+    assert abs(np.corrcoef(noise, later)[0, 1]) < 0.1
+
+
+def test_fixed_images_are_final(noisy_digits):
+    """A search that augments its validation part reads the very images, and so does an evaluation."""
+    valid = data.split(noisy_digits, seed=0).valid
+    batch = data.make_batches(1080, 64, noisy_digits.augmentation)(jax.random.key(0), 0, valid)
+    rows = {image.tobytes(): label for image, label in zip(valid.images, valid.labels, strict=True)}
+    assert [rows[image.tobytes()] for image in np.asarray(batch.image)] == batch.label.tolist()
+    evaluate = make_evaluate(lambda scale, x: scale * x.reshape(len(x), -1)[:, 20:30], noisy_digits.augmentation, 512)
+    expected = np.argmax(valid.images.reshape(1080, -1)[:, 20:30], axis=1) == valid.labels
+    assert evaluate(jnp.float32(1), valid).correct == expected.sum()
+
+
+def test_the_last_bits_of_computed_images_make_no_other_data_set(noisy_digits):
+    known = data.fingerprint(noisy_digits)
+    assert (known["source"], known["valid_images"]) == ("digits201", 1080)
+    elsewhere = dataclasses.replace(noisy_digits, valid_images=np.nextafter(noisy_digits.valid_images, np.float32(9)))
+    assert data.fingerprint(elsewhere) == known
+    digits = data.load("digits")
+    edited = dataclasses.replace(digits, test_images=255 - digits.test_images)
+    assert data.fingerprint(dataclasses.replace(noisy_digits, computed_from=edited)) != known
+
+
+def test_what_the_data_set_is_beside_its_images(noisy_digits):
+    assert form_of(noisy_digits) == data.ImageForm(1, (8, 8))
+    assert "1080 valid (3 moved and noisy copies of valid)" in noisy_digits.told()
+    with pytest.raises(data.DataError, match=r"joined for training; give a fraction .* above 0, got 0"):
+        data.split(noisy_digits, seed=0, fraction=0.0)
+    with pytest.raises(data.DataError, match="digits201 are 8x8 and cannot be resized"):
+        data.load("digits201", size=16)

@@ -16,6 +16,7 @@ LAYERS = (
     "supernets samplers",
     "catalog",
     "search train saved",
+    "making",
     "streams",
     "command",
     "fit __main__",

@@ -1,8 +1,9 @@
 """The benchmark that comes with the package: every NAS-Bench-201 cell trained from scratch on noisy digits.
 
-4,930 networks, one for each functional class of the 15,625 cells (`functional_classes`), on the handwritten digits of
-`jaxnas.data.load_digits` made harder: each image is moved by up to two pixels and gets Gaussian noise, so that networks
-differ and no ranking is saturated. `python -m experiments.make_digits201` made the file and is its exact description.
+4,930 networks, one for each functional class of the 15,625 cells (`functional_classes`), on handwritten digits made
+harder: each image is moved by up to two pixels and gets Gaussian noise, so that networks differ and no ranking is
+saturated. The data is `jaxnas.data.load("digits201")`, and `jaxnas.making` is how the networks were trained; `python -m
+experiments.make_digits201` made the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Data: sets of uint8 images in memory, batches as a pure function of (key, step), augmentation on the device."""
+"""Data: sets of images in memory, batches as a pure function of (key, step), augmentation on the device."""
 
-from jaxnas.data.augment import augment, cutout, normalize, random_crop, random_flip
+from jaxnas.data.augment import augment, cutout, is_normalized, noisy, normalize, random_crop, random_flip
 from jaxnas.data.dataset import (
     Augmentation,
     DataError,
@@ -29,9 +29,11 @@ __all__ = [
     "fingerprint",
     "hold_out",
     "indices",
+    "is_normalized",
     "limited",
     "load",
     "make_batches",
+    "noisy",
     "normalize",
     "permuted",
     "plain_batch",

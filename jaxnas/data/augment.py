@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.base import Array, Key
 from jaxnas.data.dataset import Augmentation
@@ -58,8 +59,23 @@ def cutout(key: Key, images: Array, size: int) -> Array:
 _cutout = cutout
 
 
+def noisy(key: Key, images: Array, std: float) -> Array:
+    """Adds Gaussian noise of standard deviation `std` to each pixel. images: [B, H, W, C] float32, as the result."""
+    return images + std * jax.random.normal(key, images.shape, images.dtype) if std else images
+
+
+def is_normalized(images: Array | np.ndarray) -> bool:
+    """Whether these images are float32: then they are final, and nothing normalizes or augments them again."""
+    return bool(jnp.issubdtype(images.dtype, jnp.floating))
+
+
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """(images / 255 - mean) / std for each channel. images: [B, H, W, C] uint8; the result is float32."""
+    """(images / 255 - mean) / std for each channel; images that are normalized already stay as they are.
+
+    images: [B, H, W, C] uint8, or float32 where they are normalized; the result is float32.
+    """
+    if is_normalized(images):
+        return images
     shape = (1, 1, 1, images.shape[-1])
     center = jnp.asarray(mean, jnp.float32).reshape(shape)
     scale = jnp.asarray(std, jnp.float32).reshape(shape)
@@ -69,7 +85,7 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
 def augment(key: Key, images: Array, augmentation: Augmentation, cutout: bool) -> Array:
     """Crop, flip, normalize, and cutout last where asked for, as far as the data set's augmentation has them.
 
-    images: [B, H, W, C] uint8; the result is float32.
+    images: [B, H, W, C] uint8; the result is float32. Noise comes after it, by `noisy`, from a key of its own.
     """
     crop_key, flip_key, cutout_key = jax.random.split(key, 3)
     if augmentation.shift:

@@ -63,6 +63,31 @@ def download(target: Path, report: Callable[[str], None], url: str = URL) -> Non
             part.unlink(missing_ok=True)
 
 
+def original(archive: Path | None, downloads: Path, allow_other_checksum: bool, report: Callable[[str], None]) -> Path:
+    """The archive, with its checksum verified; where None is given it is downloaded to `downloads`, once.
+
+    allow_other_checksum: a given archive is taken though it is not the original. report: gets lines on the download.
+    Raises DataError where the archive is not there, cannot be downloaded, or is another one.
+    """
+    if archive is None:
+        if allow_other_checksum:
+            raise DataError("--allow-other-checksum is for a local archive: give --archive")
+        archive = downloads / "cifar-10-binary.tar.gz"
+        if not archive.exists():
+            downloads.mkdir(parents=True, exist_ok=True)
+            download(archive, report)
+    else:
+        archive = archive.expanduser()
+        if not archive.is_file():
+            raise DataError(f"there is no archive {archive}")
+    if not allow_other_checksum and (found := sha256(archive)) != SHA256:
+        raise DataError(
+            f"{archive} has SHA-256 {found}, not {SHA256} of the original: remove it and get it again, "
+            "or give --allow-other-checksum if it is meant to differ"
+        )
+    return archive
+
+
 def read_archive(path: Path) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """({"train": …, "test": …}, class names), in the order of the archive; nothing is unpacked to disk.
 

@@ -1,4 +1,4 @@
-"""What a data set is: uint8 images and labels in memory, its augmentation, and how its training split is divided.
+"""What a data set is: images and labels in memory, its augmentation, and how its training split is divided.
 
 Shapes: N examples, H W C image, K classes.
 """
@@ -6,6 +6,7 @@ Shapes: N examples, H W C image, K classes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,10 @@ class DataError(ValueError):
 
 
 class Examples(NamedTuple):
-    """images: [N, H, W, C] uint8, or `StoredImages` in one of several processes. labels: [N] int32."""
+    """images: [N, H, W, C] uint8, `StoredImages` in one of several processes, or float32. labels: [N] int32.
+
+    Images in float32 are final: they are normalized already, and no training augments them.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -44,7 +48,8 @@ class Augmentation:
 
     shift: pixels of zero padding on each side before the random crop, 0 for no crop. flip: mirror left to right with
     probability one half. cutout: side of the square that is zeroed in the final training, 0 for none; a search leaves
-    it out. mean, std: one number for each channel, of intensities in [0, 1].
+    it out. mean, std: one number for each channel, of intensities in [0, 1]. noise: standard deviation of the Gaussian
+    noise that each pixel of a training image gets after it is normalized, at every step anew.
     """
 
     shift: int
@@ -52,6 +57,7 @@ class Augmentation:
     cutout: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("shift", "cutout"):
@@ -61,16 +67,20 @@ class Augmentation:
             raise ValueError(f"mean and std need one number for each channel, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise must be 0 or positive, got {self.noise}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Images of one size and their labels, all in memory or, in one of several processes, read as they are needed.
 
-    *_images: [N, H, W, C] uint8. *_labels: [N] int32 in 0 … K - 1. valid_* are there only where the data set comes
-    with a validation split of its own. source: what it is, wherever it lies: "digits", "folder", or its name in TFDS
-    with config and version. origins: what of the source each part is, such as {"valid": "val", "test": "a fifth of
-    train"}; a part that is not named has the name of its split. not_read: what the source has beside these, in words.
+    *_images: [N, H, W, C] uint8, or float32 where they are final (`Examples`). *_labels: [N] int32 in 0 … K - 1.
+    valid_* are there only where the data set comes with a validation split of its own. source: what it is, wherever it
+    lies: "digits", "folder", or its name in TFDS with config and version. origins: what of the source each part is,
+    such as {"valid": "val", "test": "a fifth of train"}; a part that is not named has the name of its split. not_read:
+    what the source has beside these, in words. computed_from: the data set whose images these were computed from, where
+    they were; by its content `fingerprint` knows these, since the last bits of computed numbers differ between devices.
     """
 
     name: str
@@ -85,6 +95,7 @@ class Dataset:
     source: str = ""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     not_read: tuple[str, ...] = ()
+    computed_from: Dataset | None = None
 
     def __post_init__(self) -> None:
         if (self.valid_images is None) != (self.valid_labels is None):
@@ -93,8 +104,11 @@ class Dataset:
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
             if images is None:
                 continue
-            if images.dtype != np.uint8 or images.ndim != 4:
-                raise ValueError(f"{part}_images must be uint8 [N, H, W, C], got {images.dtype} {images.shape}")
+            if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
+                raise ValueError(
+                    f"{part}_images must be uint8 [N, H, W, C], or float32 where they are normalized, got "
+                    f"{images.dtype} {images.shape}"
+                )
             if images.shape[1:] != self.image_shape:
                 raise DataError(
                     f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; {RESIZE}"
@@ -181,7 +195,8 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
 
     `fraction` of it becomes the validation part: 0.5 for a search, 0.1 or 0 for the final training; with 0 all of it is
     for training and `valid` is None. A data set with a validation split of its own (such as digits) keeps its two parts
-    whatever the seed and the fraction; only with fraction 0 are they joined for training.
+    whatever the seed and the fraction; only with fraction 0 are they joined for training. Raises DataError where a
+    part would be without an image of a class, or where images that are final (`Examples`) would be joined with others.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction of the training split to keep for validation must be in [0, 1), got {fraction}")
@@ -189,6 +204,11 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
     if dataset.valid_images is not None and dataset.valid_labels is not None:
         if fraction:
             return Split(Examples(images, labels), Examples(dataset.valid_images, dataset.valid_labels))
+        if dataset.valid_images.dtype != images.dtype:
+            raise DataError(
+                f"{dataset.name} has validation images that are final and training images that are not: they cannot be "
+                f"joined for training; give a fraction for validation (train.hold_out) above 0, got {fraction}"
+            )
         images = np.concatenate([np.asarray(images), np.asarray(dataset.valid_images)])
         return Split(Examples(images, np.concatenate([labels, dataset.valid_labels])), None)
     if not fraction:
@@ -292,13 +312,16 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """What was read, for the identity of a run: the same wherever the data lies, and for any number of processes.
 
     One changed pixel, label or name of a class makes another. Several processes share out the images that are
-    `StoredImages`, and call this at the same point. CIFAR-10 takes a fifth of a second.
+    `StoredImages`, and call this at the same point. Of images that were computed it is the content of those that they
+    were computed from. CIFAR-10 takes a fifth of a second.
     """
     counts: dict[str, int] = {}
     content: list[np.ndarray] = []
+    read = dataset.computed_from or dataset
     for part in ("train", "valid", "test"):
-        images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
-        counts[f"{part}_images"] = 0 if images is None else len(images)
+        images, labels = getattr(read, f"{part}_images"), getattr(read, f"{part}_labels")
+        own = getattr(dataset, f"{part}_labels")
+        counts[f"{part}_images"] = 0 if own is None else len(own)
         if images is not None:
             content += [_image_checksums(images), labels]
     return {

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Batch, Key
-from jaxnas.data.augment import augment, normalize
+from jaxnas.data.augment import augment, is_normalized, noisy, normalize
 from jaxnas.data.dataset import Augmentation, Examples
 
 _ROUNDS = 64
@@ -60,7 +60,7 @@ def indices(key: Key, step: int | Array, size: int, batch_size: int) -> Array:
 
 
 def take(data: Examples, chosen: Array) -> tuple[Array, Array]:
-    """(images [B, H, W, C] uint8, labels [B] int32) of the chosen examples, int32 [B]."""
+    """(images [B, H, W, C], of the type of the data, labels [B] int32) of the chosen examples, int32 [B]."""
     return jnp.take(data.images, chosen, axis=0), jnp.take(data.labels, chosen, axis=0)
 
 
@@ -77,8 +77,8 @@ def make_batches(
 
     The key stays the same over the steps. `data` holds the split's arrays and is an argument so that it is no constant
     of the compiled program; what comes after its first `size` examples, to divide them over devices, is not drawn. With
-    `train` false the batches are in random order but not augmented. `cutout` adds the cutout of the data set, if it has
-    one.
+    `train` false the batches are in random order but not augmented, and so they are where the images of `data` are
+    normalized already (float32). `cutout` adds the cutout of the data set, if it has one.
     """
     _steps_per_epoch(size, batch_size)
     if cutout and not train:
@@ -88,11 +88,11 @@ def make_batches(
         if len(data.labels) < size:
             raise ValueError(f"these batches are for a split of {size} examples, got {len(data.labels)}")
         chosen = indices(jax.random.fold_in(key, 0), step, size, batch_size)
-        if not train:
+        if not train or is_normalized(data.images):
             return plain_batch(data, chosen, augmentation)
         images, labels = take(data, chosen)
-        step_key = jax.random.fold_in(jax.random.fold_in(key, 1), step)
-        return Batch(augment(step_key, images, augmentation, cutout), labels)
+        step_key, noise_key = (jax.random.fold_in(jax.random.fold_in(key, stream), step) for stream in (1, 2))
+        return Batch(noisy(noise_key, augment(step_key, images, augmentation, cutout), augmentation.noise), labels)
 
     return batch
 
