@@ -25,7 +25,21 @@ if TYPE_CHECKING:
         Supernet,
     )
     from jaxnas.catalog import CATALOG, Entry
-    from jaxnas.fit import Darts, Devices, Enas, Found, Limits, Method, OneShot, Problem, Training, preset, rank, run
+    from jaxnas.fit import (
+        BlackBox,
+        Darts,
+        Devices,
+        Enas,
+        Found,
+        Limits,
+        Method,
+        OneShot,
+        Problem,
+        Training,
+        preset,
+        rank,
+        run,
+    )
     from jaxnas.saved import load
     from jaxnas.search import darts, enas, single_path
 
@@ -36,7 +50,7 @@ _NAMES = {
     ),
     "catalog": ("CATALOG", "Entry"),
     "fit": (
-        "Darts", "Devices", "Enas", "Found", "Limits", "Method", "OneShot", "Problem", "Training", "preset", "rank",
+        "BlackBox", "Darts", "Devices", "Enas", "Found", "Limits", "Method", "OneShot", "Problem", "Training", "preset", "rank",
         "run",
     ),
     "saved": ("load",),
@@ -53,6 +67,7 @@ __all__ = [
     "CATALOG",
     "ArchWeights",
     "Batch",
+    "BlackBox",
     "Choice",
     "Context",
     "Darts",

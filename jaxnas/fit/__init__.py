@@ -1,20 +1,28 @@
 """The road from a search to a tested network, as functions: `run` goes all of it, the others go a part."""
 
+from jaxnas.fit.black_box import BlackBoxFound
+from jaxnas.fit.budget import Budget, make_budget
+from jaxnas.fit.candidates import BlackBox
 from jaxnas.fit.darts import Darts, heaviest
 from jaxnas.fit.devices import Devices
 from jaxnas.fit.enas import Controller, Enas
-from jaxnas.fit.kept_scores import Comparison, Scoring
 from jaxnas.fit.one_shot import OneShot
 from jaxnas.fit.presets import Preset, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem
 from jaxnas.fit.road import Result, run
+from jaxnas.fit.scores import Comparison, Scoring, score
+from jaxnas.fit.searches import search
+from jaxnas.fit.select import Selected, select
 from jaxnas.fit.settings import Limits, Training
-from jaxnas.fit.sharing import Sharing, search, weight_sharing
+from jaxnas.fit.sharing import Sharing, weight_sharing
 from jaxnas.fit.training import Trained, evaluate, train
 from jaxnas.fit.truth import Truth, rank, truth_of
 from jaxnas.fit.watch import Watch
 
 __all__ = [
+    "BlackBox",
+    "BlackBoxFound",
+    "Budget",
     "Comparison",
     "Controller",
     "Darts",
@@ -29,6 +37,7 @@ __all__ = [
     "Problem",
     "Result",
     "Scoring",
+    "Selected",
     "Sharing",
     "Trained",
     "Training",
@@ -36,10 +45,13 @@ __all__ = [
     "Watch",
     "evaluate",
     "heaviest",
+    "make_budget",
     "preset",
     "rank",
     "run",
+    "score",
     "search",
+    "select",
     "train",
     "truth_of",
     "weight_sharing",

@@ -73,6 +73,7 @@ def search_black_box(
     canonical: Callable[[Any], Any] | None = None,
     repeats: bool = False,
     objectives: int = 1,
+    known: Callable[[np.ndarray], float | None] | None = None,
 ) -> BlackBoxFound:
     """Maximizes a Python function over architectures, with `evaluations` evaluations.
 
@@ -94,6 +95,9 @@ def search_black_box(
     canonical: arch -> arch, by default that of the space. An architecture that was evaluated before, up to `canonical`
     and at the same fidelity, is told the value it had and costs nothing. repeats: evaluates it again.
 
+    known: arch -> what it is worth without an evaluation, None where it must be evaluated. That costs nothing and is in
+    no history: of what is over a budget, say.
+
     With `in_flight` 1 everything is a function of the seed and of what `evaluate` returns, whatever the executor and
     however often the run was stopped and went on. With more, what a sampler knew when it asked depends on how long
     evaluations took. Then the asks of random search alone are reproducible; a resumed run still keeps all earlier asks.
@@ -112,7 +116,7 @@ def search_black_box(
             raise ValueError(f"{name} must be at least {least}, got {number}")
     if executor is None and in_flight > 1:
         raise ValueError(f"in_flight is {in_flight}, but without an executor one evaluation runs at a time; give one")
-    asked = _Asked(sampler, seed, evaluations, objectives, _same(evaluate, space, canonical, repeats), space)
+    asked = _Asked(sampler, seed, evaluations, objectives, _same(evaluate, space, canonical, repeats), space, known)
     began = time.monotonic()
     with contextlib.ExitStack() as held:
         run, log, stop = None, None, _never
@@ -223,6 +227,7 @@ class _Asked:
         objectives: int,
         same: Callable[[np.ndarray, int], Hashable] | None,
         space: SearchSpace | None,
+        worth: Callable[[np.ndarray], float | None] | None = None,
     ) -> None:
         # Keys as `simulate` has them, so that on a table both are one search.
         init_key, self._run_key = jax.random.split(jax.random.key(seed))
@@ -232,6 +237,7 @@ class _Asked:
         self._objectives = objectives
         self._same = same
         self._space = space
+        self._worth = worth
         self._known: dict[Hashable, Evaluation] = {}
         self._open: collections.deque[_Batch] = collections.deque()
         self._idle = 0
@@ -272,6 +278,9 @@ class _Asked:
         """That of a candidate: a known one, or one that is added to `new`; None beyond the limit."""
         if self._space is not None:
             check_arch(self._space.choices, arch, f"the space {self._space.name!r}")
+        value = None if self._worth is None else self._worth(arch)
+        if value is not None:
+            return Evaluation(-1, arch, fidelity, (value,) * self._objectives)
         number = len(self.history)
         same = number if self._same is None else self._same(arch, fidelity)
         if same in self._known or number >= self.limit:

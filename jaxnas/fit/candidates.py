@@ -18,6 +18,7 @@ from jaxnas.fit import seeds
 from jaxnas.fit.black_box import search_black_box
 from jaxnas.fit.budget import excess
 from jaxnas.fit.problem import Found, Prepared, Problem, Stop
+from jaxnas.fit.results import clock
 from jaxnas.fit.select import guided
 from jaxnas.fit.settings import Training, skeleton_of
 from jaxnas.fit.training import Trainer, check_training
@@ -118,11 +119,12 @@ def _one(this: _Search, folder: Any, seed: int) -> dict[str, Any]:
         over = float(excess(budget, arch[None])[0])
         return -over if over > 0.0 else None
 
+    timer = clock()
     found = search_black_box(
         sampler_of(settings, problem), evaluate, settings.evaluations, space=space, seed=seed, folder=folder,
         settings=dataclasses.asdict(settings), known=known if budget.limits else None,
     )  # fmt: skip
-    values = found.values[:, 0]
+    seconds, values = timer(), found.values[:, 0]
     best = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
     told: dict[str, Any] = {
         "sampler": settings.sampler, "evaluations": len(values), "best_valid_accuracy": float(np.nanmax(values)),
@@ -130,7 +132,7 @@ def _one(this: _Search, folder: Any, seed: int) -> dict[str, Any]:
     }  # fmt: skip
     if problem.truth is not None:
         told["truth_curve"] = curve(problem.truth, found.archs[best])
-    return {"genotype": space.to_genotype(jnp.asarray(found.arch)), "told": {"candidates": told}, "seconds": found.seconds}
+    return {"genotype": space.to_genotype(jnp.asarray(found.arch)), "told": {"candidates": told}, "seconds": seconds}
 
 
 def _trainer(this: _Search, network: Any) -> Trainer:

@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxnas.base import Array, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.fit import reuse, seeds
-from jaxnas.fit.kept_scores import Comparison, Measured, Scores, Scoring, kept_scores, within
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
 from jaxnas.fit.results import clock
+from jaxnas.fit.scores import Comparison, Measured, Scores, Scoring, kept_scores, within
 from jaxnas.fit.scoring import Score
 from jaxnas.fit.searching import Epochs, ends_of, run_epochs
 from jaxnas.fit.select import PREDICTOR, Way, agreement, program_of, selected, weakest

@@ -6,10 +6,11 @@ import dataclasses
 from typing import Any, Literal, NamedTuple
 
 from jaxnas.catalog import Entry, entry_of
+from jaxnas.fit.candidates import BlackBox
 from jaxnas.fit.darts import Darts
 from jaxnas.fit.enas import Controller, Enas
-from jaxnas.fit.kept_scores import Comparison, Scoring
 from jaxnas.fit.one_shot import OneShot
+from jaxnas.fit.scores import Comparison, Scoring
 from jaxnas.fit.settings import Training
 from jaxnas.fit.watch import Watch
 
@@ -143,6 +144,18 @@ def one_shot_preset(space: str | Entry = "nasbench201", size: Size = "tiny") -> 
     return Preset(method, _tiny(training, cells), "digits", 0)
 
 
+def black_box_preset(space: str | Entry = "nasbench201", size: Size = "tiny") -> Preset:
+    """Of black-box search: the final training is that of ENAS, that of a candidate its first epochs."""
+    entry = entry_of(space)
+    training, cells = _paper(entry)[1], entry.small_cells
+    if size == "paper":
+        method = BlackBox(evaluations=100, epochs=12)
+        return Preset(method, dataclasses.replace(training, hold_out=0.1), "cifar10", 0)
+    if size == "small":
+        return Preset(BlackBox(evaluations=10, epochs=1), _small(training, cells), "cifar10", 1)
+    return Preset(BlackBox(), _tiny(training, cells), "digits", 1)
+
+
 def _paper(entry: Entry) -> tuple[Enas, Training]:
     return _PAPER.get(entry.name, _NASBENCH201)
 
@@ -161,7 +174,7 @@ def _tiny(training: Training, cells: int) -> Training:
     )  # fmt: skip
 
 
-PRESETS = {"darts": darts_preset, "enas": enas_preset, "one_shot": one_shot_preset}
+PRESETS = {"darts": darts_preset, "enas": enas_preset, "one_shot": one_shot_preset, "black_box": black_box_preset}
 """Method -> (space, size) -> `Preset`."""
 
 

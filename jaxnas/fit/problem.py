@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from jaxnas import data
 from jaxnas.base import Arch, SearchSpace, Skeleton, Supernet
@@ -109,7 +109,7 @@ class Method(Protocol):
     numbers do not depend on, such as paths.
     """
 
-    name: str
+    name: ClassVar[str]
 
     def prepare(self, problem: Problem) -> Prepared:
         """Makes the search of a problem."""

@@ -6,7 +6,7 @@ Every method asks for scores of so many architectures at most and keeps the best
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from scipy import stats
 from jaxnas import predictors, samplers
 from jaxnas.base import Key, Sampler, SearchSpace
 from jaxnas.fit.budget import Budget, excess, feasible_samples
-from jaxnas.fit.kept_scores import Scoring
 from jaxnas.fit.predictors import PREDICTORS, graphs
+from jaxnas.fit.scores import Scoring
 from jaxnas.fit.scoring import Score
 from jaxnas.hardware import Structure, additivity, fit_additive, solve
 from jaxnas.samplers.nondominated import front
@@ -81,6 +81,46 @@ def sampled(
     return own.values
 
 
+class Selected(NamedTuple):
+    """What a selection chose. arch: int32 [D], with its score `value`. archs [N, D], scores [N]: all that were scored,
+    in the order in which they were. additivity: of an integer program, how well a sum of parts explains scores that it
+    has not seen."""
+
+    arch: np.ndarray
+    value: float
+    archs: np.ndarray
+    scores: np.ndarray
+    additivity: dict[str, float] | None = None
+
+
+def select(
+    score: Score, space: SearchSpace, budget: Budget, *, by: Way = "evolution", predictor: PREDICTOR = "gnn_gp",
+    evaluations: int = 200, population: int = 50, key: Key | None = None,
+) -> Selected:  # fmt: skip
+    """The architecture of the highest score within a budget, of so many that are scored at most.
+
+    score: archs int [P, D] -> float [P], of one-shot weights, a table, or a function of your own; it is asked nothing
+    twice. budget: of `make_budget`. by: evolution, search guided by a predictor, or an integer program over a sum that
+    is fitted to the scores, whose next-best the predictor ranks. population: of the evolution; the random start of a
+    search by a predictor. key: `jax.random.key(0)` by default.
+
+    Raises: ValueError where nothing within the budget was found, or the costs of the space do not add up for "ilp".
+    """
+    key, told = jax.random.key(0) if key is None else key, None
+    if by == "ilp":
+        own, told = by_integer_program(score, space, budget, key, evaluations, predictor)
+    elif by == "evolution":
+        own = sampled(evolution(space, evaluations, population), score, space, budget, key, evaluations)
+    else:
+        guide = guided(space, budget, predictor, evaluations, population)
+        own = sampled(guide, score, space, budget, key, evaluations)
+    if not own:
+        raise ValueError(f"the selection by {by} found nothing within the budget; allow more, or select by ilp")
+    archs, scores = np.array(list(own), np.int32), np.array(list(own.values()))
+    best = int(np.argmax(scores))
+    return Selected(archs[best], float(scores[best]), archs, scores, told)
+
+
 def selected(
     way: Way, predictor: PREDICTOR, scoring: Scoring, space: SearchSpace, budget: Budget, score: Score, key: Key,
     random_key: Key,
@@ -89,20 +129,12 @@ def selected(
 
     Beside it, the architecture of the highest score so far after each evaluation of the way, int [N, D].
     """
-    extra: dict[str, Any] = {}
-    if way == "ilp":
-        own, extra["additivity"] = by_integer_program(score, space, budget, key, scoring.evaluations, predictor)
-    else:
-        sampler = (
-            evolution(space, scoring.evaluations, scoring.population)
-            if way == "evolution"
-            else guided(space, budget, predictor, scoring.evaluations, scoring.population)
-        )
-        own = sampled(sampler, score, space, budget, key, scoring.evaluations)
-    if not own:
-        raise ValueError(f"the selection by {way} found nothing within the budget; allow more, or select by ilp")
-    drawn, walked = feasible_samples(space, budget, random_key, len(own))
-    archs, values = np.array(list(own), np.int32), np.array(list(own.values()))
+    chosen = select(
+        score, space, budget, by=way, predictor=predictor, evaluations=scoring.evaluations,
+        population=scoring.population, key=key,
+    )  # fmt: skip
+    archs, values = chosen.archs, chosen.scores
+    drawn, walked = feasible_samples(space, budget, random_key, len(archs))
     random_values = score(drawn)
     every, all_values = np.concatenate([archs, drawn]), np.concatenate([values, random_values])
     costs = budget.costs(every)
@@ -114,14 +146,14 @@ def selected(
             **{name: float(value[row]) if name == "latency_ms" else int(value[row]) for name, value in costs.items()},
         }
 
-    best, best_random = int(np.argmax(values)), int(np.argmax(random_values))
+    best_random = int(np.argmax(random_values))
     so_far = np.maximum.accumulate(np.where(values == np.maximum.accumulate(values), np.arange(len(values)), 0))
     return {
-        "genotype": space.to_genotype(jnp.asarray(archs[best])),
+        "genotype": space.to_genotype(jnp.asarray(chosen.arch)),
         "random_genotype": space.to_genotype(jnp.asarray(drawn[best_random])),
         "search": way,
         "batch_norm": scoring.batch_norm,
-        "evaluations": len(own),
+        "evaluations": len(archs),
         "random_evaluations": len(drawn),
         "random_by_walking": walked,
         "best_score": float(values.max()),
@@ -130,10 +162,10 @@ def selected(
         "mean_random_score": float(random_values.mean()),
         "front": [told(int(row)) for row in front(np.stack([-costs["macs"], all_values], axis=1))],
         "points": {
-            "search": {"macs": costs["macs"][: len(own)].tolist(), "scores": values.tolist()},
-            "random": {"macs": costs["macs"][len(own) :].tolist(), "scores": random_values.tolist()},
+            "search": {"macs": costs["macs"][: len(archs)].tolist(), "scores": values.tolist()},
+            "random": {"macs": costs["macs"][len(archs) :].tolist(), "scores": random_values.tolist()},
         },
-        **extra,
+        **({} if chosen.additivity is None else {"additivity": chosen.additivity}),
     }, archs[so_far]
 
 

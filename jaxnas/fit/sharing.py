@@ -1,7 +1,7 @@
 """Any search algorithm with shared weights as a method of the road: run, scored, resumed, over seeds and devices.
 
-`weight_sharing` is what a method of your own calls; ENAS is one. `search` is the same for one algorithm without a road:
-no run folder, no baselines.
+`weight_sharing` is what a method of your own calls; ENAS is one. `search_shared` is the same for one algorithm without
+a road: no run folder, no baselines.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _candidates(this: _Search, state: Any, key: Key) -> np.ndarray:
     return within
 
 
-def search(
+def search_shared(
     algorithm: SearchAlgorithm, dataset: Dataset, *, epochs: int, batch_size: int,
     batch_sizes: Mapping[str, int] | None = None, steps: Mapping[str, int] | None = None, valid_part: float = 0.5,
     limit: int = 0, candidates: int = 100, seed: int = 0, devices: Devices | None = None,

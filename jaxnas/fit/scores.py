@@ -74,6 +74,24 @@ class Scores(NamedTuple):
     devices: Sequence[jax.Device]
 
 
+def score(
+    supernet: Supernet, params: PyTree, archs: Any, split: SearchSplit, augmentation: data.Augmentation, *,
+    batch_norm: Literal["batch", "recalibrated"] = "recalibrated", batch_size: int = 250, batches: int = 8,
+    seed: int = 0, devices: Sequence[jax.Device] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The accuracy of paths of a trained supernet on all of a validation part, float64 [P].
+
+    archs: int [P, D]. batch_norm: by the statistics of each validation batch of `batch_size` examples, or by those of
+    `batches` training batches along the same path; running averages over other paths mean nothing to any one. seed: of
+    the choice of these batches. devices: these share the architectures.
+
+    Raises: ValueError where a number is out of its range, or the training part has not so many examples.
+    """
+    policy = {"batch": lambda: None, "recalibrated": lambda: recalibrated(
+        supernet.apply_path, augmentation, split.train, batches, batch_size, seed)}[batch_norm]()  # fmt: skip
+    return make_path_score(supernet.apply_path, augmentation, batch_size, policy, devices)(params, archs, split.valid)
+
+
 def within(score: Score, pruned: Pruned) -> Score:
     """A score of the whole space's architectures as one of what is left."""
     embed = jax.jit(jax.vmap(pruned.embed))
