@@ -34,22 +34,22 @@ _TINY_TRAINING = ("--train.channels", "2", "--train.cells", "1", "--train.batch-
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "search": (
         "experiments.darts", "--search.epochs", "6", "--search.channels", "2", "--search.cells", "1",
-        "--search.batch-size", "180", "--watch.eigenvalue-every", "1", "--watch.products", "3", "--watch.batches", "1",
-        "--search.early-stop", "--watch.window", "1", "--watch.lag", "1", "--watch.ratio", "0.999",
-        "--watch.first", "1", "--random-baselines", "0", "--devices.count", "2", *_TINY_TRAINING,
+        "--search.batch-size", "180", "--search.watch.eigenvalue-every", "1", "--search.watch.products", "3", "--search.watch.batches", "1",
+        "--search.early-stop", "--search.watch.window", "1", "--search.watch.lag", "1", "--search.watch.ratio", "0.999",
+        "--search.watch.first", "1", "--random-baselines", "0", "--devices.count", "2", *_TINY_TRAINING,
     ),
     "training": (
         "experiments.retrain", "--genotype", "DARTS_V2", *_TINY_TRAINING[:-2], "--train.epochs", "8",
     ),
     "enas": (
         "experiments.enas", "--space", "nasbench201", "--seeds", "2", "--search.epochs", "6", "--search.batch-size",
-        "300", "--search.channels", "2", "--search.candidates", "3", "--controller.steps", "3", "--controller.samples",
-        "2", "--controller.batch-size", "200", "--random-baselines", "0", *_TINY_TRAINING,
+        "300", "--search.channels", "2", "--search.candidates", "3", "--search.controller.steps", "3", "--search.controller.samples",
+        "2", "--search.controller.batch-size", "200", "--random-baselines", "0", *_TINY_TRAINING,
     ),
     "one-shot scoring": (
-        "experiments.one_shot", "--one-shot.epochs", "2", "--one-shot.channels", "2", "--one-shot.batch-size", "300",
-        "--scoring.evaluations", "40", "--scoring.population", "5", "--scoring.batch-size", "360",
-        "--scoring.batches", "1", "--random-baselines", "0", *_TINY_TRAINING,
+        "experiments.one_shot", "--search.epochs", "2", "--search.channels", "2", "--search.batch-size", "300",
+        "--search.scoring.evaluations", "40", "--search.scoring.population", "5", "--search.scoring.batch-size", "360",
+        "--search.scoring.batches", "1", "--random-baselines", "0", *_TINY_TRAINING,
     ),
     "predictor search": ("experiments.tabular", "--methods", "random,predictor", "--seeds", "2", "--evaluations", "40"),
 }  # fmt: skip

@@ -137,13 +137,13 @@ def _memory_line(error: Exception, config: Any) -> str | None:
         return None
     flags = list(_flags(config))
     smaller = [flag for flag, field in flags if field in _SMALLER]
-    more = [flag for flag, field in flags if field == "parts"]
+    more = [flag for flag, field in flags if field == "accumulate"]
     remedies = [f"give less for {', '.join(smaller)}"] if smaller else []
     remedies += [f"give 2 or more for {', '.join(more)}"] if more else []
     return f"out of memory ({error}): {', or '.join([*remedies, 'take a device or a machine with more'])}"
 
 
-_SMALLER = ("batch_size", "channels", "latency_batch", "part")
+_SMALLER = ("batch_size", "channels", "part")
 """Fields of configs with which memory grows."""
 
 

@@ -173,8 +173,8 @@ def test_out_of_memory_is_one_line_with_the_flags_that_need_less(who, capsys):
     code, error = run_in_process(main, capsys)
     assert code == 2
     assert "out of memory" in error
-    assert "give less for --search.batch-size, --search.channels, --train.batch-size, --train.channels" in error
-    assert "give 2 or more for --search.parts, --train.parts" in error
+    assert "give less for --train.batch-size, --train.channels, --search.batch-size, --search.channels" in error
+    assert "give 2 or more for --train.accumulate, --search.accumulate" in error
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path):

@@ -60,25 +60,25 @@ def rule_of(watch: Watch, early_stop: bool, epochs: int) -> EarlyStop | None:
     """The rule of an early stop, None without one; raises ValueError for a watch that cannot work."""
     for name in ("every", "eigenvalue_every"):
         if getattr(watch, name) < 0:
-            raise ValueError(f"watch.{name} must be 0 for never, or positive, got {getattr(watch, name)}")
+            raise ValueError(f"search.watch.{name} must be 0 for never, or positive, got {getattr(watch, name)}")
     for name in ("batches", "eigenvalue_batches", "products"):
         if getattr(watch, name) < 1:
-            raise ValueError(f"watch.{name} must be at least 1, got {getattr(watch, name)}")
+            raise ValueError(f"search.watch.{name} must be at least 1, got {getattr(watch, name)}")
     if not early_stop:
         return None
     rule = EarlyStop(watch.window, watch.lag, watch.ratio, watch.first)
     try:
         check_rule(rule)
     except ValueError as error:
-        raise ValueError(f"watch.{error}") from None
+        raise ValueError(f"search.watch.{error}") from None
     if watch.eigenvalue_every < 1:
-        raise ValueError("search.early_stop needs eigenvalues: give watch.eigenvalue_every of at least 1, not 0")
+        raise ValueError("search.early_stop needs eigenvalues: give search.watch.eigenvalue_every of at least 1, not 0")
     needed = rule.first + rule.lag + rule.window // 2 + 1
     if epochs // watch.eigenvalue_every < needed:
         raise ValueError(
             f"search.early_stop could never stop: it needs {needed} eigenvalues, and {epochs} epochs with "
-            f"watch.eigenvalue_every {watch.eigenvalue_every} give {epochs // watch.eigenvalue_every}; lower "
-            "watch.first, or search longer"
+            f"search.watch.eigenvalue_every {watch.eigenvalue_every} give {epochs // watch.eigenvalue_every}; lower "
+            "search.watch.first, or search longer"
         )
     return rule
 
