@@ -410,8 +410,8 @@ def check_sampler(
     keys = jax.random.split(jax.random.key(seed), 2)
     batched = jax.eval_shape(jax.vmap(sampler.init), keys)
     asked = jax.eval_shape(jax.vmap(sampler.ask), keys, batched)
-    values, valid = jnp.zeros((*asked.wanted.shape, objectives)), jnp.ones(asked.wanted.shape, bool)
-    jax.eval_shape(jax.vmap(sampler.tell), keys, batched, asked, values, valid)
+    none = jnp.zeros((*asked.wanted.shape, objectives)), jnp.zeros(asked.wanted.shape, bool)
+    jax.eval_shape(jax.vmap(sampler.tell), keys, batched, asked, *none)
 
 
 def _values(archs: np.ndarray, objectives: int) -> np.ndarray:
