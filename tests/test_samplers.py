@@ -319,12 +319,15 @@ def test_annealing_accepts_as_metropolis_says_and_cools():
     valid = jnp.asarray([[True], [False], [True]])
 
     def told(key):
-        first, second, third = jax.random.split(key, 3)
+        first, second, third, fourth = jax.random.split(key, 4)
         state = sampler.tell(first, before, there, values[0], valid[0])
         state = sampler.tell(second, state, there, values[1], valid[1])  # not measured: nothing happens
-        return state, sampler.tell(third, state, there, values[2], valid[2])
+        cold = state._replace(temperature=jnp.float32(0))  # where the factors of cooling end
+        equal = sampler.tell(fourth, cold, there._replace(archs=1 - there.archs), values[0], valid[0])
+        return state, sampler.tell(third, state, there, values[2], valid[2]), equal
 
-    state, after = quick(jax.vmap(told))(keys(4000))
+    state, after, equal = quick(jax.vmap(told))(keys(4000))
+    assert (np.asarray(equal.current.arch) == 1 - np.asarray(there.archs)).all()
     assert (np.asarray(state.current.value) == 5).all()
     assert (np.asarray(state.temperature) == 2).all()
     assert (np.asarray(after.temperature) == 1).all()
