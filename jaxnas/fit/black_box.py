@@ -206,8 +206,8 @@ def _line(evaluation: Evaluation) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """What was asked for at once, the `number`-th time. evaluations: of each of P candidates, None for one that is not to
-    be evaluated.
+    """What was asked for at once, the `number`-th time. evaluations: of each of P candidates, None for one that is not
+    to be evaluated.
     """
 
     number: int
