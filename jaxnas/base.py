@@ -243,14 +243,15 @@ class Candidates(NamedTuple):
 class Sampler(NamedTuple):
     """Black-box search: pure functions over a fixed-shape state, under `jit`, `scan` and `vmap` over seeds.
 
-    init: key -> state. ask: (key, state) -> candidates. tell: (state, candidates, objectives [P, M] float32 to be
-    maximized, valid bool [P]) -> state; an invalid one counts as not evaluated. best: state -> archs [Q, D], the best
-    first; for several objectives the non-dominated ones, with repeats as padding.
+    init: key -> state. ask: (key, state) -> candidates. tell: (key, state, candidates, objectives [P, M] float32 to be
+    maximized, valid bool [P]) -> state; an invalid one counts as not evaluated. Each call takes a key of its own; most
+    samplers draw nothing when they are told. best: state -> archs [Q, D], the best first; for several objectives the
+    non-dominated ones, with repeats as padding.
     """
 
     init: Callable[[Key], Any]
     ask: Callable[[Key, Any], Candidates]
-    tell: Callable[[Any, Candidates, Array, Array], Any]
+    tell: Callable[[Key, Any, Candidates, Array, Array], Any]
     best: Callable[[Any], Array]
 
 

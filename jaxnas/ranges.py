@@ -24,6 +24,14 @@ SUPERNET = {
 """Of the settings that every training of a supernet has."""
 
 
+def numbers(name: str, text: str) -> list[int]:
+    """The integers of a text, rising, each once. Raises ValueError, with the name, where they are not such."""
+    try:
+        return sorted({int(number) for number in text.split(",")})
+    except ValueError:
+        raise ValueError(f"{name} are numbers with commas between them, got {text!r}") from None
+
+
 def check_ranges(prefix: str, settings: Any, **fields: tuple[str, ...]) -> None:
     """Raises ValueError, naming field, range and value, for the first field of `settings` that is out of its range.
 

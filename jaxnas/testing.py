@@ -377,7 +377,7 @@ def check_sampler(
 
     Raises: AssertionError naming the law.
     """
-    init_key, ask_key = jax.random.split(jax.random.key(seed))
+    init_key, ask_key, tell_key = jax.random.split(jax.random.key(seed), 3)
     state = sampler.init(init_key)
     ask, tell = _quick(sampler.ask), _quick(sampler.tell)
     shapes = jax.eval_shape(sampler.init, jax.random.key(seed))
@@ -394,7 +394,7 @@ def check_sampler(
         archs = np.asarray(candidates.archs)
         valid = np.asarray(candidates.wanted) & (rng.random(len(archs)) < 2 / 3)
         values = np.where(valid[:, None], _values(archs, objectives), 1e6).astype(np.float32)
-        state = tell(state, candidates, jnp.asarray(values), jnp.asarray(valid))
+        state = tell(jax.random.fold_in(tell_key, step), state, candidates, jnp.asarray(values), jnp.asarray(valid))
         _same_form(state, shapes, "tell keeps the form of the state")
         types = (leaf.dtype for leaf in jax.tree.leaves(shapes)), (leaf.dtype for leaf in jax.tree.leaves(state))
         _law(list(types[0]) == list(types[1]), "tell keeps the types of the state")
@@ -407,8 +407,11 @@ def check_sampler(
             else:
                 refused.add(tuple(arch))
     _check_best(np.asarray(sampler.best(state)), told, refused)
-    batched = jax.eval_shape(jax.vmap(sampler.init), jax.random.split(jax.random.key(seed), 2))
-    jax.eval_shape(jax.vmap(sampler.ask), jax.random.split(jax.random.key(seed), 2), batched)
+    keys = jax.random.split(jax.random.key(seed), 2)
+    batched = jax.eval_shape(jax.vmap(sampler.init), keys)
+    asked = jax.eval_shape(jax.vmap(sampler.ask), keys, batched)
+    none = jnp.zeros((*asked.wanted.shape, objectives)), jnp.zeros(asked.wanted.shape, bool)
+    jax.eval_shape(jax.vmap(sampler.tell), keys, batched, asked, *none)
 
 
 def _values(archs: np.ndarray, objectives: int) -> np.ndarray:

@@ -18,6 +18,7 @@ LAYERS = (
     "search train saved",
     "making",
     "streams",
+    "tabular",
     "command",
     "fit __main__",
 )

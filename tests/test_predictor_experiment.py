@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import predictor, table_predictors, tabular
+from experiments import predictor
 from jaxnas import command
 from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, named_table, save_table
 from jaxnas.files import read_json
+from jaxnas.tabular import MethodSettings, compare, known, make_plan, make_predictor, make_setting, measure_predictor
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_a_run_writes_curves_and_is_taken_up_again(folder, capsys):
 def test_twins_of_what_was_shown_are_left_out(folder):
     """A predictor that only knows what it was shown has nothing on cells of other functions."""
     table, _ = named_table(str(folder / "cells.npz"))
-    of = table_predictors.known(table)
+    of = known(table)
     classes = functional_classes(table.archs)
     assert len(set(classes.tolist())) < len(classes)
     np.testing.assert_array_equal(of.classes, classes)
@@ -79,25 +80,22 @@ def test_twins_of_what_was_shown_are_left_out(folder):
 
 def test_a_table_of_plain_choices_has_predictors_too(folder):
     table, _ = named_table(str(folder / "plain.csv"), "a,b,c")
-    of = table_predictors.known(table)
+    of = known(table)
     graphs = jax.vmap(of.graph)(table.archs)
     values = np.asarray(table.metrics["good"], np.float64)
-    config = predictor.Config(draws=2)
-    found = predictor.measure(table_predictors.PREDICTORS["gp"](of), of, graphs, values, 20, config)
+    found = measure_predictor(make_predictor("gp", of), of, graphs, values, 20, draws=2)
     assert min(found["tau"]) > 0.7
     with pytest.raises(ValueError, match="methods for it are gp, mlp"):
-        table_predictors.PREDICTORS["gnn"](of)
+        make_predictor("gnn", of)
 
 
 def test_search_by_a_predictor_is_a_method():
-    config = tabular.Config(methods="random,predictor", seeds=4, evaluations=40, search_metric="test")
-    setting = tabular.prepare(config)
-    found = {
-        name: tabular.run_method(name, tabular.make_plan(name, setting, config), setting, config)
-        for name in ("random", "predictor")
-    }
-    assert found["predictor"]["evaluations"] == 40
-    assert np.mean(found["predictor"]["final"]) > np.mean(found["random"]["final"])
+    table, budget = digits201_table(), {"search": "test", "report": "test", "evaluations": 40}
+    setting = make_setting(table, **budget)
+    plans = {name: make_plan(name, setting, MethodSettings()) for name in ("random", "predictor")}
+    random, predicted = compare(table, plans, **budget, seeds=4).rows
+    assert predicted["evaluations"] == 40
+    assert predicted["mean"] > random["mean"]
 
 
 WRONG = {

@@ -90,7 +90,8 @@ def test_the_predictor_is_given_what_was_measured_and_the_highest_scores_are_ask
     )  # fmt: skip
     state = sampler.init(jax.random.key(0))
     ask, tell = quick(sampler.ask), quick(sampler.tell)
-    state = tell(state, ask(jax.random.key(1), state), jnp.zeros((4, 1)), jnp.ones(4, bool))
+    asked = ask(jax.random.key(1), state)
+    state = tell(jax.random.key(3), state, asked, jnp.zeros((4, 1)), jnp.ones(4, bool))
     before = {tuple(arch) for arch in np.asarray(state.archs[:4]).tolist()}
     asked = np.asarray(ask(jax.random.key(2), state).archs)
     # Of 400, half of them random, the pool has nearly all of the 192: the best sums are 11, then 10, of which are 4.

@@ -60,6 +60,7 @@ SINGLE = {
     "evolution": (samplers.evolution(MOVES, population=6, sample_size=2), 300),
     "evolution_batch": (samplers.evolution(MOVES, population=6, sample_size=2, batch=4), 80),
     "local": (samplers.local_search(MOVES), 200),
+    "annealing": (samplers.simulated_annealing(MOVES, temperature=1.0, cooling=0.99), 300),
     "reinforce": (samplers.reinforce(CHOICES, optax.adam(0.05)), 300),
     "reinforce_batch": (samplers.reinforce(CHOICES, optax.adam(0.1), batch=4), 100),
     "controller": (
@@ -87,22 +88,22 @@ def test_every_sampler_finds_the_optimum_of_a_small_space(name):
     assert (np.asarray(jax.vmap(sampler.best)(state)) == ARCHS[VALUES[:, -1].argmax()]).all()
 
 
-@pytest.mark.parametrize("name", ["evolution_batch", "local", "halving"])
+@pytest.mark.parametrize("name", ["evolution_batch", "annealing", "halving"])
 def test_the_scan_is_what_a_loop_of_ask_and_tell_does(name):
     sampler, _ = SINGLE[name]
     steps = 12
     state, trace = quick(simulate(sampler, TABLE, "value", steps=steps, time="seconds"))(jax.random.key(5))
-    init_key, run_key = jax.random.split(jax.random.key(5))
+    init_key, ask_key, tell_key = jax.random.split(jax.random.key(5), 3)
     by_hand = sampler.init(init_key)
     ask, tell = quick(sampler.ask), quick(sampler.tell)
     total = 0.0
     for step in range(steps):
-        key = jax.random.fold_in(run_key, step)
-        candidates = ask(key, by_hand)
+        candidates = ask(jax.random.fold_in(ask_key, step), by_hand)
         rows = [int(TABLE.index(arch)) for arch in candidates.archs]
         at = np.asarray(candidates.fidelity)
         wanted = np.asarray(candidates.wanted)
-        by_hand = tell(by_hand, candidates, jnp.asarray(VALUES[rows, at])[:, None], candidates.wanted)
+        key, values = jax.random.fold_in(tell_key, step), jnp.asarray(VALUES[rows, at])[:, None]
+        by_hand = tell(key, by_hand, candidates, values, candidates.wanted)
         total += SECONDS[rows, at][wanted].sum()
         assert np.asarray(trace.rows[step]).tolist() == np.where(wanted, rows, -1).tolist()
         assert trace.seconds[step] == pytest.approx(total, rel=1e-5)
@@ -150,6 +151,7 @@ ON_GAPS = {
     "random": (samplers.random_search(THERE.moves, batch=3), 12),
     "evolution": (samplers.evolution(THERE.moves, population=4, sample_size=2), 12),
     "local": (samplers.local_search(THERE.moves), 12),
+    "annealing": (samplers.simulated_annealing(THERE.moves, temperature=1.0, cooling=0.9), 12),
     "reinforce": (samplers.reinforce(CHOICES, optax.adam(0.05)), 12),
     "halving": (samplers.halving(THERE.moves, (samplers.successive_halving(12, [0]),)), 12),
     "nondominated": (samplers.nondominated(THERE.moves, 1, population=3), 12),
@@ -213,7 +215,7 @@ def test_the_oldest_leaves_the_population():
         warm = np.arange(3 * step, 3 * step + 3) < 5 if step < 2 else np.zeros(3, bool)
         valid = rng.random(3) < 0.6
         values = rng.normal(size=3).astype(np.float32)
-        state = tell(state, candidates, jnp.asarray(values)[:, None], jnp.asarray(valid))
+        state = tell(jax.random.key(step), state, candidates, jnp.asarray(values)[:, None], jnp.asarray(valid))
         for arch, value, counts, there in zip(np.asarray(candidates.archs), values, valid | warm, valid, strict=True):
             if counts:
                 history.append((tuple(arch.tolist()), float(value) if there else -np.inf))
@@ -265,6 +267,74 @@ def test_local_search_climbs_as_the_paper_has_it():
     assert climbs > 3
 
 
+def walk(trace, run):
+    """The rows that one run of simulated annealing evaluated, with their values."""
+    rows = np.asarray(trace.rows)[run, :, 0]
+    return rows, VALUES[rows, -1]
+
+
+def distance(a, b):
+    return int((ARCHS[a] != ARCHS[b]).sum())
+
+
+def annealed(temperature, cooling=1.0, steps=60):
+    search = simulate(
+        samplers.simulated_annealing(MOVES, temperature=temperature, cooling=cooling), TABLE, "value", steps=steps
+    )
+    return over_seeds(search)(keys())
+
+
+def test_annealing_without_heat_accepts_none_that_is_worse_and_climbs_to_a_summit():
+    state, trace = annealed(1e-12)
+    for run in range(SEEDS):
+        rows, values = walk(trace, run)
+        at = 0
+        for step in range(1, len(rows)):
+            assert distance(rows[at], rows[step]) == 1  # a neighbor of the best so far
+            at = step if values[step] >= values[at] else at
+        assert np.array_equal(state.current.arch[run], ARCHS[rows[at]])
+        summit = [row for row in range(24) if distance(row, rows[at]) == 1 and VALUES[row, -1] > values[at]]
+        assert not summit
+
+
+def test_annealing_of_great_heat_is_a_random_walk():
+    _, trace = annealed(1e12, steps=200)
+    drops, moves = 0, []
+    for run in range(SEEDS):
+        rows, values = walk(trace, run)
+        assert all(distance(a, b) == 1 for a, b in itertools.pairwise(rows))  # each is accepted
+        drops += (np.diff(values) < 0).sum()
+        moves.extend(rows[8::8].tolist())  # far enough apart to be nearly independent
+    assert drops > 0.4 * 200 * SEEDS
+    counts = np.bincount(moves, minlength=24)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    assert len({tuple(row) for row in np.asarray(trace.rows)[..., 0].tolist()}) == SEEDS  # no seed is like another
+
+
+def test_annealing_accepts_as_metropolis_says_and_cools():
+    sampler = samplers.simulated_annealing(MOVES, temperature=2.0, cooling=0.5)
+    there = samplers.random_search(MOVES).ask(jax.random.key(0), None)
+    before = sampler.init(jax.random.key(0))
+    values = jnp.asarray([[[5.0]], [[4.0]], [[4.0]]])
+    valid = jnp.asarray([[True], [False], [True]])
+
+    def told(key):
+        first, second, third, fourth = jax.random.split(key, 4)
+        state = sampler.tell(first, before, there, values[0], valid[0])
+        state = sampler.tell(second, state, there, values[1], valid[1])  # not measured: nothing happens
+        cold = state._replace(temperature=jnp.float32(0))  # where the factors of cooling end
+        equal = sampler.tell(fourth, cold, there._replace(archs=1 - there.archs), values[0], valid[0])
+        return state, sampler.tell(third, state, there, values[2], valid[2]), equal
+
+    state, after, equal = quick(jax.vmap(told))(keys(4000))
+    assert (np.asarray(equal.current.arch) == 1 - np.asarray(there.archs)).all()
+    assert (np.asarray(state.current.value) == 5).all()
+    assert (np.asarray(state.temperature) == 2).all()
+    assert (np.asarray(after.temperature) == 1).all()
+    assert (np.asarray(after.current.value) == 4).mean() == pytest.approx(np.exp(-1 / 2), abs=0.03)
+    assert (np.asarray(after.incumbent.value) == 5).all()
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_reinforce_follows_the_gradient_of_its_loss(batch):
     sampler = samplers.reinforce(CHOICES, optax.sgd(0.7), ema=0.8, batch=batch)
@@ -285,9 +355,10 @@ def test_reinforce_follows_the_gradient_of_its_loss(batch):
             return jnp.mean((-jnp.asarray(advantage) * sum(rows))[jnp.asarray(np.flatnonzero(valid))])
 
         expected = state.logits - 0.7 * jax.grad(loss)(state.logits)
-        state = sampler.tell(state, candidates, jnp.asarray(reward, jnp.float32)[:, None], jnp.asarray(valid))
+        told = jnp.asarray(reward, jnp.float32)[:, None]
+        state = sampler.tell(jax.random.key(step), state, candidates, told, jnp.asarray(valid))
         np.testing.assert_allclose(state.logits, expected, atol=1e-6)
-    unchanged = sampler.tell(state, candidates, jnp.ones((batch, 1)), jnp.zeros(batch, bool))
+    unchanged = sampler.tell(jax.random.key(9), state, candidates, jnp.ones((batch, 1)), jnp.zeros(batch, bool))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), unchanged, state))
 
 
@@ -340,7 +411,7 @@ def test_the_best_of_halving_is_that_of_the_highest_fidelity():
     wanted = None
     for (values, _), key in zip(told, keys(3), strict=True):
         candidates = sampler.ask(key, state)
-        state = sampler.tell(state, candidates, jnp.asarray(values)[:, None], jnp.ones(2, bool))
+        state = sampler.tell(jax.random.clone(key), state, candidates, jnp.asarray(values)[:, None], jnp.ones(2, bool))
         if wanted is None or int(candidates.fidelity[0]) == 2:
             wanted = candidates.archs[0]
         assert jnp.array_equal(sampler.best(state)[0], wanted)
@@ -424,6 +495,8 @@ WRONG = {
     "rungs die out": (lambda: samplers.successive_halving(8, range(4), 3), "at least one"),
     "fidelities fall": (lambda: samplers.halving(MOVES, ((samplers.Rung(3, 1), samplers.Rung(1, 0)),)), "rise"),
     "rungs grow": (lambda: samplers.halving(MOVES, ((samplers.Rung(3, 0), samplers.Rung(4, 1)),)), "larger"),
+    "temperature": (lambda: samplers.simulated_annealing(MOVES, temperature=0.0, cooling=0.9), "finite, got 0.0"),
+    "cooling": (lambda: samplers.simulated_annealing(MOVES, temperature=1.0, cooling=1.1), "at most 1, got 1.1"),
     "no brackets": (lambda: samplers.halving(MOVES, ()), "brackets"),
     "eta": (lambda: samplers.hyperband(range(3), 1.0), "eta"),
     "population of one": (lambda: samplers.nondominated(MOVES, 2, population=1), "population"),
@@ -436,6 +509,7 @@ WRONG = {
     ),
     "three objectives for two": (
         lambda: samplers.nondominated(MOVES, 2, population=4).tell(
+            jax.random.key(1),
             samplers.nondominated(MOVES, 2, population=4).init(jax.random.key(0)),
             Candidates(jnp.zeros((4, 4), jnp.int32), jnp.zeros(4, jnp.int32), jnp.ones(4, bool)),
             jnp.zeros((4, 3)),

@@ -58,7 +58,7 @@ CASES = {
     ),
     "predictor": (
         predictor,
-        ["--methods", "gp,gp_paths", "--sizes", "10,20", "--draws", "1", "--benchmark", "CELLS"],
+        ["--methods", "gp,gp_paths", "--sizes", "10,20", "--draws", "1", "--table", "CELLS"],
         "gp-10",
         "point of the curves",
         ("method", "size", "tau", "rho", "regret"),

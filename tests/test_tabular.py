@@ -1,21 +1,37 @@
 """The experiment and the benchmark on tables: what they write, what they show, and wrong input."""
 
 import csv
+import itertools
 import random
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 from benchmarks import tabular_search
-from experiments import tabular, tabular_front
+from experiments import tabular
 from jaxnas import command
-from jaxnas.benchmarks import digits201_table, named_table, save_table
+from jaxnas.base import Candidates, Choice, Sampler
+from jaxnas.benchmarks import digits201_table, make_table, named_table, save_table
 from jaxnas.files import read_json
-from jaxnas.samplers import Trace, evolution, over_seeds, simulate
+from jaxnas.samplers import Trace, evolution, over_seeds, random_search, simulate
+from jaxnas.samplers.nondominated import front
+from jaxnas.tabular import (
+    Plan,
+    compare,
+    evaluations_to_best,
+    hypervolume,
+    make_setting,
+    regret_curve,
+    run_comparison,
+    text_table,
+)
+from jaxnas.tabular.outcome import quantiles_to_best
+from jaxnas.testing import check_sampler
 
-METHODS = ("random", "evolution", "hyperband")
+METHODS = ("random", "annealing", "hyperband")
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +101,20 @@ def test_the_evaluation_that_met_the_best_is_counted_as_by_hand():
     objectives = np.where(rows < 0, np.nan, searched[rows])[..., None]
     objectives[1, 1, 0] = 4.0  # the best row, of a lower fidelity
     trace = Trace(rows, objectives, None, None, None)
-    np.testing.assert_array_equal(tabular.evaluations_to_best(trace, searched), [3, np.inf, np.inf])
+    np.testing.assert_array_equal(evaluations_to_best(trace, searched), [3, np.inf, np.inf])
     objectives[1, 1, 0] = 5.0
-    np.testing.assert_array_equal(tabular.evaluations_to_best(trace, searched), [3, 1, np.inf])
+    np.testing.assert_array_equal(evaluations_to_best(trace, searched), [3, 1, np.inf])
 
 
 def test_quantiles_beyond_what_was_met_are_none():
-    told = tabular._to_best([3, None, 9, None, 5])
+    told = quantiles_to_best([3, None, 9, None, 5])
     assert (told["met_best"], told["to_best_q25"], told["to_best_median"], told["to_best_q75"]) == (0.6, 5, 9, None)
 
 
 def test_a_curve_is_the_last_value_that_was_paid_for():
     spent = np.array([[1.0, 3.0, 6.0], [2.0, 4.0, 5.0]])
     regret = np.array([[9.0, 5.0, 1.0], [7.0, 7.0, 3.0]])
-    curve = tabular._curve(spent, regret, np.array([1.0, 2.0, 3.0, 5.0, 6.0, 7.0]))
+    curve = regret_curve(spent, regret, np.array([1.0, 2.0, 3.0, 5.0, 6.0, 7.0]))
     assert curve["x"] == [2.0, 3.0, 5.0, 6.0]  # at 1 one has nothing yet; at 7 there is no more
     assert curve["mean"] == [8.0, 6.0, 4.0, 2.0]
     half = 1.96 * np.std([9.0, 7.0], ddof=1) / np.sqrt(2)
@@ -123,6 +139,77 @@ def test_evolution_beats_random_and_plain_python_finds_the_same(table):
     valid = np.asarray(table.metrics["valid"])[:, -1]
     at_random = test[drawn[np.arange(300), valid[drawn].argmax(axis=1)]]
     assert stats.mannwhitneyu(ours, at_random, alternative="greater").pvalue < 1e-10
+
+
+@pytest.fixture(scope="module")
+def own():
+    """A table of one's own: 12 architectures of two choices; the best by "guess" is the third best by "truth"."""
+    choices = (Choice("kernel", ("3", "5", "7")), Choice("width", ("8", "16", "32", "64")))
+    archs = np.array(list(itertools.product(range(3), range(4))))
+    guess = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 7, 8], float)
+    truth = np.array([2, 7, 1, 8, 2, 8.25, 1, 8.75, 2, 0.5, 5, 8.5])
+    return make_table("own", choices, archs, {"guess": guess, "truth": truth, "hours": 1 + guess / 10})
+
+
+def in_turn(table, first):
+    """A sampler of one's own, without chance: the rows one after another."""
+
+    def ask(key, state):
+        return Candidates(table.archs[state[0] % 12][None], jnp.full(1, -1, jnp.int32), jnp.ones(1, bool))
+
+    def tell(key, state, candidates, objectives, valid):
+        at, arch, value = state
+        better = valid[0] & (objectives[0, 0] > value)
+        return at + 1, jnp.where(better, candidates.archs[0], arch), jnp.where(better, objectives[0, 0], value)
+
+    def init(key):
+        return jnp.int32(first), table.archs[0], jnp.float32(-jnp.inf)
+
+    return Sampler(init, ask, tell, best=lambda state: state[1][None])
+
+
+def test_samplers_of_ones_own_are_compared_in_a_few_lines(own, tmp_path, capsys):
+    check_sampler(in_turn(own, 0), own.choices)
+    samplers = {"random": random_search(own.moves), "early": in_turn(own, 4), "late": in_turn(own, 6)}
+    found = compare(own, samplers, search="guess", report="truth", evaluations=5, seeds=30, time="hours")
+    random, early, late = found.rows
+    assert (early["mean"], early["std"], early["to_best_median"], early["met_best"]) == (8.25, 0, 2, 1)
+    assert early["seconds"] == pytest.approx(5 + (5 + 9 + 2 + 6 + 5) / 10)
+    assert early["mean_regret"] == 0.5
+    assert (late["mean"], late["met_best"], late["to_best_median"]) == (5, 0, None)  # of rows 6 to 10 by "guess"
+    assert early["p_against_random"] < 0.5 < 0.99 < late["p_against_random"]
+    assert random["std"] > 1
+    text = text_table(found.rows)
+    assert [line.split()[0] for line in text.splitlines()] == ["method", "random", "early", "late"]
+    # The same in a folder, where a sampler may join those that have run.
+    setting = make_setting(own, search="guess", report="truth", evaluations=5, time="hours")
+    run_comparison(tmp_path, setting, {"random": samplers["random"]}, seeds=30)
+    capsys.readouterr()
+    assert run_comparison(tmp_path, setting, samplers, seeds=30).rows == found.rows
+    assert text in capsys.readouterr().out
+
+
+def test_a_sampler_that_wants_less_than_it_asks_for_has_a_plan(own):
+    sampler = random_search(own.moves, batch=4)
+    half = sampler._replace(ask=lambda key, state: sampler.ask(key, state)._replace(wanted=jnp.arange(4) < 2))
+    samplers = {"alone": half, "planned": Plan(half, 6, "it was planned so")}
+    found = compare(own, samplers, search="guess", report="truth", evaluations=13, seeds=2)
+    assert [row["evaluations"] for row in found.rows] == [8, 12]
+    assert found.notes[1] == "planned measured 12 rows a run and 12 in one, not 13: it was planned so"
+
+
+def test_what_cannot_be_compared_is_refused(own):
+    lacking = make_table("lacking", own.choices, own.archs, {**own.metrics, "truth": np.full(12, np.nan)})
+    one = {"random": random_search(own.moves)}
+    for table, samplers, changed, expected in (
+        (own, {}, {}, "at least one sampler"),
+        (own, one, {"seeds": 0}, "seeds must be positive, got 0"),
+        (own, one, {"search": "gess"}, "'gess'"),
+        (own, one, {"time_budget": 3.0}, "needs a time metric"),
+        (lacking, one, {}, "12 architectures that can be found by 'guess' have no 'truth'"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            compare(table, samplers, **{"search": "guess", "report": "truth", "evaluations": 5, **changed})
 
 
 def test_on_a_table_with_gaps_coverage_is_said_first_and_budgets_are_equal(tmp_path, capsys, monkeypatch):
@@ -229,9 +316,9 @@ def test_front_and_hypervolume_by_brute_force():
     points[7] = np.nan
     there = np.delete(points, 7, axis=0)
     best = {tuple(p) for p in there if not ((there >= p).all(axis=1) & (there > p).any(axis=1)).any()}
-    found = points[tabular_front.front(points)]
+    found = points[front(points)]
     assert [tuple(p) for p in found] == sorted(best, reverse=True)
     # Unit squares of the grid above the reference that some point covers.
     squares = sum((there > [x, y]).all(axis=1).any() for x in range(1, 12) for y in range(1, 12))
-    assert tabular_front.hypervolume(found, np.array([1.0, 1.0])) == squares
-    assert tabular_front.hypervolume(there, np.array([1.0, 1.0])) == squares
+    assert hypervolume(found, np.array([1.0, 1.0])) == squares
+    assert hypervolume(there, np.array([1.0, 1.0])) == squares

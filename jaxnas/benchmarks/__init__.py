@@ -2,7 +2,7 @@
 
 from jaxnas.benchmarks.digits201 import DIGITS201_DESCRIPTIONS, digits201_table
 from jaxnas.benchmarks.loading import load_table, save_table
-from jaxnas.benchmarks.named import metric_column, named_table
+from jaxnas.benchmarks.named import chosen_metric, metric_column, named_table
 from jaxnas.benchmarks.nasbench201 import (
     HARDWARE_METRICS,
     NASBENCH201_DESCRIPTIONS,
@@ -36,6 +36,7 @@ __all__ = [
     "Record",
     "Table",
     "Trial",
+    "chosen_metric",
     "digits201_table",
     "fingerprint",
     "functional_classes",

@@ -45,6 +45,14 @@ def named_table(name: str, encoding: str | None = None) -> tuple[Table, dict[str
     return table, {key: metric for key, metric in usual.items() if metric.partition("@")[0] in table.metrics}
 
 
+def chosen_metric(table: Table, given: str | None, usual: str | None, flag: str) -> str:
+    """The metric that a person gave, or the usual one. Raises ValueError, naming the flag, where there is neither."""
+    metric = given or usual
+    if metric is None:
+        raise ValueError(f"{table.name} has no usual metric; name one by {flag}: {', '.join(table.metrics)}")
+    return metric
+
+
 def _header(path: Path) -> list[str]:
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
         return next(csv.reader(file), [])

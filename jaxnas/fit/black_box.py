@@ -206,8 +206,11 @@ def _line(evaluation: Evaluation) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """What was asked for at once. evaluations: of each of P candidates, None for one that is not to be evaluated."""
+    """What was asked for at once, the `number`-th time. evaluations: of each of P candidates, None for one that is not
+    to be evaluated.
+    """
 
+    number: int
     candidates: Candidates
     evaluations: tuple[Evaluation | None, ...]
 
@@ -230,7 +233,7 @@ class _Asked:
         worth: Callable[[np.ndarray], float | None] | None = None,
     ) -> None:
         # Keys as `simulate` has them, so that on a table both are one search.
-        init_key, self._run_key = jax.random.split(jax.random.key(seed))
+        init_key, self._ask_key, self._tell_key = jax.random.split(jax.random.key(seed), 3)
         self._sampler = sampler
         self._ask, self._tell = jax.jit(sampler.ask), jax.jit(sampler.tell)
         self._state = jax.jit(sampler.init)(init_key)
@@ -259,7 +262,7 @@ class _Asked:
         state = self._state
         for batch in self._open:
             state = self._told(state, batch)
-        candidates = jax.device_get(self._ask(jax.random.fold_in(self._run_key, self.asks), state))
+        candidates = jax.device_get(self._ask(jax.random.fold_in(self._ask_key, self.asks), state))
         return None if self._open and not candidates.wanted.any() else candidates
 
     def add(self, candidates: Candidates) -> list[Evaluation]:
@@ -270,7 +273,7 @@ class _Asked:
             self._evaluation(np.array(arch, np.int32), int(fidelity), new) if wanted else None
             for arch, fidelity, wanted in zip(*candidates, strict=True)
         )
-        self._open.append(_Batch(candidates, evaluations))
+        self._open.append(_Batch(self.asks - 1, candidates, evaluations))
         self._idle = 0 if new else self._idle + 1
         return new
 
@@ -306,7 +309,9 @@ class _Asked:
         came = [e.values if e is not None and batch.complete else None for e in batch.evaluations]
         objectives = np.array([nothing if values is None else values for values in came], np.float32)
         valid = np.array([values is not None for values in came])
-        return self._tell(state, batch.candidates, objectives, valid)
+        # A batch that was told as not complete is told again, to the state before it: with the same key.
+        key = jax.random.fold_in(self._tell_key, batch.number)
+        return self._tell(key, state, batch.candidates, objectives, valid)
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Takes what an earlier process has written. Raises ValueError where it is not what this one would write."""

@@ -81,7 +81,9 @@ def sampler_of(settings: BlackBox, problem: Problem) -> Sampler:
         "random": lambda: samplers.random_search(space),
         "evolution": lambda: samplers.evolution(space, population=size, sample_size=max(2, size // 3)),
         "local": lambda: samplers.local_search(space),
-        "annealing": lambda: samplers.simulated_annealing(space, steps=settings.evaluations),
+        "annealing": lambda: samplers.simulated_annealing(  # accuracies are fractions
+            space, temperature=0.1, cooling=0.01 ** (1 / settings.evaluations)
+        ),
         "reinforce": lambda: samplers.reinforce(space.choices, optax.adam(0.1)),
         "predictor": lambda: guided(space, problem.budget(space), "gnn_gp", settings.evaluations, size),
     }

@@ -60,7 +60,7 @@ def sampled(
     early where it finds nothing new any more.
     """
     own = CachedScore(score, space.canonical)
-    init_key, ask_key = jax.random.split(key)
+    init_key, ask_key, tell_key = jax.random.split(key, 3)
     state = jax.jit(sampler.init)(init_key)
     ask, tell = jax.jit(sampler.ask), jax.jit(sampler.tell)
     everything = jnp.ones(BATCH, bool)
@@ -75,7 +75,8 @@ def sampled(
         while len(inside) and len(own.values) < evaluations:
             now, inside = np.split(inside, [evaluations - len(own.values)])
             values[now] = own(archs[now])
-        state = tell(state, candidates, jnp.asarray(values, jnp.float32)[:, None], everything)
+        told = jnp.asarray(values, jnp.float32)[:, None]
+        state = tell(jax.random.fold_in(tell_key, number), state, candidates, told, everything)
         if len(own.values) >= evaluations:
             break
     return own.values

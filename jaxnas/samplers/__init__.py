@@ -1,5 +1,6 @@
 """Black-box search: samplers as pure `init`, `ask`, `tell`, and whole searches on a table."""
 
+from jaxnas.samplers.annealing import simulated_annealing
 from jaxnas.samplers.controller import controller_search
 from jaxnas.samplers.evolution import evolution
 from jaxnas.samplers.halving import Bracket, Rung, evaluations, halving, hyperband, rungs, successive_halving
@@ -38,6 +39,7 @@ __all__ = [
     "reinforce",
     "rungs",
     "simulate",
+    "simulated_annealing",
     "successive_halving",
     "thompson",
     "upper_confidence",

@@ -38,7 +38,10 @@ def controller_search(policy: PolicyGradient, *, batch: int = 1) -> Sampler:
     def ask(key: Key, state: ControllerState) -> Candidates:
         return whole(policy.sample(key, state.policy, batch).arch)
 
-    def tell(state: ControllerState, candidates: Candidates, objectives: Array, valid: Array) -> ControllerState:
+    def tell(
+        key: Key, state: ControllerState, candidates: Candidates, objectives: Array, valid: Array
+    ) -> ControllerState:
+        del key
         values, counted = single(candidates, objectives, valid)
         learned, _ = policy.update(state.policy, candidates.archs, jnp.where(counted, values, 0.0), counted)
         return ControllerState(learned, better_of(state.incumbent, candidates.archs, values))

@@ -57,7 +57,10 @@ def evolution(moves: Moves, *, population: int = 50, sample_size: int = 10, batc
             return whole(one(key, state.born)[None])
         return whole(jax.vmap(one)(jax.random.split(key, batch), state.born + jnp.arange(batch)))
 
-    def tell(state: EvolutionState, candidates: Candidates, objectives: Array, valid: Array) -> EvolutionState:
+    def tell(
+        key: Key, state: EvolutionState, candidates: Candidates, objectives: Array, valid: Array
+    ) -> EvolutionState:
+        del key
         values, counted = single(candidates, objectives, valid)
         incumbent = better_of(state.incumbent, candidates.archs, values)
         counted |= state.born + jnp.arange(batch) < population

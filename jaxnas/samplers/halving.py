@@ -107,7 +107,8 @@ def halving(moves: Moves, brackets: Sequence[Bracket]) -> Sampler:
         count = jnp.where(begins, count, jnp.minimum(count, state.usable))
         return Candidates(archs, jnp.full(most, jnp.asarray(fidelities)[at]), jnp.arange(most) < count)
 
-    def tell(state: HalvingState, candidates: Candidates, objectives: Array, valid: Array) -> HalvingState:
+    def tell(key: Key, state: HalvingState, candidates: Candidates, objectives: Array, valid: Array) -> HalvingState:
+        del key
         values, counted = single(candidates, objectives, valid)
         order = jnp.argsort(-values)
         fidelity = candidates.fidelity[0]

@@ -47,7 +47,10 @@ def local_search(moves: Moves) -> Sampler:
         climbing = state.center.value > -jnp.inf
         return whole(jnp.where(climbing, archs[place], moves.sample(start_key))[None])
 
-    def tell(state: LocalSearchState, candidates: Candidates, objectives: Array, valid: Array) -> LocalSearchState:
+    def tell(
+        key: Key, state: LocalSearchState, candidates: Candidates, objectives: Array, valid: Array
+    ) -> LocalSearchState:
+        del key
         values, _ = single(candidates, objectives, valid)
         arch, value = candidates.archs[0], values[0]
         nothing = Incumbent(arch, jnp.float32(-jnp.inf))

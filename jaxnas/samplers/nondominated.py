@@ -61,7 +61,10 @@ def nondominated(moves: Moves, objectives: int, *, population: int = 50) -> Samp
         children = jax.vmap(child)(jax.random.split(key, population))
         return whole(jnp.where(state.asked == 0, state.archs, children))
 
-    def tell(state: NondominatedState, candidates: Candidates, values: Array, valid: Array) -> NondominatedState:
+    def tell(
+        key: Key, state: NondominatedState, candidates: Candidates, values: Array, valid: Array
+    ) -> NondominatedState:
+        del key
         if values.shape != (population, objectives):
             raise ValueError(f"objectives must be [{population}, {objectives}], got {list(values.shape)}")
         counted = (valid & candidates.wanted)[:, None]

@@ -120,8 +120,9 @@ def predictor_search(
         return whole(archs)._replace(wanted=wanted & (state.used + jnp.arange(batch) < capacity))
 
     def tell(
-        state: PredictorSearchState, candidates: Candidates, objectives: Array, valid: Array
+        key: Key, state: PredictorSearchState, candidates: Candidates, objectives: Array, valid: Array
     ) -> PredictorSearchState:
+        del key
         values, _ = single(candidates, objectives, valid)
         at = jnp.minimum(state.used, rows - batch)
         there = state.used < rows

@@ -24,7 +24,8 @@ def random_search(moves: Moves, *, batch: int = 1) -> Sampler:
         del state
         return whole(samples(moves, key, batch))
 
-    def tell(state: Incumbent, candidates: Candidates, objectives: Array, valid: Array) -> Incumbent:
+    def tell(key: Key, state: Incumbent, candidates: Candidates, objectives: Array, valid: Array) -> Incumbent:
+        del key
         values, _ = single(candidates, objectives, valid)
         return better_of(state, candidates.archs, values)
 

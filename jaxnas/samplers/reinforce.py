@@ -64,7 +64,10 @@ def reinforce(
         drawn = jax.random.uniform(key, (batch, len(sizes), 1)) >= below
         return whole(jnp.minimum(drawn.sum(axis=2, dtype=jnp.int32), jnp.asarray(sizes - 1, jnp.int32)[None]))
 
-    def tell(state: ReinforceState, candidates: Candidates, objectives: Array, valid: Array) -> ReinforceState:
+    def tell(
+        key: Key, state: ReinforceState, candidates: Candidates, objectives: Array, valid: Array
+    ) -> ReinforceState:
+        del key
         values, counted = single(candidates, objectives, valid)
         count = counted.sum()
         rewards = jnp.where(counted, values, 0.0)

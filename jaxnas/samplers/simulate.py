@@ -62,26 +62,37 @@ def simulate(
     attempt = functools.partial(_attempt, sampler, table, names, limits)
     complete = len(measured(table, names if time is None else (*names, time))) == space_size(table.choices)
 
-    def step(run_key: Key, loop: tuple[Any, _Spent, Array], number: Array) -> tuple[tuple[Any, _Spent, Array], Trace]:
+    def step(run: _Keys, loop: tuple[Any, _Spent, Array], number: Array) -> tuple[tuple[Any, _Spent, Array], Trace]:
         state, spent, asks = loop
-        key = jax.random.fold_in(run_key, number)
+        keys = run.at(number)
         if complete:
-            tried = attempt(key, state, spent)
+            tried = attempt(keys, state, spent)
         else:
-            tried = _not_tried(sampler, len(names), key, state, spent)
-            tried, asks = _until_one_is_there(attempt, key, tried, asks, most=ASKS_A_STEP * steps)
+            tried = _not_tried(sampler, len(names), keys.ask, state, spent)
+            tried, asks = _until_one_is_there(attempt, keys, tried, asks, most=ASKS_A_STEP * steps)
         state, spent = tried.state, tried.spent
         best = jnp.where(spent.evaluations > 0, table.index(sampler.best(state)[0]), -1)
         return (state, spent, asks), Trace(tried.rows, tried.objectives, spent.evaluations, spent.seconds, best)
 
     def search(key: Key) -> tuple[Any, Trace]:
-        init_key, run_key = jax.random.split(key)
+        init_key, ask_key, tell_key = jax.random.split(key, 3)
         nothing = _Spent(jnp.int32(0), jnp.float32(0), jnp.bool_(False))
         loop = (sampler.init(init_key), nothing, jnp.int32(0))
-        (state, _, _), trace = jax.lax.scan(functools.partial(step, run_key), loop, jnp.arange(steps))
+        (state, _, _), trace = jax.lax.scan(functools.partial(step, _Keys(ask_key, tell_key)), loop, jnp.arange(steps))
         return state, trace
 
     return search
+
+
+class _Keys(NamedTuple):
+    """The keys with which a sampler is asked and told."""
+
+    ask: Key
+    tell: Key
+
+    def at(self, number: Array) -> _Keys:
+        """Those of one step, or of one attempt of it."""
+        return _Keys(jax.random.fold_in(self.ask, number), jax.random.fold_in(self.tell, number))
 
 
 class _Limits(NamedTuple):
@@ -129,10 +140,10 @@ def _check(table: Table, names: Sequence[str], steps: int, limits: _Limits) -> N
 
 
 def _attempt(
-    sampler: Sampler, table: Table, names: Sequence[str], limits: _Limits, key: Key, state: Any, spent: _Spent
+    sampler: Sampler, table: Table, names: Sequence[str], limits: _Limits, keys: _Keys, state: Any, spent: _Spent
 ) -> _Tried:
     """Once ask, look up, tell."""
-    candidates = sampler.ask(key, state)
+    candidates = sampler.ask(keys.ask, state)
     archs, fidelity = candidates.archs, candidates.fidelity
     values = jnp.stack([_look_up(table, name, archs, fidelity) for name in names], axis=1)
     valid = candidates.wanted & ~jnp.isnan(values).any(axis=1)
@@ -142,7 +153,7 @@ def _attempt(
         valid &= ~jnp.isnan(cost)
     missed = candidates.wanted.any() & ~valid.any()
     valid, spent = _within(limits, spent, valid, cost)
-    state = sampler.tell(state, candidates, values, valid)
+    state = sampler.tell(keys.tell, state, candidates, values, valid)
     rows = jnp.where(valid, jax.vmap(table.index)(archs), -1)
     return _Tried(state, spent, rows, jnp.where(valid[:, None], values, jnp.nan), missed)
 
@@ -181,13 +192,13 @@ def _not_tried(sampler: Sampler, metrics: int, key: Key, state: Any, spent: _Spe
 
 
 def _until_one_is_there(
-    attempt: Callable[[Key, Any, _Spent], _Tried], key: Key, tried: _Tried, asks: Array, most: int
+    attempt: Callable[[_Keys, Any, _Spent], _Tried], keys: _Keys, tried: _Tried, asks: Array, most: int
 ) -> tuple[_Tried, Array]:
     """Attempts until one is not missed, or the search has asked `most` times. asks: int32 [], how often it has."""
 
     def again(loop: tuple[_Tried, Array]) -> tuple[_Tried, Array]:
         tried, asks = loop
-        return attempt(jax.random.fold_in(key, asks), tried.state, tried.spent), asks + 1
+        return attempt(keys.at(asks), tried.state, tried.spent), asks + 1
 
     return jax.lax.while_loop(lambda loop: loop[0].missed & (loop[1] < most), again, (tried, asks))
 

@@ -1,4 +1,4 @@
-"""The pictures and the printed table of `experiments.tabular`."""
+"""The pictures and the printed tables of comparisons and learning curves on a table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxnas.draw import new_figure, save_plot
 
-COLOURS = ("#777777", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+COLORS = ("#777777", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 """Of Okabe & Ito (2008); the first method, mostly random search, is gray."""
 _HEAD = (
     "method",
@@ -64,7 +66,7 @@ def draw_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = new_figure(9.0, 0.45 * len(rows) + 0.9, "constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        color = COLOURS[place % len(COLOURS)]
+        color = COLORS[place % len(COLORS)]
         axes.plot([row["q05"], row["q95"]], [place, place], color=color, lw=1.5)
         axes.plot([row["q25"], row["q75"]], [place, place], color=color, lw=6, alpha=0.5, solid_capstyle="butt")
         axes.plot(row["median"], place, "|", color=color, ms=12, mew=2)
@@ -87,7 +89,7 @@ def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str,
     means = [value for curve in curves.values() for value in curve["mean"] if value > 0]
     floor = min(means, default=1e-3) / 2
     for place, (name, curve) in enumerate(curves.items()):
-        color = COLOURS[place % len(COLOURS)]
+        color = COLORS[place % len(COLORS)]
         low, mean, high = ([max(value, floor) for value in curve[part]] for part in ("low", "mean", "high"))
         axes.fill_between(curve["x"], low, high, color=color, alpha=0.2, lw=0)
         axes.plot(curve["x"], mean, color=color, lw=1.5, label=name)
@@ -95,5 +97,52 @@ def draw_regret(curves: Mapping[str, Mapping[str, Sequence[float]]], label: str,
         axes.set_yscale("log")
     axes.set_xlabel(label, size=9)
     axes.set_ylabel("regret", size=9)
+    axes.legend(fontsize=9, frameon=False)
+    save_plot(figure, path)
+
+
+def draw_fronts(outcome: Mapping[str, Any], points: np.ndarray, path: Path) -> None:
+    """Writes a PNG: every architecture, the true front, and of each method the front of its median run."""
+    figure = new_figure(9.0, 4.6, "constrained")
+    axes = figure.subplots()
+    signs = np.array([-1.0 if name.startswith("-") else 1.0 for name in outcome["metrics"]])
+    everything = points * signs
+    axes.plot(everything[:, 1], everything[:, 0], ".", color="#dddddd", ms=2, rasterized=True)
+    lines = {"all architectures": outcome["truth"]} | {n: m["front"] for n, m in outcome["methods"].items()}
+    for place, (name, line) in enumerate(lines.items()):
+        values = np.array(line) * signs
+        color = COLORS[place] if place else "#000000"
+        axes.plot(
+            values[:, 1],
+            values[:, 0],
+            marker="o" if place else "",
+            ms=4,
+            lw=1.2,
+            color=color,
+            label=name,
+            drawstyle="steps-pre",
+        )  # the first objective falls along the line
+    axes.set_xlabel(outcome["metrics"][1].lstrip("-"), size=9)
+    axes.set_ylabel(outcome["metrics"][0].lstrip("-"), size=9)
+    axes.legend(fontsize=9, frameon=False)
+    save_plot(figure, path)
+
+
+def draw_learning_curves(rows: Sequence[Mapping[str, Any]], count: int, path: Path) -> None:
+    """Writes a PNG of Kendall's tau against the number of architectures shown, of `count`, with a band of one std."""
+    figure = new_figure(8.0, 4.6, "constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
+        own = [row for row in rows if row["method"] == name]
+        sizes, tau, std = (np.array([row[key] for row in own]) for key in ("size", "tau", "tau_std"))
+        color = COLORS[(place + 1) % len(COLORS)]
+        axes.fill_between(sizes, tau - std, tau + std, color=color, alpha=0.15, lw=0)
+        axes.plot(sizes, tau, "o-", color=color, lw=1.5, ms=4, label=name)
+    shown = sorted({row["size"] for row in rows})
+    axes.set_xscale("log")
+    axes.set_xticks(shown, [f"{size}\n{100 * size / count:.2g} %" for size in shown])
+    axes.minorticks_off()
+    axes.set_xlabel("architectures shown", size=9)
+    axes.set_ylabel("Kendall's tau on the others", size=9)
     axes.legend(fontsize=9, frameon=False)
     save_plot(figure, path)

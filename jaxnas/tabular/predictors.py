@@ -5,7 +5,7 @@ Cells of NAS-Bench-201's space are known as graphs. Of other tables nothing is k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import optax
 
 from jaxnas import predictors
 from jaxnas.base import Arch, Array, Graph, Predictor
-from jaxnas.benchmarks import Table, functional_classes
+from jaxnas.benchmarks import Table, functional_classes, metric_column
 from jaxnas.predictors import Block, Encoding, Regressor
 from jaxnas.spaces import nasbench201_graph_operations, nasbench201_space
 
@@ -26,7 +26,7 @@ class Known(NamedTuple):
     graph: arch -> Graph in functional form, traceable. one_hot: of its nodes and edges. paths and shape: of the graph,
     the square roots of path counts, and statistics of paths with counts of operations; None where there are no paths.
     vocabulary: how many operations a graph may have. classes: int [A], rows of one class are the same function.
-    example: one graph, for its shape.
+    example: one graph, for its shape. signals: the metrics that graphs are given beside.
     """
 
     graph: Callable[[Arch], Graph]
@@ -36,18 +36,33 @@ class Known(NamedTuple):
     vocabulary: int
     classes: np.ndarray
     example: Graph
+    signals: tuple[str, ...]
 
 
-def known(table: Table, signals: Array | None = None) -> Known:
-    """signals: float32 [A, F], what graphs are given beside; None for nothing."""
+def known(table: Table, signals: Sequence[str] = ()) -> Known:
+    """What predictors may know of a table's architectures.
+
+    signals: metrics that are known of every architecture before any is trained, costs above all, which graphs are given
+    beside. Those that are positive and reach over a factor of ten are given as logarithms.
+
+    Raises: ValueError for a signal that is unknown or that a row lacks.
+    """
     with_signals = _with_signals(table, signals)
     arch = jax.ShapeDtypeStruct((len(table.choices),), jnp.int32)
     space = nasbench201_space()
     if [choice.options for choice in table.choices] != [choice.options for choice in space.choices]:
         size = max(len(choice.options) for choice in table.choices)
         graph = with_signals(predictors.unconnected)
-        example = jax.eval_shape(graph, arch)
-        return Known(graph, predictors.one_hot(size), None, None, size, np.arange(len(table.archs)), example)
+        return Known(
+            graph=graph,
+            one_hot=predictors.one_hot(size),
+            paths=None,
+            shape=None,
+            vocabulary=size,
+            classes=np.arange(len(table.archs)),
+            example=jax.eval_shape(graph, arch),
+            signals=tuple(signals),
+        )
     names = nasbench201_graph_operations()
     form = predictors.functional_form(names, ("skip_connect",))
     point, wide, pool = (names.index(name) for name in ("nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"))
@@ -64,17 +79,27 @@ def known(table: Table, signals: Array | None = None) -> Known:
         vocabulary=len(names),
         classes=functional_classes(table.archs),
         example=jax.eval_shape(graph, arch),
+        signals=tuple(signals),
     )
 
 
-def _with_signals(table: Table, signals: Array | None) -> Callable[[Callable[[Arch], Graph]], Callable[[Arch], Graph]]:
-    if signals is None:
+def _with_signals(table: Table, metrics: Sequence[str]) -> Callable[[Callable[[Arch], Graph]], Callable[[Arch], Graph]]:
+    if not metrics:
         return lambda graph: graph
+    signals = _signals(table, metrics)
     return lambda graph: lambda arch: graph(arch)._replace(signals=signals[table.index(arch)])
 
 
-def _has_signals(of: Known) -> bool:
-    return of.example.signals is not None
+def _signals(table: Table, metrics: Sequence[str]) -> Array:
+    """float32 [A, F]."""
+    columns = []
+    for metric in metrics:
+        column = metric_column(table, metric)
+        if np.isnan(column).any():
+            raise ValueError(f"the signal {metric!r} is missing for {int(np.isnan(column).sum())} architectures")
+        wide = column.min() > 0 and column.max() > 10 * column.min()
+        columns.append(np.log(column) if wide else column)
+    return jnp.asarray(np.stack(columns, axis=1), jnp.float32)
 
 
 def _there(encoding: Encoding | None) -> Encoding:
@@ -95,7 +120,7 @@ def _gp(of: Known) -> Predictor:
     blocks = [Block(of.one_hot)]
     if of.paths is not None and of.shape is not None:
         blocks = [Block(of.paths, 0.2, standardize=False), Block(of.shape, 0.8)]
-    if _has_signals(of):
+    if of.signals:
         blocks.append(Block(predictors.signals, 0.25))
     return predictors.gaussian_process(blocks, of.example)
 
@@ -115,7 +140,7 @@ def _mlp_paths(of: Known) -> Predictor:
 
 def _gnn(of: Known) -> Predictor:
     encode = _there(of.shape)
-    if _has_signals(of):
+    if of.signals:
         encode = predictors.joined(encode, predictors.signals)
     network = predictors.gnn(of.vocabulary, of.example, encode=encode)
     return predictors.ensemble(_network(network, 100, 5e-3), 5)
@@ -141,3 +166,10 @@ PREDICTORS: dict[str, Callable[[Known], Predictor]] = {
     "mlp": _mlp,
 }
 """Name -> what makes it from what is known; ensembles are of five."""
+
+
+def make_predictor(name: str, of: Known) -> Predictor:
+    """The predictor of that name. Raises ValueError where there is none, or none for what is known."""
+    if name not in PREDICTORS:
+        raise ValueError(f"there is no method {name!r}; there are {', '.join(PREDICTORS)}")
+    return PREDICTORS[name](of)

@@ -1,0 +1,80 @@
+"""Two objectives on a table: fronts found by NSGA-II and by random search beside the true one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnas.benchmarks import Table, measured, metric_column, only_rows
+from jaxnas.samplers import nondominated, over_seeds, random_search, simulate
+from jaxnas.samplers.nondominated import front
+
+POPULATION = 20
+
+
+class FrontSetting(NamedTuple):
+    """Two metrics and the rows that have both, with their values: float [A, 2], to be maximized."""
+
+    table: Table
+    metrics: tuple[str, str]
+    points: np.ndarray
+
+
+def make_front_setting(table: Table, metrics: Sequence[str]) -> FrontSetting:
+    """The metrics at the highest fidelity where none is named; one written "-NAME" is minimized.
+
+    Raises: ValueError where there are not two, one is unknown, or no row has both.
+    """
+    if len(metrics) != 2:
+        raise ValueError(f"a front is of two metrics, got {','.join(metrics)!r}; give two, such as valid,-macs")
+    points = np.stack([metric_column(table, name) for name in metrics], axis=1)
+    there = measured(table, metrics)
+    if not len(there):
+        raise ValueError(f"no architecture of {table.name} has both of {','.join(metrics)!r}")
+    return FrontSetting(only_rows(table, there), (metrics[0], metrics[1]), points[there])
+
+
+def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
+    """The area that points [N, 2], to be maximized, dominate above the reference [2]."""
+    area, height = 0.0, reference[1]
+    inside = points[(points > reference).all(axis=1)]
+    for x, y in inside[np.lexsort((-inside[:, 1], -inside[:, 0]))]:
+        area += (x - reference[0]) * max(0.0, y - height)
+        height = max(height, y)
+    return float(area)
+
+
+def search_fronts(setting: FrontSetting, evaluations: int, seeds: int, seed: int) -> dict[str, Any]:
+    """Runs of NSGA-II and of random search: the share of the true front's hypervolume, and one run's front, as JSON.
+
+    evaluations: of a run. The reference of hypervolumes is the worst of each metric.
+    """
+    table, metrics, points = setting
+    steps = math.ceil(evaluations / POPULATION)
+    truth = front(points)
+    reference = np.nanmin(points, axis=0)
+    whole = hypervolume(points[truth], reference)
+    samplers = {
+        "nondominated": nondominated(table.moves, 2, population=POPULATION),
+        "random": random_search(table.moves, batch=POPULATION),
+    }
+    outcome: dict[str, Any] = {}
+    for name, sampler in samplers.items():
+        # Random search takes one objective; what it evaluates does not depend on that.
+        objectives = metrics[:1] if name == "random" else metrics
+        search = simulate(sampler, table, objectives, steps=steps, evaluations=evaluations)
+        _, trace = over_seeds(search)(jax.random.split(jax.random.key(seed), seeds))
+        rows = np.asarray(trace.rows).reshape(seeds, -1)
+        found = [own[own >= 0][front(points[own[own >= 0]])] for own in rows]
+        shares = np.array([hypervolume(points[own], reference) / whole for own in found])
+        middle = int(np.argsort(shares)[len(shares) // 2])
+        outcome[name] = {
+            "mean": float(shares.mean()),
+            "std": float(shares.std(ddof=1)) if seeds > 1 else 0.0,
+            "front": points[found[middle]].tolist(),
+        }
+    return {"metrics": list(metrics), "truth": points[truth].tolist(), "methods": outcome}

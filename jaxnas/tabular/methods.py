@@ -1,0 +1,161 @@
+"""The methods that a comparison knows by name, with the settings of their papers and of NAS-Bench-201's programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from jaxnas.base import Sampler
+from jaxnas.controllers import adam, lstm_controller
+from jaxnas.controllers import reinforce as policy_gradient
+from jaxnas.ranges import check_ranges
+from jaxnas.samplers import (
+    Bracket,
+    controller_search,
+    evaluations,
+    evolution,
+    halving,
+    hyperband,
+    local_search,
+    predictor_search,
+    random_search,
+    reinforce,
+    rungs,
+    simulated_annealing,
+    successive_halving,
+)
+from jaxnas.samplers.simulate import ASKS_A_STEP
+from jaxnas.tabular.predictors import known, make_predictor
+from jaxnas.tabular.setting import Setting
+
+MOST_PREDICTED = 500
+"""Search by a predictor ends after so many evaluations, as each fit sees all earlier ones."""
+COLDEST = 0.01
+"""Of the first temperature of annealing, what is left at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSettings:
+    """Population, sample size and averaging are those of NAS-Bench-201's programs."""
+
+    population: int = 10
+    sample_size: int = 3
+    learning_rate: float = 0.1
+    """Of Adam in REINFORCE, the best of 0.01 to 0.5 on digits201; NAS-Bench-201's program has 0.5, NATS-Bench 0.01."""
+    controller_learning_rate: float = 0.02
+    """Of Adam in enas, the best of 0.001 to 0.1 on digits201; NAS-Bench-201's program, whose controller it is, has
+    0.001."""
+    ema: float = 0.9
+    temperature: float = 10.0
+    """Of annealing at its start, in the unit of the search metric, the best of 0.3 to 30 on digits201; it falls to a
+    hundredth of that."""
+    eta: float = 3.0
+    """Of halving and hyperband."""
+
+    def settings(self) -> dict[str, float]:
+        """The settings of methods alone, whatever a program's config adds to them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(MethodSettings)}
+
+
+class Plan(NamedTuple):
+    """A sampler and the steps after which its budget is spent. fewer: why a run may measure less than it is allowed."""
+
+    sampler: Sampler
+    steps: int
+    fewer: str = f"it was asked {ASKS_A_STEP} times for each and named too few that are in the table"
+
+
+def as_plan(sampler: Sampler | Plan, setting: Setting) -> Plan:
+    """The plan of a sampler that wants all of what it asks for: as many steps as spend the evaluations."""
+    if isinstance(sampler, Plan):
+        return sampler
+    key = jax.random.key(0)
+    asked = jax.eval_shape(sampler.ask, key, jax.eval_shape(sampler.init, key))
+    return Plan(sampler, math.ceil(setting.evaluations / len(asked.archs)))
+
+
+def make_plan(name: str, setting: Setting, settings: MethodSettings) -> Plan:
+    """The method of that name. Raises ValueError for an unknown one and for settings that it cannot have."""
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+    rates = ("learning_rate", "controller_learning_rate", "temperature")
+    check_ranges("", settings, positive=rates, count=("population", "sample_size"))
+    if name in ("halving", "hyperband") and setting.fidelities < 2:
+        raise ValueError(f"{name} needs a search metric with several fidelities; {setting.search!r} has one")
+    return METHODS[name](setting, settings)
+
+
+def _random(setting: Setting, settings: MethodSettings) -> Plan:
+    return Plan(random_search(setting.table.moves), setting.evaluations)
+
+
+def _evolution(setting: Setting, settings: MethodSettings) -> Plan:
+    sampler = evolution(setting.table.moves, population=settings.population, sample_size=settings.sample_size)
+    return Plan(sampler, setting.evaluations)
+
+
+def _local(setting: Setting, settings: MethodSettings) -> Plan:
+    return Plan(local_search(setting.table.moves), setting.evaluations)
+
+
+def _annealing(setting: Setting, settings: MethodSettings) -> Plan:
+    cooling = COLDEST ** (1 / setting.expected)
+    sampler = simulated_annealing(setting.table.moves, temperature=settings.temperature, cooling=cooling)
+    return Plan(sampler, setting.evaluations)
+
+
+def _reinforce(setting: Setting, settings: MethodSettings) -> Plan:
+    sampler = reinforce(setting.table.choices, optax.adam(settings.learning_rate), ema=settings.ema)
+    return Plan(sampler, setting.evaluations)
+
+
+def _enas(setting: Setting, settings: MethodSettings) -> Plan:
+    controller = lstm_controller(
+        setting.table.choices, hidden=32, depth=2, temperature=5.0, tanh_constant=2.5, op_tanh_reduce=1.0
+    )
+    policy = policy_gradient(controller, adam(settings.controller_learning_rate))
+    return Plan(controller_search(policy), setting.evaluations)
+
+
+def _predictor(setting: Setting, settings: MethodSettings) -> Plan:
+    """A Gaussian process, ten random architectures, then batches of five by expected improvement."""
+    of, capacity = known(setting.table), min(setting.evaluations, MOST_PREDICTED)
+    process = make_predictor("gp", of)
+    sampler = predictor_search(setting.table.moves, process, of.graph, capacity=capacity, start=10, batch=5)
+    fewer = f"after its random start it measures none twice, and at most {MOST_PREDICTED}"
+    return Plan(sampler, math.ceil(capacity / 5), fewer)
+
+
+def _halving(setting: Setting, settings: MethodSettings) -> Plan:
+    """One bracket, again and again, that ends with one architecture."""
+    first = math.ceil(settings.eta ** (setting.fidelities - 1) - 1e-9)
+    return _repeated(setting, (successive_halving(first, range(setting.fidelities), settings.eta),))
+
+
+def _hyperband(setting: Setting, settings: MethodSettings) -> Plan:
+    return _repeated(setting, hyperband(range(setting.fidelities), settings.eta))
+
+
+def _repeated(setting: Setting, brackets: tuple[Bracket, ...]) -> Plan:
+    rounds = math.ceil(setting.evaluations / sum(evaluations(brackets).values()))
+    fewer = "a rung has as many as the rung before has different values for"
+    return Plan(halving(setting.table.moves, brackets * rounds), rungs(brackets) * rounds, fewer)
+
+
+METHODS: dict[str, Callable[[Setting, MethodSettings], Plan]] = {
+    "random": _random,
+    "evolution": _evolution,
+    "local": _local,
+    "annealing": _annealing,
+    "reinforce": _reinforce,
+    "enas": _enas,
+    "predictor": _predictor,
+    "halving": _halving,
+    "hyperband": _hyperband,
+}
+"""Name -> what makes its plan."""
