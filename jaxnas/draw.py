@@ -282,35 +282,39 @@ def last_mixture_figure(history: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "accuracy") -> None:
     """Writes a PNG of the curves of a run, as `curves_figure` draws them."""
-    save_figure(curves_figure(lines), path)
+    save_figure(curves_figure(lines, metric), path)
 
 
-def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
-    """Loss (left) and accuracy (right) over steps, one row for each stage.
+def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> Figure:
+    """Loss (left) and metric (right) over steps, one row for each stage.
 
-    lines: those of metrics.jsonl; of each, the numbers whose names end in "loss" or "accuracy" are drawn. Figures of
-    the phase "round", one an epoch, have dots. Of more than 400 points the means of 200 equal parts are drawn, in a
-    band from the 10th to the 90th percentile of each. A loss that falls by more than a factor of 30 is on a log scale.
+    lines: those of metrics.jsonl; of each, the numbers whose names end in "loss" or "metric" are drawn, or "accuracy",
+    which is what a metric is called where it is one. metric: the name of the metric; that of "accuracy" is in percent.
+    Figures of the phase "round", one an epoch, have dots. Of more than 400 points the means of 200 equal parts are
+    drawn, in a band from the 10th to the 90th percentile of each. A loss that falls by more than a factor of 30 is on a
+    log scale.
 
-    Raises: ValueError where there is no loss and no accuracy.
+    Raises: ValueError where there is no loss and no metric.
     """
     stages: dict[str, dict[str, dict[str, list[tuple[int, float]]]]] = {}
     for line in lines:
         for name, value in line.items():
             split, _, quantity = name.rpartition("_")
-            if quantity in ("loss", "accuracy") and isinstance(value, int | float) and math.isfinite(value):
+            if quantity in ("loss", "metric", "accuracy") and isinstance(value, int | float) and math.isfinite(value):
                 label = _SPLITS.get(split, split.replace("_", " ")) + ("#" if line["phase"] == "round" else "")
-                found = stages.setdefault(line["stage"], {"loss": {}, "accuracy": {}})[quantity]
+                found = stages.setdefault(line["stage"], {"loss": {}, metric: {}})[
+                    "loss" if quantity == "loss" else metric
+                ]
                 found.setdefault(label, []).append((line["step"], float(value)))
     if not stages:
-        raise ValueError("there is no loss and no accuracy to draw; the metrics of a run that has begun have some")
+        raise ValueError("there is no loss and no metric to draw; the metrics of a run that has begun have some")
     figure = new_figure(9.0, 2.5 * len(stages) + 0.2, layout="constrained")
     grid = figure.subplots(len(stages), 2, squeeze=False)
     for row, (stage, quantities) in zip(grid, stages.items(), strict=True):
         for axes, (quantity, series) in zip(row, quantities.items(), strict=True):
-            axes.set_title(f"{stage}: {quantity}", size=10, loc="left")
+            axes.set_title(f"{stage}: {quantity.replace('_', ' ')}", size=10, loc="left")
             axes.set_xlabel("step", size=8)
             axes.tick_params(labelsize=8)
             plain_axes(axes)
