@@ -121,10 +121,9 @@ def cells_search(task: Task, image: tuple[int, ...], steps_per_epoch: int) -> Se
 def all_seeds(task: Task) -> Records:
     """A step of eight seeds at once and of one, over NAS-Bench-201's space on the digits."""
     digits = load_digits()
-    mean, std = digits.augmentation.mean, digits.augmentation.std
-    examples = Batch(data.normalize(jnp.asarray(digits.train_images), mean, std), jnp.asarray(digits.train_labels))
+    examples = data.plain_batch(digits.train, jnp.arange(data.count(digits.train)), digits.augmentation)
     batch = 4 if task.dry else 64
-    algorithm = cells_search(task, digits.image_shape, len(digits.train_labels) // batch)
+    algorithm = cells_search(task, digits.image_shape, len(digits.train.targets) // batch)
     made = seeds.programs(algorithm, examples, batch, SEEDS, [("vmap", jax.devices()[:1])])
     for told in seeds.measure(made, SEEDS, rounds=1 if task.dry else 30):
         yield told | {"batch": batch, "peak_bytes": memory("peak_bytes_in_use")}
@@ -143,9 +142,9 @@ def search(task: Task) -> Records:
         digits = load_digits()
         halves, augmentation = data.split(digits, seed=0), digits.augmentation
     examples = jax.device_put({"train": halves.train, "valid": halves.valid})
-    size, batch = (8, 4) if task.dry else (min(len(half.labels) for half in examples.values()), 64)
+    size, batch = (8, 4) if task.dry else (min(len(half.targets) for half in examples.values()), 64)
     steps = size // batch
-    algorithm = cells_search(task, halves.train.images.shape[1:], steps)
+    algorithm = cells_search(task, halves.train.inputs.shape[1:], steps)
     draw = data.make_batches(size, batch, augmentation)
 
     def batches(key: Any, number: Any, examples: Any) -> dict[str, Batch]:

@@ -37,12 +37,12 @@ class Config:
 
 def pack_images(dataset: Dataset, count: int, path: Path) -> None:
     """Writes some training images, stratified."""
-    _, chosen = hold_out(dataset.train_labels, count, seed=0)
-    images, labels = rows(dataset.train_images, chosen), dataset.train_labels[chosen]
+    _, chosen = hold_out(dataset.train.targets, count, seed=0)
+    images, labels = rows(dataset.train.inputs, chosen), dataset.train.targets[chosen]
     np.savez_compressed(path, images=images, labels=labels, name=np.array(dataset.name))
 
 
-def read_images(path: Path) -> tuple[Split, Augmentation]:
+def read_images(path: Path) -> tuple[Split, Augmentation | None]:
     """What `pack_images` wrote, in two stratified halves for a search."""
     with np.load(path, allow_pickle=False) as stored:
         images, labels, name = stored["images"], stored["labels"], str(stored["name"])

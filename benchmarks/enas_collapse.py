@@ -64,7 +64,7 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
     space, skeleton = nasbench201_space(), Skeleton(config.channels, config.cells, (32, 32, 3), 10)
     supernet = nasbench201_supernet(skeleton)
     half = config.images // 2
-    train, valid = (data.Examples(p.images[:half], p.labels[:half]) for p in data.split(dataset, seed, 0.5) if p)
+    train, valid = (data.Examples(p.inputs[:half], p.targets[:half]) for p in data.split(dataset, seed, 0.5) if p)
     steps = half // config.batch
     rate = per_epoch(cosine(config.learning_rate, 0.0005, config.epochs), steps)
     controller = lstm_controller(
@@ -75,8 +75,8 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
     def accuracy(weights: Any, arch: Arch, batch: Batch) -> Array:
         params, averages = weights
         context = Context(bn="batch" if statistics == "batch" else averages)
-        logits, _ = supernet.apply_path(params, arch, batch.image, context)
-        return jnp.mean(jnp.argmax(logits, -1) == batch.label)
+        logits, _ = supernet.apply_path(params, arch, batch.inputs, context)
+        return jnp.mean(jnp.argmax(logits, -1) == batch.targets)
 
     optimizer = sgd(rate, momentum=0.9, weight_decay=2.5e-4, clip=5.0, nesterov=True)
     algorithm = enas(supernet, policy, optimizer, accuracy, samples=config.samples)
@@ -91,7 +91,7 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
         arch = policy.sample(key, state.policy, 1).arch[0]  # that which the step draws from the same key
         new, info = algorithm.phases[0].step(jax.random.clone(key), state, {"train": batch})
         if statistics == "accumulated":
-            seen = supernet.apply_path(state.params, arch, batch.image, Context())[1].stats
+            seen = supernet.apply_path(state.params, arch, batch.inputs, Context())[1].stats
 
             old, now = jax.tree.leaves(averages), jax.tree.leaves(seen)
             moved = []
@@ -131,12 +131,8 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
             taught += 1
 
     score_batch = jax.jit(accuracy)
-    means, stds = dataset.augmentation.mean, dataset.augmentation.std
     whole = [
-        Batch(
-            data.normalize(jnp.asarray(valid.images[i : i + SCORED]), means, stds),
-            jnp.asarray(valid.labels[i : i + SCORED]),
-        )
+        data.plain_batch(valid, jnp.arange(i, i + SCORED), dataset.augmentation)
         for i in range(0, half - half % SCORED, SCORED)
     ]
 

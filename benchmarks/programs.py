@@ -20,8 +20,8 @@ from jaxnas.parallel import DataParallel
 from jaxnas.search import adam_l2, darts, enas, exact, finite_difference, first_order, single_path, uniform_paths
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet, enas_micro_supernet, nasbench201_supernet
-from jaxnas.train.classifier import classifier
 from jaxnas.train.schedules import cosine, sgd
+from jaxnas.train.trainer import make_trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def _evaluation(sizes: Sizes, axis_name: str | None) -> Program:
     """A training step of the network of the second-order search of DARTS."""
     skeleton = Skeleton(sizes.evaluation_channels, sizes.evaluation_cells, IMAGE, 10, auxiliary=True)
     space = darts_space()
-    rule = classifier(
+    rule = make_trainer(
         darts_network(space.from_genotype("DARTS_V2"), skeleton, space),
         sgd(cosine(0.025, 0.0, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0),
         total_steps=1000,

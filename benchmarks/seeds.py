@@ -80,7 +80,7 @@ def programs(
     def one(state: Any, key: Any, index: Any, examples: Batch) -> tuple[Any, Any]:
         """A step on images of its own."""
         step_key, *parts = jax.random.split(jax.random.fold_in(key, index), 1 + len(phase.reads))
-        chosen = [jax.random.randint(part, (batch,), 0, len(examples.label)) for part in parts]
+        chosen = [jax.random.randint(part, (batch,), 0, len(examples.targets)) for part in parts]
         batches = [jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples) for rows in chosen]
         return phase.step(step_key, state, dict(zip(phase.reads, batches, strict=True)))
 

@@ -34,7 +34,8 @@ _TINY_TRAINING = ("--train.channels", "2", "--train.cells", "1", "--train.batch-
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "search": (
         "experiments.darts", "--search.epochs", "6", "--search.channels", "2", "--search.cells", "1",
-        "--search.batch-size", "180", "--search.watch.eigenvalue-every", "1", "--search.watch.products", "3", "--search.watch.batches", "1",
+        "--search.batch-size", "180", "--search.watch.eigenvalue-every", "1", "--search.watch.products", "3",
+        "--search.watch.batches", "1",
         "--search.early-stop", "--search.watch.window", "1", "--search.watch.lag", "1", "--search.watch.ratio", "0.999",
         "--search.watch.first", "1", "--random-baselines", "0", "--devices.count", "2", *_TINY_TRAINING,
     ),
@@ -43,8 +44,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     ),
     "enas": (
         "experiments.enas", "--space", "nasbench201", "--seeds", "2", "--search.epochs", "6", "--search.batch-size",
-        "300", "--search.channels", "2", "--search.candidates", "3", "--search.controller.steps", "3", "--search.controller.samples",
-        "2", "--search.controller.batch-size", "200", "--random-baselines", "0", *_TINY_TRAINING,
+        "300", "--search.channels", "2", "--search.candidates", "3", "--search.controller.steps", "3",
+        "--search.controller.samples", "2", "--search.controller.batch-size", "200", "--random-baselines", "0", *_TINY_TRAINING,
     ),
     "one-shot scoring": (
         "experiments.one_shot", "--search.epochs", "2", "--search.channels", "2", "--search.batch-size", "300",

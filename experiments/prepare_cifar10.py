@@ -41,7 +41,7 @@ def run(config: Config) -> None:
     archive = original(config.archive, data_dir / "downloads", config.allow_other_checksum, _report)
     parts, names = read_archive(archive)
     made = prepare(parts, names, data_dir, config.file_format)
-    print(f"{made}: {len(parts['train'].labels)} train and {len(parts['test'].labels)} test images")
+    print(f"{made}: {len(parts['train'].targets)} train and {len(parts['test'].targets)} test images")
 
 
 def _report(line: str) -> None:

@@ -50,8 +50,8 @@ _NAMES = {
     ),
     "catalog": ("CATALOG", "Entry"),
     "fit": (
-        "BlackBox", "Darts", "Devices", "Enas", "Found", "Limits", "Method", "OneShot", "Problem", "Training", "preset", "rank",
-        "run",
+        "BlackBox", "Darts", "Devices", "Enas", "Found", "Limits", "Method", "OneShot", "Problem", "Training",
+        "preset", "rank", "run",
     ),
     "saved": ("load",),
     "search": ("darts", "enas", "single_path"),

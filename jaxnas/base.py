@@ -104,10 +104,29 @@ class SearchSpace(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """image: [B, H, W, C] float32, normalized. label: [B] int32."""
+    """What a step reads. Both are any pytrees of arrays [B, …], whose first axis is that of the examples.
 
-    image: Array
-    label: Array
+    inputs: what the network is given; images are float32 [B, H, W, C], normalized. targets: what its outputs are
+    compared with; classes are int32 [B].
+    """
+
+    inputs: PyTree
+    targets: PyTree
+
+
+class Objective(NamedTuple):
+    """What training minimizes, and what searches compare; `jaxnas.objectives` has the usual ones.
+
+    loss, metric: (outputs, targets) -> float32 [B], one number for each example, so that what fills up a batch can be
+    left out. Training minimizes the mean of the loss, searches maximize that of the metric. name: of the mean of the
+    metric, such as "accuracy". share: whether the metric of an example is 0 or 1, so that its mean is a share of the
+    examples and has the confidence interval of a share.
+    """
+
+    loss: Callable[[PyTree, PyTree], Array]
+    metric: Callable[[PyTree, PyTree], Array]
+    name: str
+    share: bool = False
 
 
 Stats = Any
@@ -142,10 +161,10 @@ PLAIN = Context()
 
 
 class Aux(NamedTuple):
-    """What a forward pass tells beside the logits.
+    """What a forward pass tells beside the outputs.
 
-    stats: the batch statistics it saw (the given ones where it was given some). aux_logits: [B, K] of the auxiliary
-    head in training, else None.
+    stats: the batch statistics it saw (the given ones where it was given some), None or () of a network without batch
+    norms. aux_logits: the outputs of the auxiliary head in training, else None.
     """
 
     stats: Stats
@@ -156,11 +175,12 @@ class Network(NamedTuple):
     """A fixed network to be trained from scratch.
 
     init: key -> (params, stats), stats being the running statistics before the first step (mean 0, variance 1).
-    apply: (params, x [B, H, W, C], context) -> (logits [B, K], Aux).
+    apply: (params, inputs, context) -> (outputs, Aux): inputs are those of a `Batch`, and outputs what an `Objective`
+    compares with its targets; of images [B, H, W, C] and their classes they are logits [B, K].
     """
 
     init: Callable[[Key], tuple[PyTree, Stats]]
-    apply: Callable[[PyTree, Array, Context], tuple[Array, Aux]]
+    apply: Callable[[PyTree, Any, Context], tuple[Any, Aux]]
     costs: dict[str, int]
 
 
@@ -173,24 +193,25 @@ class Supernet(NamedTuple):
     """A network that holds the parameters of every architecture of a space.
 
     space: of which it is; algorithms take it from here, so that the two always fit. init: key -> params. apply:
-    (params, weights, x [B, H, W, C], context) -> (logits [B, K], Aux), the mixture. apply_path: (params, arch, x,
-    context) -> (logits, Aux), one architecture; only its operations are computed. used: arch -> bool pytree that
-    broadcasts against params, true where the output of that architecture depends on them.
+    (params, weights, inputs, context) -> (outputs, Aux), the mixture. apply_path: (params, arch, inputs, context) ->
+    (outputs, Aux), one architecture; only its operations are computed. Inputs and outputs are as in `Network`. used:
+    arch -> bool pytree that broadcasts against params, true where the output of that architecture depends on them.
 
     network: arch -> the derived network, which computes what the path computes; arch is concrete here and below.
     extract: (params, arch) -> the parameters of that network, new batch norms with scale 1 and offset 0.
-    extract_stats: (statistics that a path told, arch) -> those of that network. input_shape: (H, W, C) of one example.
+    extract_stats: (statistics that a path told, arch) -> those of that network. input_shape: of one example, (H, W, C)
+    of an image; where the inputs are not one array of floats, a pytree of `jax.ShapeDtypeStruct`.
     """
 
     space: SearchSpace
     init: Callable[[Key], PyTree]
-    apply: Callable[[PyTree, ArchWeights, Array, Context], tuple[Array, Aux]]
-    apply_path: Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+    apply: Callable[[PyTree, ArchWeights, Any, Context], tuple[Any, Aux]]
+    apply_path: Callable[[PyTree, Arch, Any, Context], tuple[Any, Aux]]
     used: Callable[[Arch], PyTree]
     network: Callable[[Arch], Network] = no_network
     extract: Callable[[PyTree, Arch], PyTree] = no_network
     extract_stats: Callable[[Stats, Arch], Stats] = no_network
-    input_shape: tuple[int, ...] = ()
+    input_shape: tuple[int, ...] | PyTree = ()
 
 
 class Relaxation(Protocol):

@@ -143,6 +143,14 @@ def checked_space(space: SearchSpace) -> SearchSpace:
     )
 
 
+def inputs_form(supernet: Supernet, batch: int) -> PyTree:
+    """The shapes and types of the inputs that a supernet was made for, of a batch of examples."""
+    one = supernet.input_shape
+    if isinstance(one, tuple) and all(isinstance(side, int) for side in one):
+        one = jax.ShapeDtypeStruct(one, jnp.float32)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype), one)
+
+
 def checked_supernet(supernet: Supernet) -> Supernet:
     """The supernet with functions that refuse what belongs to another space, network or image shape, by ValueError.
 
@@ -150,7 +158,7 @@ def checked_supernet(supernet: Supernet) -> Supernet:
     """
     space = supernet.space
     owner = f"the supernet over {space.name!r}"
-    shape = ", ".join(map(str, supernet.input_shape))
+    wanted = {path: shape[1:] for path, shape in _shapes(inputs_form(supernet, 1)).items()}
 
     @functools.cache
     def params_shapes() -> PyTree:
@@ -158,25 +166,32 @@ def checked_supernet(supernet: Supernet) -> Supernet:
 
     @functools.cache
     def stats_shapes() -> PyTree:
-        x = jax.ShapeDtypeStruct((2, *supernet.input_shape), jnp.float32)
+        x = inputs_form(supernet, 2)
         arch = jax.ShapeDtypeStruct((len(space.choices),), jnp.int32)
         return jax.eval_shape(
             lambda params, arch, x: supernet.apply_path(params, arch, x, Context())[1].stats, params_shapes(), arch, x
         )
 
-    def check_data(params: PyTree, x: Array) -> None:
+    def check_data(params: PyTree, x: PyTree) -> None:
         check_tree(params_shapes(), params, "parameters", owner)
-        if x.ndim != 1 + len(supernet.input_shape) or x.shape[-1:] != supernet.input_shape[-1:]:
-            raise ValueError(f"{owner} was made for examples [B, {shape}], got {list(x.shape)}")
+        given = _shapes(x)
+        # Images may be of any height and width.
+        if {path: (len(shape), shape[-1:]) for path, shape in wanted.items()} != {
+            path: (len(shape) - 1, shape[1:][-1:]) for path, shape in given.items()
+        }:
+            made_for = ", ".join(
+                f"{path} [{', '.join(map(str, ('B', *shape)))}]".strip() for path, shape in wanted.items()
+            )
+            raise ValueError(f"{owner} was made for examples {made_for}, got {_listed(given).strip()}")
 
-    def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply(params: PyTree, weights: ArchWeights, x: PyTree, context: Context) -> tuple[Any, Aux]:
         check_data(params, x)
         check_weights(jax.eval_shape(space.template), weights, owner)
         if not isinstance(context.bn, str):
             raise ValueError("a mixture is normalized by batch statistics: give Context(bn='batch')")
         return supernet.apply(params, weights, x, context)
 
-    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
+    def apply_path(params: PyTree, arch: Arch, x: PyTree, context: Context) -> tuple[Any, Aux]:
         check_data(params, x)
         check_arch(space.choices, arch, owner)
         if not isinstance(context.bn, str):

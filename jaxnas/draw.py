@@ -282,35 +282,39 @@ def last_mixture_figure(history: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "accuracy") -> None:
     """Writes a PNG of the curves of a run, as `curves_figure` draws them."""
-    save_figure(curves_figure(lines), path)
+    save_figure(curves_figure(lines, metric), path)
 
 
-def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
-    """Loss (left) and accuracy (right) over steps, one row for each stage.
+def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> Figure:
+    """Loss (left) and metric (right) over steps, one row for each stage.
 
-    lines: those of metrics.jsonl; of each, the numbers whose names end in "loss" or "accuracy" are drawn. Figures of
-    the phase "round", one an epoch, have dots. Of more than 400 points the means of 200 equal parts are drawn, in a
-    band from the 10th to the 90th percentile of each. A loss that falls by more than a factor of 30 is on a log scale.
+    lines: those of metrics.jsonl; of each, the numbers whose names end in "loss" or "metric" are drawn, or "accuracy",
+    which is what a metric is called where it is one. metric: the name of the metric; that of "accuracy" is in percent.
+    Figures of the phase "round", one an epoch, have dots. Of more than 400 points the means of 200 equal parts are
+    drawn, in a band from the 10th to the 90th percentile of each. A loss that falls by more than a factor of 30 is on a
+    log scale.
 
-    Raises: ValueError where there is no loss and no accuracy.
+    Raises: ValueError where there is no loss and no metric.
     """
     stages: dict[str, dict[str, dict[str, list[tuple[int, float]]]]] = {}
     for line in lines:
         for name, value in line.items():
             split, _, quantity = name.rpartition("_")
-            if quantity in ("loss", "accuracy") and isinstance(value, int | float) and math.isfinite(value):
+            if quantity in ("loss", "metric", "accuracy") and isinstance(value, int | float) and math.isfinite(value):
                 label = _SPLITS.get(split, split.replace("_", " ")) + ("#" if line["phase"] == "round" else "")
-                found = stages.setdefault(line["stage"], {"loss": {}, "accuracy": {}})[quantity]
+                found = stages.setdefault(line["stage"], {"loss": {}, metric: {}})[
+                    "loss" if quantity == "loss" else metric
+                ]
                 found.setdefault(label, []).append((line["step"], float(value)))
     if not stages:
-        raise ValueError("there is no loss and no accuracy to draw; the metrics of a run that has begun have some")
+        raise ValueError("there is no loss and no metric to draw; the metrics of a run that has begun have some")
     figure = new_figure(9.0, 2.5 * len(stages) + 0.2, layout="constrained")
     grid = figure.subplots(len(stages), 2, squeeze=False)
     for row, (stage, quantities) in zip(grid, stages.items(), strict=True):
         for axes, (quantity, series) in zip(row, quantities.items(), strict=True):
-            axes.set_title(f"{stage}: {quantity}", size=10, loc="left")
+            axes.set_title(f"{stage}: {quantity.replace('_', ' ')}", size=10, loc="left")
             axes.set_xlabel("step", size=8)
             axes.tick_params(labelsize=8)
             plain_axes(axes)
@@ -337,22 +341,24 @@ def curves_figure(lines: Iterable[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def draw_comparison(networks: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def draw_comparison(
+    networks: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "accuracy"
+) -> None:
     """Writes a PNG of networks beside each other, as `comparison_figure` draws them."""
-    save_figure(comparison_figure(networks), path)
+    save_figure(comparison_figure(networks, metric), path)
 
 
-def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Test accuracies as dots with confidence intervals, the best above; parameters and MACs at the right.
+def comparison_figure(networks: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> Figure:
+    """The metric on the test split as dots with confidence intervals, the best above; parameters and MACs at the right.
 
-    networks: name -> {"test_accuracy", "params", "macs"} and, where known, "interval" (or, as a result has it,
+    networks: name -> {"test_METRIC", "params", "macs"} and, where known, "interval" (or, as a result has it,
     "test_interval"), [low, high]. Names that begin with "found" are blue, with "random" gray, all others orange.
 
     Raises: ValueError where there is no network.
     """
     if not networks:
         raise ValueError("there is no network to compare; give at least the found one")
-    ranked = sorted(networks.items(), key=lambda item: item[1]["test_accuracy"], reverse=True)
+    ranked = sorted(networks.items(), key=lambda item: item[1][f"test_{metric}"], reverse=True)
     size, left, right = 0.36, max(_text_width(name, 10) for name in networks) + 0.35, 2.1
     figure = new_figure(left + 4.6 + right, size * len(ranked) + 0.8)
     width, height = figure.get_size_inches()
@@ -362,15 +368,16 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]]) -> Figure:
         interval = network.get("interval") or network.get("test_interval")
         if interval is not None:
             axes.plot(interval, [row, row], color=color, lw=2.5, alpha=0.5, solid_capstyle="butt")
-        axes.plot(network["test_accuracy"], row, "o", color=color, ms=7)
+        axes.plot(network[f"test_{metric}"], row, "o", color=color, ms=7)
         sizes = f"{figures(network['params'])} params, {figures(network['macs'])} MACs"
         axes.text(1.02, row, sizes, transform=axes.get_yaxis_transform(), va="center", size=8.5, color="#444444")
     axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("test accuracy, with its confidence interval", size=9)
+    if metric.endswith("accuracy"):
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel(f"test {_words(metric)}, with its confidence interval where it has one", size=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     plain_axes(axes)

@@ -5,22 +5,23 @@ anything alike; `over_architectures` maps one over a population. What a path doe
 counts nothing. Collected by Abdelfattah et al. ("Zero-Cost Proxies for Lightweight NAS", ICLR 2021,
 https://arxiv.org/abs/2101.08134), whose programs these follow but where it is said.
 
-Shapes: B images, U units, K classes.
+Shapes: B examples, U units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnas.base import Arch, Array, Aux, Batch, Context, PyTree
+from jaxnas.base import Arch, Array, Aux, Batch, Context, Objective, PyTree
 from jaxnas.cholesky import dot, whiten
+from jaxnas.objectives import CLASSIFICATION
 
-ApplyPath = Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+ApplyPath = Callable[[PyTree, Arch, Any, Context], tuple[Any, Aux]]
 
 
 class Proxy(Protocol):
@@ -30,39 +31,39 @@ class Proxy(Protocol):
 
 
 def over_architectures(proxy: Proxy) -> Callable[[PyTree, Array, Batch], Array]:
-    """(params, archs [P, D], batch) -> [P], all with the same parameters and images, one architecture after another.
+    """(params, archs [P, D], batch) -> [P], all with the same parameters and batch, one architecture after another.
 
     Under `vmap` every operation of every architecture would be computed.
     """
     return lambda params, archs, batch: jax.lax.map(lambda arch: proxy(params, arch, batch), archs)
 
 
-def grad_norm(apply_path: ApplyPath) -> Proxy:
-    """The Euclidean norm of the gradient of the cross-entropy.
+def grad_norm(apply_path: ApplyPath, objective: Objective = CLASSIFICATION) -> Proxy:
+    """The Euclidean norm of the gradient of the objective's loss.
 
     Of the whole gradient; the paper's program adds up the norms of layers, but a supernet stacks equal layers in one
     array.
     """
 
     def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
-        return optax.tree.norm(_gradient(apply_path, params, arch, batch))
+        return optax.tree.norm(_gradient(apply_path, objective, params, arch, batch))
 
     return proxy
 
 
-def snip(apply_path: ApplyPath) -> Proxy:
+def snip(apply_path: ApplyPath, objective: Objective = CLASSIFICATION) -> Proxy:
     """Σ |θ · ∂L/∂θ|, what the loss would change by without each weight (Lee et al. 2019,
     https://arxiv.org/abs/1810.02340, its sensitivity before it is normalized)."""
 
     def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
-        gradient = _gradient(apply_path, params, arch, batch)
+        gradient = _gradient(apply_path, objective, params, arch, batch)
         return optax.tree.sum(jax.tree.map(lambda p, g: jnp.sum(jnp.abs(p * g)), params, gradient))
 
     return proxy
 
 
 def synflow(apply_path: ApplyPath) -> Proxy:
-    """Σ θ · ∂R/∂θ at the absolute values of all θ, R the sum of the logits of an image of ones (Tanaka et al. 2020,
+    """Σ θ · ∂R/∂θ at the absolute values of all θ, R the sum of the outputs for an example of ones (Tanaka et al. 2020,
     https://arxiv.org/abs/2006.05467).
 
     Reads of the batch its shape alone. Batch norms pass on what they are given, up to the small number that is added to
@@ -71,7 +72,7 @@ def synflow(apply_path: ApplyPath) -> Proxy:
     """
 
     def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
-        ones = jnp.ones((1, *batch.image.shape[1:]), batch.image.dtype)
+        ones = jax.tree.map(lambda leaf: jnp.ones((1, *leaf.shape[1:]), leaf.dtype), batch.inputs)
         seen = jax.eval_shape(lambda: apply_path(params, arch, ones, Context())[1].stats)
         leaves, form = jax.tree.flatten(seen)  # pairs of mean and variance
         fixed = [jnp.full(leaf.shape, number % 2, leaf.dtype) for number, leaf in enumerate(leaves)]
@@ -85,15 +86,16 @@ def synflow(apply_path: ApplyPath) -> Proxy:
 
 def jacobian_covariance(apply_path: ApplyPath) -> Proxy:
     """-Σ (log(λ + k) + 1 / (λ + k)) over the eigenvalues λ of the correlations between the gradients of the summed
-    logits by the images; k = 1e-5 (Mellor et al., first version, https://arxiv.org/abs/2006.04647v1).
+    outputs by the inputs; k = 1e-5 (Mellor et al., first version, https://arxiv.org/abs/2006.04647v1).
 
-    High where the network sees every image its own way. A gradient that is zero or constant correlates with nothing.
+    High where the network sees every example its own way. A gradient that is zero or constant correlates with nothing.
+    The inputs are arrays of floats.
     """
     k = 1e-5
 
     def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
-        by_image = jax.grad(lambda x: jnp.sum(apply_path(params, arch, x, Context())[0]))(batch.image)
-        rows = by_image.reshape(len(by_image), -1)
+        by_input = jax.grad(lambda inputs: jnp.sum(apply_path(params, arch, inputs, Context())[0]))(batch.inputs)
+        rows = jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(by_input)], axis=1)
         centered = rows - rows.mean(axis=1, keepdims=True)
         length = jnp.linalg.norm(centered, axis=1, keepdims=True)
         unit = centered / jnp.where(length > 0, length, 1.0)
@@ -105,29 +107,29 @@ def jacobian_covariance(apply_path: ApplyPath) -> Proxy:
     return proxy
 
 
-def naswot(codes: Callable[[PyTree, Arch, Array], Array]) -> Proxy:
-    """log |det K|, K[i, j] the number of units that images i and j switch alike (Mellor et al., "Neural Architecture
+def naswot(codes: Callable[[PyTree, Arch, Any], Array]) -> Proxy:
+    """log |det K|, K[i, j] the number of units that examples i and j switch alike (Mellor et al., "Neural Architecture
     Search without Training", ICML 2021, https://arxiv.org/abs/2006.04647).
 
-    codes: (params, arch, x [B, H, W, C]) -> bool [B, U], which rectified units are on. An `apply_path` does not tell
-    them, so the network must. -inf where two images have one code.
+    codes: (params, arch, inputs) -> bool [B, U], which rectified units are on. An `apply_path` does not tell
+    them, so the network must. -inf where two examples have one code.
     """
 
     def proxy(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
-        on = codes(params, arch, batch.image).astype(jnp.float32)
+        on = codes(params, arch, batch.inputs).astype(jnp.float32)
         alike = on @ on.T + (1.0 - on) @ (1.0 - on).T
-        images, units = on.shape
+        examples, units = on.shape
         # What rounding can do to a pivot, so the least that is told from 0.
-        _, pivots = whiten(alike, on[:, :0], units * images * float(jnp.finfo(on.dtype).eps))
-        same = (alike == units) & ~jnp.eye(images, dtype=bool)
+        _, pivots = whiten(alike, on[:, :0], units * examples * float(jnp.finfo(on.dtype).eps))
+        same = (alike == units) & ~jnp.eye(examples, dtype=bool)
         return jnp.where(same.any(), -jnp.inf, jnp.sum(jnp.log(pivots)))
 
     return proxy
 
 
-def _gradient(apply_path: ApplyPath, params: PyTree, arch: Arch, batch: Batch) -> PyTree:
+def _gradient(apply_path: ApplyPath, objective: Objective, params: PyTree, arch: Arch, batch: Batch) -> PyTree:
     def loss(params: PyTree) -> Array:
-        logits, _ = apply_path(params, arch, batch.image, Context())
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label).mean()
+        outputs, _ = apply_path(params, arch, batch.inputs, Context())
+        return objective.loss(outputs, batch.targets).mean()
 
     return jax.grad(loss)(params)

@@ -98,12 +98,13 @@ def write(
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, str]:
-    facts = {}
-    if result.get("test_accuracy") is not None:
-        facts["Accuracy, test split"] = _accuracy(result["test_accuracy"], result.get("test_interval"))
-    if "valid_accuracy" in result:
-        valid = result["valid_accuracy"]
-        facts["Accuracy, validation split"] = _accuracy(valid) if valid is not None else "none was held out"
+    facts, metric = {}, metric_of(result)
+    name = metric.replace("_", " ").capitalize()
+    if result.get(f"test_{metric}") is not None:
+        facts[f"{name}, test split"] = shown(result[f"test_{metric}"], metric, result.get("test_interval"))
+    if f"valid_{metric}" in result:
+        valid = result[f"valid_{metric}"]
+        facts[f"{name}, validation split"] = shown(valid, metric) if valid is not None else "none was held out"
     for field, name in (("params", "Parameters"), ("macs", "MACs"), ("seed", "Seed"), ("dataset", "Data set")):
         if result.get(field) is not None:
             facts[name] = f"{result[field]:,}" if field in ("params", "macs") else str(result[field])
@@ -114,15 +115,17 @@ def _networks(result: Mapping[str, Any]) -> list[str]:
     """The table of the found network and the baselines; nothing where there is no baseline."""
     if not result.get("baselines"):
         return []
+    metric = metric_of(result)
+    word = _text(metric.replace("_", " "))
     head = "<th>Network</th>" + "".join(
-        f'<th class="number">{name}</th>' for name in ("Test accuracy", "Validation accuracy", "Parameters", "MACs")
+        f'<th class="number">{name}</th>' for name in (f"Test {word}", f"Validation {word}", "Parameters", "MACs")
     )
     rows = []
     for name, network in {"found": result, **result["baselines"]}.items():
-        accuracy, valid = network.get("test_accuracy"), network.get("valid_accuracy")
+        tested, valid = network.get(f"test_{metric}"), network.get(f"valid_{metric}")
         values = [
-            _accuracy(accuracy, network.get("test_interval")) if accuracy is not None else "–",
-            _accuracy(valid) if valid is not None else "–",
+            shown(tested, metric, network.get("test_interval")) if tested is not None else "–",
+            shown(valid, metric) if valid is not None else "–",
             *(f"{network[field]:,}" if network.get(field) is not None else "–" for field in ("params", "macs")),
         ]
         cells = "".join(f'<td class="number">{_text(value)}</td>' for value in values)
@@ -175,7 +178,15 @@ def _figure(title: str, relative: str, caption: str) -> list[str]:
     ]
 
 
-def _accuracy(value: float, interval: Sequence[float] | None = None) -> str:
+def metric_of(result: Mapping[str, Any]) -> str:
+    """What the networks of a result are judged by: the name of the metric in "test_NAME" and "valid_NAME"."""
+    return str(result.get("metric", "accuracy"))
+
+
+def shown(value: float, metric: str, interval: Sequence[float] | None = None) -> str:
+    """A value of a metric as a person reads it, an accuracy in percent, with its interval where there is one."""
+    if not metric.endswith("accuracy"):
+        return f"{value:.4g}"
     between = f" ({interval[0]:.2%} – {interval[1]:.2%})" if interval else ""
     return f"{value:.2%}{between}"
 

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 class Loaded(NamedTuple):
     """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: with the statistics.
 
-    apply raises ValueError for images of another type or shape: they are 0 to 255, never fractions.
+    apply raises ValueError for images of another type or shape: they are 0 to 255, never fractions. A network that was
+    trained on floats [B, H, W, C], which a data set does not normalize, is given floats.
     """
 
-    apply: Callable[[PyTree, Array], Array]
+    apply: Callable[[PyTree, Array], Any]
     params: PyTree
 
 
@@ -40,14 +41,17 @@ def save_network(
     folder = run / "network"
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(0, {"params": params, "stats": stats}, {})
-    description = {
+    description: dict[str, Any] = {
         "genotype": genotype,
         "skeleton": dataclasses.asdict(skeleton),
-        "mean": dataset.augmentation.mean,
-        "std": dataset.augmentation.std,
         "class_names": dataset.class_names,
-        "images": dataclasses.asdict(form_of(dataset)),
     }
+    if dataset.augmentation is not None:
+        description |= {
+            "mean": dataset.augmentation.mean,
+            "std": dataset.augmentation.std,
+            "images": dataclasses.asdict(form_of(dataset)),
+        }
     write_json(folder / "network.json", description)
 
 
@@ -58,8 +62,13 @@ def form_of(dataset: Dataset) -> ImageForm:
 
 
 def image_form(description: Mapping[str, Any]) -> ImageForm:
-    """What files are made into before the network that `describe` described: as in its training."""
+    """What files are made into before the network that `describe` described: as in its training.
+
+    Raises ValueError where it was trained on floats.
+    """
     height, width, channels = description["skeleton"]["image_shape"]
+    if "mean" not in description:
+        raise ValueError(f"this network reads floats [B, {height}, {width}, {channels}], not files of images")
     if "images" not in description:  # of a network that was kept before this was
         return ImageForm(channels, (height, width))
     form = description["images"]
@@ -67,7 +76,10 @@ def image_form(description: Mapping[str, Any]) -> ImageForm:
 
 
 def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """Kept beside the parameters: genotype, skeleton, mean, std, class_names, images. Raises OSError if nothing is."""
+    """Kept beside the parameters: genotype, skeleton, class_names, and of images their form, mean and std.
+
+    Raises OSError where nothing is kept.
+    """
     path = Path(run) / "network" / "network.json"
     if not path.exists():
         raise OSError(f"{run} holds no trained network ({path} is missing): give the folder of a finished run")
@@ -110,10 +122,12 @@ def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
         restored = checkpoints.restore({"params": target[0], "stats": target[1]})
     if restored is None:
         raise OSError(f"{run}/network holds no whole checkpoint: run the training again")
-    mean, std = tuple(description["mean"]), tuple(description["std"])
 
-    def apply(params: PyTree, images: Array) -> Array:
-        x = normalize(_checked(images, skeleton.image_shape), mean, std)
+    def apply(params: PyTree, images: Array) -> Any:
+        if "mean" in description:
+            x = normalize(_checked(images, skeleton.image_shape), description["mean"], description["std"])
+        else:
+            x = _checked_floats(images, skeleton.image_shape)
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
     return Loaded(apply, restored.state)
@@ -133,3 +147,12 @@ def _checked(images: Any, image_shape: tuple[int, int, int]) -> Array:
             f"images must be uint8 [{wanted}] of 0 to 255, got {found.dtype} {list(found.shape)}; {remedy}"
         )
     return jnp.asarray(found)
+
+
+def _checked_floats(values: Any, shape: tuple[int, int, int]) -> Array:
+    """The values as float32. Raises ValueError where they are not floats [B, H, W, C]."""
+    found = values if isinstance(values, jax.Array) else np.asarray(values)
+    if not np.issubdtype(found.dtype, np.floating) or found.ndim != 4 or found.shape[1:] != shape:
+        wanted = "B, " + ", ".join(map(str, shape))
+        raise ValueError(f"inputs must be floats [{wanted}], as in training, got {found.dtype} {list(found.shape)}")
+    return jnp.asarray(found, jnp.float32)

@@ -233,6 +233,7 @@ def check_supernet(
     network: Callable[[Arch], Network] | None = None,
     *,
     archs: Sequence[Arch] | None = None,
+    inputs: Any = None,
     batch: int = 4,
     seed: int = 0,
     tolerance: float = 1e-3,
@@ -240,9 +241,9 @@ def check_supernet(
     """Holds a supernet and its derived networks to the laws, at the sizes it was made with: choose small ones.
 
     network: arch -> the derived network, by default that of the supernet; the laws of derived networks are left out
-    where it has none. archs: by default, of 64 sampled ones, the
-    one of the most parameters, in which places that are exchanged show, and one unlike it whose choices also differ
-    from each other.
+    where it has none. archs: by default, of 64 sampled ones, the one of the most parameters, in which places that are
+    exchanged show, and one unlike it whose choices also differ from each other. inputs: a batch to try it with, by
+    default `batch` examples of random numbers of its `input_shape`; give one where inputs are not one array of floats.
     tolerance: of differences, in parts of the largest entry.
 
     The laws: the mixture of one-hot weights is the path; different architectures compute different functions; the
@@ -257,23 +258,23 @@ def check_supernet(
     network = None if network is no_network else network
     params_key, arch_key, x_key = jax.random.split(jax.random.key(seed), 3)
     params = _quick(supernet.init)(params_key)
-    x = jax.random.normal(x_key, (batch, *supernet.input_shape))
+    x = jax.random.normal(x_key, (batch, *supernet.input_shape)) if inputs is None else inputs
     if archs is None:
         archs = _telling(jax.vmap(space.sample)(jax.random.split(arch_key, 64)), network)
 
-    def path(params: Any, arch: Arch, x: Array) -> tuple[Array, Any]:
+    def path(params: Any, arch: Arch, x: Any) -> tuple[Array, Any]:
         logits, aux = supernet.apply_path(params, arch, x, Context())
         return jnp.sum(jnp.sin(logits + jnp.arange(logits.size).reshape(logits.shape))), (logits, aux.stats)
 
-    differentiated = _quick(jax.value_and_grad(path, (0, 2), has_aux=True))
+    differentiated = _quick(jax.value_and_grad(path, (0, 2), has_aux=True, allow_int=True))
     mixture = _quick(lambda arch: supernet.apply(params, space.one_hot(arch), x, Context())[0])
-    given = _quick(lambda arch, stats: supernet.apply_path(params, arch, x[:1], Context(stats)))
+    given = _quick(lambda arch, stats: supernet.apply_path(params, arch, _first(x), Context(stats)))
     outputs = []
     for arch in archs:
         (_, (logits, stats)), (gradient, to_x) = differentiated(params, arch, x)
         outputs.append(np.asarray(logits))
         _close(mixture(arch), logits, tolerance, "the mixture of one-hot weights is the path")
-        _check_used(supernet.used(arch), gradient, connected=bool(jnp.any(to_x != 0)))
+        _check_used(supernet.used(arch), gradient, connected=_any_gradient(to_x))
         alone, seen = given(arch, stats)
         _close(seen.stats, stats, 0.0, "a path that is given statistics tells them")
         if network is None:
@@ -300,12 +301,23 @@ def _telling(archs: Array, network: Callable[[Arch], Network] | None) -> list[Ar
     return [archs[first], archs[int(np.lexsort((sizes, unlike))[-1])]]
 
 
-def _both_ways(apply: Callable[..., Any], params: Any, stats: Any, x: Array) -> Any:
+def _both_ways(apply: Callable[..., Any], params: Any, stats: Any, x: Any) -> Any:
     """A network by the statistics of the batch, and on one example by those that are given."""
-    return apply(params, x, Context()), apply(params, x[:1], Context(stats))
+    return apply(params, x, Context()), apply(params, _first(x), Context(stats))
 
 
-def _check_refusals(space: SearchSpace, supernet: Supernet, params: Any, x: Array) -> None:
+def _first(inputs: Any) -> Any:
+    """The first example of a batch of inputs."""
+    return jax.tree.map(lambda leaf: leaf[:1], inputs)
+
+
+def _any_gradient(to_inputs: Any) -> bool:
+    """Whether an output depends on an input that is a float."""
+    leaves = [leaf for leaf in jax.tree.leaves(to_inputs) if leaf.dtype != jax.dtypes.float0]
+    return any(bool(jnp.any(leaf != 0)) for leaf in leaves)
+
+
+def _check_refusals(space: SearchSpace, supernet: Supernet, params: Any, x: Any) -> None:
     """All are asked for shapes alone: a refusal is made while tracing."""
     count = len(space.choices)
 

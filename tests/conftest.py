@@ -28,7 +28,7 @@ def pytest_configure(config):
 # Files of few and long tests first, so that no worker waits at the end for one of them.
 LONG = (
     "test_supernets", "test_reference", "test_one_shot_experiment", "test_enas_experiment", "test_networks",
-    "test_pruning", "test_digits201", "test_classifier", "test_platform", "test_pruning_experiment", "test_hosts",
+    "test_pruning", "test_digits201", "test_trainer", "test_platform", "test_pruning_experiment", "test_hosts",
 )  # fmt: skip
 
 

@@ -102,9 +102,9 @@ def test_packed_images_come_back_in_disjoint_halves(tmp_path):
     digits = load("digits")
     pack_images(digits, 200, tmp_path / "images.npz")
     halves, augmentation = read_images(tmp_path / "images.npz")
-    assert len(halves.train.labels) == len(halves.valid.labels) == 100
-    assert abs(np.bincount(halves.train.labels) - np.bincount(halves.valid.labels)).max() <= 1
-    known = {image.tobytes(): label for image, label in zip(digits.train_images, digits.train_labels, strict=True)}
+    assert len(halves.train.targets) == len(halves.valid.targets) == 100
+    assert abs(np.bincount(halves.train.targets) - np.bincount(halves.valid.targets)).max() <= 1
+    known = {image.tobytes(): label for image, label in zip(digits.train.inputs, digits.train.targets, strict=True)}
     packed = [*zip(*halves.train, strict=True), *zip(*halves.valid, strict=True)]
     assert all(known[image.tobytes()] == label for image, label in packed)
     assert len({image.tobytes() for image, _ in packed}) == 200

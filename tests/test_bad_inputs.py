@@ -92,8 +92,12 @@ CASES = {
         "--search.limit 1": "search.limit must be 0 for all, or at least 2, got 1",
         "--search.early-stop": "give search.watch.eigenvalue_every of at least 1, not 0",
         "--search.early-stop --search.watch.eigenvalue-every 1": "it needs 17 eigenvalues, and 12 epochs",
-        "--search.early-stop --search.watch.eigenvalue-every 1 --search.watch.first 1 --search.watch.ratio 2": "search.watch.ratio must be above 0",
-        "--search.early-stop --search.watch.eigenvalue-every 1 --search.watch.lag 0": "search.watch.lag must be at least 1, got 0",
+        "--search.early-stop --search.watch.eigenvalue-every 1 --search.watch.first 1 --search.watch.ratio 2": (
+            "search.watch.ratio must be above 0"
+        ),
+        "--search.early-stop --search.watch.eigenvalue-every 1 --search.watch.lag 0": (
+            "search.watch.lag must be at least 1, got 0"
+        ),
         "--search.watch.every -1": "search.watch.every must be 0 for never, or positive, got -1",
         "--search.watch.batches 0": "search.watch.batches must be at least 1, got 0",
         "--search.watch.products 0": "search.watch.products must be at least 1, got 0",
@@ -115,9 +119,13 @@ CASES = {
         "--search.clip 0": "search.clip must be positive, got 0.0",
         "--search.candidates 0": "search.candidates must be at least 1, got 0",
         "--search.limit -1": "search.limit must be 0 for all, or at least 2, got -1",
-        "--search.controller.batch-size 9999": "batches of 9999 of phase 'controller' are larger than the part 'valid', which has 360 images",
+        "--search.controller.batch-size 9999": (
+            "batches of 9999 of phase 'controller' are larger than the part 'valid', which has 360 images"
+        ),
         "--search.controller.batches 0": "search.controller.batches must be at least 1, got 0",
-        "--search.controller.batches 7": "search.controller.batch_size 120 is no multiple of search.controller.batches 7",
+        "--search.controller.batches 7": (
+            "search.controller.batch_size 120 is no multiple of search.controller.batches 7"
+        ),
         "--search.controller.steps 0": "search.controller.steps must be at least 1, got 0",
         "--search.controller.samples 0": "search.controller.samples must be at least 1, got 0",
         "--search.controller.learning-rate -1": "search.controller.learning_rate must be positive, got -1.0",
@@ -164,7 +172,9 @@ CASES = {
     "retrain": {
         **TRAINING,
         "--genotype DARTS_V9": "unknown genotype 'DARTS_V9'",
-        "--genotype ABSENT/genotype.json": "there is no file ABSENT/genotype.json: give the folder of a run, its genotype.json",
+        "--genotype ABSENT/genotype.json": (
+            "there is no file ABSENT/genotype.json: give the folder of a run, its genotype.json"
+        ),
         "--genotype Genotype(normal=[])": "the genotype has no 'normal_concat'",
     },
     "tabular": {

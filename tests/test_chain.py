@@ -252,7 +252,7 @@ def test_a_network_of_any_stages_is_saved_and_given_back(tmp_path):
     params, stats = quick(network.init)(jax.random.key(0))
     saved.save_network(tmp_path, params, stats, space.to_genotype(arch), skeleton, dataset)
     apply, kept = saved.load(tmp_path)
-    images = dataset.test.images[:4]
+    images = dataset.test.inputs[:4]
     x = normalize(jnp.asarray(images), dataset.augmentation.mean, dataset.augmentation.std)
     expected = quick(lambda x: network.apply(params, x, Context(stats))[0])(x)
     np.testing.assert_allclose(quick(apply)(kept, images), expected, rtol=1e-4, atol=1e-4)

@@ -37,8 +37,8 @@ def test_exact_and_difference_agree_on_a_real_cell_in_double_precision():
         def loss(params, alpha, batch, key, wanted):
             del key, wanted
             weights = {k: jax.nn.softmax(a) for k, a in alpha.items()}
-            logits, _ = net.apply(params, weights, batch.image, Context())
-            return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch.label[:, None], 1)), None
+            logits, _ = net.apply(params, weights, batch.inputs, Context())
+            return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets[:, None], 1)), None
 
         state = OPTIMIZER.init(params)
 

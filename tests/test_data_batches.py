@@ -22,27 +22,28 @@ def numbered(size):
 def small_dataset(valid=False):
     labels = np.repeat(np.arange(3), [100, 50, 30]).astype(np.int32)
     examples = numbered(len(labels))
-    extra = {"valid_images": examples.images[:9], "valid_labels": labels[:9]} if valid else {}
-    return data.Dataset("x", examples.images, labels, examples.images, labels, ("a", "b", "c"), IDENTITY, **extra)
+    part = data.Examples(examples.inputs, labels)
+    own = data.Examples(part.inputs[:9], labels[:9]) if valid else None
+    return data.Dataset("x", part, part, ("a", "b", "c"), IDENTITY, own)
 
 
 @pytest.mark.parametrize(("fraction", "counts"), [(0.5, [50, 25, 15]), (0.1, [10, 5, 3]), (0.25, [25, 12, 8])])
 def test_split_is_disjoint_and_stratified(fraction, counts):
     dataset = small_dataset()
     train, valid = data.split(dataset, 7, fraction)
-    kept, held = ({tuple(i.ravel().tolist()) for i in part.images} for part in (train, valid))
+    kept, held = ({tuple(i.ravel().tolist()) for i in part.inputs} for part in (train, valid))
     assert not kept & held
     assert len(kept | held) == 180
-    assert abs(np.bincount(valid.labels) - counts).max() <= 1
-    assert len(valid.labels) == round(180 * fraction)
+    assert abs(np.bincount(valid.targets) - counts).max() <= 1
+    assert len(valid.targets) == round(180 * fraction)
     for part in (train, valid):
-        number = part.images[:, 0, 0, 0].astype(int) * 256 + part.images[:, 0, 1, 0]
-        np.testing.assert_array_equal(part.labels, dataset.train_labels[number])
+        number = part.inputs[:, 0, 0, 0].astype(int) * 256 + part.inputs[:, 0, 1, 0]
+        np.testing.assert_array_equal(part.targets, dataset.train.targets[number])
 
 
 def test_split_is_seeded():
     dataset = small_dataset()
-    one, same, other = (data.split(dataset, seed).valid.images for seed in (0, 0, 1))
+    one, same, other = (data.split(dataset, seed).valid.inputs for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
@@ -51,10 +52,10 @@ def test_split_of_a_set_with_its_own_validation_part():
     dataset = small_dataset(valid=True)
     for seed, fraction in ((0, 0.5), (1, 0.1)):
         train, valid = data.split(dataset, seed, fraction)
-        assert train.images is dataset.train_images
-        assert valid.images is dataset.valid_images
+        assert train.inputs is dataset.train.inputs
+        assert valid.inputs is dataset.valid.inputs
     train, valid = data.split(dataset, 0, 0)
-    assert (len(train.labels), valid) == (189, None)
+    assert (len(train.targets), valid) == (189, None)
     assert data.split(small_dataset(), 0, 0).valid is None
     with pytest.raises(ValueError, match=r"in \[0, 1\), got 1"):
         data.split(dataset, 0, 1.0)
@@ -73,13 +74,13 @@ def test_hold_out_leaves_each_class_one():
 
 def test_a_limit_takes_the_first_or_of_classes_in_turn_a_share_of_each():
     examples = numbered(60)
-    mixed = examples._replace(labels=np.arange(60, dtype=np.int32) % 3)
+    mixed = examples._replace(targets=np.arange(60, dtype=np.int32) % 3)
     assert data.limited(mixed, 60) is mixed
-    np.testing.assert_array_equal(data.limited(mixed, 7).images, mixed.images[:7])
-    sorted_by_class = examples._replace(labels=np.repeat(np.arange(3), [30, 20, 10]).astype(np.int32))
+    np.testing.assert_array_equal(data.limited(mixed, 7).inputs, mixed.inputs[:7])
+    sorted_by_class = examples._replace(targets=np.repeat(np.arange(3), [30, 20, 10]).astype(np.int32))
     found = data.limited(sorted_by_class, 12)
-    assert np.bincount(found.labels).tolist() == [6, 4, 2]
-    np.testing.assert_array_equal(found.labels, sorted_by_class.labels[found.images[:, 0, 1, 0]])
+    assert np.bincount(found.targets).tolist() == [6, 4, 2]
+    np.testing.assert_array_equal(found.targets, sorted_by_class.targets[found.inputs[:, 0, 1, 0]])
     with pytest.raises(data.DataError, match="a limit of 2 images cannot have one of each of the 3 classes"):
         data.limited(sorted_by_class, 2)
     with pytest.raises(data.DataError, match="leaves 0 of 60 images"):
@@ -138,11 +139,11 @@ def test_batches_depend_on_key_and_step_alone():
     run = [batches(key, step, on_device) for step in range(6)]
     again = batches(jax.random.key(5), jnp.int32(4), on_device)
     chex.assert_trees_all_equal(run[4], again)
-    assert run[4].image.dtype == jnp.float32
-    assert run[4].label.dtype == jnp.int32
-    labels = np.stack([batch.label for batch in run]).reshape(2, 12)
+    assert run[4].inputs.dtype == jnp.float32
+    assert run[4].targets.dtype == jnp.int32
+    labels = np.stack([batch.targets for batch in run]).reshape(2, 12)
     np.testing.assert_array_equal(np.sort(labels, axis=1), np.tile(np.arange(12), (2, 1)))
-    assert (batches(jax.random.key(6), 4, on_device).label != again.label).any()
+    assert (batches(jax.random.key(6), 4, on_device).targets != again.targets).any()
 
 
 def test_64_bits_by_default_change_no_batch():
@@ -168,13 +169,13 @@ def test_scan_over_steps_gives_the_same_batches():
 def test_batches_without_augmentation_have_matching_images_and_labels():
     on_device = data.Examples(*map(jnp.asarray, numbered(300)))
     batch = data.make_batches(300, 64, IDENTITY, train=False)(jax.random.key(8), 0, on_device)
-    number = np.round(np.asarray(batch.image) * 255).astype(int)
-    np.testing.assert_array_equal(number[:, 0, 0, 0] * 256 + number[:, 0, 1, 0], batch.label)
+    number = np.round(np.asarray(batch.inputs) * 255).astype(int)
+    np.testing.assert_array_equal(number[:, 0, 0, 0] * 256 + number[:, 0, 1, 0], batch.targets)
 
 
 def test_what_fills_a_split_up_for_its_devices_is_not_drawn():
     placed = data_parallel("sharded").place_data(numbered(10))
-    assert len(placed.labels) == 12
+    assert len(placed.targets) == 12
     batch = jax.jit(data.make_batches(10, 5, IDENTITY))
     for step in range(2):
         found = batch(jax.random.key(0), step, placed)

@@ -21,7 +21,7 @@ from experiments import prepare_cifar10
 from jaxnas import command, data
 from jaxnas.data import cifar10_archive, dataset, tfrecord
 from jaxnas.data.stored import StoredImages
-from jaxnas.train.classifier import make_evaluate
+from jaxnas.train.trainer import make_evaluate
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -76,10 +76,10 @@ def test_cifar10_has_the_pixels_of_the_archive(prepared, file_format):
     assert list(directories[file_format].glob("cifar10/3.0.2/*." + file_format + "-*"))
     assert found.class_names == NAMES
     assert found.image_shape == (32, 32, 3)
-    assert as_set(found.train_images, found.train_labels) == as_set(*source["train"])
+    assert as_set(found.train.inputs, found.train.targets) == as_set(*source["train"])
     assert as_set(*found.test) == as_set(*source["test"])
     assert (found.augmentation.shift, found.augmentation.flip, found.augmentation.cutout) == (4, True, 16)
-    pixels = source["train"].images.reshape(-1, 3) / 255
+    pixels = source["train"].inputs.reshape(-1, 3) / 255
     np.testing.assert_allclose(found.augmentation.mean, pixels.mean(axis=0), atol=6e-5)
     np.testing.assert_allclose(found.augmentation.std, pixels.std(axis=0), atol=6e-5)
 
@@ -89,14 +89,14 @@ def test_both_formats_have_the_same_order_and_tfds_reads_them(prepared):
 
     _, directories = prepared
     one, other = (data.load("cifar10:3.0.2", str(directory)) for directory in directories.values())
-    np.testing.assert_array_equal(one.train_images, other.train_images)
-    np.testing.assert_array_equal(one.train_labels, other.train_labels)
+    np.testing.assert_array_equal(one.train.inputs, other.train.inputs)
+    np.testing.assert_array_equal(one.train.targets, other.train.targets)
     assert data.fingerprint(one) == data.fingerprint(other)
     assert data.fingerprint(one)["source"] == "cifar10/3.0.2"
     builder = tfds.builder("cifar10", data_dir=str(directories["array_record"]))
     assert builder.is_prepared()
     source = builder.as_data_source("train")
-    np.testing.assert_array_equal(np.stack([source[i]["image"] for i in range(len(source))]), one.train_images)
+    np.testing.assert_array_equal(np.stack([source[i]["image"] for i in range(len(source))]), one.train.inputs)
 
 
 def test_read_only_directory_and_no_tensorflow(prepared):
@@ -109,7 +109,7 @@ def test_read_only_directory_and_no_tensorflow(prepared):
             file.chmod(0o555 if file.is_dir() else 0o444)
         program = (
             "import sys; from jaxnas import data; "
-            f"print(len(data.load('cifar10', {str(directory)!r}).train_labels), 'tensorflow' in sys.modules)"
+            f"print(len(data.load('cifar10', {str(directory)!r}).train.targets), 'tensorflow' in sys.modules)"
         )
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     finally:
@@ -144,27 +144,27 @@ import dataclasses, json, sys, zlib
 import jax, numpy as np
 from jaxnas import data
 from jaxnas.parallel import data_parallel, join_hosts
-from jaxnas.train.classifier import make_evaluate
+from jaxnas.train.trainer import make_evaluate
 jax.config.update("jax_num_cpu_devices", 2)
 join_hosts(sys.argv[1], 2, int(sys.argv[2]))
 digest = lambda images: zlib.crc32(np.asarray(images).tobytes())
 found = data.load("cifar10", sys.argv[3])
 fingerprints = [data.fingerprint(found)]
-read = [found.train_images.read_so_far, found.test_images.read_so_far]
+read = [found.train.inputs.read_so_far, found.test.inputs.read_so_far]
 parts = data.split(found, 0, 0.5)
-placed = data_parallel("sharded").place_data(parts.train.images)
+placed = data_parallel("sharded").place_data(parts.train.inputs)
 shards = {str(s.index[0].start): digest(s.data) for s in placed.addressable_shards}
-read.append(found.train_images.read_so_far)
+read.append(found.train.inputs.read_so_far)
 evaluate = make_evaluate(lambda scale, images: scale * images.reshape(len(images), -1)[:, :10], found.augmentation, 3)
 result = evaluate(np.float32(2), found.test)
-read.append(found.test_images.read_so_far)
-part = dataclasses.replace(found, train_images=found.train_images[7:], train_labels=found.train_labels[7:])
+read.append(found.test.inputs.read_so_far)
+part = dataclasses.replace(found, train=data.Examples(found.train.inputs[7:], found.train.targets[7:]))
 fingerprints.append(data.fingerprint(part))
 uneven = make_evaluate(lambda scale, images: scale * images.reshape(len(images), -1)[:, :10], found.augmentation, 4)
 about = found.augmentation
 print(json.dumps({
-    "labels": found.train_labels.tolist(), "mean": about.mean, "std": about.std, "shards": shards, "read": read,
-    "evaluation": list(result), "uneven": list(uneven(np.float32(2), found.test)), "train": digest(found.train_images),
+    "labels": found.train.targets.tolist(), "mean": about.mean, "std": about.std, "shards": shards, "read": read,
+    "evaluation": list(result), "uneven": list(uneven(np.float32(2), found.test)), "train": digest(found.train.inputs),
     "fingerprints": fingerprints,
 }))
 """
@@ -184,12 +184,12 @@ def test_two_processes_read_a_part_each_and_have_what_one_has(prepared, file_for
     assert [process.returncode for process in both] == [0, 0], outputs
     told = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
     one = data.load("cifar10", directory)
-    train = data.split(one, 0, 0.5).train.images
+    train = data.split(one, 0, 0.5).train.inputs
     evaluate = make_evaluate(lambda scale, x: scale * x.reshape(len(x), -1)[:, :10], one.augmentation, 3)
     result = evaluate(np.float32(2), one.test)
-    part = dataclasses.replace(one, train_images=one.train_images[7:], train_labels=one.train_labels[7:])
+    part = dataclasses.replace(one, train=data.Examples(one.train.inputs[7:], one.train.targets[7:]))
     for number, each in enumerate(told):
-        assert each["labels"] == one.train_labels.tolist()
+        assert each["labels"] == one.train.targets.tolist()
         assert each["mean"] == list(one.augmentation.mean)
         assert each["std"] == list(one.augmentation.std)
         # 15 training images, over four devices four each, the last one filled up with the first.
@@ -201,7 +201,7 @@ def test_two_processes_read_a_part_each_and_have_what_one_has(prepared, file_for
         assert each["read"][3] <= 6  # two of the four batches of three, and the block of before
         assert each["evaluation"] == pytest.approx(list(result), rel=1e-6)
         assert each["uneven"] == pytest.approx(list(result), rel=1e-6)  # three batches: one and two
-        assert each["train"] == zlib.crc32(one.train_images.tobytes())
+        assert each["train"] == zlib.crc32(one.train.inputs.tobytes())
         assert each["fingerprints"] == [data.fingerprint(one), data.fingerprint(part)]
 
 
@@ -301,8 +301,8 @@ def test_several_files_are_one_split_in_their_order(prepared, tmp_path):
     train["shardLengths"] = ["17", "13"]
     (folder / "dataset_info.json").write_text(json.dumps(description))
     one, several = (data.load("cifar10", str(where)) for where in (directory, tmp_path))
-    np.testing.assert_array_equal(several.train_images, one.train_images)
-    np.testing.assert_array_equal(several.train_labels, one.train_labels)
+    np.testing.assert_array_equal(several.train.inputs, one.train.inputs)
+    np.testing.assert_array_equal(several.train.targets, one.train.targets)
 
 
 def test_crc32c_check_values():
@@ -397,11 +397,11 @@ def test_version_that_is_not_there(prepared):
 
 def test_digits():
     digits = data.load("digits")
-    parts = [digits.train_labels, digits.valid_labels, digits.test_labels]
+    parts = [digits.train.targets, digits.valid.targets, digits.test.targets]
     assert [len(part) for part in parts] == [1077, 360, 360]
     # scikit-learn's page on the set: 174 to 183 images a class, intensities 0 to 16.
     assert np.bincount(np.concatenate(parts)).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    images = np.concatenate([digits.train_images, digits.valid_images, digits.test_images])
+    images = np.concatenate([digits.train.inputs, digits.valid.inputs, digits.test.inputs])
     assert images.shape == (1797, 8, 8, 1)
     assert sorted(np.unique(images)) == [15 * i for i in range(17)]
     for part in parts:
@@ -428,19 +428,19 @@ def test_folder_with_test_split(tmp_path):
     (tmp_path / "train" / "ant" / "notes.txt").write_text("no image")
     found = data.load(f"folder:{tmp_path}")
     assert found.class_names == ("ant", "bee")
-    assert found.train_images.shape == found.test_images.shape == (10, 6, 6, 3)
-    assert found.valid_images.shape == (10, 6, 6, 3)
-    np.testing.assert_array_equal(found.train_labels, [0] * 5 + [1] * 5)
-    np.testing.assert_array_equal(found.test_images[7], np.asarray(Image.open(tmp_path / "test" / "bee" / "2.png")))
+    assert found.train.inputs.shape == found.test.inputs.shape == (10, 6, 6, 3)
+    assert found.valid.inputs.shape == (10, 6, 6, 3)
+    np.testing.assert_array_equal(found.train.targets, [0] * 5 + [1] * 5)
+    np.testing.assert_array_equal(found.test.inputs[7], np.asarray(Image.open(tmp_path / "test" / "bee" / "2.png")))
 
 
 def test_folder_without_test_split(tmp_path):
     write_folder(tmp_path, [""], mode="L", count=10)
     found, again = data.load(str(tmp_path)), data.load(f"folder:{tmp_path}")
-    assert found.train_images.shape == (16, 6, 6, 1)
-    assert np.bincount(found.test_labels).tolist() == [2, 2]
-    np.testing.assert_array_equal(found.test_images, again.test_images)
-    assert not {i.tobytes() for i in found.train_images} & {i.tobytes() for i in found.test_images}
+    assert found.train.inputs.shape == (16, 6, 6, 1)
+    assert np.bincount(found.test.targets).tolist() == [2, 2]
+    np.testing.assert_array_equal(found.test.inputs, again.test.inputs)
+    assert not {i.tobytes() for i in found.train.inputs} & {i.tobytes() for i in found.test.inputs}
 
 
 def test_a_fingerprint_is_of_the_pixels_and_not_of_their_files(tmp_path):
@@ -504,8 +504,8 @@ def test_folder_of_different_sizes(tmp_path):
     Image.fromarray(np.zeros((9, 6, 3), np.uint8)).save(tmp_path / "train" / "bee" / "9.png")
     with pytest.raises(data.DataError, match=r"different sizes, 6x6 and 9x6: .* by --size 32"):
         data.load(f"folder:{tmp_path}")
-    assert data.load(f"folder:{tmp_path}", size=8).train_images.shape == (11, 8, 8, 3)
-    assert data.load(f"folder:{tmp_path}", size=(4, 7)).test_images.shape == (10, 4, 7, 3)
+    assert data.load(f"folder:{tmp_path}", size=8).train.inputs.shape == (11, 8, 8, 3)
+    assert data.load(f"folder:{tmp_path}", size=(4, 7)).test.inputs.shape == (10, 4, 7, 3)
     with pytest.raises(data.DataError, match="at least 1 pixel, got 0x7"):
         data.load(f"folder:{tmp_path}", size=(0, 7))
 
@@ -537,7 +537,7 @@ def test_folder_with_what_systems_leave_in_it(tmp_path):
     (tmp_path / "ant" / "._0.png").write_bytes(b"\x00\x05\x16\x07" + bytes(60))
     found = data.load(str(tmp_path))
     assert (found.class_names, found.not_read) == (("ant", "bee"), ())
-    assert len(found.train_labels) + len(found.test_labels) == 10
+    assert len(found.train.targets) + len(found.test.targets) == 10
     pipe = tmp_path / "ant" / "+.png"  # the first that is looked at
     os.mkfifo(pipe)
     for read in (lambda: data.load(str(tmp_path)), lambda: data.read_image(pipe, data.ImageForm(3))):
@@ -551,10 +551,10 @@ def test_no_class_is_left_without_a_training_image(tmp_path):
         data.load(str(tmp_path))
     write_folder(tmp_path, ["."], classes=("cat", "dog"), count=4)
     found = data.load(str(tmp_path))
-    assert np.bincount(found.train_labels).min() == 1
+    assert np.bincount(found.train.targets).min() == 1
     train, valid = data.split(found, 0, 0.5)
-    assert np.bincount(train.labels).min() == 1
-    assert len(train.labels) + len(valid.labels) == len(found.train_labels) == 8
+    assert np.bincount(train.targets).min() == 1
+    assert len(train.targets) + len(valid.targets) == len(found.train.targets) == 8
     with pytest.raises(data.DataError, match="8 training images of 4 classes: 6 of them cannot be kept"):
         data.split(found, 0, 0.75)
 

@@ -19,7 +19,7 @@ from jaxnas.making import Settings, representatives, start_fingerprint, training
 from jaxnas.networks import nasbench201_network
 from jaxnas.saved import form_of
 from jaxnas.spaces import nasbench201_space
-from jaxnas.train.classifier import make_evaluate
+from jaxnas.train.trainer import make_evaluate
 
 
 @pytest.fixture(scope="module")
@@ -170,16 +170,16 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 def test_the_fixed_images_are_moved_noisy_copies(noisy_digits, part, number):
     """Operation by operation, as the networks of the shipped file were measured; compiled, the last bits differ."""
     digits = data.load("digits")
-    images, labels = getattr(digits, f"{part}_images"), getattr(digits, f"{part}_labels")
+    images, labels = digits.parts()[part]
     move_key, noise_key = jax.random.split(jax.random.key(number))
     window_key = jax.random.split(move_key, 3)[0]
     moved = data.random_crop(window_key, jnp.tile(images, (3, 1, 1, 1)), 2)
     mean, std = digits.augmentation.mean[0], digits.augmentation.std[0]
     expected = (np.asarray(moved) / 255 - mean) / std + 0.6 * np.asarray(jax.random.normal(noise_key, moved.shape))
-    found = getattr(noisy_digits, f"{part}_images")
+    found = noisy_digits.parts()[part].inputs
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=3e-6)
-    np.testing.assert_array_equal(getattr(noisy_digits, f"{part}_labels"), np.tile(labels, 3))
+    np.testing.assert_array_equal(noisy_digits.parts()[part].targets, np.tile(labels, 3))
 
 
 def test_training_images_are_moved_and_noisy_at_every_step(noisy_digits):
@@ -190,10 +190,10 @@ def test_training_images_are_moved_and_noisy_at_every_step(noisy_digits):
     made, other = (draw(key, noise_key, 20) for noise_key in (jax.random.fold_in(key, 2), jax.random.key(4)))
     jax.tree.map(np.testing.assert_array_equal, found, made)
     # Between two keys of the noise nothing differs but the noise, which is another one at each step.
-    np.testing.assert_array_equal(other.label, made.label)
-    noise = np.ravel(other.image - made.image)
+    np.testing.assert_array_equal(other.targets, made.targets)
+    noise = np.ravel(other.inputs - made.inputs)
     np.testing.assert_allclose(np.std(noise), 0.6 * 2**0.5, rtol=0.05)
-    later = np.ravel(draw(key, jax.random.key(4), 21).image - draw(key, jax.random.fold_in(key, 2), 21).image)
+    later = np.ravel(draw(key, jax.random.key(4), 21).inputs - draw(key, jax.random.fold_in(key, 2), 21).inputs)
     assert abs(np.corrcoef(noise, later)[0, 1]) < 0.1
 
 
@@ -201,20 +201,22 @@ def test_fixed_images_are_final(noisy_digits):
     """A search that augments its validation part reads the very images, and so does an evaluation."""
     valid = data.split(noisy_digits, seed=0).valid
     batch = data.make_batches(1080, 64, noisy_digits.augmentation)(jax.random.key(0), 0, valid)
-    rows = {image.tobytes(): label for image, label in zip(valid.images, valid.labels, strict=True)}
-    assert [rows[image.tobytes()] for image in np.asarray(batch.image)] == batch.label.tolist()
+    rows = {image.tobytes(): label for image, label in zip(valid.inputs, valid.targets, strict=True)}
+    assert [rows[image.tobytes()] for image in np.asarray(batch.inputs)] == batch.targets.tolist()
     evaluate = make_evaluate(lambda scale, x: scale * x.reshape(len(x), -1)[:, 20:30], noisy_digits.augmentation, 512)
-    expected = np.argmax(valid.images.reshape(1080, -1)[:, 20:30], axis=1) == valid.labels
+    expected = np.argmax(valid.inputs.reshape(1080, -1)[:, 20:30], axis=1) == valid.targets
     assert evaluate(jnp.float32(1), valid).correct == expected.sum()
 
 
 def test_the_last_bits_of_computed_images_make_no_other_data_set(noisy_digits):
     known = data.fingerprint(noisy_digits)
     assert (known["source"], known["valid_images"]) == ("digits201", 1080)
-    elsewhere = dataclasses.replace(noisy_digits, valid_images=np.nextafter(noisy_digits.valid_images, np.float32(9)))
+    elsewhere = dataclasses.replace(
+        noisy_digits, valid=noisy_digits.valid._replace(inputs=np.nextafter(noisy_digits.valid.inputs, np.float32(9)))
+    )
     assert data.fingerprint(elsewhere) == known
     digits = data.load("digits")
-    edited = dataclasses.replace(digits, test_images=255 - digits.test_images)
+    edited = dataclasses.replace(digits, test=digits.test._replace(inputs=255 - digits.test.inputs))
     assert data.fingerprint(dataclasses.replace(noisy_digits, computed_from=edited)) != known
 
 

@@ -12,7 +12,7 @@ import pytest
 from jaxnas.base import Batch, Context, Skeleton
 from jaxnas.controllers import adam, lstm_controller, reinforce
 from jaxnas.data.dataset import Augmentation, Examples
-from jaxnas.search import enas, path_accuracy
+from jaxnas.search import enas, path_metric
 from jaxnas.spaces import nasbench201_space
 from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train.path_score import make_path_score
@@ -93,11 +93,11 @@ def test_the_reward_is_the_accuracy_of_the_path_on_the_parts_of_the_batch():
     forward = quick(lambda images: NET.apply_path(params, arch, images, Context())[0])
     batch = BATCHES["valid"]
     right = []
-    for images, labels in zip(jnp.split(batch.image, 3), jnp.split(batch.label, 3), strict=True):
+    for images, labels in zip(jnp.split(batch.inputs, 3), jnp.split(batch.targets, 3), strict=True):
         right.append(np.mean(np.argmax(forward(images), 1) == labels))
-    assert quick(lambda: path_accuracy(NET, 3)(params, arch, batch))() == pytest.approx(np.mean(right))
-    with pytest.raises(ValueError, match="24 images cannot be cut into 5"):
-        path_accuracy(NET, 5)(params, arch, batch)
+    assert quick(lambda: path_metric(NET, 3)(params, arch, batch))() == pytest.approx(np.mean(right))
+    with pytest.raises(ValueError, match="24 examples cannot be cut into 5"):
+        path_metric(NET, 5)(params, arch, batch)
 
 
 def test_the_controller_learns_a_reward_that_it_is_given():
@@ -155,7 +155,7 @@ def test_numbers_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
         enas(NET, POLICY, optax.sgd(0.1), candidates=0)
     with pytest.raises(ValueError, match="batches must be at least 1, got 0"):
-        path_accuracy(NET, 0)
+        path_metric(NET, 0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         make_path_score(NET.apply_path, PLAIN, 0)
 

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnas.base import Aux, Batch, Context, Skeleton, Supernet
 from jaxnas.data import Augmentation, Examples
 from jaxnas.fit import watch as darts_watch
+from jaxnas.objectives import classification
 from jaxnas.search import (
     EarlyStop,
     WatchedState,
@@ -31,7 +32,6 @@ from jaxnas.search import (
 )
 from jaxnas.spaces import darts_space, nasbench201_space
 from jaxnas.supernets import darts_supernet
-from jaxnas.train.losses import cross_entropies
 from jaxnas.train.schedules import sgd
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
@@ -102,7 +102,10 @@ def test_the_eigenvalue_of_a_small_problem_is_that_of_its_whole_hessian():
 
     def loss(flat):
         weights = {"normal": jax.nn.softmax(flat.reshape(5, 4), axis=-1)}
-        return sum(cross_entropies(net.apply(params, weights, b.image, None)[0], b.label).mean() for b in data) / 2
+        return (
+            sum(classification().loss(net.apply(params, weights, b.inputs, None)[0], b.targets).mean() for b in data)
+            / 2
+        )
 
     values = np.linalg.eigvalsh(jax.jit(jax.hessian(loss))(alpha["normal"].ravel()))
     found = make_curvature(net, most_products=20, tolerance=1e-4)(jax.random.key(3), params, alpha, data)
@@ -122,8 +125,8 @@ def test_the_eigenvalue_of_a_real_supernet_is_that_of_differences_of_its_gradien
         def gradient(flat):
             def loss(flat):
                 weights = softmax_mixture(unravel(flat))
-                logits, _ = net.apply(params, weights, data.image, Context())
-                return optax.softmax_cross_entropy_with_integer_labels(logits, data.label).mean()
+                logits, _ = net.apply(params, weights, data.inputs, Context())
+                return optax.softmax_cross_entropy_with_integer_labels(logits, data.targets).mean()
 
             return jax.grad(loss)(flat)
 
@@ -142,11 +145,11 @@ def test_the_gap_is_of_the_mixture_and_of_the_derived_path(params):
     found = gap(params, alpha, data)
     arch = SPACE.discretize(softmax_mixture(alpha))
     path = jax.jit(lambda image: NET.apply_path(params, arch, image, Context())[0])
-    logits = [path(b.image) for b in data]
-    losses = [cross_entropies(y, b.label).mean() for y, b in zip(logits, data, strict=True)]
-    right = [(jnp.argmax(y, -1) == b.label).mean() for y, b in zip(logits, data, strict=True)]
+    logits = [path(b.inputs) for b in data]
+    losses = [classification().loss(y, b.targets).mean() for y, b in zip(logits, data, strict=True)]
+    right = [(jnp.argmax(y, -1) == b.targets).mean() for y, b in zip(logits, data, strict=True)]
     np.testing.assert_allclose(found.path_loss, np.mean(losses), rtol=1e-4)
-    np.testing.assert_allclose(found.path_accuracy, np.mean(right), rtol=1e-6)
+    np.testing.assert_allclose(found.path_metric, np.mean(right), rtol=1e-6)
     assert abs(found.mixture_loss - found.path_loss) > 1e-3
     # Where nothing is left undecided there is no gap.
     decided = {kind: 200.0 * value for kind, value in SPACE.one_hot(arch).items()}

@@ -155,7 +155,7 @@ def test_prediction_sees_the_pixels_of_the_training(trained, capsys):
     form = image_form(describe(root / "run"))
     assert form == data.ImageForm(3, (6, 8))
     files = sorted((root / "data").rglob("*.png"))
-    there = {image.tobytes() for image in np.concatenate([dataset.train_images, dataset.test_images])}
+    there = {image.tobytes() for image in np.concatenate([dataset.train.inputs, dataset.test.inputs])}
     images = [data.read_image(file, form) for file in files]
     assert {image.tobytes() for image in images} == there
     command.main(predict.main, predict.Config, ["--run", str(root / "run"), *map(str, files)])

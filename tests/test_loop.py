@@ -114,13 +114,13 @@ def evaluate(epoch, state):
     return state, {"score": -float(jnp.abs(state.w).sum()), "w": state.w}
 
 
-def two_legs(images=0):
+def two_legs(examples=0):
     """A leg of three steps and one of two, with steps of their own."""
 
     def shrink(key, state, x):
         return state._replace(w=state.w * 0.99), Info(jnp.max(x), jnp.int32(1))
 
-    return [Leg("weights", make_chunk(step, batch), 3, images), Leg("shrink", make_chunk(shrink, batch), 2)]
+    return [Leg("weights", make_chunk(step, batch), 3, examples), Leg("shrink", make_chunk(shrink, batch), 2)]
 
 
 def test_legs_take_turns_and_each_counts_its_own_steps():
@@ -315,7 +315,7 @@ def test_progress_is_lines_in_a_file_and_one_renewed_line_on_a_terminal():
         if output.isatty():
             assert text.count("\n") == 1
             assert text.count("\r") == 5
-            assert "search weights  step 4/10  epoch 1/1  loss 1.5  count 8  256 images/s  1.5 s left" in text
+            assert "search weights  step 4/10  epoch 1/1  loss 1.5  count 8  256 examples/s  1.5 s left" in text
         else:
             lines = text.splitlines()
             assert lines[0] == "search weights  step 2/10  epoch 1/1  loss 1.5  count 8  first step after 0.5 s"

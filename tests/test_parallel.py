@@ -20,8 +20,8 @@ from jaxnas.search import adam_l2, darts, enas, exact, fair_paths, single_path
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.classifier import classifier
 from jaxnas.train.schedules import sgd
+from jaxnas.train.trainer import make_trainer
 
 OPERATIONS = ("none", "skip_connect", "dil_conv_3x3")
 SPACE = darts_space(1, OPERATIONS)
@@ -80,7 +80,7 @@ def searched(make):
 
 def trained(axis_name):
     arch = SPACE.sample(jax.random.key(1))
-    trainer = classifier(
+    trainer = make_trainer(
         darts_network(arch, SKELETON, SPACE), OPTIMIZER, total_steps=4, drop_path=0.0, axis_name=axis_name
     )
     return trainer.init, lambda key, state, batch: trainer.step(key, state, batch["train"])

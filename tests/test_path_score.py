@@ -28,7 +28,7 @@ def toy_path(params, arch, x, context):
 
 
 def toy_values(rows):
-    return (DATA.images[rows].astype(np.float64) / 255 - 0.5).mean((1, 2, 3)) / 0.25
+    return (DATA.inputs[rows].astype(np.float64) / 255 - 0.5).mean((1, 2, 3)) / 0.25
 
 
 def chosen(batches, size, seed=0):
@@ -58,7 +58,7 @@ def test_running_averages_move_only_what_ran():
 def test_a_score_is_by_the_statistics_that_it_is_given():
     params, archs = jnp.float32(1.0), jnp.array([[0], [1]], jnp.int32)
     labels = (np.arange(24) % 2).astype(np.int32)
-    data = Examples(DATA.images, labels)
+    data = Examples(DATA.inputs, labels)
     values = toy_values(np.arange(24))
 
     def right(center):  # of option 0; option 1 says the opposite
@@ -83,7 +83,7 @@ def test_devices_that_share_the_architectures_find_the_same(kind):
     }[kind]
     archs = np.arange(135)[:, None] % 2  # more than a portion of all four
     archs[7] = 1
-    params, data = jnp.float32(2.0), Examples(DATA.images, (np.arange(24) % 2).astype(np.int32))
+    params, data = jnp.float32(2.0), Examples(DATA.inputs, (np.arange(24) % 2).astype(np.int32))
     expected = make_path_score(toy_path, PLAIN, 7, statistics)(params, archs[:8], data)
     score = make_path_score(toy_path, PLAIN, 7, statistics, jax.devices()[:4])
     np.testing.assert_allclose(score(params, archs[:8], data), expected)

@@ -14,8 +14,8 @@ from jaxnas.search import adam_l2, darts, exact, finite_difference, first_order
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
 from jaxnas.supernets.executors import default_form
-from jaxnas.train.classifier import classifier
 from jaxnas.train.schedules import sgd
+from jaxnas.train.trainer import make_trainer
 
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
 METHODS = {"first": lambda tx: first_order(), "exact": exact, "difference": finite_difference}
@@ -96,7 +96,7 @@ def test_seeds_are_the_same_on_a_gpu():
 def test_a_training_step_of_a_found_network_is_the_same_on_a_gpu():
     space = darts_space()
     network = darts_network(space.from_genotype("DARTS_V2"), Skeleton(2, 1, (6, 6, 2), 3), space)
-    rule = classifier(network, sgd(0.05, momentum=0.9, clip=1.0), total_steps=10)
+    rule = make_trainer(network, sgd(0.05, momentum=0.9, clip=1.0), total_steps=10)
 
     def run():
         state = jax.jit(rule.init)(jax.random.key(0))

@@ -112,8 +112,8 @@ def test_a_step_applies_the_sum_of_the_gradients_of_its_paths(stepped):
     @quick
     def gradient(arch):
         def loss(params):
-            logits, _ = NET.apply_path(params, arch, BATCH["train"].image, Context())
-            return optax.losses.softmax_cross_entropy_with_integer_labels(logits, BATCH["train"].label).mean()
+            logits, _ = NET.apply_path(params, arch, BATCH["train"].inputs, Context())
+            return optax.losses.softmax_cross_entropy_with_integer_labels(logits, BATCH["train"].targets).mean()
 
         return jax.value_and_grad(loss)(state.params)
 

@@ -1,20 +1,28 @@
-"""Data: sets of images in memory, batches as a pure function of (key, step), augmentation on the device."""
+"""Data: sets of images and of other arrays in memory, batches as a pure function of (key, step), augmentation."""
 
-from jaxnas.data.augment import augment, cutout, is_normalized, noisy, normalize, random_crop, random_flip
+from jaxnas.data.arrays import from_arrays
+from jaxnas.data.augment import (
+    augment,
+    cutout,
+    is_normalized,
+    network_inputs,
+    noisy,
+    normalize,
+    random_crop,
+    random_flip,
+)
 from jaxnas.data.dataset import (
     Augmentation,
     DataError,
     Dataset,
     Examples,
-    Split,
+    count,
     fingerprint,
-    hold_out,
-    limited,
-    split,
 )
 from jaxnas.data.images import ImageForm, read_image
 from jaxnas.data.pipeline import eval_batches, indices, make_batches, permuted, plain_batch, take
 from jaxnas.data.source import load
+from jaxnas.data.splits import Split, hold_out, limited, split
 
 __all__ = [
     "Augmentation",
@@ -24,15 +32,18 @@ __all__ = [
     "ImageForm",
     "Split",
     "augment",
+    "count",
     "cutout",
     "eval_batches",
     "fingerprint",
+    "from_arrays",
     "hold_out",
     "indices",
     "is_normalized",
     "limited",
     "load",
     "make_batches",
+    "network_inputs",
     "noisy",
     "normalize",
     "permuted",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Array, Key
+from jaxnas.base import Array, Key, PyTree
 from jaxnas.data.dataset import Augmentation
 
 
@@ -80,6 +80,18 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     center = jnp.asarray(mean, jnp.float32).reshape(shape)
     scale = jnp.asarray(std, jnp.float32).reshape(shape)
     return (images.astype(jnp.float32) / 255 - center) / scale
+
+
+def network_inputs(inputs: PyTree, augmentation: Augmentation | None) -> PyTree:
+    """Stored inputs as a network is given them: images are normalized, of other data floats become float32.
+
+    augmentation: that of the data set, which images have, and other data have not.
+    """
+    if augmentation is not None:
+        return normalize(inputs, augmentation.mean, augmentation.std)
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, inputs
+    )
 
 
 def augment(key: Key, images: Array, augmentation: Augmentation, cutout: bool) -> Array:

@@ -1,4 +1,4 @@
-"""What a data set is: images and labels in memory, its augmentation, and how its training split is divided.
+"""What a data set is: examples in memory, what they are to teach, and the augmentation of images.
 
 Shapes: N examples, H W C image, K classes.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxnas.data.stored import is_stored, rows
+from jaxnas.base import Batch, Objective, PyTree
+from jaxnas.data.stored import is_stored
 from jaxnas.fingerprint import checksum, row_checksums
+from jaxnas.objectives import CLASSIFICATION
 from jaxnas.parallel import block, joined
 
 RESIZE = "bring them to one size by --size 32, or size=32 of jaxnas.data.load"
@@ -26,20 +28,36 @@ class DataError(ValueError):
 
 
 class Examples(NamedTuple):
-    """images: [N, H, W, C] uint8, `StoredImages` in one of several processes, or float32. labels: [N] int32.
+    """Pytrees of arrays [N, …] with one N for all, as they are stored.
 
-    Images in float32 are final: they are normalized already, and no training augments them.
+    inputs: images are one array uint8 [N, H, W, C], or `StoredImages` in one of several processes; images in float32
+    are final: they are normalized already, and no training augments them. Other data are any arrays of numbers.
+    targets: classes are one array int32 [N].
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    inputs: PyTree
+    targets: PyTree
 
 
-class Split(NamedTuple):
-    """The two disjoint parts of a training split; `valid` is None where nothing was kept back."""
+def count(examples: Examples | Batch) -> int:
+    """N: the length of a NamedTuple would be the number of its fields."""
+    return int(jax.tree.leaves(examples)[0].shape[0])
 
-    train: Examples
-    valid: Examples | None
+
+def is_images(inputs: PyTree) -> bool:
+    """Whether the inputs of some examples are images: one array uint8 [N, H, W, C]."""
+    return getattr(inputs, "ndim", 0) == 4 and inputs.dtype == np.uint8
+
+
+def noun(examples: Examples) -> str:
+    """What a message calls them."""
+    return "images" if getattr(examples.inputs, "ndim", 0) == 4 else "examples"
+
+
+def forms(tree: PyTree) -> list[str]:
+    """Place, type and shape of one example of each array of some inputs or targets: "['age'] float32 []"."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [f"{jax.tree_util.keystr(path)} {leaf.dtype} {list(leaf.shape[1:])}".strip() for path, leaf in leaves]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,218 +91,193 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images of one size and their labels, all in memory or, in one of several processes, read as they are needed.
+    """Examples all in memory or, in one of several processes, images that are read as they are needed.
 
-    *_images: [N, H, W, C] uint8, or float32 where they are final (`Examples`). *_labels: [N] int32 in 0 … K - 1.
-    valid_* are there only where the data set comes with a validation split of its own. source: what it is, wherever it
-    lies: "digits", "folder", or its name in TFDS with config and version. origins: what of the source each part is,
-    such as {"valid": "val", "test": "a fifth of train"}; a part that is not named has the name of its split. not_read:
-    what the source has beside these, in words. computed_from: the data set whose images these were computed from, where
-    they were; by its content `fingerprint` knows these, since the last bits of computed numbers differ between devices.
+    valid is there only where the data set comes with a validation split of its own. class_names: of the K classes that
+    the targets, int32 [N] in 0 … K - 1, are of; () where the targets are something else. augmentation: of images, whose
+    inputs are [N, H, W, C] of one size, uint8 or final (`Examples`); None for all other data, whose inputs go to the
+    network as they are, in float32 where they are floats. objective: what a network is to learn. source: what it is,
+    wherever it lies: "digits", "folder", "arrays", or its name in TFDS with config and version. origins: what of the
+    source each part is, such as {"valid": "val", "test": "a fifth of train"}; a part that is not named has the name of
+    its split. not_read: what the source has beside these, in words. computed_from: the data set whose images these were
+    computed from, where they were; by its content `fingerprint` knows these, since the last bits of computed numbers
+    differ between devices.
+
+    Raises: ValueError, of which DataError is a kind, where these do not fit together.
     """
 
     name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
-    augmentation: Augmentation
-    valid_images: np.ndarray | None = None
-    valid_labels: np.ndarray | None = None
+    train: Examples
+    test: Examples
+    class_names: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
+    valid: Examples | None = None
+    objective: Objective = CLASSIFICATION
     source: str = ""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     not_read: tuple[str, ...] = ()
     computed_from: Dataset | None = None
 
     def __post_init__(self) -> None:
-        if (self.valid_images is None) != (self.valid_labels is None):
-            raise ValueError("valid_images and valid_labels must be given together")
-        for part in ("train", "valid", "test"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            if images is None:
-                continue
-            if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
+        for part, examples in self.parts().items():
+            check_numbers(part, examples)
+            if self.augmentation is not None:
+                self._check_images(part, examples.inputs)
+            elif is_images(examples.inputs):
                 raise ValueError(
-                    f"{part}_images must be uint8 [N, H, W, C], or float32 where they are normalized, got "
-                    f"{images.dtype} {images.shape}"
+                    f"{part} inputs are images, uint8 {list(examples.inputs.shape)}, which an augmentation must "
+                    "normalize: give one, or make them floats"
                 )
-            if images.shape[1:] != self.image_shape:
-                raise DataError(
-                    f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; {RESIZE}"
-                )
-            if labels.dtype != np.int32 or labels.shape != images.shape[:1] or not len(labels):
-                raise ValueError(
-                    f"{part}_labels must be int32 [{len(images)}], not empty, got {labels.dtype} {labels.shape}"
-                )
-            if labels.min() < 0 or labels.max() >= self.num_classes:
-                raise DataError(
-                    f"{self.name}: the {part} split has label {labels.min() if labels.min() < 0 else labels.max()}, "
-                    f"outside 0 … {self.num_classes - 1}: it is not labeled for {self.num_classes} classes"
-                )
-        if len(self.augmentation.mean) != self.image_shape[2]:
+            self._check_targets(part, examples)
+            check_lengths(part, examples)
+            self._check_form(part, examples)
+            _check_values(self.name, part, examples)
+        if self.augmentation is not None and len(self.augmentation.mean) != self.image_shape[2]:
             raise ValueError(f"{self.image_shape[2]} channels need as many means, got {self.augmentation.mean}")
+
+    def parts(self) -> dict[str, Examples]:
+        """The parts that there are, in the order of "train", "valid" and "test"."""
+        every = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {part: examples for part, examples in every.items() if examples is not None}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        height, width, channels = self.train_images.shape[1:]
+        """(H, W, C). Raises ValueError where the inputs are no images and no floats [N, H, W, C]."""
+        inputs = self.train.inputs
+        if getattr(inputs, "ndim", 0) != 4:
+            raise ValueError(f"{self.name} has no images: its inputs are {', '.join(forms(inputs))} for each example")
+        height, width, channels = inputs.shape[1:]
         return height, width, channels
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """K. Raises ValueError where the targets are no classes."""
+        if not self.class_names:
+            raise ValueError(f"{self.name} has no classes; num_outputs says how many numbers are predicted")
         return len(self.class_names)
 
     @property
-    def test(self) -> Examples:
-        """The test split, to be read once, at the end."""
-        return Examples(self.test_images, self.test_labels)
+    def num_outputs(self) -> int:
+        """How many numbers a network gives for an example: K logits, or as many as a target has.
+
+        Raises ValueError where the targets do not tell: it is then for the network and the objective to say.
+        """
+        if self.class_names:
+            return self.num_classes
+        shape: tuple[int, ...] = getattr(self.train.targets, "shape", ())
+        if len(shape) not in (1, 2):
+            told = ", ".join(forms(self.train.targets))
+            raise ValueError(f"the targets of {self.name}, {told}, do not tell how many outputs a network has")
+        return shape[1] if len(shape) == 2 else 1
 
     def summary(self) -> dict[str, Any]:
-        """What was read, for the result of a run: images of each part and where they are from, classes, shape."""
-        labels = {"train": self.train_labels, "valid": self.valid_labels, "test": self.test_labels}
-        parts = {part: len(own) for part, own in labels.items() if own is not None}
+        """What was read, for the result of a run: how many of each part and where they are from, classes, shape."""
+        parts = {part: count(examples) for part, examples in self.parts().items()}
         return {
-            "images": parts,
+            noun(self.train): parts,
             "origins": {part: self.origins.get(part, part) for part in parts},
             "not_read": list(self.not_read),
-            "classes": self.num_classes,
-            "image_shape": list(self.image_shape),
+            **({"classes": self.num_classes} if self.class_names else {"targets": forms(self.train.targets)}),
+            **(
+                {"inputs": forms(self.train.inputs)}
+                if self.augmentation is None
+                else {"image_shape": list(self.image_shape)}
+            ),
         }
 
     def told(self) -> str:
         """The summary in one line."""
-        summary, (height, width, channels) = self.summary(), self.image_shape
-        parts = [f"{count} {part} ({summary['origins'][part]})" for part, count in summary["images"].items()]
-        if "valid" not in summary["images"]:
+        summary, things = self.summary(), noun(self.train)
+        parts = [f"{number} {part} ({summary['origins'][part]})" for part, number in summary[things].items()]
+        if "valid" not in summary[things]:
             parts.append("validation is a part of train")
         unread = f"; not read: {', '.join(self.not_read)}" if self.not_read else ""
-        return (
-            f"{self.name}: images {', '.join(parts)}; {self.num_classes} classes, {height}×{width}×{channels}{unread}"
+        targets = f"{self.num_classes} classes" if self.class_names else f"targets {', '.join(summary['targets'])}"
+        inputs = (
+            f"inputs {', '.join(summary['inputs'])}"
+            if self.augmentation is None
+            else "×".join(map(str, self.image_shape))
         )
+        return f"{self.name}: {things} {', '.join(parts)}; {targets}, {inputs}{unread}"
 
-
-def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out) of a stratified choice of `count` examples, both int32 and ascending.
-
-    labels: [N] int. Each class gives its share of `count`, rounded by largest remainders, so that the total is exact,
-    but never its last example.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    if not 0 < count <= len(labels) - len(classes):
-        raise ValueError(
-            f"can hold out 1 to {len(labels) - len(classes)} of {len(labels)} examples, so that each of the "
-            f"{len(classes)} classes keeps one, got {count}"
-        )
-    # RandomState: NumPy freezes its stream, so that a seed means the same split with every version of NumPy.
-    random = np.random.RandomState(seed)
-    share = sizes * count / len(labels)
-    quota = np.floor(share).astype(int)
-    order = np.argsort(-(share - quota), kind="stable")
-    while missing := count - quota.sum():  # once, but for classes that have no more to give
-        quota[order[quota[order] < sizes[order] - 1][:missing]] += 1
-    chosen = np.zeros(len(labels), bool)
-    for label, n in zip(classes, quota, strict=True):
-        chosen[random.permutation(np.flatnonzero(labels == label))[:n]] = True
-    return np.flatnonzero(~chosen).astype(np.int32), np.flatnonzero(chosen).astype(np.int32)
-
-
-def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
-    """Divides the training split into disjoint, stratified train and validation parts.
-
-    `fraction` of it becomes the validation part: 0.5 for a search, 0.1 or 0 for the final training; with 0 all of it is
-    for training and `valid` is None. A data set with a validation split of its own (such as digits) keeps its two parts
-    whatever the seed and the fraction; only with fraction 0 are they joined for training. Raises DataError where a
-    part would be without an image of a class, or where images that are final (`Examples`) would be joined with others.
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"fraction of the training split to keep for validation must be in [0, 1), got {fraction}")
-    images, labels = dataset.train_images, dataset.train_labels
-    if dataset.valid_images is not None and dataset.valid_labels is not None:
-        if fraction:
-            return Split(Examples(images, labels), Examples(dataset.valid_images, dataset.valid_labels))
-        if dataset.valid_images.dtype != images.dtype:
-            raise DataError(
-                f"{dataset.name} has validation images that are final and training images that are not: they cannot be "
-                f"joined for training; give a fraction for validation (train.hold_out) above 0, got {fraction}"
+    def _check_images(self, part: str, images: Any) -> None:
+        if getattr(images, "ndim", 0) != 4 or images.dtype not in (np.uint8, np.float32):
+            raise ValueError(
+                f"{part}_images must be uint8 [N, H, W, C], or float32 where they are normalized, got {_form(images)}"
             )
-        images = np.concatenate([np.asarray(images), np.asarray(dataset.valid_images)])
-        return Split(Examples(images, np.concatenate([labels, dataset.valid_labels])), None)
-    if not fraction:
-        return Split(Examples(images, labels), None)
-    count, classes = round(len(labels) * fraction), len(np.unique(labels))
-    if not 0 < count <= len(labels) - classes:
-        raise DataError(
-            f"{dataset.name} has {len(labels)} training images of {classes} classes: {count} of them cannot be kept "
-            f"for validation with an image of every class left; add images, a validation split, or keep another part "
-            f"than {fraction}"
+        if images.shape[1:] != self.image_shape:
+            raise DataError(
+                f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; {RESIZE}"
+            )
+
+    def _check_form(self, part: str, examples: Examples) -> None:
+        """Raises ValueError where a part has other arrays than the training split; images were compared before."""
+        both = [each if self.augmentation is None else each.targets for each in (self.train, examples)]
+        structures: list[Any] = [jax.tree.structure(each) for each in both]
+        there, own = (", ".join(forms(each)) for each in both)
+        if structures[0] != structures[1] or there != own:
+            raise ValueError(f"{part} must have the arrays of train, {there}, got {own}")
+
+    def _check_targets(self, part: str, examples: Examples) -> None:
+        labels, number = examples.targets, count(examples)
+        if not self.class_names:
+            if is_classes(labels):
+                raise ValueError(
+                    f"{part} targets are integers, {_form(labels)}, which are classes: give class_names, or floats "
+                    "where they are numbers to be predicted"
+                )
+            return
+        if not is_classes(labels) or labels.dtype != np.int32 or labels.shape[0] != number or not number:
+            raise ValueError(f"{part}_labels must be int32 [{number}], not empty, got {_form(labels)}")
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise DataError(
+                f"{self.name}: the {part} split has label {labels.min() if labels.min() < 0 else labels.max()}, "
+                f"outside 0 … {self.num_classes - 1}: it is not labeled for {self.num_classes} classes"
+            )
+
+
+def is_classes(targets: PyTree) -> bool:
+    """Whether the targets of some examples are classes: one array of integers [N]."""
+    return getattr(targets, "ndim", 0) == 1 and np.issubdtype(targets.dtype, np.integer)
+
+
+def _form(tree: PyTree) -> str:
+    leaves = jax.tree.leaves(tree)
+    return " and ".join(f"{leaf.dtype} {leaf.shape}" for leaf in leaves) or "nothing"
+
+
+def check_numbers(part: str, examples: Examples) -> None:
+    """Raises ValueError where a leaf of the examples is no array of numbers [N, …]."""
+    for field, tree in examples._asdict().items():
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        if not leaves:
+            raise ValueError(f"{part} {field} must be arrays [N, …], got none")
+        for path, leaf in leaves:
+            if not getattr(leaf, "ndim", 0) or leaf.dtype.kind not in "biuf":
+                got = f"{leaf.dtype} {leaf.shape}" if hasattr(leaf, "dtype") else repr(leaf)
+                raise ValueError(
+                    f"{part} {field}{jax.tree_util.keystr(path)} must be an array of numbers [N, …], got {got}; "
+                    "np.asarray makes one of a list, and text must be numbered first"
+                )
+
+
+def check_lengths(part: str, examples: Examples) -> None:
+    """Raises ValueError where the arrays of the examples differ in N, or N is 0."""
+    lengths = [leaf.shape[0] for leaf in jax.tree.leaves(examples)]
+    if len(set(lengths)) > 1 or 0 in lengths:
+        raise ValueError(
+            f"all arrays of {part} must have one number of examples, at least 1, got {', '.join(map(str, lengths))}"
         )
-    train, valid = hold_out(labels, count, seed)
-    return Split(Examples(rows(images, train), labels[train]), Examples(rows(images, valid), labels[valid]))
 
 
-def with_test_split(images: np.ndarray, labels: np.ndarray) -> tuple[Examples, Examples]:
-    """(train, test) for data that comes without a test split: always the same stratified fifth is kept for testing.
-
-    Raises DataError where a class would be left without an image for training.
-    """
-    count, classes = max(1, round(len(labels) / 5)), len(np.unique(labels))
-    if count > len(labels) - classes:
-        raise DataError(
-            f"there is no test split, and a fifth of the {len(labels)} training images cannot be kept for testing with "
-            f"an image of each of the {classes} classes left: give each class 2 images or more, or add a test split"
-        )
-    train, test = hold_out(labels, count, seed=0)
-    return Examples(rows(images, train), labels[train]), Examples(rows(images, test), labels[test])
-
-
-def assembled(
-    name: str, parts: Mapping[str, Examples], named: Mapping[str, str], class_names: Sequence[str],
-    not_read: Sequence[str], known_as: str, source: str,
-) -> Dataset:  # fmt: skip
-    """The data set of the parts that were read, "train" and where they are there "valid" and "test".
-
-    named: part -> its split. known_as: what `usual_augmentation` knows it by. source: see `Dataset`.
-    """
-    origins, train, valid, test = dict(named), parts["train"], parts.get("valid"), parts.get("test")
-    if test is None:
-        train, test = with_test_split(*train)
-        origins |= {"train": f"{named['train']} but for a fifth", "test": f"a fifth of {named['train']}"}
-    return Dataset(
-        name=name,
-        train_images=train.images,
-        train_labels=train.labels,
-        valid_images=valid.images if valid else None,
-        valid_labels=valid.labels if valid else None,
-        test_images=test.images,
-        test_labels=test.labels,
-        class_names=tuple(class_names),
-        augmentation=usual_augmentation(known_as, train.images),
-        source=source,
-        origins=origins,
-        not_read=tuple(not_read),
-    )
-
-
-def limited(examples: Examples, count: int) -> Examples:
-    """At most `count` examples: the first ones, or, where the labels ascend, as many of each class in proportion.
-
-    Raises DataError where a class would be left without an example.
-    """
-    images, labels = examples
-    if count < 1:
-        raise DataError(f"a limit leaves {count} of {len(labels)} images: allow more")
-    if count >= len(labels):
-        return examples
-    chosen = np.arange(count)
-    if (np.diff(labels) >= 0).all() and labels[0] != labels[-1]:
-        classes = len(np.unique(labels))
-        if count < classes:
-            raise DataError(f"a limit of {count} images cannot have one of each of the {classes} classes: allow more")
-        # Those that are kept have at least one of each class.
-        chosen = hold_out(labels, len(labels) - count, seed=0)[0]
-    return Examples(rows(images, chosen), labels[chosen])
+def _check_values(name: str, part: str, examples: Examples) -> None:
+    """Raises DataError where a value is missing."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(examples)[0]:
+        if leaf.dtype.kind == "f" and (missing := int((~np.isfinite(leaf)).reshape(len(leaf), -1).any(axis=1).sum())):
+            raise DataError(
+                f"{name}: {part}{jax.tree_util.keystr(path)} has NaN or infinity in {missing} of {len(leaf)} examples: "
+                "fill them in, or leave these examples out"
+            )
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -311,23 +304,25 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """What was read, for the identity of a run: the same wherever the data lies, and for any number of processes.
 
-    One changed pixel, label or name of a class makes another. Several processes share out the images that are
+    One changed pixel, number, label or name of a class makes another. Several processes share out the images that are
     `StoredImages`, and call this at the same point. Of images that were computed it is the content of those that they
     were computed from. CIFAR-10 takes a fifth of a second.
     """
-    counts: dict[str, int] = {}
+    things, parts = noun(dataset.train), dataset.parts()
+    counts = {f"{part}_{things}": count(parts[part]) if part in parts else 0 for part in ("train", "valid", "test")}
     content: list[np.ndarray] = []
-    read = dataset.computed_from or dataset
-    for part in ("train", "valid", "test"):
-        images, labels = getattr(read, f"{part}_images"), getattr(read, f"{part}_labels")
-        own = getattr(dataset, f"{part}_labels")
-        counts[f"{part}_images"] = 0 if own is None else len(own)
-        if images is not None:
-            content += [_image_checksums(images), labels]
+    for inputs, targets in (dataset.computed_from or dataset).parts().values():
+        content += [_image_checksums(inputs)] if getattr(inputs, "ndim", 0) == 4 else jax.tree.leaves(inputs)
+        content += jax.tree.leaves(targets)
     return {
         "source": dataset.source,
         **counts,
-        "shape": list(dataset.image_shape),
+        **(
+            {"inputs": forms(dataset.train.inputs)}
+            if dataset.augmentation is None
+            else {"shape": list(dataset.image_shape)}
+        ),
+        **({} if dataset.class_names else {"targets": forms(dataset.train.targets)}),
         "classes": list(dataset.class_names),
         "checksum": checksum(*content),
     }
@@ -338,21 +333,6 @@ def _image_checksums(images: np.ndarray) -> np.ndarray:
     if not is_stored(images):
         return row_checksums(images)
     return joined(row_checksums(np.asarray(images[block(len(images))])), len(images))
-
-
-SPLITS = {
-    "train": ("train", "training"),
-    "valid": ("valid", "val", "validation", "dev", "eval"),
-    "test": ("test", "testing"),
-}
-"""Part of a data set -> what its split may be called, in any case of letters."""
-
-
-def parts_of(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """(part -> the split that it is read from, the splits that are not read), of the names of all splits."""
-    left = {name.lower(): name for name in sorted(names)}
-    found = {part: next((left.pop(name) for name in known if name in left), None) for part, known in SPLITS.items()}
-    return {part: name for part, name in found.items() if name is not None}, list(left.values())
 
 
 _SURVIVES_FLIP = ("cifar10", "cifar100", "fashion_mnist", "imagenet_resized", "stl10", "tf_flowers")

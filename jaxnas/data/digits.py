@@ -15,7 +15,7 @@ from importlib import resources
 
 import numpy as np
 
-from jaxnas.data.dataset import Augmentation, Dataset, channel_statistics
+from jaxnas.data.dataset import Augmentation, Dataset, Examples, channel_statistics
 
 
 def load_digits() -> Dataset:
@@ -26,12 +26,9 @@ def load_digits() -> Dataset:
     mean, std = channel_statistics(images[:train])
     return Dataset(
         name="digits",
-        train_images=images[:train],
-        train_labels=labels[:train],
-        valid_images=images[train : train + valid],
-        valid_labels=labels[train : train + valid],
-        test_images=images[train + valid :],
-        test_labels=labels[train + valid :],
+        train=Examples(images[:train], labels[:train]),
+        valid=Examples(images[train : train + valid], labels[train : train + valid]),
+        test=Examples(images[train + valid :], labels[train + valid :]),
         class_names=tuple("0123456789"),
         augmentation=Augmentation(shift=1, flip=False, cutout=0, mean=mean, std=std),
         source="digits",

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnas.base import Array, Key
 from jaxnas.data.augment import augment, noisy
-from jaxnas.data.dataset import Augmentation, Dataset
+from jaxnas.data.dataset import Augmentation, Dataset, Examples
 from jaxnas.data.digits import load_digits
 from jaxnas.kernels.compiling import known_options
 
@@ -39,13 +39,14 @@ def load_digits201(shift: int = 2, noise: float = 0.6, copies: int = 3) -> Datas
     differ.
     """
     digits = load_digits()
+    assert digits.augmentation is not None  # they are images
     augmentation = dataclasses.replace(digits.augmentation, shift=shift, noise=noise)
     parts: dict[str, Any] = {}
     for part, number in _KEYS.items():
-        images, labels = getattr(digits, f"{part}_images"), getattr(digits, f"{part}_labels")
+        images, labels = digits.parts()[part]
         key = jax.random.key(number, impl="threefry2x32")
-        parts[f"{part}_images"] = np.asarray(_program()(key, images, augmentation, copies))
-        parts[f"{part}_labels"] = np.tile(labels, copies)
+        made = np.asarray(_program()(key, images, augmentation, copies))
+        parts[part] = Examples(made, np.tile(labels, copies))
     return dataclasses.replace(
         digits,
         **parts,

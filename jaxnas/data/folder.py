@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnas.data.dataset import DataError, Dataset, Examples, assembled, parts_of
+from jaxnas.data.dataset import DataError, Dataset, Examples
 from jaxnas.data.images import ImageForm, is_gray, read_image, stack
+from jaxnas.data.splits import assembled, parts_of
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 

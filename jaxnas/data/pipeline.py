@@ -1,6 +1,6 @@
 """Batches as pure functions of (key, step): the position in the data is those two, and nothing else is to be saved.
 
-Shapes: N examples, B batch, H W C image, S batches.
+Shapes: N examples, B batch, S batches.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Batch, Key
-from jaxnas.data.augment import augment, is_normalized, noisy, normalize
-from jaxnas.data.dataset import Augmentation, Examples
+from jaxnas.data.augment import augment, is_normalized, network_inputs, noisy
+from jaxnas.data.dataset import Augmentation, Examples, count
 
 _ROUNDS = 64
 
@@ -59,40 +59,41 @@ def indices(key: Key, step: int | Array, size: int, batch_size: int) -> Array:
     return permuted(jax.random.fold_in(key, step // steps), positions, size)
 
 
-def take(data: Examples, chosen: Array) -> tuple[Array, Array]:
-    """(images [B, H, W, C], of the type of the data, labels [B] int32) of the chosen examples, int32 [B]."""
-    return jnp.take(data.images, chosen, axis=0), jnp.take(data.labels, chosen, axis=0)
+def take(data: Examples, chosen: Array) -> Examples:
+    """The chosen examples, int32 [B], as they are stored: arrays [B, …]."""
+    return jax.tree.map(lambda leaf: jnp.take(leaf, chosen, axis=0), data)
 
 
-def plain_batch(data: Examples, chosen: Array, augmentation: Augmentation) -> Batch:
-    """The chosen examples, int32 [B], normalized and not augmented."""
-    images, labels = take(data, chosen)
-    return Batch(normalize(images, augmentation.mean, augmentation.std), labels)
+def plain_batch(data: Examples, chosen: Array, augmentation: Augmentation | None) -> Batch:
+    """The chosen examples, int32 [B], as a network is given them and not augmented."""
+    inputs, targets = take(data, chosen)
+    return Batch(network_inputs(inputs, augmentation), targets)
 
 
 def make_batches(
-    size: int, batch_size: int, augmentation: Augmentation, *, train: bool = True, cutout: bool = False
+    size: int, batch_size: int, augmentation: Augmentation | None, *, train: bool = True, cutout: bool = False
 ) -> Callable[[Key, int | Array, Examples], Batch]:
     """Makes (key, step, data) -> Batch for a split of `size` examples.
 
     The key stays the same over the steps. `data` holds the split's arrays and is an argument so that it is no constant
-    of the compiled program; what comes after its first `size` examples, to divide them over devices, is not drawn. With
-    `train` false the batches are in random order but not augmented, and so they are where the images of `data` are
-    normalized already (float32). `cutout` adds the cutout of the data set, if it has one.
+    of the compiled program; what comes after its first `size` examples, to divide them over devices, is not drawn.
+    `augmentation` is that of the data set, None where its inputs are no images. With `train` false the batches are in
+    random order but not augmented, and so they are where images are normalized already (float32). `cutout` adds the
+    cutout of the data set, if it has one.
     """
     _steps_per_epoch(size, batch_size)
     if cutout and not train:
         raise ValueError("cutout=True belongs to training batches: leave it out with train=False")
 
     def batch(key: Key, step: int | Array, data: Examples) -> Batch:
-        if len(data.labels) < size:
-            raise ValueError(f"these batches are for a split of {size} examples, got {len(data.labels)}")
+        if count(data) < size:
+            raise ValueError(f"these batches are for a split of {size} examples, got {count(data)}")
         chosen = indices(jax.random.fold_in(key, 0), step, size, batch_size)
-        if not train or is_normalized(data.images):
+        if augmentation is None or not train or is_normalized(data.inputs):
             return plain_batch(data, chosen, augmentation)
-        images, labels = take(data, chosen)
+        images, targets = take(data, chosen)
         step_key, noise_key = (jax.random.fold_in(jax.random.fold_in(key, stream), step) for stream in (1, 2))
-        return Batch(noisy(noise_key, augment(step_key, images, augmentation, cutout), augmentation.noise), labels)
+        return Batch(noisy(noise_key, augment(step_key, images, augmentation, cutout), augmentation.noise), targets)
 
     return batch
 

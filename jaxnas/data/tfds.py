@@ -13,13 +13,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnas.data.dataset import RESIZE, DataError, Dataset, Examples, assembled, parts_of
+from jaxnas.data.dataset import RESIZE, DataError, Dataset, Examples
 from jaxnas.data.images import ImageForm, read_image, stack
+from jaxnas.data.splits import assembled, parts_of
 from jaxnas.data.stored import StoredImages
 from jaxnas.data.tfrecord import positions, read_records
 from jaxnas.parallel import block, from_first, joined
@@ -180,7 +181,7 @@ def _read_split(info: Any, split: str, image_key: str, label_key: str, form: Ima
         raise DataError(f"{origin} has images of different sizes: {RESIZE}")
     stored = StoredImages(lambda numbers: stack(images(numbers), len(numbers), origin), count, pixels.shape[1:])
     stored.keep(own, pixels)
-    return Examples(cast(np.ndarray, stored), joined(labels[block(count)], count))
+    return Examples(stored, joined(labels[block(count)], count))
 
 
 def _read_file(

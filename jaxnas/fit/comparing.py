@@ -19,10 +19,11 @@ from jaxnas import draw, report
 from jaxnas.files import read_json, write_csv
 from jaxnas.fit.results import command_line
 from jaxnas.fit.seeds import share_equal, share_equal_by_chance
+from jaxnas.report import metric_of
 from jaxnas.runfolder import differences, versions
 from jaxnas.saved import describe, space_of
 
-HEAD = ("run", "method", "test accuracy", "95 % interval", "valid", "params", "MACs", "search", "seed")
+HEAD = ("run", "method", "test", "95 % interval", "valid", "params", "MACs", "search", "seed")
 READ = ("data", "table", "supernet")
 """What of an identity are fingerprints. Those of data must be equal. Neither a table, with which scores are compared,
 nor a supernet that was taken over, which is the one that a run would train itself, makes another method."""
@@ -82,8 +83,10 @@ def _read(path: Path, name: str) -> Run:
     if not (path / "result.json").is_file():
         raise ValueError(f"{path} is not finished: run its command again, which goes on where it stopped")
     result = read_json(path / "result.json")
-    lacking = [key for key in ("test_accuracy", "test_interval", "notation", "genotype", "dataset", "params", "macs")
-               if not isinstance(result, dict) or key not in result]  # fmt: skip
+    if not isinstance(result, dict):
+        raise ValueError(f"{path / 'result.json'} is no result: it must be an object in JSON")
+    needed = (f"test_{metric_of(result)}", "test_interval", "notation", "genotype", "dataset", "params", "macs")
+    lacking = [key for key in needed if key not in result]
     if lacking:
         raise ValueError(
             f"{path} is a run of {identity['experiment']}, which trains no found network, or damaged: its result.json "
@@ -125,7 +128,7 @@ def _name(run: Run, of_methods: Sequence[Run]) -> str:
 
 
 def _method(name: str, runs: list[Run]) -> Method:
-    accuracies = np.array([run.result["test_accuracy"] for run in runs])
+    accuracies = np.array([run.result[f"test_{metric_of(run.result)}"] for run in runs])
     std = float(accuracies.std(ddof=1)) if len(runs) > 1 else 0.0
     agreement = by_chance = None
     if len(runs) > 1:
@@ -137,8 +140,9 @@ def _method(name: str, runs: list[Run]) -> Method:
 
 def told(method: Method) -> str:
     """The seeds of a method in one line."""
+    metric = metric_of(method.runs[0].result)
     return (
-        f"{method.name}: test accuracy {method.mean:.4f} ± {method.std:.4f} (mean, std of {len(method.runs)} seeds); "
+        f"{method.name}: test {metric} {method.mean:.4f} ± {method.std:.4f} (mean, std of {len(method.runs)} seeds); "
         f"two found architectures have {method.agreement:.0%} of their choices in common, two random ones "
         f"{method.by_chance:.0%}"
     )
@@ -150,10 +154,11 @@ def rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
     for method in methods:
         for run in method.runs:
             result = run.result
-            low, high = result["test_interval"]
-            valid, searched = result.get("valid_accuracy"), (result.get("timing") or {}).get("search")
+            metric, interval = metric_of(result), result["test_interval"]
+            valid, searched = result.get(f"valid_{metric}"), (result.get("timing") or {}).get("search")
             lines.append((
-                run.name, method.name, f"{result['test_accuracy']:.4f}", f"{low:.4f} to {high:.4f}",
+                run.name, method.name, f"{result[f'test_{metric}']:.4f}",
+                "–" if interval is None else "{:.4f} to {:.4f}".format(*interval),
                 "–" if valid is None else f"{valid:.4f}", f"{result['params']:,}", f"{result['macs']:,}",
                 "–" if searched is None else f"{searched:,.0f} s", str(run.seed),
             ))  # fmt: skip
@@ -194,9 +199,12 @@ def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
     except OSError as error:
         raise OSError(f"cannot make the folder {folder}: {error.strerror}; choose one that can be written") from error
     write_csv(out / "table.csv", [_plain(run, method) for method in methods for run in method.runs])
-    draw.draw_comparison({run.name: run.result for run in runs}, folder / "comparison.png")
-    pictures = [("Test accuracy", "comparison.png", "With its 95 % interval; the interval of a mean is another one.")]
+    metric = metric_of(runs[0].result)
+    draw.draw_comparison({run.name: run.result for run in runs}, folder / "comparison.png", metric)
+    pictures = [(f"Test {metric}", "comparison.png", "With its 95 % interval; the interval of a mean is another one.")]
     for number, run in enumerate(runs):
+        if not draw.can_draw(run.result["genotype"]):
+            continue
         costs = {name: run.result[name] for name in ("params", "macs")}
         draw.draw_genotype(run.result["genotype"], folder / f"cells-{number}.png", costs)
         pictures.append((f"Found by {run.name}", f"cells-{number}.png", run.result["notation"]))
@@ -214,16 +222,17 @@ def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
 
 
 def _plain(run: Run, method: Method) -> dict[str, Any]:
-    result = run.result
+    result, metric = run.result, metric_of(run.result)
+    low, high = result["test_interval"] or (None, None)
     return {
         "run": os.fspath(run.path),
         "method": method.name,
         "dataset": result["dataset"],
         "seed": run.seed,
-        "test_accuracy": result["test_accuracy"],
-        "low": result["test_interval"][0],
-        "high": result["test_interval"][1],
-        "valid_accuracy": result.get("valid_accuracy"),
+        f"test_{metric}": result[f"test_{metric}"],
+        "low": low,
+        "high": high,
+        f"valid_{metric}": result.get(f"valid_{metric}"),
         "params": result["params"],
         "macs": result["macs"],
         "search_seconds": (result.get("timing") or {}).get("search"),

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import draw
+from jaxnas import data, draw
 from jaxnas.base import Arch, ArchWeights, Key, SearchAlgorithm, SearchSpace, Supernet
 from jaxnas.fit import seeds, watch
 from jaxnas.fit.budget import Budget, feasible_samples
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
 from jaxnas.fit.results import metrics
 from jaxnas.fit.searching import Epochs, ends_of, epoch_lines, run_epochs
-from jaxnas.fit.settings import check_accumulate
+from jaxnas.fit.settings import check_accumulate, image_shape_of
 from jaxnas.hardware import solve
 from jaxnas.networks import in_parts
 from jaxnas.ranges import SUPERNET, check_ranges
@@ -86,7 +86,7 @@ class Darts:
         split = search_split(problem.dataset, problem.seed, self.valid_part, self.limit, sizes, "search.")
         alone = {"search.early_stop": self.early_stop, "search.prune": bool(self.prune)}
         seeds.check(problem, alone)
-        layout = seeds.layout(problem, problem.dataset.image_shape, self.batch_size, side_by_side=True)
+        layout = seeds.layout(problem, image_shape_of(problem.dataset), self.batch_size, side_by_side=True)
         epochs = Epochs(problem.dataset, split, {"search": self.batch_size})
         this = _Search(self, problem, space, epochs, layout)
         return Prepared(
@@ -138,7 +138,7 @@ class _Search(NamedTuple):
 
     def algorithm(self, supernet: Supernet) -> SearchAlgorithm:
         """The algorithm over a supernet, which may have lost operations."""
-        settings, steps = self.settings, len(self.epochs.split.train.labels) // self.settings.batch_size
+        settings, steps = self.settings, data.count(self.epochs.split.train) // self.settings.batch_size
         ruled = supernet._replace(
             apply=in_parts(supernet.apply, settings.accumulate),
             space=supernet.space._replace(discretize=self.derived),
@@ -159,6 +159,7 @@ class _Search(NamedTuple):
             optimizer,
             adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
             bilevel,
+            objective=self.problem.dataset.objective,
             warmup_steps=settings.warmup_epochs * steps,
             axis_name=axis_name,
         )
@@ -211,7 +212,7 @@ def _one(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> dict[str, A
     def fit(stage: Stage, number: int, supernet: Supernet, state: WatchedState, epochs: int) -> Outcome:
         measure = watch.make_measure(
             settings.watch, this.space, supernet, this.epochs.split.valid, problem.dataset.augmentation,
-            settings.batch_size, watch_key,
+            settings.batch_size, watch_key, problem.dataset.objective,
         )  # fmt: skip
 
         def after_epoch(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:

@@ -7,15 +7,16 @@ import functools
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from jaxnas.base import SearchAlgorithm, Supernet
+from jaxnas.base import Objective, SearchAlgorithm, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
 from jaxnas.fit.controller_pictures import draw_controller
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem
 from jaxnas.fit.results import metrics
 from jaxnas.fit.sharing import Sharing, weight_sharing
+from jaxnas.objectives import CLASSIFICATION
 from jaxnas.ranges import SUPERNET, check_ranges
 from jaxnas.runfolder import RunFolder
-from jaxnas.search import enas, path_accuracy
+from jaxnas.search import enas, path_metric
 from jaxnas.train import schedules
 
 _ROUNDS = 50
@@ -99,10 +100,14 @@ class Enas:
             self.epochs, self.batch_size, self.channels, self.cells, {"controller": own.batch_size},
             {"controller": own.steps}, self.valid_part, self.limit, self.candidates, own.batch_size, log_every=10,
         )  # fmt: skip
-        return weight_sharing(problem, sharing, functools.partial(algorithm_of, self), pictures)
+        return weight_sharing(
+            problem, sharing, functools.partial(algorithm_of, self, objective=problem.dataset.objective), pictures
+        )
 
 
-def algorithm_of(settings: Enas, supernet: Supernet, steps: int, axis_name: str | None = None) -> SearchAlgorithm:
+def algorithm_of(
+    settings: Enas, supernet: Supernet, steps: int, axis_name: str | None = None, objective: Objective = CLASSIFICATION
+) -> SearchAlgorithm:
     """The algorithm of the settings. steps: of an epoch. axis_name: where each device runs the step on a part."""
     own, space = settings.controller, supernet.space
     rate = schedules.warm_restarts(settings.learning_rate, settings.last_learning_rate, settings.period)
@@ -128,9 +133,16 @@ def algorithm_of(settings: Enas, supernet: Supernet, steps: int, axis_name: str 
         entropy_weight=own.entropy_weight,
         skip_weight=own.skip_weight,
     )
-    reward = path_accuracy(supernet, own.batches, axis_name)
+    reward = path_metric(supernet, own.batches, axis_name, objective=objective)
     return enas(
-        supernet, policy, optimizer, reward, samples=own.samples, candidates=settings.candidates, axis_name=axis_name
+        supernet,
+        policy,
+        optimizer,
+        reward,
+        objective=objective,
+        samples=own.samples,
+        candidates=settings.candidates,
+        axis_name=axis_name,
     )
 
 

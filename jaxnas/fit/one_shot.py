@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import data
 from jaxnas.base import Array, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.fit import reuse, seeds
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
@@ -20,6 +21,7 @@ from jaxnas.fit.scoring import Score
 from jaxnas.fit.searching import Epochs, ends_of, run_epochs
 from jaxnas.fit.select import PREDICTOR, Way, agreement, program_of, selected, weakest
 from jaxnas.fit.selection_pictures import draw_selection
+from jaxnas.fit.settings import image_shape_of
 from jaxnas.fit.truth import Truth, curve
 from jaxnas.parallel import local
 from jaxnas.ranges import SUPERNET, check_ranges
@@ -84,12 +86,12 @@ class OneShot:
         sizes = {"train": ("search.batch_size", self.batch_size), "valid": ("search.valid_part", 1)}
         split = search_split(problem.dataset, problem.seed, self.valid_part, self.limit, sizes, "search.")
         scored = self.scoring.batches * self.scoring.batch_size
-        if scored > len(split.train.labels):
+        if scored > data.count(split.train):
             raise ValueError(
                 f"search.scoring.batches {self.scoring.batches} of {self.scoring.batch_size} images are more than the "
-                f"{len(split.train.labels)} that the supernet learns from"
+                f"{data.count(split.train)} that the supernet learns from"
             )
-        layout = seeds.layout(problem, problem.dataset.image_shape, self.batch_size, side_by_side=False)
+        layout = seeds.layout(problem, image_shape_of(problem.dataset), self.batch_size, side_by_side=False)
         supernet, skeleton = problem.supernet(self.channels, self.cells), problem.skeleton(self.channels, self.cells)
         paths_of(self.sampling, supernet.space, skeleton)  # raises for what cannot be
         if self.by == "ilp":
@@ -138,7 +140,7 @@ class _Search(NamedTuple):
         folder = stage.path if name == seeds.ONE else stage.path / name
         devices = jax.local_devices()[: self.problem.devices.count or None]
         return Scores(
-            self.supernet, params, self.epochs.split, self.problem.dataset.augmentation, self.settings.scoring,
+            self.supernet, params, self.epochs.split, self.problem.dataset, self.settings.scoring,
             self.problem.seed, folder, devices,
         )  # fmt: skip
 
@@ -171,7 +173,7 @@ def paths_of(sampling: str, space: SearchSpace, skeleton: Skeleton) -> Paths:
 
 def algorithm_of(this: _Search, supernet: Supernet) -> SearchAlgorithm:
     """The algorithm over a supernet, whose space may have lost options."""
-    settings, steps = this.settings, len(this.epochs.split.train.labels) // this.settings.batch_size
+    settings, steps = this.settings, data.count(this.epochs.split.train) // this.settings.batch_size
     rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)
     optimizer = schedules.sgd(
         schedules.per_epoch(rate, steps),
@@ -179,8 +181,9 @@ def algorithm_of(this: _Search, supernet: Supernet) -> SearchAlgorithm:
     )  # fmt: skip
     paths = paths_of(settings.sampling, supernet.space, this.skeleton)
     return single_path(
-        supernet, paths, optimizer, candidates=settings.scoring.evaluations, axis_name=this.layout.axis_name
-    )
+        supernet, paths, optimizer, objective=this.problem.dataset.objective, candidates=settings.scoring.evaluations,
+        axis_name=this.layout.axis_name,
+    )  # fmt: skip
 
 
 def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
@@ -224,7 +227,7 @@ def _best_of(
             settings.by, settings.predictor, settings.scoring, pruned.space, this.problem.budget(pruned.space), score,
             select_key, random_key,
         )  # fmt: skip
-        chosen["scored_on"] = f"{len(valid.labels)} validation images"
+        chosen["scored_on"] = f"{data.count(valid)} validation images"
         if truth is not None:
             chosen["truth_curve"] = curve(truth, jax.vmap(pruned.embed)(jnp.asarray(order)))
         if this.measured is not None:

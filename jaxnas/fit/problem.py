@@ -12,7 +12,7 @@ from jaxnas.catalog import Entry
 from jaxnas.data import Dataset
 from jaxnas.fit.budget import Budget
 from jaxnas.fit.devices import Devices
-from jaxnas.fit.settings import Training
+from jaxnas.fit.settings import Training, image_shape_of
 from jaxnas.fit.truth import Truth
 from jaxnas.runfolder import RunFolder
 
@@ -41,8 +41,8 @@ class Problem(NamedTuple):
     devices: Devices = Devices()
 
     def skeleton(self, channels: int, cells: int) -> Skeleton:
-        """That of a search network for the images of the data set."""
-        return Skeleton(channels, cells, self.dataset.image_shape, self.dataset.num_classes)
+        """That of a search network for the data set. Data without images has (1, 1, 1), which no network reads."""
+        return Skeleton(channels, cells, image_shape_of(self.dataset), self.dataset.num_outputs)
 
     def supernet(self, channels: int, cells: int, **how: Any) -> Supernet:
         """The supernet of a search network. how: what else that of the space takes.
@@ -159,7 +159,7 @@ def search_split(
         train, valid = data.limited(train, limit - kept), data.limited(valid, kept)
     parts = {"train": train, "valid": valid}
     for part, (flag, size) in sizes.items():
-        there = len(parts[part].labels)
+        there = data.count(parts[part])
         if size > there:
             raise ValueError(f"{flag} {size} is larger than its part, which has {there} images; choose a smaller one")
     return SearchSplit(train, valid)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas import draw, report
+from jaxnas.data import Dataset
 from jaxnas.fit.problem import Picture, Problem, Stop
+from jaxnas.fit.settings import has_images
 from jaxnas.fit.truth_pictures import draw_truth
 from jaxnas.parallel import from_first, is_first_process
 from jaxnas.runfolder import RunFolder, open_run, versions
@@ -60,8 +62,9 @@ def finish(
     lines = metrics(run)
     result = {
         **rows["found"],
+        "metric": dataset.objective.name,
         "dataset": dataset.name,
-        "data": {**dataset.summary(), "read_as": dataclasses.asdict(form_of(dataset))},
+        "data": {**dataset.summary(), **_read_as(dataset)},
         "seed": problem.seed,
         "baselines": {name: row for name, row in rows.items() if name != "found"},
         "versions": versions(),
@@ -78,14 +81,18 @@ def finish(
     if draw.can_draw(result["genotype"]):
         draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
         known = [("The found architecture", "cells.png", "What was found, operations on the edges."), *known]
-    draw.draw_comparison(every, folder / "comparison.png")
-    draw.draw_curves(lines, folder / "curves.png")
+    draw.draw_comparison(every, folder / "comparison.png", dataset.objective.name)
+    draw.draw_curves(lines, folder / "curves.png", dataset.objective.name)
     report.write(
         run.path,
         result,
         [
             *known,
-            ("Found and baselines", "comparison.png", "Test accuracy with its 95 % interval, same training for all."),
+            (
+                "Found and baselines",
+                "comparison.png",
+                "On the test split, an accuracy with its 95 % interval; the same training for all.",
+            ),
             *pictures,
             ("Curves", "curves.png", "Losses and accuracies of every stage."),
         ],
@@ -93,6 +100,10 @@ def finish(
     )
     run.finish(result)
     return result
+
+
+def _read_as(dataset: Dataset) -> dict[str, Any]:
+    return {"read_as": dataclasses.asdict(form_of(dataset))} if has_images(dataset) else {}
 
 
 def truth_table(known: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -121,12 +132,13 @@ def tell(path: Path | None, result: Mapping[str, Any]) -> None:
     known = result.get("truth")
     head = f"{'true':>9}{'rank':>8}" if known else ""
     print(f"\n{'network':<16}{'test':>8}  {'95 % interval':<18}{'valid':>8}{'params':>12}{'MACs':>14}{head}")
+    metric = report.metric_of(result)
     for name, row in rows.items():
-        low, high = row["test_interval"]
-        valid = "–" if row["valid_accuracy"] is None else f"{row['valid_accuracy']:.4f}"
+        interval = "" if row["test_interval"] is None else "{:.4f} to {:.4f}".format(*row["test_interval"])
+        valid = "–" if row[f"valid_{metric}"] is None else f"{row[f'valid_{metric}']:.4f}"
         value, rank, _ = _truth_cells(row["truth"]) if known and "truth" in row else ("", "", "")
         print(
-            f"{name:<16}{row['test_accuracy']:>8.4f}  {f'{low:.4f} to {high:.4f}':<18}{valid:>8}"
+            f"{name:<16}{row[f'test_{metric}']:>8.4f}  {interval:<18}{valid:>8}"
             f"{row['params']:>12,}{row['macs']:>14,}{value:>9}{rank:>8}".rstrip()
         )
     if known:

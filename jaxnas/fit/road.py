@@ -23,7 +23,7 @@ from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_bud
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.latency import latency_table, network_milliseconds
 from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, settings_of
-from jaxnas.fit.settings import Limits, Training, skeleton_of
+from jaxnas.fit.settings import Limits, Training, has_images, skeleton_of
 from jaxnas.fit.training import check_networks, check_training, fitting, train_all
 from jaxnas.fit.truth import truth_of
 from jaxnas.hardware import LatencyTable, save_latency
@@ -164,7 +164,8 @@ class _Keys(NamedTuple):
 def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None) -> tuple[Problem, LatencyTable | None]:
     """What the method is to solve, checked; the measured latency where that is limited, which takes seconds."""
     entry = entry_of(road.space)
-    fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_classes), dataset)
+    if has_images(dataset):
+        fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_classes), dataset)
     check_ranges("", road, seed=("seed",), count=("seeds",), not_negative=("random_baselines",))
     check_ranges("max_", road.limits, positive=("params", "macs", "latency_ms"))
     check_ranges("", road.limits, count=("latency_batch",))

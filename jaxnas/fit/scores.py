@@ -67,7 +67,7 @@ class Scores(NamedTuple):
     supernet: Supernet
     params: PyTree
     split: SearchSplit
-    augmentation: data.Augmentation
+    dataset: data.Dataset
     scoring: Scoring
     seed: int
     folder: Path
@@ -75,21 +75,25 @@ class Scores(NamedTuple):
 
 
 def score(
-    supernet: Supernet, params: PyTree, archs: Any, split: SearchSplit, augmentation: data.Augmentation, *,
+    supernet: Supernet, params: PyTree, archs: Any, split: SearchSplit, dataset: data.Dataset, *,
     batch_norm: Literal["batch", "recalibrated"] = "recalibrated", batch_size: int = 250, batches: int = 8,
     seed: int = 0, devices: Sequence[jax.Device] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """The accuracy of paths of a trained supernet on all of a validation part, float64 [P].
+    """The metric of paths of a trained supernet on all of a validation part, float64 [P].
 
-    archs: int [P, D]. batch_norm: by the statistics of each validation batch of `batch_size` examples, or by those of
-    `batches` training batches along the same path; running averages over other paths mean nothing to any one. seed: of
-    the choice of these batches. devices: these share the architectures.
+    archs: int [P, D]. dataset: that the parts are of. batch_norm: by the statistics of each validation batch of
+    `batch_size` examples, or by those of `batches` training batches along the same path; running averages over other
+    paths mean nothing to any one. seed: of the choice of these batches. devices: these share the architectures.
 
     Raises: ValueError where a number is out of its range, or the training part has not so many examples.
     """
-    policy = {"batch": lambda: None, "recalibrated": lambda: recalibrated(
-        supernet.apply_path, augmentation, split.train, batches, batch_size, seed)}[batch_norm]()  # fmt: skip
-    return make_path_score(supernet.apply_path, augmentation, batch_size, policy, devices)(params, archs, split.valid)
+    augmentation, statistics = dataset.augmentation, None
+    if batch_norm == "recalibrated":
+        statistics = recalibrated(supernet.apply_path, augmentation, split.train, batches, batch_size, seed)
+    of_paths = make_path_score(
+        supernet.apply_path, augmentation, batch_size, statistics, devices, objective=dataset.objective
+    )
+    return of_paths(params, archs, split.valid)
 
 
 def within(score: Score, pruned: Pruned) -> Score:
@@ -108,7 +112,7 @@ def kept_scores(
     "batch", "recalibrated" and "running"; averaged: of the last, a key and the number of random paths. Architectures
     are of the whole space.
     """
-    apply_path, augmentation = scores.supernet.apply_path, scores.augmentation
+    apply_path, augmentation = scores.supernet.apply_path, scores.dataset.augmentation
     size, count = scores.scoring.batch_size, scores.scoring.batches
     space, train = scores.supernet.space, scores.split.train
 
@@ -128,7 +132,8 @@ def kept_scores(
 
     def score_of(name: str) -> Score:
         devices = scores.devices if len(scores.devices) > 1 else None
-        score = make_path_score(apply_path, augmentation, size, statistics[name](), devices)
+        objective = scores.dataset.objective
+        score = make_path_score(apply_path, augmentation, size, statistics[name](), devices, objective=objective)
         return lambda archs: score(scores.params, archs, scores.split.valid)
 
     def with_known(by: Mapping[str, Score]) -> Any:

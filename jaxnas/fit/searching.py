@@ -32,7 +32,7 @@ class Epochs(NamedTuple):
 
     def count(self, phase: Phase) -> int:
         """Steps of a phase in an epoch."""
-        least = min(len(getattr(self.split, name).labels) for name in phase.reads)
+        least = min(data.count(getattr(self.split, name)) for name in phase.reads)
         return self.steps.get(phase.name, least // self.batch_sizes[phase.name])
 
 
@@ -41,7 +41,7 @@ def batches_of(phase: Phase, epochs: Epochs) -> Callable[[Key, Array, Mapping[st
     size = epochs.batch_sizes[phase.name]
     make = {
         name: data.make_batches(
-            len(getattr(epochs.split, name).labels), size, epochs.dataset.augmentation, train=not phase.plain
+            data.count(getattr(epochs.split, name)), size, epochs.dataset.augmentation, train=not phase.plain
         )
         for name in phase.reads
     }

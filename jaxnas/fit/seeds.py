@@ -21,6 +21,7 @@ from jaxnas.files import write_json
 from jaxnas.fit.devices import chosen, spread
 from jaxnas.fit.problem import Problem
 from jaxnas.parallel import DataParallel, local, many_seeds
+from jaxnas.report import shown
 from jaxnas.runfolder import RunFolder
 from jaxnas.train.chunk import Chunk, make_chunk
 
@@ -145,16 +146,18 @@ def choose(
     """
     if problem.seeds == 1:
         return figures, None
-    best = max(found, key=lambda name: figures[name]["valid_accuracy"])
+    metric = problem.dataset.objective.name
+    best = max(found, key=lambda name: figures[name][f"valid_{metric}"])
     number = list(found).index(best)
     shutil.copytree(run.stage(f"train-{best}").path / "network", run.path / "network", dirs_exist_ok=True)
     write_json(run.path / "genotype.json", figures[best]["genotype"])
-    tested = [figures[name]["test_accuracy"] for name in found]
+    tested = [figures[name][f"test_{metric}"] for name in found]
     seeds = {
         "chosen": problem.seed + number,
         "count": len(found),
-        "mean_test_accuracy": float(np.mean(tested)),
-        "std_test_accuracy": float(np.std(tested, ddof=1)),
+        "metric": metric,
+        "mean_test": float(np.mean(tested)),
+        "std_test": float(np.std(tested, ddof=1)),
         "agreement": share_equal([space.canonical(arch) for arch in found.values()]),
         "agreement_by_chance": share_equal_by_chance(space),
     }
@@ -165,7 +168,7 @@ def choose(
 def told(seeds: Mapping[str, Any]) -> str:
     """What several seeds gave, in one line."""
     return (
-        f"{seeds['count']} seeds: test accuracy {seeds['mean_test_accuracy']:.4f} ± {seeds['std_test_accuracy']:.4f}; "
+        f"{seeds['count']} seeds: test {seeds['metric']} {seeds['mean_test']:.4f} ± {seeds['std_test']:.4f}; "
         f"two found architectures have {seeds['agreement']:.0%} of their choices in common, two random ones "
         f"{seeds['agreement_by_chance']:.0%}"
     )
@@ -178,14 +181,15 @@ def tables(
     if len(found) == 1:
         return []
     seeds = figures[ONE]["seeds"]
+    metric = seeds["metric"]
     rows: list[tuple[str, ...]] = [
         (
-            name, f"{figures[name]['test_accuracy']:.2%}", f"{figures[name]['valid_accuracy']:.2%}",
+            name, shown(figures[name][f"test_{metric}"], metric), shown(figures[name][f"valid_{metric}"], metric),
             "kept" if name == f"seed-{seeds['chosen']}" else "", figures[name]["notation"],
         )
         for name in found
     ]  # fmt: skip
-    head = ("Seed", "Test accuracy", "Validation accuracy", "", "Found")
+    head = ("Seed", f"Test {metric}", f"Validation {metric}", "", "Found")
     return [("Seeds", head, rows), ("All seeds", ("Mean ± standard deviation",), [(told(seeds),)])]
 
 

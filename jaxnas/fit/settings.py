@@ -55,10 +55,20 @@ class Limits:
         return {name: limit for name, limit in every.items() if limit is not None}
 
 
+def has_images(dataset: Dataset) -> bool:
+    """Whether the inputs of a data set are images."""
+    return dataset.augmentation is not None
+
+
+def image_shape_of(dataset: Dataset) -> tuple[int, int, int]:
+    """(H, W, C); (1, 1, 1) for data without images, which no network reads."""
+    return dataset.image_shape if has_images(dataset) else (1, 1, 1)
+
+
 def skeleton_of(training: Training, dataset: Dataset) -> Skeleton:
     """The network around the cells."""
     return Skeleton(
-        training.channels, training.cells, dataset.image_shape, dataset.num_classes, auxiliary=training.auxiliary
+        training.channels, training.cells, image_shape_of(dataset), dataset.num_outputs, auxiliary=training.auxiliary
     )
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import data
 from jaxnas.base import Array, Key, SearchAlgorithm, Supernet
 from jaxnas.cache import enable_cache
 from jaxnas.data import Dataset
@@ -24,6 +25,7 @@ from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, no_pictu
 from jaxnas.fit.results import clock
 from jaxnas.fit.scoring import Score, with_scores
 from jaxnas.fit.searching import Epochs, run_epochs
+from jaxnas.fit.settings import image_shape_of
 from jaxnas.parallel import local
 from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, Stage
@@ -82,13 +84,13 @@ def weight_sharing(
     split = search_split(
         problem.dataset, problem.seed, sharing.valid_part, sharing.limit, {"train": train}, "search."
     )  # fmt: skip
-    layout = seeds.layout(problem, problem.dataset.image_shape, *every.values(), side_by_side=sharing.side_by_side)
+    layout = seeds.layout(problem, image_shape_of(problem.dataset), *every.values(), side_by_side=sharing.side_by_side)
     supernet = problem.supernet(sharing.channels, sharing.cells)
-    algorithm = build(supernet, len(split.train.labels) // sharing.batch_size, layout.axis_name)
+    algorithm = build(supernet, data.count(split.train) // sharing.batch_size, layout.axis_name)
     sizes = {phase.name: sharing.batch_sizes.get(phase.name, sharing.batch_size) for phase in algorithm.phases}
     for phase in algorithm.phases:
         for part in phase.reads:
-            there = len(getattr(split, part).labels)
+            there = data.count(getattr(split, part))
             if sizes[phase.name] > there:
                 raise ValueError(
                     f"batches of {sizes[phase.name]} of phase {phase.name!r} are larger than the part {part!r}, which "
@@ -173,18 +175,20 @@ def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: S
         arch = algorithm.derive(derive_key, state, None)
         return {"genotype": space.to_genotype(arch), "told": {}, "beside": {}}
     valid, size, count = this.epochs.split.valid, this.sharing.score_batch, this.sharing.candidates
-    score_paths = make_path_score(this.supernet.apply_path, this.problem.dataset.augmentation, size)
+    score_paths = make_path_score(
+        this.supernet.apply_path, this.problem.dataset.augmentation, size, objective=this.problem.dataset.objective
+    )
 
     def select(by: Mapping[str, Score]) -> dict[str, Any]:
         drawn = {
             "": _candidates(this, state, derive_key),
             "random_": feasible_samples(space, this.problem.budget(space), random_key, count)[0],
         }
-        scores = {name: by["accuracy"](archs) for name, archs in drawn.items()}
+        scores = {name: by["metric"](archs) for name, archs in drawn.items()}
         best = {name: jnp.asarray(archs[int(np.argmax(scores[name]))]) for name, archs in drawn.items()}
         told: dict[str, Any] = {
             "count": count,
-            "scored_on": f"{len(valid.labels)} validation images",
+            "scored_on": f"{data.count(valid)} validation images",
             "batch_norm": f"statistics of each batch of {size}",
         }
         for name, own in scores.items():
@@ -196,7 +200,7 @@ def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: S
             "beside": {"best-of-random": space.to_genotype(best["random_"])},
         }
 
-    return with_scores({"accuracy": lambda archs: score_paths(state.params, archs, valid)}, select, stop)
+    return with_scores({"metric": lambda archs: score_paths(state.params, archs, valid)}, select, stop)
 
 
 def _candidates(this: _Search, state: Any, key: Key) -> np.ndarray:
@@ -250,7 +254,7 @@ def search_shared(
     }
     split = search_split(dataset, seed, valid_part, limit, wanted, "")
     # Steps know no axis, so that the partitioner spreads them.
-    over = spread(dataclasses.replace(devices, way="sharded"), dataset.image_shape, *sizes.values())
+    over = spread(dataclasses.replace(devices, way="sharded"), image_shape_of(dataset), *sizes.values())
     layout = seeds.layout_over(over)
     init_key, run_key, derive_key = jax.random.split(jax.random.key(seed), 3)
     outcome = run_epochs(
@@ -262,7 +266,9 @@ def search_shared(
         arch = algorithm.derive(derive_key, state, None)
     else:
         if score is None:
-            score_paths = make_path_score(supernet.apply_path, dataset.augmentation, Sharing(1, 1).score_batch)
+            score_paths = make_path_score(
+                supernet.apply_path, dataset.augmentation, Sharing(1, 1).score_batch, objective=dataset.objective
+            )
 
             def score(state: Any, archs: Array) -> Any:
                 return score_paths(state.params, archs, split.valid)

@@ -12,22 +12,23 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 import jax
 
 from jaxnas import data
-from jaxnas.base import Arch, Array, Context, Key, Network, PyTree, SearchSpace, Stats, Supernet
+from jaxnas.base import Arch, Array, Context, Key, Network, Objective, PyTree, SearchSpace, Stats, Supernet
 from jaxnas.cache import enable_cache
-from jaxnas.data import Augmentation, Dataset, Examples
+from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, spread
 from jaxnas.fit.problem import Problem, Stop
-from jaxnas.fit.settings import Training, check_accumulate, skeleton_of
+from jaxnas.fit.settings import Training, check_accumulate, has_images, image_shape_of, skeleton_of
 from jaxnas.networks import in_parts, tutorial_cnn
+from jaxnas.objectives import classification
 from jaxnas.parallel import is_first_process, local
 from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.classifier import Evaluation, TrainState, classifier, confidence_interval, make_evaluate
 from jaxnas.train.loop import Leg, Outcome, load
 from jaxnas.train.loop import run as run_loop
+from jaxnas.train.trainer import Evaluation, TrainState, confidence_interval, make_evaluate, make_trainer
 
 Made = TypeVar("Made")
 
@@ -41,21 +42,22 @@ class Trained(NamedTuple):
     """A network after its training, with what the test split says, which was read once.
 
     params, stats: those of the last epoch, or of the best by validation where a part was held out. test_interval: the
-    95 % interval of the accuracy. valid_accuracy: the best, None where nothing was held out.
+    95 % interval of an accuracy, None for another metric. valid_metric: the best, None where nothing was held out. The
+    metric is that of the data set's objective.
     """
 
     network: Network
     params: PyTree
     stats: Stats
-    test_accuracy: float
-    test_interval: tuple[float, float]
+    test_metric: float
+    test_interval: tuple[float, float] | None
     test_loss: float
-    valid_accuracy: float | None
+    valid_metric: float | None
     selected_epoch: int
     seconds: float
 
-    def apply(self, x: Array) -> Array:
-        """Normalized images [B, H, W, C] -> logits [B, K]."""
+    def apply(self, x: PyTree) -> PyTree:
+        """Inputs as the network is given them, such as normalized images [B, H, W, C], -> its outputs."""
         return self.network.apply(self.params, x, Context(bn=self.stats))[0]
 
 
@@ -88,7 +90,7 @@ def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, e
     def predict(state: tuple[PyTree, Stats], x: Array) -> Array:
         return network.apply(state[0], x, Context(bn=state[1]))[0]
 
-    return make_evaluate(predict, dataset.augmentation, _EVALUATED)((params, stats), examples)
+    return make_evaluate(predict, dataset.augmentation, _EVALUATED, dataset.objective)((params, stats), examples)
 
 
 def check_training(training: Training, dataset: Dataset, seed: int, devices: Devices) -> None:
@@ -102,13 +104,25 @@ def check_training(training: Training, dataset: Dataset, seed: int, devices: Dev
         share=("momentum", "label_smoothing", "drop_path", "hold_out"),
     )
     parts = data.split(dataset, seed, training.hold_out)
-    if training.batch_size > len(parts.train.labels):
+    if training.batch_size > data.count(parts.train):
         raise ValueError(
             f"train.batch_size {training.batch_size} is larger than the training part, which has "
-            f"{len(parts.train.labels)} images; choose a smaller one"
+            f"{data.count(parts.train)} examples; choose a smaller one"
         )
     check_accumulate("train", training.accumulate, training.batch_size)
-    spread(devices, dataset.image_shape, training.batch_size)
+    objective_of(training, dataset)
+    spread(devices, image_shape_of(dataset), training.batch_size)
+
+
+def objective_of(training: Training, dataset: Dataset) -> Objective:
+    """What training minimizes. Raises ValueError for label smoothing where targets are no classes."""
+    if not training.label_smoothing:
+        return dataset.objective
+    if not dataset.class_names:
+        raise ValueError(
+            f"train.label_smoothing {training.label_smoothing} is for classes, which {dataset.name} has not"
+        )
+    return dataset.objective._replace(loss=classification(training.label_smoothing).loss)
 
 
 def check_networks(problem: Problem) -> None:
@@ -125,23 +139,25 @@ def check_networks(problem: Problem) -> None:
         return [
             entry.network(arch, skeleton, space),
             *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
-            tutorial_cnn(image_shape, dataset.num_classes),
+            *([tutorial_cnn(image_shape, dataset.num_classes)] if has_images(dataset) else []),
         ]
 
     networks = fitting(build, dataset)
 
-    def example(part: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((training.batch_size, *part.shape[1:]), part.dtype)
+    def example(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((training.batch_size, *leaf.shape[1:]), leaf.dtype)
 
     batches = data.make_batches(training.batch_size, training.batch_size, dataset.augmentation, cutout=training.cutout)
-    examples = Examples(example(dataset.train_images), example(dataset.train_labels))  # type: ignore[arg-type]
+    examples = jax.tree.map(example, dataset.train)
 
-    def forward(key: Key, examples: Any, network: Network | Supernet) -> Array:
+    def forward(key: Key, examples: Examples, network: Network | Supernet) -> Array:
         init_key, batch_key, context = *jax.random.split(key), Context("batch")
-        images = batches(batch_key, 0, examples).image
+        inputs, targets = batches(batch_key, 0, examples)
         if isinstance(network, Supernet):
-            return network.apply_path(network.init(init_key), arch, images, context)[0]
-        return network.apply(network.init(init_key)[0], images, context)[0]
+            outputs = network.apply_path(network.init(init_key), arch, inputs, context)[0]
+        else:
+            outputs = network.apply(network.init(init_key)[0], inputs, context)[0]
+        return dataset.objective.loss(outputs, targets)
 
     for network in networks:
         jax.eval_shape(functools.partial(forward, network=network), key, examples)
@@ -149,6 +165,8 @@ def check_networks(problem: Problem) -> None:
 
 def fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> Made:
     """What is built for the images of a data set. Raises ValueError where they are too small, with what would do."""
+    if not has_images(dataset):
+        return build(image_shape_of(dataset))
     height, width, channels = dataset.image_shape
     try:
         return build((height, width, channels))
@@ -164,9 +182,9 @@ def fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> 
 
 
 def train_all(
-    run: RunFolder, problem: Problem, archs: Mapping[str, Arch], key: Key, stop: Stop, hand_designed: bool = True
+    run: RunFolder, problem: Problem, archs: Mapping[str, Arch], key: Key, stop: Stop
 ) -> dict[str, dict[str, Any]]:
-    """Trains the named architectures and the hand-designed network under the same budget; name -> figures.
+    """Trains the named architectures and, on images, the hand-designed network under the same budget; name -> figures.
 
     The test split is read once for each network, after its training. The network named "found" is kept in the folder,
     those of several seeds each in that of its stage.
@@ -183,7 +201,7 @@ def train_all(
         figures[name] = trainer.figures(
             run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space, kept
         )
-    if hand_designed:
+    if has_images(dataset):
         network = tutorial_cnn(dataset.image_shape, dataset.num_classes)
         plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
         trainer = Trainer(network, plain, dataset, problem.seed, problem.devices)
@@ -202,28 +220,27 @@ class Trainer:
         self.training = training
         self.dataset = dataset
         self.parts = data.split(dataset, seed, training.hold_out)
-        self.steps = len(self.parts.train.labels) // training.batch_size
+        self.steps = data.count(self.parts.train) // training.batch_size
         schedule, then = _schedule(training, self.steps)
         optimizer = schedules.sgd(
             schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
         )
-        self.spread = spread(devices, dataset.image_shape, training.batch_size)
-        self.classifier = classifier(
+        self.spread = spread(devices, image_shape_of(dataset), training.batch_size)
+        self.trainer = make_trainer(
             _accumulated(network, training.accumulate),
             optimizer,
             total_steps=training.epochs * self.steps,
             auxiliary_weight=training.auxiliary_weight,
-            label_smoothing=training.label_smoothing,
+            objective=objective_of(training, dataset),
             drop_path=training.drop_path,
             axis_name=self.spread.axis_name,
         )
-        self.init = jax.jit(self.classifier.init)
-        augmentation: Augmentation = dataset.augmentation
+        self.init = jax.jit(self.trainer.init)
         batches = data.make_batches(
-            len(self.parts.train.labels), training.batch_size, augmentation, cutout=training.cutout
+            data.count(self.parts.train), training.batch_size, dataset.augmentation, cutout=training.cutout
         )
-        self.chunk = make_chunk(self.spread.step(self.classifier.step), batches)
-        self.evaluate = make_evaluate(self.classifier.predict, augmentation, _EVALUATED)
+        self.chunk = make_chunk(self.spread.step(self.trainer.step), batches)
+        self.evaluate = make_evaluate(self.trainer.predict, dataset.augmentation, _EVALUATED, dataset.objective)
 
     def fit(
         self, arch: Arch | None, key: Key, stage: Stage | None, stop: Stop, output: TextIO | None = None
@@ -231,7 +248,7 @@ class Trainer:
         """The state that is kept, and the outcome of all epochs. output: where progress is told."""
         init_key, run_key = jax.random.split(key)
         state = self.init(init_key, arch if isinstance(self.network, Supernet) else None)
-        valid, epochs = self.parts.valid, self.training.epochs
+        valid, epochs, name = self.parts.valid, self.training.epochs, self.dataset.objective.name
         best: Any = None
 
         def after_round(epoch: int, state: Any) -> tuple[Any, dict[str, float]]:
@@ -240,9 +257,9 @@ class Trainer:
             if valid is None:
                 return state, {}
             result = self.evaluate(state, valid)
-            if stage is None and (best is None or result.accuracy > best[0]):  # the next chunk uses the state up
-                best = (result.accuracy, jax.tree.map(lambda leaf: leaf.copy(), state))
-            return state, {"valid_accuracy": result.accuracy, "valid_loss": result.loss}
+            if stage is None and (best is None or result.metric > best[0]):  # the next chunk uses the state up
+                best = (result.metric, jax.tree.map(lambda leaf: leaf.copy(), state))
+            return state, {f"valid_{name}": result.metric, "valid_loss": result.loss}
 
         outcome = run_loop(
             [Leg("train", self.chunk, self.steps, self.training.batch_size)],
@@ -253,7 +270,7 @@ class Trainer:
             stage=stage,
             place=self.spread.place,
             after_round=after_round,
-            best=None if valid is None else "valid_accuracy",
+            best=None if valid is None else f"valid_{name}",
             stop=stop,
             output=output,
         )
@@ -272,8 +289,8 @@ class Trainer:
             network,
             params,
             stats,
-            tested.accuracy,
-            confidence_interval(tested.correct, tested.total),
+            tested.metric,
+            None if tested.correct is None else confidence_interval(tested.correct, tested.total),
             tested.loss,
             None if outcome.best is None else outcome.best.value,
             self.training.epochs if outcome.best is None else outcome.best.step // self.steps,
@@ -288,11 +305,12 @@ class Trainer:
         if stage.result is not None:
             return dict(stage.result)
         trained = self.train(network, arch, key, stage, stop)
+        metric = self.dataset.objective.name
         result: dict[str, Any] = {
-            "test_accuracy": trained.test_accuracy,
-            "test_interval": list(trained.test_interval),
+            f"test_{metric}": trained.test_metric,
+            "test_interval": trained.test_interval and list(trained.test_interval),
             "test_loss": trained.test_loss,
-            "valid_accuracy": trained.valid_accuracy,
+            f"valid_{metric}": trained.valid_metric,
             "selected_epoch": trained.selected_epoch,
             **network.costs,
         }

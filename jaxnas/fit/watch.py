@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from jaxnas import data
-from jaxnas.base import Array, Batch, Key, SearchSpace, Supernet
+from jaxnas.base import Array, Batch, Key, Objective, SearchSpace, Supernet
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.search.health import (
     EarlyStop,
@@ -89,19 +89,21 @@ def measurements(watch: Watch, epochs: int) -> int:
 
 
 def make_measure(
-    watch: Watch, space: SearchSpace, supernet: Supernet, valid: data.Examples, augmentation: data.Augmentation,
-    batch_size: int, key: Key,
+    watch: Watch, space: SearchSpace, supernet: Supernet, valid: data.Examples, augmentation: data.Augmentation | None,
+    batch_size: int, key: Key, objective: Objective,
 ) -> Callable[[int, WatchedState], tuple[WatchedState, dict[str, Any]]]:  # fmt: skip
     """Makes (epoch, state) -> (state with its history, values for the metrics)."""
-    order = np.random.RandomState(0).permutation(len(valid.labels))
+    order = np.random.RandomState(0).permutation(data.count(valid))
 
     def first_batches(count: int) -> list[Batch]:
         most = min(count, len(order) // batch_size)
         chosen = order[: most * batch_size].reshape(most, batch_size)
-        parts = [data.Examples(valid.images[part], valid.labels[part]) for part in chosen]
+        # Cut on the host: images that are stored are read there.
+        parts = [jax.tree.map(lambda leaf, part=part: leaf[part], valid) for part in chosen]
         return [data.plain_batch(part, jnp.arange(batch_size), augmentation) for part in parts]
 
-    gap_of, curvature_of = make_gap(space, supernet), make_curvature(supernet, most_products=watch.products)
+    gap_of = make_gap(space, supernet, objective=objective)
+    curvature_of = make_curvature(supernet, objective=objective, most_products=watch.products)
     derive = jax.jit(lambda alpha: space.discretize(softmax_mixture(alpha)))
     entropy_of = jax.jit(lambda alpha: entropy(softmax_mixture(alpha)))
     batches = first_batches(max(watch.batches, watch.eigenvalue_batches))
@@ -128,9 +130,9 @@ def _gap_values(gap: Any) -> dict[str, Array]:
     return {
         "loss_mixture": gap.mixture_loss,
         "loss_path": gap.path_loss,
-        "accuracy_mixture": gap.mixture_accuracy,
-        "accuracy_path": gap.path_accuracy,
-        "accuracy_gap": gap.mixture_accuracy - gap.path_accuracy,
+        "accuracy_mixture": gap.mixture_metric,
+        "accuracy_path": gap.path_metric,
+        "accuracy_gap": gap.mixture_metric - gap.path_metric,
     }
 
 

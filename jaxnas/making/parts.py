@@ -21,6 +21,7 @@ from jax.sharding import AxisType, PartitionSpec
 from scipy import stats
 
 from jaxnas.benchmarks.digits201 import digits201_table, read_digits201
+from jaxnas.data.dataset import count
 from jaxnas.data.digits import load_digits
 from jaxnas.files import write_atomic
 from jaxnas.fingerprint import checksum
@@ -203,7 +204,7 @@ def _write(
     about = {
         "skeleton": dataclasses.asdict(skeleton(settings)),
         "fidelities": settings.fidelities,
-        "images": settings.copies * len(load_digits().test_labels),
+        "images": settings.copies * count(load_digits().test),
         "seconds_an_epoch": seconds_an_epoch,
         "config": identity(settings),
         "versions": versions(),

@@ -2,7 +2,7 @@
 
 from jaxnas.search.bilevel import exact, finite_difference, first_order
 from jaxnas.search.darts import DartsInfo, DartsState, adam_l2, darts
-from jaxnas.search.enas import ChildInfo, ControllerInfo, EnasState, enas, path_accuracy
+from jaxnas.search.enas import ChildInfo, ControllerInfo, EnasState, enas, path_metric
 from jaxnas.search.health import (
     Curvature,
     EarlyStop,
@@ -63,7 +63,7 @@ __all__ = [
     "make_curvature",
     "make_gap",
     "make_hessian_product",
-    "path_accuracy",
+    "path_metric",
     "path_only",
     "record",
     "sandwich_paths",

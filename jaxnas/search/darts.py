@@ -26,6 +26,7 @@ from jaxnas.base import (
     Batch,
     Context,
     Key,
+    Objective,
     Phase,
     PyTree,
     Relaxation,
@@ -33,6 +34,7 @@ from jaxnas.base import (
     Supernet,
 )
 from jaxnas.kernels.trees import norm, pmean
+from jaxnas.objectives import CLASSIFICATION, means
 from jaxnas.relax import softmax
 from jaxnas.search.bilevel import Bilevel, Loss, first_order
 from jaxnas.search.health import entropy
@@ -49,15 +51,15 @@ class DartsState(NamedTuple):
 
 
 class DartsInfo(NamedTuple):
-    """Losses and accuracies of the two batches, before the weights' step; norms of the two gradients.
+    """Losses and metrics of the two batches, before the weights' step; norms of the two gradients.
 
     entropy: of the mixture's weights, in nats, mean over slots: log O at the start, 0 when every slot is decided.
     """
 
     train_loss: Array
-    train_accuracy: Array
+    train_metric: Array
     valid_loss: Array
-    valid_accuracy: Array
+    valid_metric: Array
     weight_gradient: Array
     alpha_gradient: Array
     entropy: Array
@@ -75,6 +77,7 @@ def darts(
     bilevel: Bilevel | None = None,
     *,
     relaxation: Relaxation = softmax,
+    objective: Objective = CLASSIFICATION,
     warmup_steps: int = 0,
     alpha_scale: float = 1e-3,
     axis_name: str | None = None,
@@ -82,10 +85,11 @@ def darts(
     """DARTS over the space of any supernet that has a mixture.
 
     bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
-    `weight_optimizer` or another optimizer with the same state (say, one without clipping). warmup_steps: during the
-    first steps only the weights move. alpha_scale: standard deviation of the initial architecture parameters. Its one
-    phase reads "train" and "valid". `derive` discretizes the mixture by the rule of the space, without a score; for
-    another rule give `supernet._replace(space=supernet.space._replace(discretize=…))`.
+    `weight_optimizer` or another optimizer with the same state (say, one without clipping). objective: whose loss both
+    levels descend. warmup_steps: during the first steps only the weights move. alpha_scale: standard deviation of the
+    initial architecture parameters. Its one phase reads "train" and "valid". `derive` discretizes the mixture by the
+    rule of the space, without a score; for another rule give
+    `supernet._replace(space=supernet.space._replace(discretize=…))`.
     """
     space = supernet.space
     if warmup_steps < 0:
@@ -105,9 +109,8 @@ def darts(
             relax_key, pass_key = jax.random.split(key)
             weights = mixture(relax_key, alpha, step)
             context = Context(key=pass_key, axis_name=axis_name, wanted=wanted)
-            logits, _ = supernet.apply(params, weights, batch.image, context)
-            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label)
-            return losses.mean(), (jnp.argmax(logits, -1) == batch.label).mean()
+            outputs, _ = supernet.apply(params, weights, batch.inputs, context)
+            return means(objective, outputs, batch.targets)
 
         return loss
 
@@ -143,14 +146,14 @@ def darts(
         params = optax.apply_updates(state.params, updates)
 
         weights = mixture(entropy_key, alpha, state.step)
-        train_loss, train_accuracy, valid_loss, valid_accuracy = pmean(
+        train_loss, train_metric, valid_loss, valid_metric = pmean(
             (taken.inner, taken.inner_told, taken.outer, taken.outer_told), axis_name
         )
         info = DartsInfo(
             train_loss,
-            train_accuracy,
+            train_metric,
             valid_loss,
-            valid_accuracy,
+            valid_metric,
             norm(taken.gradient),
             norm(taken.hypergradient),
             entropy(weights),

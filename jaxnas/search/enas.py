@@ -7,7 +7,7 @@ second the weights are held, some architectures are drawn, each gets a reward on
 follows the policy gradient (`controllers`). At the end architectures are drawn and the one that scores best is kept.
 
 Every pass normalizes by the statistics of its own batch and keeps none: the second phase leaves no trace in the child.
-Rewards of one step are of the same images, so that they differ by the architectures; the authors' programs draw other
+Rewards of one step are of the same examples, so that they differ by the architectures; the authors' programs draw other
 images for each. Theirs also have dropout, drop-path and an auxiliary head in the child, which this does not.
 """
 
@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnas.base import Arch, Array, Batch, Context, Key, Phase, PyTree, SearchAlgorithm, Supernet
+from jaxnas.base import Arch, Array, Batch, Context, Key, Objective, Phase, PyTree, SearchAlgorithm, Supernet
 from jaxnas.checks import check_choices
 from jaxnas.controllers import PolicyGradient, PolicyState
+from jaxnas.data.dataset import count
 from jaxnas.kernels.trees import norm, pmean
+from jaxnas.objectives import CLASSIFICATION, means
 from jaxnas.search.paths import path_only
 
 
@@ -36,10 +38,10 @@ class EnasState(NamedTuple):
 
 
 class ChildInfo(NamedTuple):
-    """Of one step of the child, float32 []: loss and accuracy of the drawn path before it, norm of the gradient."""
+    """Of one step of the child, float32 []: loss and metric of the drawn path before it, norm of the gradient."""
 
     train_loss: Array
-    train_accuracy: Array
+    train_metric: Array
     weight_gradient: Array
 
 
@@ -63,10 +65,12 @@ class Reward(Protocol):
     def __call__(self, params: PyTree, arch: Arch, batch: Batch, /) -> Array: ...
 
 
-def path_accuracy(supernet: Supernet, batches: int = 1, axis_name: str | None = None) -> Reward:
-    """The accuracy of a path on a validation batch, which is cut into some `batches` that are normalized apart.
+def path_metric(
+    supernet: Supernet, batches: int = 1, axis_name: str | None = None, *, objective: Objective = CLASSIFICATION
+) -> Reward:
+    """The metric of a path on a validation batch, which is cut into some `batches` that are normalized apart.
 
-    One is the paper's; several see more images at the same size of a pass.
+    One is the paper's; several see more examples at the same size of a pass.
 
     Raises: ValueError where `batches` is less than 1 or, when traced, does not divide the batch.
     """
@@ -74,16 +78,16 @@ def path_accuracy(supernet: Supernet, batches: int = 1, axis_name: str | None = 
         raise ValueError(f"batches must be at least 1, got {batches}")
 
     def reward(params: PyTree, arch: Arch, batch: Batch, /) -> Array:
-        size = len(batch.label)
+        size = count(batch)
         if size % batches:
-            raise ValueError(f"a validation batch of {size} images cannot be cut into {batches}; choose a multiple")
+            raise ValueError(f"a validation batch of {size} examples cannot be cut into {batches}; choose a multiple")
 
-        def accuracy(part: Batch) -> Array:
-            logits, _ = supernet.apply_path(params, arch, part.image, Context(axis_name=axis_name))
-            return jnp.mean(jnp.argmax(logits, -1) == part.label)
+        def metric(part: Batch) -> Array:
+            outputs, _ = supernet.apply_path(params, arch, part.inputs, Context(axis_name=axis_name))
+            return jnp.mean(objective.metric(outputs, part.targets))
 
         parts = jax.tree.map(lambda leaf: leaf.reshape(batches, -1, *leaf.shape[1:]), batch)
-        return pmean(jnp.mean(jax.lax.map(accuracy, parts)), axis_name)
+        return pmean(jnp.mean(jax.lax.map(metric, parts)), axis_name)
 
     return reward
 
@@ -94,15 +98,17 @@ def enas(
     weight_optimizer: optax.GradientTransformation,
     reward: Reward | None = None,
     *,
+    objective: Objective = CLASSIFICATION,
     samples: int = 10,
     candidates: int = 100,
     axis_name: str | None = None,
 ) -> SearchAlgorithm:
     """ENAS with the policy gradient of a controller over the choices of the supernet's space.
 
-    weight_optimizer: any that `path_only` can hold to the path. reward: `path_accuracy(supernet)` by default, or a
-    function of one's own, of a table say. samples: architectures of one controller step (10 in the micro, 20 in the
-    macro search). candidates: how many `derive` draws; it keeps the one of the highest score, which it must be given.
+    weight_optimizer: any that `path_only` can hold to the path. objective: whose loss the child descends. reward: by
+    default its metric, `path_metric(supernet, objective=objective)`, or a function of one's own, of a table say.
+    samples: architectures of one controller step (10 in the micro, 20 in the macro search). candidates: how many
+    `derive` draws; it keeps the one of the highest score, which it must be given.
 
     The phase "child" reads "train"; "controller" reads "valid", without augmentation. With `axis_name` a batch is
     spread over that axis and all devices, having one key, draw the same architectures.
@@ -113,7 +119,7 @@ def enas(
     for name, number in (("samples", samples), ("candidates", candidates)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-    reward = reward or path_accuracy(supernet, axis_name=axis_name)
+    reward = reward or path_metric(supernet, axis_name=axis_name, objective=objective)
     optimizer = path_only(weight_optimizer)
 
     def init(key: Key) -> EnasState:
@@ -122,19 +128,18 @@ def enas(
         return EnasState(params, optimizer.init(params), policy.init(policy_key))
 
     def child(key: Key, state: EnasState, batch: Mapping[str, Batch]) -> tuple[EnasState, ChildInfo]:
-        image, label = batch["train"]
+        inputs, targets = batch["train"]
         arch = policy.sample(key, state.policy, 1).arch[0]
 
         def loss(params: PyTree) -> tuple[Array, Array]:
-            logits, _ = supernet.apply_path(params, arch, image, Context(axis_name=axis_name))
-            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
-            return losses.mean(), (jnp.argmax(logits, -1) == label).mean()
+            outputs, _ = supernet.apply_path(params, arch, inputs, Context(axis_name=axis_name))
+            return means(objective, outputs, targets)
 
         told, gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        (value, accuracy), gradient = pmean((told, gradient), axis_name)
+        (value, metric), gradient = pmean((told, gradient), axis_name)
         updates, weight_state = optimizer.update(gradient, state.weight_state, state.params, used=supernet.used(arch))
         params = optax.apply_updates(state.params, updates)
-        return state._replace(params=params, weight_state=weight_state), ChildInfo(value, accuracy, norm(gradient))
+        return state._replace(params=params, weight_state=weight_state), ChildInfo(value, metric, norm(gradient))
 
     def controller(key: Key, state: EnasState, batch: Mapping[str, Batch]) -> tuple[EnasState, ControllerInfo]:
         archs = policy.sample(key, state.policy, samples).arch

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxnas.base import (
@@ -32,12 +31,14 @@ from jaxnas.base import (
     Batch,
     Context,
     Key,
+    Objective,
     Phase,
     PyTree,
     SearchAlgorithm,
     SearchSpace,
     Supernet,
 )
+from jaxnas.objectives import CLASSIFICATION, means
 from jaxnas.relax import softmax
 
 Mixture = Callable[[ArchWeights], ArchWeights]
@@ -57,9 +58,9 @@ class Gap(NamedTuple):
     """
 
     mixture_loss: Array
-    mixture_accuracy: Array
+    mixture_metric: Array
     path_loss: Array
-    path_accuracy: Array
+    path_metric: Array
 
 
 class Curvature(NamedTuple):
@@ -97,7 +98,7 @@ def entropy(weights: ArchWeights) -> Array:
 
 
 def make_gap(
-    space: SearchSpace, supernet: Supernet, mixture: Mixture = softmax_mixture
+    space: SearchSpace, supernet: Supernet, mixture: Mixture = softmax_mixture, *, objective: Objective = CLASSIFICATION
 ) -> Callable[[PyTree, ArchWeights, Sequence[Batch]], Gap]:
     """Makes (params, alpha, batches of one size) -> Gap, one compiled forward pass of a mixture.
 
@@ -107,7 +108,8 @@ def make_gap(
 
     @jax.jit
     def evaluate(params: PyTree, weights: ArchWeights, batch: Batch) -> tuple[Array, Array]:
-        return _loss_and_accuracy(supernet, params, weights, batch)
+        outputs, _ = supernet.apply(params, weights, batch.inputs, Context())
+        return means(objective, outputs, batch.targets)
 
     @jax.jit
     def both(alpha: ArchWeights) -> tuple[ArchWeights, ArchWeights]:
@@ -125,7 +127,7 @@ def make_gap(
 
 
 def make_hessian_product(
-    supernet: Supernet, mixture: Mixture = softmax_mixture
+    supernet: Supernet, mixture: Mixture = softmax_mixture, *, objective: Objective = CLASSIFICATION
 ) -> Callable[[PyTree, ArchWeights, Batch, ArchWeights], ArchWeights]:
     """Makes (params, alpha, batch, direction) -> the Hessian of the batch's loss with respect to alpha times direction.
 
@@ -133,7 +135,8 @@ def make_hessian_product(
     """
 
     def loss(params: PyTree, alpha: ArchWeights, batch: Batch) -> Array:
-        return _loss_and_accuracy(supernet, params, mixture(alpha), batch)[0]
+        outputs, _ = supernet.apply(params, mixture(alpha), batch.inputs, Context())
+        return objective.loss(outputs, batch.targets).mean()
 
     def product(params: PyTree, alpha: ArchWeights, batch: Batch, direction: ArchWeights) -> ArchWeights:
         # With respect to the weights too, and thrown away: see `bilevel`, `alpha_gradient`.
@@ -146,7 +149,12 @@ def make_hessian_product(
 
 
 def make_curvature(
-    supernet: Supernet, mixture: Mixture = softmax_mixture, *, most_products: int = 20, tolerance: float = 0.01
+    supernet: Supernet,
+    mixture: Mixture = softmax_mixture,
+    *,
+    objective: Objective = CLASSIFICATION,
+    most_products: int = 20,
+    tolerance: float = 0.01,
 ) -> Callable[[Key, PyTree, ArchWeights, Sequence[Batch]], Curvature]:
     """Makes (key, params, alpha, batches of one size) -> Curvature of the mean loss of the batches.
 
@@ -155,7 +163,7 @@ def make_curvature(
     """
     if most_products < 1:
         raise ValueError(f"most_products must be at least 1, got {most_products}")
-    product = jax.jit(make_hessian_product(supernet, mixture))
+    product = jax.jit(make_hessian_product(supernet, mixture, objective=objective))
 
     def curvature(key: Key, params: PyTree, alpha: ArchWeights, batches: Sequence[Batch]) -> Curvature:
         flat, unravel = ravel_pytree(alpha)
@@ -303,9 +311,3 @@ def check_rule(rule: EarlyStop) -> None:
         raise ValueError(f"ratio must be above 0 and at most 1, got {rule.ratio}")
     if rule.first < 0:
         raise ValueError(f"first must not be negative, got {rule.first}")
-
-
-def _loss_and_accuracy(supernet: Supernet, params: PyTree, weights: ArchWeights, batch: Batch) -> tuple[Array, Array]:
-    logits, _ = supernet.apply(params, weights, batch.image, Context())
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.label)
-    return losses.mean(), (jnp.argmax(logits, -1) == batch.label).mean()

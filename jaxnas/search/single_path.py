@@ -36,6 +36,7 @@ from jaxnas.base import (
     Choice,
     Context,
     Key,
+    Objective,
     Phase,
     PyTree,
     SearchAlgorithm,
@@ -44,6 +45,7 @@ from jaxnas.base import (
 )
 from jaxnas.checks import check_arch, check_choices
 from jaxnas.kernels.trees import norm, pmean
+from jaxnas.objectives import CLASSIFICATION, means
 from jaxnas.search.paths import path_only
 
 
@@ -62,10 +64,10 @@ class SinglePathState(NamedTuple):
 
 
 class SinglePathInfo(NamedTuple):
-    """Of one step, float32 []: means over its paths of loss and accuracy before it, norm of the summed gradient."""
+    """Of one step, float32 []: means over its paths of loss and metric before it, norm of the summed gradient."""
 
     train_loss: Array
-    train_accuracy: Array
+    train_metric: Array
     weight_gradient: Array
 
 
@@ -129,6 +131,7 @@ def single_path(
     paths: Paths,
     weight_optimizer: optax.GradientTransformation,
     *,
+    objective: Objective = CLASSIFICATION,
     candidates: int = 1000,
     axis_name: str | None = None,
 ) -> SearchAlgorithm:
@@ -136,10 +139,10 @@ def single_path(
 
     paths: `uniform_paths(space)`, `fair_paths(space.choices)` or `sandwich_paths(space, largest, smallest)` of the
     supernet's space. weight_optimizer: any that `path_only` can hold to a path; the gradient of K paths is their sum,
-    so that its rate and its clip are of the sum. candidates: `derive` draws so many by `supernet.space.sample` and
-    keeps the one of the highest score, which it must be given: random search with weight sharing. Samplers search
-    further with the same score. With `axis_name` a batch is spread over that axis and all devices, having one key, take
-    the same paths.
+    so that its rate and its clip are of the sum. objective: whose loss they descend. candidates: `derive` draws
+    so many by `supernet.space.sample` and keeps the one of the highest score, which it must be given: random search
+    with weight sharing. Samplers search further with the same score. With `axis_name` a batch is spread over that axis
+    and all devices, having one key, take the same paths.
 
     Raises: ValueError where candidates is less than 1, or the paths are of another space than the supernet.
     """
@@ -153,24 +156,24 @@ def single_path(
         return SinglePathState(params, optimizer.init(params))
 
     def step(key: Key, state: SinglePathState, batch: Mapping[str, Batch]) -> tuple[SinglePathState, SinglePathInfo]:
-        image, label = batch["train"]
+        inputs, targets = batch["train"]
         archs = paths.draw(key)
 
         def loss(params: PyTree, arch: Arch) -> tuple[Array, tuple[Array, Array]]:
-            logits, _ = supernet.apply_path(params, arch, image, Context(axis_name=axis_name))
-            value = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-            return value, (value, (jnp.argmax(logits, -1) == label).mean())
+            outputs, _ = supernet.apply_path(params, arch, inputs, Context(axis_name=axis_name))
+            value, metric = means(objective, outputs, targets)
+            return value, (value, metric)
 
         def accumulate(total: PyTree, arch: Arch) -> tuple[PyTree, tuple[Array, Array]]:
             gradient, told = jax.grad(loss, has_aux=True)(state.params, arch)
             return jax.tree.map(jnp.add, total, gradient), told
 
         gradient, told = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, state.params), archs)
-        gradient, (value, accuracy) = pmean((gradient, jax.tree.map(jnp.mean, told)), axis_name)
+        gradient, (value, metric) = pmean((gradient, jax.tree.map(jnp.mean, told)), axis_name)
         used = jax.tree.map(lambda masks: masks.any(axis=0), jax.vmap(supernet.used)(archs))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, used=used)
         params = optax.apply_updates(state.params, updates)
-        return SinglePathState(params, opt_state), SinglePathInfo(value, accuracy, norm(gradient))
+        return SinglePathState(params, opt_state), SinglePathInfo(value, metric, norm(gradient))
 
     def draw(key: Key, state: SinglePathState, count: int) -> Array:
         del state

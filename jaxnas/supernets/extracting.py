@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Context, Network, PyTree, Stats, Supernet
+from jaxnas.checks import inputs_form
 
 
 def taken(tree: PyTree, *places: int) -> PyTree:
@@ -42,7 +43,7 @@ def path_stats(supernet: Supernet) -> Stats:
     """The running statistics of a supernet's paths before any batch: of all batch norms mean 0 and variance 1."""
     params = jax.eval_shape(supernet.init, jax.random.key(0))
     arch = jax.ShapeDtypeStruct((len(supernet.space.choices),), jnp.int32)
-    x = jax.ShapeDtypeStruct((2, *supernet.input_shape), jnp.float32)
+    x = inputs_form(supernet, 2)
     shapes = jax.eval_shape(lambda p, a, x: supernet.apply_path(p, a, x, Context())[1].stats, params, arch, x)
     leaves, tree = jax.tree.flatten(shapes)  # means and variances in turn
     fills = (jnp.zeros, jnp.ones)

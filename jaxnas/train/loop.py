@@ -33,12 +33,12 @@ for the same round, with the same state."""
 
 
 class Leg(NamedTuple):
-    """`steps` steps of one kind in every round. `images` is what one step reads, for the rate that is shown."""
+    """`steps` steps of one kind in every round. `examples` is how many one step reads, for the rate that is shown."""
 
     name: str
     chunk: Chunk
     steps: int
-    images: int = 0
+    examples: int = 0
 
 
 class Best(NamedTuple):
@@ -101,7 +101,7 @@ def run(
         state, done, before, top = _start(stage, checkpoints, place(jax.tree.map(_own, state)), place, total)
         progress = Progress(
             stage.name if stage else legs[0].name,
-            [(leg.name, leg.steps * rounds, leg.images) for leg in legs],
+            [(leg.name, leg.steps * rounds, leg.examples) for leg in legs],
             [_index(legs, number, done) for number in range(len(legs))],
             sys.stderr if output is None else output,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxnas.base import Arch, Array, Aux, Context, PyTree, Stats
-from jaxnas.data.augment import normalize
-from jaxnas.data.dataset import Augmentation, Examples
+from jaxnas.base import Arch, Array, Aux, Context, Objective, PyTree, Stats
+from jaxnas.data.augment import network_inputs
+from jaxnas.data.dataset import Augmentation, Examples, count, noun
+from jaxnas.objectives import CLASSIFICATION
 
-ApplyPath = Callable[[PyTree, Arch, Array, Context], tuple[Array, Aux]]
+ApplyPath = Callable[[PyTree, Arch, Any, Context], tuple[Any, Aux]]
 """That of a `Supernet`."""
 Statistics = Callable[[PyTree, Arch], Stats]
 """(params, arch) -> what the batch norms of this path are to normalize by."""
@@ -30,17 +32,20 @@ Statistics = Callable[[PyTree, Arch], Stats]
 
 def make_path_score(
     apply_path: ApplyPath,
-    augmentation: Augmentation,
+    augmentation: Augmentation | None,
     batch_size: int,
     statistics: Statistics | None = None,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    objective: Objective = CLASSIFICATION,
 ) -> Callable[[PyTree, Array, Examples], np.ndarray]:
-    """Makes (params, archs [P, D], data) -> accuracy of each on all examples, float64 [P]; compiled once.
+    """Makes (params, archs [P, D], data) -> the metric of each, its mean over all examples, float64 [P]; compiled once.
 
-    statistics: by which a path is normalized, traceable; None is those of each batch. All batches have `batch_size`
-    images, or all there are; the last is filled up with examples that count nothing, taken from the first, so that it
-    has statistics like the others. devices: several share the architectures, each taking every so many-th and one
-    after another, with all of parameters and images; by default nothing is shared.
+    augmentation: that of the data set, None where its inputs are no images. statistics: by which a path is normalized,
+    traceable; None is those of each batch. All batches have `batch_size` examples, or all there are; the last is filled
+    up with examples that count nothing, taken from the first, so that it has statistics like the others. devices:
+    several share the architectures, each taking every so many-th and one after another, with all of parameters and
+    data; by default nothing is shared. objective: that of the data set, whose metric is compared.
 
     Raises: ValueError where batch_size is under 1, or there is no device.
     """
@@ -49,28 +54,31 @@ def make_path_score(
     if devices is not None and not devices:
         raise ValueError("devices must be at least one, or None; got none")
 
-    def correct(params: PyTree, arch: Arch, bn: Stats | None, images: Array, labels: Array, counts: Array) -> Array:
+    def summed(params: PyTree, arch: Arch, bn: Stats | None, batch: Examples, counts: Array) -> Array:
         context = Context() if bn is None else Context(bn)
-        logits, _ = apply_path(params, arch, normalize(images, augmentation.mean, augmentation.std), context)
-        return jnp.sum((jnp.argmax(logits, axis=1) == labels) & counts)
+        outputs, _ = apply_path(params, arch, network_inputs(batch.inputs, augmentation), context)
+        return jnp.sum(jnp.where(counts, objective.metric(outputs, batch.targets), 0.0))
 
-    one = jax.jit(correct)
-    shared = None if devices is None else _shared_out(correct, statistics, devices)
+    one = jax.jit(summed)
+    shared = None if devices is None else _shared_out(summed, statistics, devices)
 
     def score(params: PyTree, archs: Any, data: Examples) -> np.ndarray:
-        total = len(data.labels)
+        total = count(data)
         size = min(batch_size, total)
         position = np.arange(-(-total // size) * size).reshape(-1, size)
-        images, labels = jnp.asarray(np.asarray(data.images)), jnp.asarray(data.labels)
+        arrays = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), data)
+
+        def at(positions: np.ndarray) -> tuple[Examples, Array]:
+            return jax.tree.map(lambda leaf: leaf[positions % total], arrays), jnp.asarray(positions < total)
+
         if shared is not None:
-            stacked = (images[position % total], labels[position % total], jnp.asarray(position < total))
-            return shared(params, np.asarray(archs, np.int32), stacked) / total
-        batches = [(images[p % total], labels[p % total], jnp.asarray(p < total)) for p in position]
-        counted = []
+            return shared(params, np.asarray(archs, np.int32), at(position)) / total
+        batches = [at(positions) for positions in position]
+        sums = []
         for arch in jnp.asarray(archs):
             bn = None if statistics is None else statistics(params, arch)
-            counted.append([one(params, arch, bn, *batch) for batch in batches])
-        return np.array([sum(int(c) for c in row) for row in jax.device_get(counted)]) / total
+            sums.append([one(params, arch, bn, *batch) for batch in batches])
+        return np.array([math.fsum(row) for row in jax.device_get(sums)]) / total
 
     return score
 
@@ -80,9 +88,9 @@ PORTION = 32
 
 
 def _shared_out(
-    correct: Callable[..., Array], statistics: Statistics | None, devices: Sequence[jax.Device]
-) -> Callable[[PyTree, np.ndarray, tuple[Array, ...]], np.ndarray]:
-    """Makes (params, archs [P, D], batches) -> how many examples are right, int [P], over several devices."""
+    summed: Callable[..., Array], statistics: Statistics | None, devices: Sequence[jax.Device]
+) -> Callable[[PyTree, np.ndarray, tuple[Examples, Array]], np.ndarray]:
+    """Makes (params, archs [P, D], batches) -> the sum of the metric of each, float64 [P], over several devices."""
     mesh = Mesh(np.array(devices), ("population",))
     everywhere, apart = PartitionSpec(), PartitionSpec("population")
 
@@ -91,17 +99,17 @@ def _shared_out(
     @functools.partial(
         jax.shard_map, mesh=mesh, in_specs=(everywhere, apart, apart, everywhere), out_specs=apart, check_vma=False
     )
-    def of_portion(params: PyTree, archs: Array, count: Array, batches: tuple[Array, ...]) -> Array:
+    def of_portion(params: PyTree, archs: Array, there: Array, batches: tuple[Examples, Array]) -> Array:
         def next_one(number: Array, found: Array) -> Array:
             arch = archs[number]
             bn = None if statistics is None else statistics(params, arch)
-            right = jax.lax.map(lambda batch: correct(params, arch, bn, *batch), batches)
-            return found.at[number].set(right.sum())
+            sums = jax.lax.map(lambda batch: summed(params, arch, bn, *batch), batches)
+            return found.at[number].set(sums.sum())
 
         # As many as there are, which is data: what fills up a portion is not computed.
-        return jax.lax.fori_loop(0, count[0], next_one, jnp.zeros(len(archs), jnp.int32))
+        return jax.lax.fori_loop(0, there[0], next_one, jnp.zeros(len(archs), jnp.float32))
 
-    def right(params: PyTree, archs: np.ndarray, batches: tuple[Array, ...]) -> np.ndarray:
+    def over_devices(params: PyTree, archs: np.ndarray, batches: tuple[Examples, Array]) -> np.ndarray:
         size, found = len(devices), []
         for start in range(0, len(archs), size * PORTION):
             part = archs[start : start + size * PORTION]
@@ -110,15 +118,20 @@ def _shared_out(
             padded[: len(part)] = part
             counts = np.array([len(part[device::size]) for device in range(size)], np.int32)
             given = padded.reshape(PORTION, size, -1).transpose(1, 0, 2).reshape(padded.shape)
-            counted = np.asarray(of_portion(params, given, counts, batches))
-            found.append(counted.reshape(size, PORTION).T.reshape(-1)[: len(part)])
-        return np.concatenate(found) if found else np.zeros(0, np.int32)
+            sums = np.asarray(of_portion(params, given, counts, batches), np.float64)
+            found.append(sums.reshape(size, PORTION).T.reshape(-1)[: len(part)])
+        return np.concatenate(found) if found else np.zeros(0)
 
-    return right
+    return over_devices
 
 
 def recalibrated(
-    apply_path: ApplyPath, augmentation: Augmentation, data: Examples, batches: int, batch_size: int, seed: int = 0
+    apply_path: ApplyPath,
+    augmentation: Augmentation | None,
+    data: Examples,
+    batches: int,
+    batch_size: int,
+    seed: int = 0,
 ) -> Statistics:
     """Statistics of a path: the mean over some training batches of what its batch norms see there, forward only.
 
@@ -127,12 +140,12 @@ def recalibrated(
 
     Raises: ValueError where a number is less than 1 or the batches are more than the data.
     """
-    images = _batches(data, batches, batch_size, seed)
+    inputs = _batches(data, batches, batch_size, seed)
     see = _make_see(apply_path, augmentation)
 
     def statistics(params: PyTree, arch: Arch) -> Stats:
         mean: Stats = None
-        for number, batch in enumerate(images, start=1):
+        for number, batch in enumerate(inputs, start=1):
             seen = see(params, arch, batch)
             # The cumulative average, so that nothing but the mean is kept.
             mean = seen if mean is None else _toward(mean, seen, 1.0 / number)
@@ -143,7 +156,7 @@ def recalibrated(
 
 def running(
     apply_path: ApplyPath,
-    augmentation: Augmentation,
+    augmentation: Augmentation | None,
     data: Examples,
     paths: Array,
     batch_size: int,
@@ -160,12 +173,12 @@ def running(
     """
     if not 0.0 < momentum <= 1.0:
         raise ValueError(f"momentum must be in (0, 1], got {momentum}")
-    images = _batches(data, max(1, min(len(paths), len(data.labels) // max(1, batch_size))), batch_size, seed)
+    inputs = _batches(data, max(1, min(len(paths), count(data) // max(1, batch_size))), batch_size, seed)
     see = _make_see(apply_path, augmentation)
 
     def statistics(params: PyTree) -> Stats:
         average: Stats = None
-        for arch, batch in zip(paths, itertools.cycle(images)):  # endless
+        for arch, batch in zip(paths, itertools.cycle(inputs)):  # endless
             seen = see(params, arch, batch)
             average = _initial(seen) if average is None else average
             average = _toward_what_ran(average, seen, momentum)
@@ -174,23 +187,27 @@ def running(
     return statistics
 
 
-def _batches(data: Examples, batches: int, batch_size: int, seed: int) -> list[Array]:
-    """Disjoint random batches of images, uint8 [B, H, W, C]."""
+def _batches(data: Examples, batches: int, batch_size: int, seed: int) -> list[PyTree]:
+    """The inputs of disjoint random batches, as they are stored."""
     for name, value in (("batches", batches), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if batches * batch_size > len(data.labels):
+    total = count(data)
+    if batches * batch_size > total:
         raise ValueError(
-            f"{batches} batches of {batch_size} images are more than the {len(data.labels)} there are; choose fewer"
+            f"{batches} batches of {batch_size} {noun(data)} are more than the {total} there are; choose fewer"
         )
-    chosen = np.random.RandomState(seed).permutation(len(data.labels))[: batches * batch_size]
-    return [jnp.asarray(data.images[rows]) for rows in chosen.reshape(batches, batch_size)]
+    chosen = np.random.RandomState(seed).permutation(total)[: batches * batch_size]
+    return [
+        jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), data.inputs)
+        for rows in chosen.reshape(batches, batch_size)
+    ]
 
 
-def _make_see(apply_path: ApplyPath, augmentation: Augmentation) -> Callable[[PyTree, Arch, Array], Stats]:
+def _make_see(apply_path: ApplyPath, augmentation: Augmentation | None) -> Callable[[PyTree, Arch, PyTree], Stats]:
     @jax.jit
-    def see(params: PyTree, arch: Arch, images: Array) -> Stats:
-        return apply_path(params, arch, normalize(images, augmentation.mean, augmentation.std), Context())[1].stats
+    def see(params: PyTree, arch: Arch, inputs: PyTree) -> Stats:
+        return apply_path(params, arch, network_inputs(inputs, augmentation), Context())[1].stats
 
     return see
 

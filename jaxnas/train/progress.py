@@ -15,10 +15,10 @@ _SHOWN = 4
 
 
 class Progress:
-    """Reports step, round, the first four values of the Info (mean over the chunk), images/s and the time left.
+    """Reports step, round, the first four values of the Info (mean over the chunk), examples/s and the time left.
 
-    legs: (name, steps in all rounds, images of a step) of each leg, whose paces are measured apart. done: the steps of
-    each leg that were done before. output: whatever becomes of it, nothing is raised; what nobody reads is dropped.
+    legs: (name, steps in all rounds, examples of a step) of each leg, whose paces are measured apart. done: the steps
+    of each leg that were done before. output: whatever becomes of it, nothing is raised; what nobody reads is dropped.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Progress:
             return
         self._last = now
         done = self._total - sum(self._left)
-        name, _, images = self._legs[leg]
+        name, _, examples = self._legs[leg]
         parts = [
             self._stage if name == self._stage else f"{self._stage} {name}",
             f"step {done}/{self._total}",
@@ -59,8 +59,8 @@ class Progress:
         if self._calls[leg] == 1:
             parts.append(f"first step after {duration(seconds)}")
         else:
-            if images:
-                parts.append(f"{images / pace:.4g} images/s")
+            if examples:
+                parts.append(f"{examples / pace:.4g} examples/s")
             # A leg that did not run yet is taken to be as slow as the slowest that did.
             slowest = max(self._seconds)
             left = sum(n * (known or slowest) for n, known in zip(self._left, self._seconds, strict=True))

@@ -1,4 +1,4 @@
-"""Training and evaluation of a fixed network on labeled images. Shapes: B batch, H W C image, K classes, S batches."""
+"""Training and evaluation of a fixed network on any data. Shapes: B batch, S batches."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas.base import Arch, Array, Batch, Context, Key, Network, PyTree, Stats, Supernet
-from jaxnas.data.augment import normalize
-from jaxnas.data.dataset import Augmentation, Examples
+from jaxnas.base import Arch, Array, Batch, Context, Key, Network, Objective, PyTree, Stats, Supernet
+from jaxnas.data.augment import network_inputs
+from jaxnas.data.dataset import Augmentation, Examples, count
 from jaxnas.data.pipeline import eval_batches
 from jaxnas.kernels.trees import norm, pmean
+from jaxnas.objectives import CLASSIFICATION
 from jaxnas.parallel import block, joined
 from jaxnas.supernets.extracting import path_stats
-from jaxnas.train import losses
 
 
 class TrainState(NamedTuple):
@@ -32,42 +32,43 @@ class TrainState(NamedTuple):
 
 
 class TrainInfo(NamedTuple):
-    """Of one step, float32 []: the loss that was minimized (auxiliary head included), accuracy and gradient norm.
+    """Of one step, float32 []: the loss that was minimized (auxiliary head included), metric and gradient norm.
 
-    The accuracy is that of the training batch under drop-path; the norm is that before clipping.
+    The metric is that of the training batch under drop-path; the norm is that before clipping.
     """
 
     loss: Array
-    accuracy: Array
+    metric: Array
     gradient_norm: Array
 
 
-class Classifier(NamedTuple):
+class Trainer(NamedTuple):
     """init: (key, arch) -> state; arch is None but for a `Supernet`. step: (key, state, batch) -> (state, info).
 
-    predict: (state, x [B, H, W, C]) -> logits [B, K], by the running statistics and without drop-path.
+    predict: (state, inputs) -> outputs, by the running statistics and without drop-path.
     """
 
     init: Callable[..., TrainState]
     step: Callable[[Key, TrainState, Batch], tuple[TrainState, TrainInfo]]
-    predict: Callable[[TrainState, Array], Array]
+    predict: Callable[[TrainState, Any], Any]
 
 
-def classifier(
+def make_trainer(
     network: Network | Supernet,
     tx: optax.GradientTransformation,
     *,
     total_steps: int,
+    objective: Objective = CLASSIFICATION,
     auxiliary_weight: float = 0.4,
-    label_smoothing: float = 0.0,
     drop_path: float = 0.2,
     momentum: float = 0.1,
     axis_name: str | None = None,
-) -> Classifier:
+) -> Trainer:
     """How a network is trained from scratch; the defaults are those of DARTS (Liu et al. 2019, section 3.2).
 
     network: or a supernet, of which one path is trained, whose architecture is then a part of the state: one compiled
-    program for any number of architectures.
+    program for any number of architectures. objective: whose loss is minimized, `classification(0.1)` for smoothed
+    labels; that of an auxiliary head is added auxiliary_weight times.
 
     drop_path: the probability that is reached at the end. It grows with step / total_steps; the paper's program raises
     it once an epoch instead. momentum: what a batch adds to the running statistics, (1 - m) running + m batch. The
@@ -80,17 +81,16 @@ def classifier(
         raise ValueError(f"total_steps must be at least 1, got {total_steps}")
     if auxiliary_weight < 0.0:
         raise ValueError(f"auxiliary_weight must not be negative, got {auxiliary_weight}")
-    for name, value in (("label_smoothing", label_smoothing), ("drop_path", drop_path)):
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"{name} must be in [0, 1), got {value}")
+    if not 0.0 <= drop_path < 1.0:
+        raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
     if not 0.0 < momentum <= 1.0:
         raise ValueError(f"momentum, of the running statistics, must be in (0, 1], got {momentum}")
     optimizer = optax.with_extra_args_support(tx)
 
-    def apply(params: PyTree, arch: Arch | None, x: Array, context: Context) -> Any:
+    def apply(params: PyTree, arch: Arch | None, inputs: Any, context: Context) -> Any:
         if isinstance(network, Supernet):
-            return network.apply_path(params, arch, x, context)  # type: ignore[arg-type]
-        return network.apply(params, x, context)
+            return network.apply_path(params, arch, inputs, context)  # type: ignore[arg-type]
+        return network.apply(params, inputs, context)
 
     def init(key: Key, arch: Arch | None = None) -> TrainState:
         if isinstance(network, Supernet) != (arch is not None):
@@ -105,39 +105,50 @@ def classifier(
         probability = drop_path and drop_path * state.step / total_steps
         context = Context("batch", key, probability, axis_name)
 
-        def loss(params: PyTree) -> tuple[Array, tuple[Array, Stats]]:
-            logits, aux = apply(params, state.arch, batch.image, context)
-            value = losses.with_auxiliary(logits, aux.aux_logits, batch.label, auxiliary_weight, label_smoothing)
-            return value, (logits, aux.stats)
+        def loss(params: PyTree) -> tuple[Array, tuple[Any, Stats]]:
+            outputs, aux = apply(params, state.arch, batch.inputs, context)
+            value = objective.loss(outputs, batch.targets).mean()
+            if aux.aux_logits is not None:
+                value = value + auxiliary_weight * objective.loss(aux.aux_logits, batch.targets).mean()
+            return value, (outputs, aux.stats)
 
-        (value, (logits, seen)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        score = losses.accuracy(logits, batch.label)
-        value, score, gradient = pmean((value, score, gradient), axis_name)
+        (value, (outputs, seen)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        metric = objective.metric(outputs, batch.targets).mean()
+        value, metric, gradient = pmean((value, metric, gradient), axis_name)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         stats = jax.tree.map(lambda old, new: (1.0 - momentum) * old + momentum * new, state.stats, seen)
         params = optax.apply_updates(state.params, updates)
-        info = TrainInfo(value, score, norm(gradient))
+        info = TrainInfo(value, metric, norm(gradient))
         return TrainState(params, stats, opt_state, state.step + 1, state.arch), info
 
-    def predict(state: TrainState, x: Array) -> Array:
-        return apply(state.params, state.arch, x, Context(state.stats))[0]
+    def predict(state: TrainState, inputs: Any) -> Any:
+        return apply(state.params, state.arch, inputs, Context(state.stats))[0]
 
-    return Classifier(init, step, predict)
+    return Trainer(init, step, predict)
 
 
 class Evaluation(NamedTuple):
-    """On all examples of a split, each counted once. loss: mean cross-entropy in nats, without smoothing."""
+    """On all `total` examples of a split, each counted once: the means of the objective's metric and loss.
 
-    accuracy: float
+    correct: the examples whose metric is 1 where the metric is a share, such as accuracy, and None where it is not.
+    """
+
+    metric: float
     loss: float
-    correct: int
+    correct: int | None
     total: int
 
 
 def make_evaluate(
-    predict: Callable[[Any, Array], Array], augmentation: Augmentation, batch_size: int
+    predict: Callable[[Any, Any], Any],
+    augmentation: Augmentation | None,
+    batch_size: int,
+    objective: Objective = CLASSIFICATION,
 ) -> Callable[[Any, Examples], Evaluation]:
-    """Makes (state, data) -> Evaluation, compiled once for all splits; `predict` is that of a `Classifier`, or alike.
+    """Makes (state, data) -> Evaluation, compiled once for all splits; `predict` is that of a `Trainer`, or alike.
+
+    augmentation: that of the data set, None where its inputs are no images. objective: that of the data set, without
+    the label smoothing of a training.
 
     The last batch is filled up with examples that count nothing; a `predict` that normalizes by the batch would see
     them. Batches are dispatched one by one: inside a loop XLA's convolutions are slow on a CPU.
@@ -150,22 +161,25 @@ def make_evaluate(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
     @jax.jit
-    def count(state: Any, images: Array, labels: Array, weight: Array) -> tuple[Array, Array]:
-        logits = predict(state, normalize(images, augmentation.mean, augmentation.std))
-        right = (jnp.argmax(logits, axis=1) == labels) & (weight > 0)
-        loss = losses.cross_entropies(logits, labels)
-        return jnp.sum(right), jnp.sum(jnp.where(weight > 0, loss, 0.0))
+    def sums(state: Any, batch: Examples, weight: Array) -> tuple[Array, Array]:
+        outputs = predict(state, network_inputs(batch.inputs, augmentation))
+        metric, loss = objective.metric(outputs, batch.targets), objective.loss(outputs, batch.targets)
+        return jnp.sum(jnp.where(weight > 0, metric, 0.0)), jnp.sum(jnp.where(weight > 0, loss, 0.0))
 
     def evaluate(state: Any, data: Examples) -> Evaluation:
-        chosen, weights = eval_batches(len(data.labels), batch_size)
+        total = count(data)
+        chosen, weights = eval_batches(total, batch_size)
         # Splits differ in size; batches cut here do not, so that nothing is compiled again.
         own = block(len(chosen))
-        counted = jax.device_get(
-            [count(state, data.images[i], data.labels[i], w) for i, w in zip(chosen[own], weights[own], strict=True)]
+        summed = jax.device_get(
+            [
+                sums(state, jax.tree.map(lambda leaf, i=i: leaf[i], data), w)
+                for i, w in zip(chosen[own], weights[own], strict=True)
+            ]
         )
-        every = joined(np.array(counted, np.float64).reshape(-1, 2), len(chosen))
-        total, correct = len(data.labels), int(every[:, 0].sum())
-        return Evaluation(correct / total, math.fsum(every[:, 1]) / total, correct, total)
+        every = joined(np.array(summed, np.float64).reshape(-1, 2), len(chosen))
+        metric, loss = math.fsum(every[:, 0]), math.fsum(every[:, 1])
+        return Evaluation(metric / total, loss / total, round(metric) if objective.share else None, total)
 
     return evaluate
 
