@@ -45,7 +45,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "enas": (
         "experiments.enas", "--space", "nasbench201", "--seeds", "2", "--search.epochs", "6", "--search.batch-size",
         "300", "--search.channels", "2", "--search.candidates", "3", "--search.controller.steps", "3",
-        "--search.controller.samples", "2", "--search.controller.batch-size", "200", "--random-baselines", "0", *_TINY_TRAINING,
+        "--search.controller.samples", "2", "--search.controller.batch-size", "200",
+        "--random-baselines", "0", *_TINY_TRAINING,
     ),
     "one-shot scoring": (
         "experiments.one_shot", "--search.epochs", "2", "--search.channels", "2", "--search.batch-size", "300",
