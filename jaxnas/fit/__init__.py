@@ -2,7 +2,7 @@
 
 from jaxnas.fit.black_box import BlackBoxFound
 from jaxnas.fit.budget import Budget, make_budget
-from jaxnas.fit.candidates import BlackBox
+from jaxnas.fit.candidates import BlackBox, train_candidates
 from jaxnas.fit.darts import Darts, heaviest
 from jaxnas.fit.devices import Devices
 from jaxnas.fit.enas import Controller, Enas
@@ -53,6 +53,7 @@ __all__ = [
     "search",
     "select",
     "train",
+    "train_candidates",
     "truth_of",
     "weight_sharing",
 ]

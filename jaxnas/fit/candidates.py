@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -52,22 +52,37 @@ class BlackBox:
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
         check_ranges("search.", self, count=("evaluations", "epochs", "population"))
-        seeds.check(problem, {})
-        if not problem.training.hold_out:
-            raise ValueError("candidates are compared by validation accuracy: train.hold_out must not be 0")
-        training = dataclasses.replace(problem.training, epochs=self.epochs)
-        check_training(training, problem.dataset, problem.seed, problem.devices)
-        this = _Search(self, problem, training)
-        sampler_of(self, problem)  # raises for what cannot be
-        return Prepared(lambda run, stop: search(this, run, stop))
+        settings = dataclasses.asdict(self)
+        return train_candidates(problem, sampler_of(self, problem), self.evaluations, self.epochs, settings)
+
+
+def train_candidates(
+    problem: Problem, sampler: Sampler, evaluations: int, epochs: int, settings: Mapping[str, Any]
+) -> Prepared:
+    """The search of a problem by a sampler whose candidates are trained, for a method's `prepare`.
+
+    evaluations: candidates that are trained, each for `epochs` epochs. settings: those of the method, which a run that
+    goes on must have again.
+
+    Raises: ValueError for what cannot work with the space, the data or the devices.
+    """
+    seeds.check(problem, {})
+    if not problem.training.hold_out:
+        raise ValueError("candidates are compared by validation: train.hold_out must not be 0")
+    training = dataclasses.replace(problem.training, epochs=epochs)
+    check_training(training, problem.dataset, problem.seed, problem.devices)
+    this = _Search(problem, sampler, evaluations, training, dict(settings))
+    return Prepared(lambda run, stop: search(this, run, stop))
 
 
 class _Search(NamedTuple):
-    """A search that was checked."""
+    """A search that was checked. training: of a candidate."""
 
-    settings: BlackBox
     problem: Problem
+    sampler: Sampler
+    evaluations: int
     training: Training
+    settings: dict[str, Any]
 
     @property
     def space(self) -> SearchSpace:
@@ -105,7 +120,7 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
 
 
 def _one(this: _Search, folder: Any, seed: int) -> dict[str, Any]:
-    problem, space, settings = this.problem, this.space, this.settings
+    problem, space = this.problem, this.space
     budget, skeleton = problem.budget(space), skeleton_of(this.training, problem.dataset)
     together = problem.entry.together if this.training.share_step else None
     shared = None if together is None else _trainer(this, together(skeleton, space))
@@ -123,14 +138,14 @@ def _one(this: _Search, folder: Any, seed: int) -> dict[str, Any]:
 
     timer = clock()
     found = search_black_box(
-        sampler_of(settings, problem), evaluate, settings.evaluations, space=space, seed=seed, folder=folder,
-        settings=dataclasses.asdict(settings), known=known if budget.limits else None,
+        this.sampler, evaluate, this.evaluations, space=space, seed=seed, folder=folder, settings=this.settings,
+        known=known if budget.limits else None,
     )  # fmt: skip
     seconds, values = timer(), found.values[:, 0]
     best = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
     told: dict[str, Any] = {
-        "sampler": settings.sampler, "evaluations": len(values), "best_valid_accuracy": float(np.nanmax(values)),
-        "mean_valid_accuracy": float(np.nanmean(values)), "epochs": settings.epochs,
+        **this.settings, "evaluations": len(values), "best_valid": float(np.nanmax(values)),
+        "mean_valid": float(np.nanmean(values)),
     }  # fmt: skip
     if problem.truth is not None:
         told["truth_curve"] = curve(problem.truth, found.archs[best])

@@ -98,7 +98,8 @@ class Enas:
             )
         sharing = Sharing(
             self.epochs, self.batch_size, self.channels, self.cells, {"controller": own.batch_size},
-            {"controller": own.steps}, self.valid_part, self.limit, self.candidates, own.batch_size, log_every=10,
+            {"controller": own.steps}, self.valid_part, self.limit, self.candidates, own.batch_size,
+            per_device=True, log_every=10,
         )  # fmt: skip
         return weight_sharing(
             problem, sharing, functools.partial(algorithm_of, self, objective=problem.dataset.objective), pictures

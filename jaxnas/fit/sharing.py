@@ -33,7 +33,8 @@ from jaxnas.train.loop import AfterRound
 from jaxnas.train.path_score import make_path_score
 
 Build = Callable[[Supernet, int, str | None], SearchAlgorithm]
-"""(supernet, steps of an epoch, axis_name) -> algorithm; axis_name: where each device runs the step on a part."""
+"""(supernet, steps of an epoch, axis_name) -> algorithm. axis_name: None unless `Sharing.per_device`, and then the axis
+over which devices that run the step on a part of the batch take means."""
 _ROUNDS = 50
 """How many times candidates are drawn until there are enough within a budget."""
 _SHOWN = 32
@@ -48,7 +49,9 @@ class Sharing:
     images of a batch and steps in an epoch, where they are others; a phase goes once through its part by default.
     valid_part, limit: as of `Darts`. candidates: drawn at the end by an algorithm with `draw`, and as many at random.
     score_batch: images of the validation batches by whose statistics candidates are scored. side_by_side: whether
-    several seeds gain by `vmap`, which single paths do not.
+    several seeds gain by `vmap`, which single paths do not. per_device: whether the step averages over an axis_name, so
+    that each device can run it on a part of the batch, which is faster on a CPU; otherwise XLA's partitioner spreads
+    the batch, and the step needs to know nothing of devices.
     """
 
     epochs: int
@@ -62,6 +65,7 @@ class Sharing:
     candidates: int = 100
     score_batch: int = 250
     side_by_side: bool = False
+    per_device: bool = False
     log_every: int = 50
 
 
@@ -78,6 +82,10 @@ def weight_sharing(
     """
     check_ranges("search.", sharing, count=("epochs", "batch_size", "channels", "cells", "candidates", "score_batch"))
     seeds.check(problem, {})
+    if not sharing.per_device:
+        if problem.devices.way not in (None, "sharded"):
+            raise ValueError(f"this method knows no devices.way {problem.devices.way}: leave it out, or sharded")
+        problem = problem._replace(devices=dataclasses.replace(problem.devices, way="sharded"))
     every = {"search.batch_size": sharing.batch_size}
     every |= {f"search.batch_sizes of {name}": size for name, size in sharing.batch_sizes.items()}
     train = ("search.batch_size", sharing.batch_size)
