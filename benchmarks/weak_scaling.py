@@ -39,13 +39,13 @@ class Config:
     """Images of each half of the data for each device."""
     side: int = 8
     """Of the images, in pixels."""
-    rounds: int = 5
+    epochs: int = 5
 
 
 def main(config: Config) -> None:
     """Prints a line for one device and for each number of several by each way."""
-    if config.rounds < 1 or config.batch < 1:
-        raise ValueError(f"rounds and batch must be at least 1, got {config.rounds} and {config.batch}")
+    if config.epochs < 1 or config.batch < 1:
+        raise ValueError(f"epochs and batch must be at least 1, got {config.epochs} and {config.batch}")
     most = max(config.devices, default=0)
     jax.config.update("jax_num_cpu_devices", max(1, most))
     there = jax.devices()
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
             cases |= {(count, way): data_parallel(way, there[:count]) for way in config.ways}
     programs = {case: _program(config, case[0], over) for case, over in cases.items()}
     seconds: dict[tuple[int, str], list[float]] = {case: [] for case in cases}
-    for _ in range(config.rounds + 1):
+    for _ in range(config.epochs + 1):
         for case, (step, key, state, batch) in programs.items():
             started = time.perf_counter()
             jax.block_until_ready(step(key, state, batch))

@@ -33,6 +33,17 @@ def is_terminal(output: TextIO | None) -> bool:
     return False
 
 
+def renews_lines(output: TextIO | None) -> bool:
+    """Whether a line can be written over: on a terminal, and in the output of a notebook's cell."""
+    return is_terminal(output) or type(output).__module__.startswith("ipykernel")
+
+
+def bar(share: float, width: int = 20) -> str:
+    """Progress as a bar, from [----] to [####]."""
+    full = round(width * min(max(share, 0.0), 1.0))
+    return f"[{'#' * full}{'-' * (width - full)}]"
+
+
 def _is_read(output: TextIO) -> bool:
     """Whether what is written now is taken at once; true of what is no pipe, socket or terminal."""
     try:

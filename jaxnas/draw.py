@@ -292,7 +292,7 @@ def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") 
 
     lines: those of metrics.jsonl; of each, the numbers whose names end in "loss" or "metric" are drawn, or "accuracy",
     which is what a metric is called where it is one. metric: the name of the metric; that of "accuracy" is in percent.
-    Figures of the phase "round", one an epoch, have dots. Of more than 400 points the means of 200 equal parts are
+    Figures of the phase "epoch", one an epoch, have dots. Of more than 400 points the means of 200 equal parts are
     drawn, in a band from the 10th to the 90th percentile of each. A loss that falls by more than a factor of 30 is on a
     log scale.
 
@@ -303,7 +303,7 @@ def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") 
         for name, value in line.items():
             split, _, quantity = name.rpartition("_")
             if quantity in ("loss", "metric", "accuracy") and isinstance(value, int | float) and math.isfinite(value):
-                label = _SPLITS.get(split, split.replace("_", " ")) + ("#" if line["phase"] == "round" else "")
+                label = _SPLITS.get(split, split.replace("_", " ")) + ("#" if line["phase"] == "epoch" else "")
                 found = stages.setdefault(line["stage"], {"loss": {}, metric: {}})[
                     "loss" if quantity == "loss" else metric
                 ]

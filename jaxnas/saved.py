@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxnas.base import Array, Context, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.checkpoint import Checkpoints
-from jaxnas.data.augment import normalize
-from jaxnas.data.dataset import Dataset
+from jaxnas.data.augment import network_inputs, normalize
+from jaxnas.data.dataset import Dataset, forms
 from jaxnas.data.images import ImageForm
 from jaxnas.files import read_json, write_json
 
@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
     """apply: (params, images uint8 [B, H, W, C]) -> logits [B, K]; jit it. params: with the statistics.
 
     apply raises ValueError for images of another type or shape: they are 0 to 255, never fractions. A network that was
-    trained on floats [B, H, W, C], which a data set does not normalize, is given floats.
+    trained on other data than images is given what its data set had.
     """
 
     apply: Callable[[PyTree, Array], Any]
@@ -52,6 +52,8 @@ def save_network(
             "std": dataset.augmentation.std,
             "images": dataclasses.asdict(form_of(dataset)),
         }
+    else:
+        description["inputs"] = forms(dataset.train.inputs)
     write_json(folder / "network.json", description)
 
 
@@ -64,11 +66,11 @@ def form_of(dataset: Dataset) -> ImageForm:
 def image_form(description: Mapping[str, Any]) -> ImageForm:
     """What files are made into before the network that `describe` described: as in its training.
 
-    Raises ValueError where it was trained on floats.
+    Raises ValueError where it was trained on something else than images.
     """
     height, width, channels = description["skeleton"]["image_shape"]
     if "mean" not in description:
-        raise ValueError(f"this network reads floats [B, {height}, {width}, {channels}], not files of images")
+        raise ValueError(f"this network reads {', '.join(description['inputs'])} of each example, not files of images")
     if "images" not in description:  # of a network that was kept before this was
         return ImageForm(channels, (height, width))
     form = description["images"]
@@ -109,8 +111,8 @@ def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
 
     space: the entry of a space of your own; those of the library are known by the genotype.
 
-    `apply(params, images)` takes uint8 images as they are on disk and normalizes them as in training; files become such
-    images by `jaxnas.data.read_image` with `image_form(describe(run))`.
+    `apply(params, images)` takes uint8 images as they are on disk and normalizes them as in training, or what else the
+    data set had as inputs; files become such images by `jaxnas.data.read_image` with `image_form(describe(run))`.
     Raises OSError where the folder holds no network, ValueError where it is damaged.
     """
     description = describe(run)
@@ -127,7 +129,7 @@ def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
         if "mean" in description:
             x = normalize(_checked(images, skeleton.image_shape), description["mean"], description["std"])
         else:
-            x = _checked_floats(images, skeleton.image_shape)
+            x = _checked_inputs(images, description["inputs"])
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
     return Loaded(apply, restored.state)
@@ -149,10 +151,11 @@ def _checked(images: Any, image_shape: tuple[int, int, int]) -> Array:
     return jnp.asarray(found)
 
 
-def _checked_floats(values: Any, shape: tuple[int, int, int]) -> Array:
-    """The values as float32. Raises ValueError where they are not floats [B, H, W, C]."""
-    found = values if isinstance(values, jax.Array) else np.asarray(values)
-    if not np.issubdtype(found.dtype, np.floating) or found.ndim != 4 or found.shape[1:] != shape:
-        wanted = "B, " + ", ".join(map(str, shape))
-        raise ValueError(f"inputs must be floats [{wanted}], as in training, got {found.dtype} {list(found.shape)}")
-    return jnp.asarray(found, jnp.float32)
+def _checked_inputs(inputs: PyTree, wanted: Sequence[str]) -> PyTree:
+    """Inputs that are no images, floats as float32. Raises ValueError where they have another form than in training."""
+    arrays = jax.tree.map(jnp.asarray, inputs)
+    # As data sets have them, numbers may be of 64 bits.
+    found, needed = ([form.replace("64", "32") for form in each] for each in (forms(arrays), wanted))
+    if found != needed:
+        raise ValueError(f"inputs must be {', '.join(needed)} of each example, as in training, got {', '.join(found)}")
+    return network_inputs(arrays, None)

@@ -23,7 +23,7 @@ from jaxnas.runfolder import open_run
 from jaxnas.search import adam_l2, darts, first_order
 from jaxnas.spaces import nasbench201_space
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.loop import Leg
+from jaxnas.train.loop import PhaseSteps
 from jaxnas.train.loop import run as run_loop
 from jaxnas.train.schedules import sgd
 
@@ -35,7 +35,7 @@ FEATURES, CLASSES = 16, 3
 class Config:
     folder: str
     way: Way
-    rounds: int
+    epochs: int
     at: str
     processes: int
     process: int
@@ -61,7 +61,7 @@ def linear_supernet():
     return Supernet(SPACE, init, apply, apply_path, lambda arch: True)
 
 
-def search(folder, ways, rounds, stop=lambda: None):
+def search(folder, ways, epochs, stop=lambda: None):
     """Searches in `folder`, or goes on there; what was found, and scores of some architectures."""
     net, name = linear_supernet(), ways.axis_name
     algorithm = darts(net, sgd(0.1, momentum=0.9), adam_l2(0.1), first_order(name), axis_name=name)
@@ -75,8 +75,8 @@ def search(folder, ways, rounds, stop=lambda: None):
 
     with open_run(folder, {}, {}, share=from_first) as run:
         outcome = run_loop(
-            [Leg("search", make_chunk(ways.step(algorithm.phases[0].step), batch), 2)],
-            jax.random.key(1), jax.jit(algorithm.init)(jax.random.key(0)), ways.place_data(data), rounds,
+            [PhaseSteps("search", make_chunk(ways.step(algorithm.phases[0].step), batch), 2)],
+            jax.random.key(1), jax.jit(algorithm.init)(jax.random.key(0)), ways.place_data(data), epochs,
             stage=run.stage("search"), place=ways.place, log_every=1,
         )  # fmt: skip
         state = jax.tree.map(local, outcome.state)
@@ -106,7 +106,7 @@ def search(folder, ways, rounds, stop=lambda: None):
 def run(config):
     join_hosts(config.at, config.processes, config.process)
     folder = Path(config.folder) / ("run" if is_first_process() else f"other-{config.process}")
-    print(json.dumps(search(folder, data_parallel(config.way), config.rounds)), flush=True)
+    print(json.dumps(search(folder, data_parallel(config.way), config.epochs)), flush=True)
     last = config.process == config.processes - 1
     if config.end == "killed":
         if last:

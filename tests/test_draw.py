@@ -215,7 +215,7 @@ def test_curves_show_each_stage_and_put_a_loss_that_falls_far_on_a_log_scale(tmp
         for n in range(1, 1001)
     ]  # fmt: skip
     lines += [{"stage": "train", "phase": "train", "step": n, "loss": 2.0**-n, "accuracy": 0.5} for n in range(1, 11)]
-    lines.append({"stage": "train", "phase": "round", "step": 10, "valid_accuracy": 0.25, "valid_loss": None})
+    lines.append({"stage": "train", "phase": "epoch", "step": 10, "valid_accuracy": 0.25, "valid_loss": None})
     figure = draw.curves_figure(lines)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == ["search: loss", "search: accuracy", "train: loss", "train: accuracy"]

@@ -46,7 +46,7 @@ def changed(before, after):
 
 @pytest.fixture(scope="module")
 def searched():
-    """Two rounds of three steps each: (algorithm, states, infos)."""
+    """Two epochs of three steps each: (algorithm, states, infos)."""
     chex.clear_trace_counter()
     algorithm = enas(NET, POLICY, sgd(0.1, momentum=0.9, weight_decay=1e-3), samples=3, candidates=6)
     steps = [quick(chex.assert_max_traces(phase.step, n=1)) for phase in algorithm.phases]

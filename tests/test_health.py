@@ -252,20 +252,20 @@ def test_a_measurement_gives_the_same_bits_twice_and_is_drawn(params, tmp_path):
     inner = darts(NET, sgd(0.1), adam_l2())
     state = jax.jit(watched(inner, darts_watch.measurements(watch, 5)).init)(jax.random.key(0))
     measure = darts_watch.make_measure(watch, SPACE, NET, valid, augmentation, 8, jax.random.key(1))
-    rounds = []
+    epochs = []
     for _ in range(2):
         once, seen = state, []
         for epoch in (1, 2):
             once, values = measure(epoch, once)
             seen.append({"epoch": epoch, **jax.tree.map(float, values)})
-        rounds.append(seen)
-    assert rounds[0] == rounds[1]
-    assert "eigenvalue" not in rounds[0][0]
+        epochs.append(seen)
+    assert epochs[0] == epochs[1]
+    assert "eigenvalue" not in epochs[0][0]
     assert once.history.made == 1
-    assert once.history.eigenvalues[0] == np.float32(rounds[0][1]["eigenvalue"])
-    health = darts_watch.told(rounds[0], None)
-    assert health["largest_eigenvalue"] == rounds[0][1]["eigenvalue"]
-    ((_, name, caption),) = darts_watch.draw_health(rounds[0], health, tmp_path)
+    assert once.history.eigenvalues[0] == np.float32(epochs[0][1]["eigenvalue"])
+    health = darts_watch.told(epochs[0], None)
+    assert health["largest_eigenvalue"] == epochs[0][1]["eigenvalue"]
+    ((_, name, caption),) = darts_watch.draw_health(epochs[0], health, tmp_path)
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert "Skip connections at the end" in caption
     assert darts_watch.draw_health([{"epoch": 1}], darts_watch.told([{"epoch": 1}], None), tmp_path) == []

@@ -42,9 +42,9 @@ def start():
 
 
 def processes_of(folder, processes, way, end):
-    """All processes of a search of three rounds, of which the first one has the run folder."""
+    """All processes of a search of three epochs, of which the first one has the run folder."""
     at = f"127.0.0.1:{free_port()}"
-    flags = ["--folder", folder, "--way", way, "--rounds", 3, "--at", at, "--processes", processes, "--end", end]
+    flags = ["--folder", folder, "--way", way, "--epochs", 3, "--at", at, "--processes", processes, "--end", end]
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.hosts_worker", *map(str, [*flags, "--process", number])],

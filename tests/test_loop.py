@@ -20,7 +20,7 @@ import pytest
 from jaxnas.parallel import data_parallel
 from jaxnas.runfolder import open_run
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.loop import Leg, NonFiniteError, load, run
+from jaxnas.train.loop import NonFiniteError, PhaseSteps, load, run
 from jaxnas.train.progress import Progress, duration
 from jaxnas.train.stop import Stopped, stop_on_signal
 
@@ -115,12 +115,15 @@ def evaluate(epoch, state):
 
 
 def two_legs(examples=0):
-    """A leg of three steps and one of two, with steps of their own."""
+    """A phase of three steps and one of two, with steps of their own."""
 
     def shrink(key, state, x):
         return state._replace(w=state.w * 0.99), Info(jnp.max(x), jnp.int32(1))
 
-    return [Leg("weights", make_chunk(step, batch), 3, examples), Leg("shrink", make_chunk(shrink, batch), 2)]
+    return [
+        PhaseSteps("weights", make_chunk(step, batch), 3, examples),
+        PhaseSteps("shrink", make_chunk(shrink, batch), 2),
+    ]
 
 
 def test_legs_take_turns_and_each_counts_its_own_steps():
@@ -133,18 +136,18 @@ def test_legs_take_turns_and_each_counts_its_own_steps():
 
         return make_chunk(step, batch)._replace(run=chunk)
 
-    legs = [Leg("a", recording("a"), 3), Leg("b", recording("b"), 2)]
-    run(legs, jax.random.key(0), init(), DATA, 2, output=io.StringIO())
+    phases = [PhaseSteps("a", recording("a"), 3), PhaseSteps("b", recording("b"), 2)]
+    run(phases, jax.random.key(0), init(), DATA, 2, output=io.StringIO())
     first = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
     assert seen == first + [(name, index + {"a": 3, "b": 2}[name]) for name, index in first]
 
 
 def test_the_state_given_is_not_used_up_and_the_length_of_chunks_does_not_matter(tmp_path):
-    legs, state, ends = two_legs(), init(), []
+    phases, state, ends = two_legs(), init(), []
     for name, seconds in (("short", 0.0), ("long", 100.0)):
         with open_run(tmp_path / name, {}, {}) as folder:
             ends.append(
-                run(legs, jax.random.key(1), state, DATA, 6, stage=folder.stage("s"), after_round=evaluate,
+                run(phases, jax.random.key(1), state, DATA, 6, stage=folder.stage("s"), after_epoch=evaluate,
                     best="score", chunk_seconds=seconds, log_every=7, output=io.StringIO())
             )  # fmt: skip
     assert bits(ends[0].state) == bits(ends[1].state)
@@ -152,8 +155,8 @@ def test_the_state_given_is_not_used_up_and_the_length_of_chunks_does_not_matter
     assert bits(state) == bits(init())
     lines = metrics(tmp_path / "short")
     assert lines == metrics(tmp_path / "long")
-    assert [line["step"] for line in lines if line["phase"] != "round"] == [7, 14, 21, 28, 30]
-    assert [line["step"] for line in lines if line["phase"] == "round"] == [5, 10, 15, 20, 25, 30]
+    assert [line["step"] for line in lines if line["phase"] != "epoch"] == [7, 14, 21, 28, 30]
+    assert [line["step"] for line in lines if line["phase"] == "epoch"] == [5, 10, 15, 20, 25, 30]
     assert lines[-1]["w"] == np.asarray(ends[0].state.w).tolist()
     assert lines[1] == {"stage": "s", "phase": "weights", "step": 7, "epoch": 2, "loss": lines[1]["loss"], "count": 8}
 
@@ -164,14 +167,14 @@ def test_a_run_traces_each_step_once_also_from_weakly_typed_values():
     def count(key, state, x):
         return {"n": state["n"] + 1}, Info(jnp.max(x), jnp.int32(0))
 
-    leg = Leg("count", make_chunk(chex.assert_max_traces(count, 1), batch), 20)
+    phase = PhaseSteps("count", make_chunk(chex.assert_max_traces(count, 1), batch), 20)
     start = {"n": jnp.asarray(2.0)}
     assert start["n"].weak_type
-    assert run([leg], jax.random.key(0), start, DATA, 2, output=io.StringIO()).state["n"] == 42
+    assert run([phase], jax.random.key(0), start, DATA, 2, output=io.StringIO()).state["n"] == 42
 
 
 def test_a_finished_stage_runs_nothing_again_and_the_best_state_is_kept(tmp_path):
-    legs, states = two_legs(), []
+    phases, states = two_legs(), []
 
     def keep(epoch, state):
         states.append(bits(state))
@@ -180,7 +183,7 @@ def test_a_finished_stage_runs_nothing_again_and_the_best_state_is_kept(tmp_path
     def go():
         with open_run(tmp_path, {}, {}) as folder:
             stage = folder.stage("s")
-            end = run(legs, jax.random.key(1), init(), DATA, 4, stage=stage, after_round=keep, best="score",
+            end = run(phases, jax.random.key(1), init(), DATA, 4, stage=stage, after_epoch=keep, best="score",
                       output=io.StringIO())  # fmt: skip
             return end, bits(load(stage, init(), "best")), bits(load(stage, init(), "latest"))
 
@@ -189,31 +192,31 @@ def test_a_finished_stage_runs_nothing_again_and_the_best_state_is_kept(tmp_path
     assert best == states[1]
     assert latest == states[3] == bits(end.state)
     with open_run(tmp_path, {}, {}) as folder, pytest.raises(ValueError, match="at step 20, beyond the 5 steps"):
-        run(legs, jax.random.key(1), init(), DATA, 1, stage=folder.stage("s"), output=io.StringIO())
+        run(phases, jax.random.key(1), init(), DATA, 1, stage=folder.stage("s"), output=io.StringIO())
     again, best, latest = go()
     assert len(states) == 4
     assert (bits(again.state), again.best, best, latest) == (bits(end.state), end.best, states[1], states[3])
 
 
 def test_a_run_that_needs_no_more_rounds_ends_and_stays_at_its_end(tmp_path):
-    rounds = []
+    epochs = []
 
     def count(epoch, state):
-        rounds.append(epoch)
+        epochs.append(epoch)
         return state, {"score": float(epoch)}
 
     def go(name, stop=lambda: None, ended=lambda state: float(jnp.abs(state.w).sum()) < 4.2):
         with open_run(tmp_path / name, {}, {}) as folder:
-            end = run(two_legs(), jax.random.key(1), init(), DATA, 50, stage=folder.stage("s"), after_round=count,
+            end = run(two_legs(), jax.random.key(1), init(), DATA, 50, stage=folder.stage("s"), after_epoch=count,
                       ended=ended, stop=stop, chunk_seconds=0, output=io.StringIO())  # fmt: skip
             return bits(end.state), bits(load(folder.stage("s"), init(), "latest")), metrics(tmp_path / name)
 
     whole = go("whole")
-    done = len(rounds)
+    done = len(epochs)
     assert 1 < done < 50
     assert whole[0] == whole[1]
     assert go("whole") == whole  # Resumed at its end, it does no step more.
-    assert len(rounds) == done
+    assert len(epochs) == done
     chunks = itertools.count(1)
     with pytest.raises(Stopped):
         go("stopped", lambda: signal.SIGTERM if next(chunks) == 7 else None)
@@ -228,7 +231,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_name_and_the_checkpoi
     with open_run(tmp_path, {}, {}) as folder:
         stage = folder.stage("s")
         with pytest.raises(NonFiniteError, match=r"loss is inf at step 18 \(count, epoch 4\)") as error:
-            run([Leg("count", make_chunk(counting, batch), 5)], jax.random.key(1), init(), DATA, 9, stage=stage,
+            run([PhaseSteps("count", make_chunk(counting, batch), 5)], jax.random.key(1), init(), DATA, 9, stage=stage,
                 save_seconds=0, log_every=1, chunk_seconds=100, output=io.StringIO())  # fmt: skip
         assert (error.value.step, error.value.quantity) == (18, "loss")
         saved = load(stage, init(), "latest").momentum
@@ -244,22 +247,22 @@ def test_a_nan_in_the_state_or_an_evaluation_is_not_saved(tmp_path):
         with open_run(tmp_path / name, {}, {}) as folder:
             stage = folder.stage("s")
             with pytest.raises(NonFiniteError) as error:
-                run([Leg("x", make_chunk(one_step, batch), 2)], jax.random.key(1), init(), DATA, 1, stage=stage,
+                run([PhaseSteps("x", make_chunk(one_step, batch), 2)], jax.random.key(1), init(), DATA, 1, stage=stage,
                     output=io.StringIO(), **options)  # fmt: skip
             with pytest.raises(OSError, match="no whole checkpoint"):
                 load(stage, init(), "latest")
         return error.value.quantity, error.value.step
 
     assert go("state", spoil) == ("state.w", 2)
-    assert go("value", step, after_round=lambda epoch, state: (state, {"score": float("nan")})) == ("score", 2)
+    assert go("value", step, after_epoch=lambda epoch, state: (state, {"score": float("nan")})) == ("score", 2)
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys):
-    legs = two_legs()
+    phases = two_legs()
 
     def go(name, stop=lambda: None):
         with open_run(tmp_path / name, {}, {}) as folder:
-            end = run(legs, jax.random.key(1), init(), DATA, 6, stage=folder.stage("s"), after_round=evaluate,
+            end = run(phases, jax.random.key(1), init(), DATA, 6, stage=folder.stage("s"), after_epoch=evaluate,
                       best="score", stop=stop, chunk_seconds=0, save_seconds=0, output=io.StringIO())  # fmt: skip
         return bits(end.state), end.best, metrics(tmp_path / name)
 
@@ -278,21 +281,21 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys
 
 
 def test_wrong_arguments_are_named():
-    legs = two_legs()
+    phases = two_legs()
 
-    def go(legs=legs, rounds=1, **options):
-        return run(legs, jax.random.key(0), init(), DATA, rounds, output=io.StringIO(), **options)
+    def go(phases=phases, epochs=1, **options):
+        return run(phases, jax.random.key(0), init(), DATA, epochs, output=io.StringIO(), **options)
 
     with pytest.raises(ValueError, match="at least 1 step"):
         go([])
-    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
-        go(rounds=0)
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        go(epochs=0)
     with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):
         go(log_every=0)
-    with pytest.raises(ValueError, match="needs an after_round"):
+    with pytest.raises(ValueError, match="needs an after_epoch"):
         go(best="score")
     with pytest.raises(ValueError, match=r"best='accuracy' is not among .* \['score'\]"):
-        go(best="accuracy", after_round=evaluate)
+        go(best="accuracy", after_epoch=evaluate)
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
         make_chunk(step, batch, max_steps=0)
     with pytest.raises(ValueError, match="loop must be"):
@@ -315,7 +318,8 @@ def test_progress_is_lines_in_a_file_and_one_renewed_line_on_a_terminal():
         if output.isatty():
             assert text.count("\n") == 1
             assert text.count("\r") == 5
-            assert "search weights  step 4/10  epoch 1/1  loss 1.5  count 8  256 examples/s  1.5 s left" in text
+            bar = "[########------------]"
+            assert f"search weights  {bar}  step 4/10  epoch 1/1  loss 1.5  count 8  256 examples/s  1.5 s left" in text
         else:
             lines = text.splitlines()
             assert lines[0] == "search weights  step 2/10  epoch 1/1  loss 1.5  count 8  first step after 0.5 s"
@@ -329,7 +333,7 @@ def test_progress_is_lines_in_a_file_and_one_renewed_line_on_a_terminal():
     ]
 
 
-# What the next tests run in a process of its own: rounds last some 20 ms, so that there is time to stop it.
+# What the next tests run in a process of its own: epochs last some 20 ms, so that there is time to stop it.
 PROGRAM = """
 import sys, time
 sys.path.insert(0, "tests")
@@ -339,14 +343,14 @@ from jaxnas.runfolder import open_run
 from jaxnas.train.loop import run
 from jaxnas.train.stop import Stopped, stop_on_signal
 
-def after_round(epoch, state):
+def after_epoch(epoch, state):
     time.sleep(0.02)
     return t.evaluate(epoch, state)
 
 with open_run(sys.argv[1], {"seed": 1}, {}) as folder, stop_on_signal() as stop:
     stage = folder.stage("search")
     try:
-        end = run(t.two_legs(), jax.random.key(1), t.init(), t.DATA, 60, stage=stage, after_round=after_round,
+        end = run(t.two_legs(), jax.random.key(1), t.init(), t.DATA, 60, stage=stage, after_epoch=after_epoch,
                   best="score", stop=stop, chunk_seconds=0.001, save_seconds=0.1, log_every=4)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -454,7 +458,7 @@ def test_over_several_devices_what_comes_after_a_round_is_given_one_copy():
         return (state if epoch == 1 else state._replace(w=state.w * 0.5)), {}
 
     def end(**settings):
-        return run(two_legs(), jax.random.key(1), init(), DATA, 3, after_round=halve, **settings).state
+        return run(two_legs(), jax.random.key(1), init(), DATA, 3, after_epoch=halve, **settings).state
 
     alone = end()
     seen.clear()

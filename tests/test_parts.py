@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxnas.base import Batch, Context, Skeleton
-from jaxnas.networks import in_parts
+from jaxnas.networks import accumulated
 from jaxnas.search import adam_l2, darts, exact
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
@@ -33,14 +33,14 @@ def loss(apply, params, weights, x, label):
 
 def test_gradients_are_the_mean_of_those_of_the_parts(given):
     gradient = jax.jit(jax.value_and_grad(loss, (1, 2)), static_argnums=0)
-    whole = gradient(in_parts(NET.apply, 3), *given, X, LABEL)
+    whole = gradient(accumulated(NET.apply, 3), *given, X, LABEL)
     alone = [gradient(NET.apply, *given, X[part::3], LABEL[part::3]) for part in range(3)]
     expected = jax.tree.map(lambda *leaves: sum(leaves) / 3, *alone)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, expected)
 
 
 def test_logits_keep_their_order_and_statistics_are_means(given):
-    logits, aux = in_parts(NET.apply, 3)(*given, X, Context())
+    logits, aux = accumulated(NET.apply, 3)(*given, X, Context())
     alone = [NET.apply(*given, X[part::3], Context()) for part in range(3)]
     for part, (own, _) in enumerate(alone):
         np.testing.assert_allclose(logits[part::3], own, rtol=1e-4, atol=1e-5)
@@ -58,11 +58,11 @@ def test_a_second_order_step_in_parts_needs_less_memory():
         program = step.lower(jax.random.key(0), state, {"train": half, "valid": half}).compile()
         return program.memory_analysis().temp_size_in_bytes
 
-    assert temporaries(NET._replace(apply=in_parts(NET.apply, 8))) < 0.5 * temporaries(NET)
+    assert temporaries(NET._replace(apply=accumulated(NET.apply, 8))) < 0.5 * temporaries(NET)
 
 
 def test_wrong_parts_are_told(given):
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        in_parts(NET.apply, 0)
+        accumulated(NET.apply, 0)
     with pytest.raises(ValueError, match="a batch of 12 cannot be cut into 5 parts"):
-        in_parts(NET.apply, 5)(*given, X, Context())
+        accumulated(NET.apply, 5)(*given, X, Context())

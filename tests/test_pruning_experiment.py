@@ -31,15 +31,15 @@ def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
         with held_run(str(tmp_path / "run"), {}, {}) as (run, stop):
             return prepared.search(run, stop)["found"], epoch_lines(metrics(run))
 
-    found, rounds = searched()
+    found, epochs = searched()
     sizes = found.told["shrinking"]
     assert [size["from_epoch"] for size in sizes] == [0, 1]
     assert [size["operations"] for size in sizes] == [2 * 14 * 8, 2 * 14 * 2]
     assert sizes[1]["supernet_params"] < sizes[0]["supernet_params"]
-    assert [line["epoch"] for line in rounds] == [1, 2]
-    assert rounds[1]["step"] == 2 * rounds[0]["step"]
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    assert epochs[1]["step"] == 2 * epochs[0]["step"]
     for kind in ("weights_normal", "weights_reduce"):
-        before, after = (np.array(line[kind]) for line in rounds)
+        before, after = (np.array(line[kind]) for line in epochs)
         assert (before > 0).all()
         np.testing.assert_array_equal((after > 0).sum(axis=1), 2)
         # The two heaviest stay; the last part of the search moves what is left.
@@ -48,4 +48,4 @@ def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
     (tmp_path / "run" / "stages" / "search" / "done.json").unlink()
     again, rounds_again = searched()
     np.testing.assert_array_equal(again.arch, found.arch)
-    assert json.dumps(rounds_again) == json.dumps(rounds)
+    assert json.dumps(rounds_again) == json.dumps(epochs)

@@ -18,7 +18,7 @@ from jaxnas import command
 from jaxnas.checkpoint import Checkpoints, abstract
 from jaxnas.runfolder import open_run
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.loop import Leg, NonFiniteError, run
+from jaxnas.train.loop import NonFiniteError, PhaseSteps, run
 from jaxnas.train.stop import Stopped
 
 
@@ -33,7 +33,7 @@ def step(key, state, batch):
     return {"w": w, "step": state["step"] + 1}, Info(jnp.mean(w), jnp.int32(0))
 
 
-LEG = Leg("walk", make_chunk(step, lambda key, step, data: data), 2)
+LEG = PhaseSteps("walk", make_chunk(step, lambda key, step, data: data), 2)
 
 
 def go(folder, stop=lambda: None):

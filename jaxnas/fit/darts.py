@@ -20,7 +20,7 @@ from jaxnas.fit.results import metrics
 from jaxnas.fit.searching import Epochs, ends_of, epoch_lines, run_epochs
 from jaxnas.fit.settings import check_accumulate, image_shape_of
 from jaxnas.hardware import solve
-from jaxnas.networks import in_parts
+from jaxnas.networks import accumulated
 from jaxnas.ranges import SUPERNET, check_ranges
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.search import (
@@ -140,7 +140,7 @@ class _Search(NamedTuple):
         """The algorithm over a supernet, which may have lost operations."""
         settings, steps = self.settings, data.count(self.epochs.split.train) // self.settings.batch_size
         ruled = supernet._replace(
-            apply=in_parts(supernet.apply, settings.accumulate),
+            apply=accumulated(supernet.apply, settings.accumulate),
             space=supernet.space._replace(discretize=self.derived),
         )
         rate = schedules.cosine(settings.learning_rate, settings.last_learning_rate, settings.epochs)

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jaxnas.console import is_terminal, put
+from jaxnas.console import bar, put, renews_lines
 from jaxnas.files import open_to_append, write_atomic
 from jaxnas.train.progress import duration
 
@@ -269,29 +269,28 @@ class EvaluationProgress:
         self._total = total
         self._first = done
         self._output = output
-        self._terminal = is_terminal(output)
+        self._renews = renews_lines(output)
         self._began = time.monotonic()
         self._last = -math.inf
 
     def report(self, done: int, failed: int, best: float | None) -> None:
         """done: so far, `failed` of them without a value. best: the greatest value, None where there is none."""
         now = time.monotonic()
-        if not self._terminal and done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:
+        if not self._renews and done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
         parts = [f"evaluation {done}/{self._total}"]
-        if self._terminal:
-            filled = 24 * done // self._total
-            parts.insert(0, f"[{'#' * filled}{'.' * (24 - filled)}]")
+        if self._renews:
+            parts.append(bar(done / self._total))
         if failed:
             parts.append(f"{failed} failed")
         if best is not None:
             parts.append(f"best {best:.6g}")
         parts.append(f"{duration((now - self._began) / (done - self._first) * (self._total - done))} left")
         line = "  ".join(parts)
-        put(f"\r\x1b[K{line}" if self._terminal else f"{line}\n", self._output, wait=False)
+        put(f"\r\x1b[K{line}" if self._renews else f"{line}\n", self._output, wait=False)
 
     def close(self) -> None:
         """Ends the line on a terminal."""
-        if self._terminal and self._last > -math.inf:
+        if self._renews and self._last > -math.inf:
             put("\n", self._output, wait=False)

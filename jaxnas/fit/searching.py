@@ -13,7 +13,7 @@ from jaxnas.data import Dataset
 from jaxnas.fit.problem import SearchSplit, Stop
 from jaxnas.fit.seeds import Layout
 from jaxnas.runfolder import Stage
-from jaxnas.train.loop import AfterRound, Leg, Outcome
+from jaxnas.train.loop import AfterEpoch, Outcome, PhaseSteps
 from jaxnas.train.loop import run as run_loop
 
 
@@ -64,7 +64,7 @@ def run_epochs(
     seeds: int = 1,
     stage: Stage | None = None,
     stop: Stop = lambda: None,
-    after_epoch: AfterRound | None = None,
+    after_epoch: AfterEpoch | None = None,
     ended: Callable[[PyTree], bool] = lambda state: False,
     log_every: int = 50,
 ) -> Outcome:
@@ -72,8 +72,8 @@ def run_epochs(
 
     keys: those of `layout.keys`. The other arguments are those of `jaxnas.train.loop.run`.
     """
-    legs = [
-        Leg(
+    phases = [
+        PhaseSteps(
             phase.name,
             layout.chunk(phase.step, batches_of(phase, epochs)),
             epochs.count(phase),
@@ -84,14 +84,14 @@ def run_epochs(
     # A part that no phase reads stays on the host.
     read = {name: getattr(epochs.split, name) for phase in algorithm.phases for name in phase.reads}
     return run_loop(
-        legs,
+        phases,
         keys,
         state,
         layout.place_data(read),
         count,
         stage=stage,
         place=layout.place,
-        after_round=after_epoch,
+        after_epoch=after_epoch,
         stop=stop,
         ended=ended,
         log_every=log_every,
@@ -106,7 +106,7 @@ def epoch_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     epoch = step = 0
     for line in lines:
-        if line["stage"].split("-")[0] == "search" and line["phase"] == "round":
+        if line["stage"].split("-")[0] == "search" and line["phase"] == "epoch":
             if found and line["stage"] != found[-1]["stage"]:
                 epoch, step = found[-1]["epoch"], found[-1]["step"]
             found.append({**line, "epoch": epoch + line["epoch"], "step": step + line["step"]})

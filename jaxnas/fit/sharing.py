@@ -29,7 +29,7 @@ from jaxnas.fit.settings import image_shape_of
 from jaxnas.parallel import local
 from jaxnas.ranges import check_ranges
 from jaxnas.runfolder import RunFolder, Stage
-from jaxnas.train.loop import AfterRound
+from jaxnas.train.loop import AfterEpoch
 from jaxnas.train.path_score import make_path_score
 
 Build = Callable[[Supernet, int, str | None], SearchAlgorithm]
@@ -153,7 +153,7 @@ def _search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     }
 
 
-def _tell_truth(this: _Search) -> AfterRound | None:
+def _tell_truth(this: _Search) -> AfterEpoch | None:
     """After an epoch: what is truly worth what the algorithm holds then, the mean of some draws where it draws.
 
     None without a table, and for several seeds, whose states are stacked.
@@ -236,7 +236,7 @@ def search_shared(
     algorithm: SearchAlgorithm, dataset: Dataset, *, epochs: int, batch_size: int,
     batch_sizes: Mapping[str, int] | None = None, steps: Mapping[str, int] | None = None, valid_part: float = 0.5,
     limit: int = 0, candidates: int = 100, seed: int = 0, devices: Devices | None = None,
-    score: Callable[[Any, Array], Any] | None = None, after_epoch: AfterRound | None = None,
+    score: Callable[[Any, Array], Any] | None = None, after_epoch: AfterEpoch | None = None,
     stage: Stage | None = None, stop: Stop = lambda: None,
 ) -> Found:  # fmt: skip
     """Runs the phases of an algorithm for some epochs, and derives an architecture.

@@ -18,7 +18,7 @@ from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, spread
 from jaxnas.fit.problem import Problem, Stop
 from jaxnas.fit.settings import Training, check_accumulate, has_images, image_shape_of, skeleton_of
-from jaxnas.networks import in_parts, tutorial_cnn
+from jaxnas.networks import accumulated, tutorial_cnn
 from jaxnas.objectives import classification
 from jaxnas.parallel import is_first_process, local
 from jaxnas.ranges import check_ranges
@@ -26,7 +26,7 @@ from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
 from jaxnas.train.chunk import make_chunk
-from jaxnas.train.loop import Leg, Outcome, load
+from jaxnas.train.loop import Outcome, PhaseSteps, load
 from jaxnas.train.loop import run as run_loop
 from jaxnas.train.trainer import Evaluation, TrainState, confidence_interval, make_evaluate, make_trainer
 
@@ -251,7 +251,7 @@ class Trainer:
         valid, epochs, name = self.parts.valid, self.training.epochs, self.dataset.objective.name
         best: Any = None
 
-        def after_round(epoch: int, state: Any) -> tuple[Any, dict[str, float]]:
+        def after_epoch(epoch: int, state: Any) -> tuple[Any, dict[str, float]]:
             nonlocal best
             del epoch
             if valid is None:
@@ -262,14 +262,14 @@ class Trainer:
             return state, {f"valid_{name}": result.metric, "valid_loss": result.loss}
 
         outcome = run_loop(
-            [Leg("train", self.chunk, self.steps, self.training.batch_size)],
+            [PhaseSteps("train", self.chunk, self.steps, self.training.batch_size)],
             run_key,
             state,
             self.spread.place_data(self.parts.train),
             epochs,
             stage=stage,
             place=self.spread.place,
-            after_round=after_round,
+            after_epoch=after_epoch,
             best=None if valid is None else f"valid_{name}",
             stop=stop,
             output=output,
@@ -326,8 +326,8 @@ class Trainer:
 
 def _accumulated(network: Network | Supernet, parts: int) -> Network | Supernet:
     if isinstance(network, Supernet):
-        return network._replace(apply_path=in_parts(network.apply_path, parts))
-    return network._replace(apply=in_parts(network.apply, parts))
+        return network._replace(apply_path=accumulated(network.apply_path, parts))
+    return network._replace(apply=accumulated(network.apply, parts))
 
 
 def _schedule(training: Training, steps: int) -> tuple[Any, Any]:

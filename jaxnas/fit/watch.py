@@ -144,28 +144,28 @@ def stopped(state: WatchedState, rule: EarlyStop | None, watch: Watch) -> int | 
     return None if back < 0 else (back + 1) * watch.eigenvalue_every
 
 
-def told(rounds: Sequence[Mapping[str, Any]], returned: int | None) -> dict[str, Any]:
+def told(epochs: Sequence[Mapping[str, Any]], returned: int | None) -> dict[str, Any]:
     """What a result says of the watch: the last of every measurement, the largest eigenvalue, the early stop."""
     names = ("skips_", "alpha_entropy", "loss_", "accuracy_", "eigenvalue")
-    last = {name: line[name] for line in rounds for name in line if name.startswith(names)}
-    eigenvalues = [line["eigenvalue"] for line in rounds if "eigenvalue" in line]
+    last = {name: line[name] for line in epochs for name in line if name.startswith(names)}
+    eigenvalues = [line["eigenvalue"] for line in epochs if "eigenvalue" in line]
     if eigenvalues:
         last["largest_eigenvalue"] = max(eigenvalues)
-    return {**last, "epochs": rounds[-1]["epoch"], "early_stop_returned_to_epoch": returned}
+    return {**last, "epochs": epochs[-1]["epoch"], "early_stop_returned_to_epoch": returned}
 
 
 def draw_health(
-    rounds: Sequence[Mapping[str, Any]], health: Mapping[str, Any], folder: Path
+    epochs: Sequence[Mapping[str, Any]], health: Mapping[str, Any], folder: Path
 ) -> list[tuple[str, str, str]]:
     """Eigenvalue, gap, skip connections and entropy over the epochs; nothing where nothing was measured."""
     panels = [
         ("dominant eigenvalue of the Hessian in α", {"eigenvalue": ("", _BLUE)}),
         ("accuracy with shared weights", {"accuracy_mixture": ("mixture", _BLUE), "accuracy_path": ("path", _ORANGE)}),
-        ("skip connections of the derived cells", _skip_lines(rounds)),
+        ("skip connections of the derived cells", _skip_lines(epochs)),
         ("mean entropy of the mixture, nats", {"alpha_entropy": ("", _BLUE)}),
     ]
     drawn = [
-        (title, {name: look for name, look in lines.items() if any(name in line for line in rounds)})
+        (title, {name: look for name, look in lines.items() if any(name in line for line in epochs)})
         for title, lines in panels
     ]
     drawn = [(title, lines) for title, lines in drawn if lines]
@@ -176,10 +176,10 @@ def draw_health(
     for axes, (title, lines) in zip(grid, drawn, strict=False):
         axes.set_title(title, size=10, loc="left")
         for name, (label, color) in lines.items():
-            points = np.array([(line["epoch"], line[name]) for line in rounds if name in line])
+            points = np.array([(line["epoch"], line[name]) for line in epochs if name in line])
             axes.plot(*points.T, "o-", color=color, lw=1.4, ms=3, label=label)
             if name == "eigenvalue":
-                error = np.array([line["eigenvalue_error"] for line in rounds if name in line])
+                error = np.array([line["eigenvalue_error"] for line in epochs if name in line])
                 axes.fill_between(points[:, 0], points[:, 1] - error, points[:, 1] + error, color=color, alpha=0.2)
         axes.ticklabel_format(axis="y", useOffset=False)
         if "accuracy_path" in lines:
@@ -199,8 +199,8 @@ def draw_health(
     return [("Signs of a collapse", "health.png", caption(health))]
 
 
-def _skip_lines(rounds: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    names = dict.fromkeys(name for line in rounds for name in line if name.startswith("skips_"))
+def _skip_lines(epochs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    names = dict.fromkeys(name for line in epochs for name in line if name.startswith("skips_"))
     colors = itertools.cycle((_BLUE, _ORANGE, _GREEN))
     return {name: (name.removeprefix("skips_"), next(colors)) for name in names}
 

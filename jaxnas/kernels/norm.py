@@ -52,7 +52,7 @@ def channel_sums(terms: Callable[..., Array], *arrays: Array, weight: float = 1.
     rows = arrays[0].size // channels
     count = max(n for n in range(1, 5) if rows % n == 0)
 
-    def in_parts(*arrays: Array) -> Array:
+    def accumulated(*arrays: Array) -> Array:
         parts = [x.reshape(count, rows // count, channels) for x in arrays]
         each = [terms(*(lax.index_in_dim(part, i, keepdims=False) for part in parts)) for i in range(count)]
         total = functools.reduce(lax.add, each)
@@ -61,7 +61,7 @@ def channel_sums(terms: Callable[..., Array], *arrays: Array, weight: float = 1.
     def at_once(*arrays: Array) -> Array:
         return weight * jnp.sum(terms(*(x.reshape(rows, channels) for x in arrays)).reshape(arrays[0].shape), (0, 1, 2))
 
-    return by_platform(*arrays, cpu=in_parts, default=at_once)
+    return by_platform(*arrays, cpu=accumulated, default=at_once)
 
 
 def _times_channels(x: Array, scale: Array) -> Array:

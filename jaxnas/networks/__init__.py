@@ -6,14 +6,14 @@ from jaxnas.networks.darts import darts_network
 from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.networks.enas_micro import enas_micro_network
 from jaxnas.networks.nasbench201 import nasbench201_network
-from jaxnas.networks.parts import in_parts
+from jaxnas.networks.parts import accumulated
 
 __all__ = [
+    "accumulated",
     "chain_network",
     "darts_network",
     "enas_macro_network",
     "enas_micro_network",
-    "in_parts",
     "nasbench201_network",
     "tutorial_cnn",
 ]

@@ -19,7 +19,7 @@ from jaxnas.base import Array, Aux
 Pass = Callable[..., tuple[Array, Aux]]
 
 
-def in_parts(apply: Pass, parts: int) -> Pass:
+def accumulated(apply: Pass, parts: int) -> Pass:
     """The pass of a Network or a Supernet over `parts` equal parts of x [B, H, W, C].
 
     Logits come in the order of the batch; statistics are means over the parts. Raises: ValueError where parts is less

@@ -1,8 +1,8 @@
 """The loop: steps in chunks, progress, metrics, checkpoints, stops.
 
-A `Leg` is one kind of step and how many of them make its part of a round; a round runs the legs in turn and is what
-metrics call an epoch. DARTS has one leg, ENAS has two. The key of a run and the number of a step determine that step,
-so that neither the length of a chunk nor a stop between two chunks changes a result.
+A `PhaseSteps` is one phase and how many of its steps an epoch has; an epoch runs the phases in turn. DARTS has one
+phase, ENAS has two. The key of a run and the number of a step determine that step, so that neither the length of a
+chunk nor a stop between two chunks changes a result.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from jaxnas.train.finite import NonFiniteError, check_no_nan, first_non_finite, 
 from jaxnas.train.progress import Progress
 from jaxnas.train.stop import Stopped, saving
 
-AfterRound = Callable[[int, PyTree], tuple[PyTree, Mapping[str, Any]]]
-"""(rounds done, state) -> (state, numbers or arrays for the metrics): evaluation, a schedule that reads it, what
+AfterEpoch = Callable[[int, PyTree], tuple[PyTree, Mapping[str, Any]]]
+"""(epochs done, state) -> (state, numbers or arrays for the metrics): evaluation, a schedule that reads it, what
 a picture shows. The next chunk uses the state up: what is to be kept of it is copied. A stop may have it called again
-for the same round, with the same state."""
+for the same epoch, with the same state."""
 
 
-class Leg(NamedTuple):
-    """`steps` steps of one kind in every round. `examples` is how many one step reads, for the rate that is shown."""
+class PhaseSteps(NamedTuple):
+    """`steps` steps of one kind in every epoch. `examples` is how many one step reads, for the rate that is shown."""
 
     name: str
     chunk: Chunk
@@ -57,14 +57,14 @@ class Outcome(NamedTuple):
 
 
 def run(
-    legs: Sequence[Leg],
+    phases: Sequence[PhaseSteps],
     key: Key,
     state: PyTree,
     data: PyTree,
-    rounds: int,
+    epochs: int,
     *,
     stage: Stage | None = None,
-    after_round: AfterRound | None = None,
+    after_epoch: AfterEpoch | None = None,
     best: str | None = None,
     stop: Callable[[], int | None] = lambda: None,
     ended: Callable[[PyTree], bool] = lambda state: False,
@@ -74,62 +74,62 @@ def run(
     log_every: int = 50,
     output: TextIO | None = None,
 ) -> Outcome:
-    """Runs all legs `rounds` times, from the latest checkpoint of `stage` if there is one.
+    """Runs all phases `epochs` times, from the latest checkpoint of `stage` if there is one.
 
     state: the initial state; it is copied, not used up. data: what the batches are made of, moved to the device once.
     place: lays a state out over devices, before the first step and after a checkpoint was read; the state is saved as
-    the first process has it, and goes on with other devices as well; `after_round` is given what is the same on all
+    the first process has it, and goes on with other devices as well; `after_epoch` is given what is the same on all
     devices as one of them has it. A key of many seeds, [S], is folded for each.
     stage: where checkpoints and metrics go; None keeps neither. Of the steps, every `log_every`-th and the last one are
-    written to the metrics, with their exact values. best: the value of `after_round` whose highest one has its state
+    written to the metrics, with their exact values. best: the value of `after_epoch` whose highest one has its state
     kept (`load`). stop: gives the number of a signal once one came (`stop_on_signal`); a chunk lasts about
-    `chunk_seconds`, and then the state is saved and Stopped raised. ended: tells from the state, after each round and
-    when one is resumed, whether to do no more rounds. A checkpoint is written every `save_seconds` and at the end.
+    `chunk_seconds`, and then the state is saved and Stopped raised. ended: tells from the state, after each epoch and
+    when one is resumed, whether to do no more epochs. A checkpoint is written every `save_seconds` and at the end.
     output: where progress goes, standard error by default.
 
     Raises NonFiniteError, naming the step and the quantity, for a NaN or infinity in an Info or in a value of
-    `after_round`, and for a NaN in a state that was about to be saved; the checkpoints from before remain.
+    `after_epoch`, and for a NaN in a state that was about to be saved; the checkpoints from before remain.
     """
-    _check(legs, rounds, log_every, best, after_round)
-    round_steps = sum(leg.steps for leg in legs)
-    total = rounds * round_steps
+    _check(phases, epochs, log_every, best, after_epoch)
+    epoch_steps = sum(phase.steps for phase in phases)
+    total = epochs * epoch_steps
     data = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf), data)
-    keys = [_fold_in(key, number) for number in range(len(legs))]
-    paces = [_Pace(chunk_seconds, leg.chunk.max_steps) for leg in legs]
+    keys = [_fold_in(key, number) for number in range(len(phases))]
+    paces = [_Pace(chunk_seconds, phase.chunk.max_steps) for phase in phases]
     with contextlib.ExitStack() as resources:
         checkpoints = None if stage is None else _checkpoints(stage, resources)
         state, done, before, top = _start(stage, checkpoints, place(jax.tree.map(_own, state)), place, total)
         progress = Progress(
-            stage.name if stage else legs[0].name,
-            [(leg.name, leg.steps * rounds, leg.examples) for leg in legs],
-            [_index(legs, number, done) for number in range(len(legs))],
+            stage.name if stage else phases[0].name,
+            [(phase.name, phase.steps * epochs, phase.examples) for phase in phases],
+            [_index(phases, number, done) for number in range(len(phases))],
             sys.stderr if output is None else output,
         )
         resources.callback(progress.close)
         started = saved = time.perf_counter()
-        over = done == total or (done > 0 and done % round_steps == 0 and ended(state))
+        over = done == total or (done > 0 and done % epoch_steps == 0 and ended(state))
         while not over:
-            number = _leg_at(legs, done % round_steps)
-            leg, first, epoch = legs[number], _index(legs, number, done), done // round_steps + 1
+            number = _phase_at(phases, done % epoch_steps)
+            phase, first, epoch = phases[number], _index(phases, number, done), done // epoch_steps + 1
             # Every process takes the longest of their chunks, and not one of a length of its own.
-            (length,) = largest([paces[number].length(leg.steps * epoch - first)])
+            (length,) = largest([paces[number].length(phase.steps * epoch - first)])
             chunk_started = time.perf_counter()
-            state, infos = leg.chunk.run(state, keys[number], first, first + length, data)
+            state, infos = phase.chunk.run(state, keys[number], first, first + length, data)
             elapsed = time.perf_counter() - chunk_started
             paces[number].record(length, elapsed)
             steps = range(done + 1, done + length + 1)
-            _log_steps(stage, leg.name, epoch, infos, steps, lambda step: step % log_every == 0 or step == total)
+            _log_steps(stage, phase.name, epoch, infos, steps, lambda step: step % log_every == 0 or step == total)
             done += length
-            progress.report(number, length, elapsed, f"{epoch}/{rounds}", infos)
-            if done == epoch * round_steps and after_round is not None:
-                state, values = _after_round(after_round, epoch, state, place, best, done)
+            progress.report(number, length, elapsed, f"{epoch}/{epochs}", infos)
+            if done == epoch * epoch_steps and after_epoch is not None:
+                state, values = _after_epoch(after_epoch, epoch, state, place, best, done)
                 if stage is not None:
-                    stage.log("round", done, {"epoch": epoch, **values})
+                    stage.log("epoch", done, {"epoch": epoch, **values})
                 if best is not None and (top is None or values[best] > top.value):
                     top = Best(values[best], done)
                     if checkpoints is not None:
                         _save(checkpoints.save_best, _At(state, done, before + time.perf_counter() - started, top))
-            over = done == total or (done == epoch * round_steps and ended(state))
+            over = done == total or (done == epoch * epoch_steps and ended(state))
             signalled = largest([stop() or 0])[0] or None
             due = time.perf_counter() - saved >= save_seconds or signalled is not None or over
             if checkpoints is not None and due:
@@ -164,14 +164,16 @@ class _At(NamedTuple):
     best: Best | None
 
 
-def _check(legs: Sequence[Leg], rounds: int, log_every: int, best: str | None, after_round: AfterRound | None) -> None:
-    if not legs or min(leg.steps for leg in legs) < 1:
-        raise ValueError(f"every leg needs at least 1 step, got {[(leg.name, leg.steps) for leg in legs]}")
-    for name, value in (("rounds", rounds), ("log_every", log_every)):
+def _check(
+    phases: Sequence[PhaseSteps], epochs: int, log_every: int, best: str | None, after_epoch: AfterEpoch | None
+) -> None:
+    if not phases or min(phase.steps for phase in phases) < 1:
+        raise ValueError(f"every phase needs at least 1 step, got {[(phase.name, phase.steps) for phase in phases]}")
+    for name, value in (("epochs", epochs), ("log_every", log_every)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if best is not None and after_round is None:
-        raise ValueError(f"best={best!r} needs an after_round that measures it")
+    if best is not None and after_epoch is None:
+        raise ValueError(f"best={best!r} needs an after_epoch that measures it")
 
 
 def _checkpoints(stage: Stage, resources: contextlib.ExitStack) -> Checkpoints | None:
@@ -239,23 +241,23 @@ def _fold_in(key: Key, number: int) -> Key:
     return jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
 
 
-def _leg_at(legs: Sequence[Leg], position: int) -> int:
-    """The leg to which a step of a round belongs."""
-    ends = np.cumsum([leg.steps for leg in legs])
+def _phase_at(phases: Sequence[PhaseSteps], position: int) -> int:
+    """The phase to which a step of an epoch belongs."""
+    ends = np.cumsum([phase.steps for phase in phases])
     return int(np.searchsorted(ends, position, side="right"))
 
 
-def _index(legs: Sequence[Leg], number: int, done: int) -> int:
-    """How many of the first `done` steps of all legs were steps of leg `number`."""
-    rounds, position = divmod(done, sum(leg.steps for leg in legs))
-    before = sum(leg.steps for leg in legs[:number])
-    return rounds * legs[number].steps + min(max(position - before, 0), legs[number].steps)
+def _index(phases: Sequence[PhaseSteps], number: int, done: int) -> int:
+    """How many of the first `done` steps of all phases were steps of phase `number`."""
+    epochs, position = divmod(done, sum(phase.steps for phase in phases))
+    before = sum(phase.steps for phase in phases[:number])
+    return epochs * phases[number].steps + min(max(position - before, 0), phases[number].steps)
 
 
 def _log_steps(
     stage: Stage | None, name: str, epoch: int, infos: Infos, steps: range, wanted: Callable[[int], bool]
 ) -> None:
-    """Writes those steps of a leg that are wanted, by their numbers, up to one that is not finite; raises there."""
+    """Writes those steps of a phase that are wanted, by their numbers, up to one that is not finite; raises there."""
     bad = first_non_finite(infos)
     for index, step in enumerate(steps if bad is None else steps[: bad[0]]):
         if stage is not None and wanted(step):
@@ -265,17 +267,17 @@ def _log_steps(
         raise NonFiniteError(quantity, value, steps[index], f"{name}, epoch {epoch}")
 
 
-def _after_round(
-    after_round: AfterRound,
+def _after_epoch(
+    after_epoch: AfterEpoch,
     epoch: int,
     state: PyTree,
     place: Callable[[PyTree], PyTree],
     best: str | None,
     done: int,
 ) -> tuple[PyTree, dict[str, Any]]:
-    """The state after the round, laid out, and the values that were measured, checked and as lists."""
+    """The state after the epoch, laid out, and the values that were measured, checked and as lists."""
     own = jax.tree.map(local, state)
-    after, values = after_round(epoch, own)
+    after, values = after_epoch(epoch, own)
     check_same_types(own, after)
     arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
     for name, array in arrays.items():
@@ -283,7 +285,7 @@ def _after_round(
             raise NonFiniteError(name, float(array[~np.isfinite(array)][0]), done, f"after epoch {epoch}")
     if best is not None and (best not in arrays or arrays[best].ndim):
         numbers = sorted(name for name, array in arrays.items() if not array.ndim)
-        raise ValueError(f"best={best!r} is not among the numbers that after_round gives, which are {numbers}")
+        raise ValueError(f"best={best!r} is not among the numbers that after_epoch gives, which are {numbers}")
     if after is not own:
         state = place(arrays_from_first(after))
     return state, {name: array.tolist() for name, array in arrays.items()}

@@ -1,0 +1,212 @@
+"""The road and its parts as functions, on problems whose answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy_table import NET, SPACE, TRUTH, table
+
+import jaxnas
+from jaxnas import data, fit, samplers
+from jaxnas.base import Network, Phase, SearchAlgorithm
+from jaxnas.benchmarks import digits201_table, make_table
+from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
+from jaxnas.catalog import CATALOG, Entry, entry_of
+from jaxnas.fit.problem import SearchSplit
+from jaxnas.fit.searching import Epochs, batches_of, ends_of, epoch_lines
+from jaxnas.search import darts, single_path, uniform_paths
+from jaxnas.spaces import enas_macro_space, nasbench201_space
+
+CELLS, _ = digits201_cells()
+NASBENCH201 = nasbench201_space()
+
+
+def path_network(arch, skeleton, space):
+    """The path of the toy supernet as a network of its own."""
+
+    def apply(params, inputs, context):
+        return NET.apply_path(params, jnp.asarray(arch), inputs, context)
+
+    return Network(lambda key: (NET.init(key), ()), apply, {"params": 9, "macs": 2})
+
+
+TABLE = Entry("table", space=lambda skeleton: SPACE, supernet=lambda skeleton: NET, network=path_network)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return data.from_arrays(table(64, 0), table(20, 1), table(64, 2))
+
+
+def test_darts_over_a_table_of_numbers_goes_the_whole_road(numbers, tmp_path):
+    method = fit.Darts(
+        epochs=75, batch_size=32, learning_rate=0.05, last_learning_rate=0.05, weight_decay=0.0,
+        alpha_learning_rate=0.05, watch=fit.Watch(every=0, eigenvalue_every=0),
+    )  # fmt: skip
+    training = fit.Training(epochs=20, batch_size=32, learning_rate=0.05, drop_path=0.0)
+    done = fit.run(method, TABLE, numbers, training, folder=str(tmp_path / "run"), random_baselines=1)
+    assert done.found.arch.tolist() == TRUTH
+    metric = done.result["metric"]
+    assert metric == numbers.objective.name != "accuracy"
+    other = done.result["baselines"]["random-1"]
+    assert set(done.result["baselines"]) == {"random-1"}  # no hand-designed network for what is no image
+    assert done.result[f"test_{metric}"] >= other[f"test_{metric}"]
+    assert done.result["test_interval"] is None
+    assert f"test {metric}".replace("_", " ") in (tmp_path / "run" / "report" / "index.html").read_text().lower()
+    outputs = done.network.apply(done.network.params, numbers.test.inputs)
+    error = -float(np.mean((np.asarray(outputs) - numbers.test.targets) ** 2))
+    assert error == pytest.approx(done.result[f"test_{metric}"], rel=1e-4)
+
+
+def test_search_alone_finds_with_an_algorithm_and_with_a_sampler(numbers):
+    algorithm = darts(NET, optax.sgd(0.05, momentum=0.9), optax.adam(0.05), objective=numbers.objective)
+    found = fit.search(algorithm, numbers, epochs=75, batch_size=32)
+    assert found.arch.tolist() == TRUTH
+    assert found.state.step == 75 * 2
+    drawing = single_path(NET, uniform_paths(SPACE, 3), optax.sgd(0.01), objective=numbers.objective)
+    assert fit.search(drawing, numbers, epochs=75, batch_size=32, candidates=60).arch.tolist() == TRUTH
+    box = fit.search(samplers.random_search(SPACE), lambda arch: -abs(arch - TRUTH).sum(), evaluations=9, space=SPACE)
+    assert box.arch.tolist() == TRUTH
+    with pytest.raises(ValueError, match="a search algorithm and a data set, or a sampler and a function"):
+        fit.search(algorithm, lambda arch: 0.0, epochs=1)
+
+
+def test_a_network_is_trained_and_evaluated(numbers):
+    training = fit.Training(epochs=30, batch_size=32, learning_rate=0.05, drop_path=0.0)
+    trained = fit.train(path_network(TRUTH, None, SPACE), numbers, training)
+    again = fit.evaluate(trained.network, trained.params, trained.stats, numbers, numbers.test)
+    assert (again.metric, again.loss) == (trained.test_metric, trained.test_loss)
+    assert trained.test_loss < 0.2 < np.var(numbers.test.targets)
+    assert trained.valid_metric is not None
+    with pytest.raises(ValueError, match=r"label_smoothing 0\.1 is for classes"):
+        fit.train(path_network(TRUTH, None, SPACE), numbers, fit.Training(label_smoothing=0.1, batch_size=32))
+
+
+def test_the_ground_truth_ranks_as_counted(tmp_path):
+    truth = fit.truth_of("digits201", NASBENCH201)
+    rows = [0, 4321, 15624]
+    for row in rows:
+        told = truth.told(CELLS[row])
+        value = truth.values[row]
+        assert told["value"] == value
+        assert told["rank"] == 1 + sum(truth.values > value)
+        better, equal = (truth.values > value).sum(), (truth.values == value).sum()
+        assert told["percentile"] == pytest.approx(100 * (1 - (better + equal / 2) / len(CELLS)))
+    best = truth.summary()
+    assert truth.told(best["best_architecture"])["rank"] == 1
+    assert best["best"] == digits201_table().metrics["test"].max()
+    few = make_table("few", NASBENCH201.choices, CELLS[:3], {"score": np.array([1.0, np.nan, 3.0])})
+    part = fit.truth_of(few, NASBENCH201, "score")
+    assert part.told(CELLS[2]) == {"value": 3.0, "rank": 1, "percentile": 75.0}
+    assert part.told(CELLS[1]) == part.told(CELLS[7]) == {"value": None, "rank": None, "percentile": None}
+    assert part.now(CELLS[1]) == {}
+    assert part.now(CELLS[[0, 2]])["true_value"].tolist() == [1.0, 3.0]
+    with pytest.raises(ValueError, match="few is not over the choices of table"):
+        fit.truth_of(few, SPACE, "score")
+    with pytest.raises(ValueError, match="few has no usual metric: name one of score"):
+        fit.truth_of(few, NASBENCH201)
+
+
+@pytest.mark.parametrize("limits", [{}, {"macs": 40_000}])
+def test_the_heaviest_architecture_within_a_budget_is_that_of_enumeration(limits):
+    skeleton = jaxnas.Skeleton(4, 1, (8, 8, 1), 10)
+    budget = fit.make_budget(CATALOG["nasbench201"], NASBENCH201, skeleton, limits)
+    weights = {"cell": jax.nn.softmax(jax.random.normal(jax.random.key(1), (6, 5)))}
+    logs = np.log(np.asarray(weights["cell"]))[np.arange(6), CELLS].sum(1)
+    _, macs = digits201_costs(skeleton, CELLS)
+    within = macs <= limits.get("macs", np.inf)
+    best = CELLS[within][np.argmax(logs[within])]
+    assert fit.heaviest(NASBENCH201, budget, weights, jax.random.key(0)).tolist() == best.tolist()
+    # Without a program of integers the heaviest of samples: at most as heavy, and within.
+    sampled = fit.heaviest(NASBENCH201, budget._replace(structure=None), weights, jax.random.key(0), 500)
+    row = int((5 ** np.arange(5, -1, -1) * np.asarray(sampled)).sum())
+    assert within[row]
+    assert logs[row] <= logs[within].max() + 1e-6
+
+
+@pytest.mark.parametrize("by", ["evolution", "ilp"])
+def test_select_finds_the_best_within_a_budget_where_scores_add_up(by):
+    skeleton = jaxnas.Skeleton(4, 1, (8, 8, 1), 10)
+    worth = np.random.default_rng(0).normal(size=(6, 5))
+
+    def score(archs):
+        return worth[np.arange(6), np.asarray(archs)].sum(1)
+
+    _, macs = digits201_costs(skeleton, CELLS)
+    limit = int(np.quantile(macs, 0.5))
+    budget = fit.make_budget(CATALOG["nasbench201"], NASBENCH201, skeleton, {"macs": limit})
+    chosen = fit.select(score, NASBENCH201, budget, by=by, predictor="gp", evaluations=120, population=20)
+    assert len(chosen.archs) == len(chosen.scores) <= 120
+    assert chosen.value == chosen.scores.max() == pytest.approx(score(chosen.arch[None])[0])
+    reached = (score(CELLS[macs <= limit]) <= chosen.value + 1e-9).mean()
+    assert reached == 1.0 if by == "ilp" else reached > 0.99
+
+
+def test_a_phase_is_given_the_parts_that_it_reads_augmented_or_as_they_are():
+    digits = data.load("digits")
+    split = SearchSplit(digits.train, digits.valid)
+    epochs = Epochs(digits, split, {"a": 100, "b": 90}, {"b": 7})
+    both = Phase("a", lambda *_: None, ("train", "valid"))
+    plain = Phase("b", lambda *_: None, ("valid",), plain=True)
+    assert (epochs.count(both), epochs.count(plain)) == (3, 7)
+    parts = {"train": jax.tree.map(jnp.asarray, split.train), "valid": jax.tree.map(jnp.asarray, split.valid)}
+    drawn = batches_of(both, epochs)(jax.random.key(0), jnp.int32(0), parts)
+    assert {name: batch.targets.shape for name, batch in drawn.items()} == {"train": (100,), "valid": (100,)}
+    as_they_are = batches_of(plain, epochs)(jax.random.key(0), jnp.int32(0), parts)["valid"]
+    whole = np.asarray(data.plain_batch(split.valid, np.arange(360), digits.augmentation).inputs)
+    flat = {image.tobytes() for image in whole}
+    assert all(np.asarray(image).tobytes() in flat for image in as_they_are.inputs)
+    assert not all(np.asarray(image).tobytes() in flat for image in drawn["valid"].inputs)
+
+
+def test_epochs_are_numbered_over_the_stages_of_a_search():
+    lines = [
+        {"stage": stage, "phase": phase, "epoch": epoch, "step": step}
+        for stage, phase, epoch, step in [
+            ("search-1", "search", 1, 5), ("search-1", "epoch", 1, 10), ("search", "epoch", 1, 10),
+            ("search", "epoch", 2, 20), ("train-found", "epoch", 1, 3),
+        ]
+    ]  # fmt: skip
+    assert [(line["epoch"], line["step"]) for line in epoch_lines(lines)] == [(1, 10), (2, 20), (3, 30)]
+    assert ends_of(10, 3) == [0, 3, 6, 10]
+
+
+@pytest.mark.parametrize("space", sorted(CATALOG))
+@pytest.mark.parametrize("method", sorted(fit.presets.PRESETS))
+def test_every_method_has_settings_for_every_space(method, space):
+    for size in fit.presets.SIZES:
+        found = fit.preset(method, space, size)
+        assert found.method.name == method
+        assert (found.dataset == "digits") == (size == "tiny")
+        cells = getattr(found.method, "cells", found.training.cells)
+        if space in ("enas_macro", "chain"):  # whose choices depend on the depth
+            assert cells == found.training.cells
+
+
+def test_what_there_is_not_is_told():
+    with pytest.raises(ValueError, match="there is no space 'mine'; there are darts, nasbench201"):
+        entry_of("mine")
+    with pytest.raises(ValueError, match="no preset of 'magic'"):
+        fit.preset("magic", "darts")
+    with pytest.raises(ValueError, match="a method is a dataclass of its settings"):
+        fit.problem.settings_of(fit.Darts)
+    macro, digits = CATALOG["enas_macro"], data.load("digits")
+    problem = fit.Problem(macro, digits, fit.Training(cells=4), enas_macro_space(4), lambda space: None)
+    with pytest.raises(ValueError, match=r"search\.cells 3 and train\.cells 4 make other choices over enas_macro"):
+        problem.supernet(2, 3)
+    stateless = SearchAlgorithm(lambda key: (), (), lambda key, state, score: None)
+    with pytest.raises(ValueError, match="does not say its supernet"):
+        fit.search(stateless, digits, epochs=1, batch_size=8)
+
+
+def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
+    digits = data.load("digits")
+    entry = CATALOG["nasbench201"]
+    problem = fit.Problem(entry, digits, fit.Training(cells=1), NASBENCH201, lambda space: None)
+    for change, told in (
+        ({"prune": (3,)}, "search.prune shrinks no supernet over nasbench201"),
+        ({"derive": "argmax"}, "search.derive must be paper over nasbench201, got 'argmax'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fit.Darts(channels=2, cells=1, **change).prepare(problem)
