@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnas import command
 from jaxnas.benchmarks import make_table, nasbench201_table, save_table
-from jaxnas.data import Augmentation, Dataset, Examples, Split, hold_out, load
+from jaxnas.data import Augmentation, Dataset, Examples, Split, hold_out, load_dataset
 from jaxnas.data.dataset import usual_augmentation
 from jaxnas.data.stored import rows
 
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
     config.pack.mkdir(parents=True, exist_ok=True)
     if config.table is not None:
         pack_table(config.table, config.pack / TABLE)
-    pack_images(load("cifar10", str(config.data_dir)), config.count, config.pack / IMAGES)
+    pack_images(load_dataset("cifar10", str(config.data_dir)), config.count, config.pack / IMAGES)
 
 
 if __name__ == "__main__":

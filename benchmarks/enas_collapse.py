@@ -25,7 +25,7 @@ from scipy import stats
 from jaxnas import command, data
 from jaxnas.base import Arch, Array, Batch, Context, Skeleton
 from jaxnas.benchmarks import Table, nasbench201_table
-from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.search import enas
 from jaxnas.spaces import NASBENCH201_OPERATIONS, nasbench201_space
 from jaxnas.supernets import nasbench201_supernet
@@ -70,7 +70,7 @@ def run(config: Config, statistics: Statistics, seed: int, dataset: data.Dataset
     controller = lstm_controller(
         space.choices, hidden=32, depth=2, temperature=5.0, tanh_constant=2.5, op_tanh_reduce=1.0
     )
-    policy = reinforce(controller, adam(config.controller_learning_rate))
+    policy = reinforce_policy(controller, adam(config.controller_learning_rate))
 
     def accuracy(weights: Any, arch: Arch, batch: Batch) -> Array:
         params, averages = weights
@@ -175,7 +175,7 @@ def main(config: Config) -> None:
         raise ValueError(f"images must be at least {2 * SCORED}, half of which are scored on, got {config.images}")
     table = nasbench201_table(config.table)
     table.query(table.archs[0], config.metric)  # raises for what it has not got, before anything is trained
-    dataset = data.load("cifar10", config.data_dir)
+    dataset = data.load_dataset("cifar10", config.data_dir)
     print(json.dumps(dataclasses.asdict(config)), flush=True)
     for seed in range(config.seeds):
         for statistics in config.statistics:

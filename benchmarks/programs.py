@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.sizes import Name, Sizes
 from jaxnas.base import Batch, Key, Skeleton
-from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.networks import darts_network
 from jaxnas.parallel import DataParallel
@@ -56,7 +56,7 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
     skeleton = Skeleton(sizes.channels, sizes.cells, IMAGE, 10)
     if name in ("enas_child", "enas_controller"):
         supernet = enas_micro_supernet(skeleton, sizes.nodes or 5, form=form, dtype=dtype)
-        policy = reinforce(lstm_controller(supernet.space.choices), adam(3.5e-4))
+        policy = reinforce_policy(lstm_controller(supernet.space.choices), adam(3.5e-4))
         algorithm = enas(supernet, policy, optimizer, axis_name=axis_name)
         phase = algorithm.phases[0 if name == "enas_child" else 1]
         return Program(algorithm.init, phase.step, phase.reads)

@@ -17,7 +17,7 @@ from benchmarks.accelerator import PARTS, Results, Runner
 from benchmarks.accelerator_ours import judge
 from benchmarks.accelerator_pack import pack_images, pack_table, read_images
 from benchmarks.kernels import Kernel
-from jaxnas.data import load
+from jaxnas.data import load_dataset
 from jaxnas.spaces import nasbench201_space
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def test_a_part_that_hangs_or_fails_leaves_what_it_has_told_and_the_next_one_goe
 
 
 def test_packed_images_come_back_in_disjoint_halves(tmp_path):
-    digits = load("digits")
+    digits = load_dataset("digits")
     pack_images(digits, 200, tmp_path / "images.npz")
     halves, augmentation = read_images(tmp_path / "images.npz")
     assert len(halves.train.targets) == len(halves.valid.targets) == 100

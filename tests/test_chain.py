@@ -245,7 +245,7 @@ def test_dropped_paths_leave_the_input_of_a_bottleneck():
 
 def test_a_network_of_any_stages_is_saved_and_given_back(tmp_path):
     """A genotype says how deep its stages are; a skeleton says only how many layers there are."""
-    dataset = data.load("digits", None)
+    dataset = data.load_dataset("digits", None)
     space, skeleton = spaces.chain_space((1, 3), ("shuffle_3x3", "identity")), Skeleton(4, 4, (8, 8, 1), 10)
     arch = space.from_genotype("identity | shuffle_3x3 identity shuffle_3x3")
     network = chain_network(arch, skeleton, space)

@@ -10,7 +10,7 @@ from jaxnas import hardware, predictors, samplers
 from jaxnas.base import Batch, Context, Skeleton
 from jaxnas.benchmarks import make_table
 from jaxnas.checks import checked_space
-from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.networks import darts_network, nasbench201_network
 from jaxnas.search import adam_l2, darts, enas, fair_paths, single_path, uniform_paths, weakest_by_alpha
 from jaxnas.spaces import (
@@ -129,7 +129,7 @@ def test_a_policy_and_paths_are_of_the_space_of_the_supernet():
     """Also where all shapes are equal and only the order of the operations differs."""
     turned = nasbench201_space()
     choices = tuple(choice._replace(options=choice.options[::-1]) for choice in turned.choices)
-    policy = reinforce(lstm_controller(choices, hidden=4), adam())
+    policy = reinforce_policy(lstm_controller(choices, hidden=4), adam())
     said = r"choice 'edge 1←0' of the supernet over 'nasbench201' has the options none, skip.*but in the"
     with pytest.raises(ValueError, match=said + " policy"):
         enas(NB201, policy, optax.sgd(0.1))
@@ -141,7 +141,7 @@ def test_a_policy_and_paths_are_of_the_space_of_the_supernet():
 
 
 def test_a_controller_refuses_architectures_of_other_choices():
-    policy = reinforce(lstm_controller(NB201.space.choices, hidden=4), adam())
+    policy = reinforce_policy(lstm_controller(NB201.space.choices, hidden=4), adam())
     state = shapes(policy.init, KEY)
     archs, rewards = jax.ShapeDtypeStruct((3, 5), jnp.int32), jax.ShapeDtypeStruct((3,), jnp.float32)
     with pytest.raises(ValueError, match=r"the controller has 6 choices.*got int32 \[5\]"):

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnas import spaces
 from jaxnas.base import Choice
-from jaxnas.controllers import PolicyState, lstm_controller, policy_gradient, ppo, reinforce
+from jaxnas.controllers import PolicyState, lstm_controller, policy_gradient, ppo_policy, reinforce_policy
 
 # A node of each kind: x is an operation, y also points at what it reads, z chooses what it adds; then mere names.
 CHOICES = (
@@ -242,7 +242,7 @@ def ascent(make, state, archs, rewards, valid=None):
 
 def test_an_update_is_in_expectation_the_exact_gradient_whatever_the_baseline(params, scored, exact):
     """Every architecture once, by its probability: no sampling error."""
-    method = reinforce(CONTROLLER, optax.sgd(1.0), entropy_weight=0.3, skip_weight=0.0)
+    method = reinforce_policy(CONTROLLER, optax.sgd(1.0), entropy_weight=0.3, skip_weight=0.0)
     state = quick(method.init)(jax.random.key(0))._replace(params=params, weight=jnp.float32(1.0))
 
     @quick
@@ -259,7 +259,7 @@ def test_an_update_is_in_expectation_the_exact_gradient_whatever_the_baseline(pa
 
 def test_a_large_batch_of_samples_comes_near_the_exact_gradient(params, exact):
     """With the baseline moving from sample to sample, as in use."""
-    method = reinforce(CONTROLLER, optax.sgd(1.0), ema=0.9, entropy_weight=0.0, skip_weight=0.0)
+    method = reinforce_policy(CONTROLLER, optax.sgd(1.0), ema=0.9, entropy_weight=0.0, skip_weight=0.0)
     state = quick(method.init)(jax.random.key(0))._replace(params=params)
     index = {tuple(arch): i for i, arch in enumerate(ARCHS.tolist())}
     sample, move = (
@@ -288,7 +288,7 @@ def test_the_baseline_is_the_average_before_each_sample():
 
 
 def test_what_is_not_valid_counts_nothing(params):
-    method = reinforce(CONTROLLER, optax.sgd(1.0))
+    method = reinforce_policy(CONTROLLER, optax.sgd(1.0))
     state = quick(method.init)(jax.random.key(0))
     state = state._replace(params=params, total=jnp.float32(0.5), weight=jnp.float32(1))
     archs, rewards = jnp.asarray(ARCHS[[3, 80, 41]]), jnp.array([0.2, jnp.nan, 0.9])
@@ -314,7 +314,7 @@ def test_the_first_step_of_ppo_is_that_of_reinforce_and_later_ones_are_clipped(p
 
         return quick(updated)(params)
 
-    first = after(reinforce)
+    first = after(reinforce_policy)
     scores = quick(lambda p: jax.vmap(CONTROLLER.score, (None, 0))(p, archs))
     before = scores(params)
     ratios = np.exp(scores(first).log_prob - before.log_prob)
@@ -335,8 +335,8 @@ def test_the_first_step_of_ppo_is_that_of_reinforce_and_later_ones_are_clipped(p
         return jnp.mean(-gain - 0.1 * decisions.entropy + 0.2 * decisions.skip_divergence)
 
     expected = jax.tree.map(lambda p, g: p - 0.001 * g, first, quick(jax.grad(loss))(first))
-    np.testing.assert_allclose(flat(after(ppo, passes=2, clip=clip)), flat(expected), atol=2e-6)
-    np.testing.assert_allclose(flat(after(ppo, passes=1, clip=clip)), flat(first), atol=1e-6)
+    np.testing.assert_allclose(flat(after(ppo_policy, passes=2, clip=clip)), flat(expected), atol=2e-6)
+    np.testing.assert_allclose(flat(after(ppo_policy, passes=1, clip=clip)), flat(first), atol=1e-6)
 
 
 WRONG = {
@@ -355,10 +355,10 @@ WRONG = {
         lambda: lstm_controller((Choice("a", ("p", "q"), "a", (("in",), ("b",))), Choice("b", ("p",), "b"))),
         "'b', whose own choices must all come before",
     ),
-    "ema": (lambda: reinforce(CONTROLLER, optax.sgd(1.0), ema=1.0), "ema"),
-    "entropy": (lambda: reinforce(CONTROLLER, optax.sgd(1.0), entropy_weight=-1.0), "entropy_weight"),
-    "clip": (lambda: ppo(CONTROLLER, optax.sgd(1.0), clip=0.0), "clip"),
-    "passes": (lambda: ppo(CONTROLLER, optax.sgd(1.0), passes=0), "passes"),
+    "ema": (lambda: reinforce_policy(CONTROLLER, optax.sgd(1.0), ema=1.0), "ema"),
+    "entropy": (lambda: reinforce_policy(CONTROLLER, optax.sgd(1.0), entropy_weight=-1.0), "entropy_weight"),
+    "clip": (lambda: ppo_policy(CONTROLLER, optax.sgd(1.0), clip=0.0), "clip"),
+    "passes": (lambda: ppo_policy(CONTROLLER, optax.sgd(1.0), passes=0), "passes"),
 }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def prepared(tmp_path_factory):
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 def test_cifar10_has_the_pixels_of_the_archive(prepared, file_format):
     source, directories = prepared
-    found = data.load("cifar10", str(directories[file_format]))
+    found = data.load_dataset("cifar10", str(directories[file_format]))
     assert list(directories[file_format].glob("cifar10/3.0.2/*." + file_format + "-*"))
     assert found.class_names == NAMES
     assert found.image_shape == (32, 32, 3)
@@ -88,7 +88,7 @@ def test_both_formats_have_the_same_order_and_tfds_reads_them(prepared):
     import tensorflow_datasets as tfds
 
     _, directories = prepared
-    one, other = (data.load("cifar10:3.0.2", str(directory)) for directory in directories.values())
+    one, other = (data.load_dataset("cifar10:3.0.2", str(directory)) for directory in directories.values())
     np.testing.assert_array_equal(one.train.inputs, other.train.inputs)
     np.testing.assert_array_equal(one.train.targets, other.train.targets)
     assert data.fingerprint(one) == data.fingerprint(other)
@@ -109,7 +109,7 @@ def test_read_only_directory_and_no_tensorflow(prepared):
             file.chmod(0o555 if file.is_dir() else 0o444)
         program = (
             "import sys; from jaxnas import data; "
-            f"print(len(data.load('cifar10', {str(directory)!r}).train.targets), 'tensorflow' in sys.modules)"
+            f"print(len(data.load_dataset('cifar10', {str(directory)!r}).train.targets), 'tensorflow' in sys.modules)"
         )
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     finally:
@@ -148,7 +148,7 @@ from jaxnas.train.trainer import make_evaluate
 jax.config.update("jax_num_cpu_devices", 2)
 join_hosts(sys.argv[1], 2, int(sys.argv[2]))
 digest = lambda images: zlib.crc32(np.asarray(images).tobytes())
-found = data.load("cifar10", sys.argv[3])
+found = data.load_dataset("cifar10", sys.argv[3])
 fingerprints = [data.fingerprint(found)]
 read = [found.train.inputs.read_so_far, found.test.inputs.read_so_far]
 parts = data.split(found, 0, 0.5)
@@ -183,7 +183,7 @@ def test_two_processes_read_a_part_each_and_have_what_one_has(prepared, file_for
     outputs = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     told = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
-    one = data.load("cifar10", directory)
+    one = data.load_dataset("cifar10", directory)
     train = data.split(one, 0, 0.5).train.inputs
     evaluate = make_evaluate(lambda scale, x: scale * x.reshape(len(x), -1)[:, :10], one.augmentation, 3)
     result = evaluate(np.float32(2), one.test)
@@ -217,10 +217,10 @@ def test_file_cut_short_is_named(prepared, file_format, kept, tmp_path):
         is_train = "-train." in file.name
         (copy / file.name).write_bytes(content[: int(kept * len(content))] if is_train else content)
     with pytest.raises(data.DataError, match=f"cifar10-train.{file_format}"):
-        data.load("cifar10", str(tmp_path))
+        data.load_dataset("cifar10", str(tmp_path))
     (copy / f"cifar10-train.{file_format}-00000-of-00001").unlink()
     with pytest.raises(data.DataError, match=f"cifar10-train.{file_format}.*is missing"):
-        data.load("cifar10", str(tmp_path))
+        data.load_dataset("cifar10", str(tmp_path))
 
 
 def test_fewer_records_than_described(prepared, tmp_path):
@@ -233,10 +233,10 @@ def test_fewer_records_than_described(prepared, tmp_path):
     shard = copy / "cifar10-train.tfrecord-00000-of-00001"
     tfrecord.write_records(shard, list(tfrecord.read_records(shard))[:-1])
     with pytest.raises(data.DataError, match="has 29 records, but 30 are described"):
-        data.load("cifar10", str(tmp_path))
+        data.load_dataset("cifar10", str(tmp_path))
     (copy / "dataset_info.json").write_text("{")
     with pytest.raises(data.DataError, match="cannot read the description of cifar10"):
-        data.load("cifar10", str(tmp_path))
+        data.load_dataset("cifar10", str(tmp_path))
 
 
 def copied(prepared, tmp_path, **splits):
@@ -256,7 +256,7 @@ def copied(prepared, tmp_path, **splits):
 
 def test_splits_of_tfds_are_read_or_named(prepared, tmp_path):
     copied(prepared, tmp_path, train="train", validation="test", unlabeled="test")
-    found = data.load("cifar10", str(tmp_path), size=(8, 12))
+    found = data.load_dataset("cifar10", str(tmp_path), size=(8, 12))
     assert found.summary() == {
         "images": {"train": 24, "valid": 10, "test": 6},
         "origins": {"train": "train but for a fifth", "valid": "validation", "test": "a fifth of train"},
@@ -282,7 +282,7 @@ def test_a_description_that_names_a_foreign_class_is_not_imported(prepared, tmp_
         }
     (folder / "features.json").write_text(json.dumps(features))
     with pytest.raises(data.DataError, match=r"features\.json names the class 'foreign_features\.Image'") as caught:
-        data.load("cifar10", str(tmp_path / "data"))
+        data.load_dataset("cifar10", str(tmp_path / "data"))
     assert "\n" not in str(caught.value)
     assert not mark.exists()
 
@@ -300,7 +300,7 @@ def test_several_files_are_one_split_in_their_order(prepared, tmp_path):
     (train,) = (split for split in description["splits"] if split["name"] == "train")
     train["shardLengths"] = ["17", "13"]
     (folder / "dataset_info.json").write_text(json.dumps(description))
-    one, several = (data.load("cifar10", str(where)) for where in (directory, tmp_path))
+    one, several = (data.load_dataset("cifar10", str(where)) for where in (directory, tmp_path))
     np.testing.assert_array_equal(several.train.inputs, one.train.inputs)
     np.testing.assert_array_equal(several.train.targets, one.train.targets)
 
@@ -385,18 +385,18 @@ def test_download_is_verified(tmp_path):
 )
 def test_name_without_data(name, message, tmp_path):
     with pytest.raises(data.DataError, match=message) as caught:
-        data.load(name, str(tmp_path))
+        data.load_dataset(name, str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_version_that_is_not_there(prepared):
     _, directories = prepared
     with pytest.raises(data.DataError, match=r"but cifar10/3\.0\.2 is"):
-        data.load("cifar10:9.9.9", str(directories["tfrecord"]))
+        data.load_dataset("cifar10:9.9.9", str(directories["tfrecord"]))
 
 
 def test_digits():
-    digits = data.load("digits")
+    digits = data.load_dataset("digits")
     parts = [digits.train.targets, digits.valid.targets, digits.test.targets]
     assert [len(part) for part in parts] == [1077, 360, 360]
     # scikit-learn's page on the set: 174 to 183 images a class, intensities 0 to 16.
@@ -426,7 +426,7 @@ def write_folder(root, parts, classes=("ant", "bee"), count=5, mode="RGB", side=
 def test_folder_with_test_split(tmp_path):
     write_folder(tmp_path, ["train", "test", "valid"])
     (tmp_path / "train" / "ant" / "notes.txt").write_text("no image")
-    found = data.load(f"folder:{tmp_path}")
+    found = data.load_dataset(f"folder:{tmp_path}")
     assert found.class_names == ("ant", "bee")
     assert found.train.inputs.shape == found.test.inputs.shape == (10, 6, 6, 3)
     assert found.valid.inputs.shape == (10, 6, 6, 3)
@@ -436,7 +436,7 @@ def test_folder_with_test_split(tmp_path):
 
 def test_folder_without_test_split(tmp_path):
     write_folder(tmp_path, [""], mode="L", count=10)
-    found, again = data.load(str(tmp_path)), data.load(f"folder:{tmp_path}")
+    found, again = data.load_dataset(str(tmp_path)), data.load_dataset(f"folder:{tmp_path}")
     assert found.train.inputs.shape == (16, 6, 6, 1)
     assert np.bincount(found.test.targets).tolist() == [2, 2]
     np.testing.assert_array_equal(found.test.inputs, again.test.inputs)
@@ -446,7 +446,7 @@ def test_folder_without_test_split(tmp_path):
 def test_a_fingerprint_is_of_the_pixels_and_not_of_their_files(tmp_path):
     first = tmp_path / "first"
     write_folder(first, ["train", "test", "valid"])
-    known = data.fingerprint(data.load(f"folder:{first}"))
+    known = data.fingerprint(data.load_dataset(f"folder:{first}"))
     counts = {"train_images": 10, "valid_images": 10, "test_images": 10}
     assert {**known, "checksum": ""} == {
         "source": "folder", **counts, "shape": [6, 6, 3], "classes": ["ant", "bee"], "checksum": ""
@@ -456,7 +456,7 @@ def test_a_fingerprint_is_of_the_pixels_and_not_of_their_files(tmp_path):
         shutil.rmtree(tmp_path / "other", ignore_errors=True)
         shutil.copytree(first, tmp_path / "other")
         change(tmp_path / "other")
-        return data.fingerprint(data.load(f"{tmp_path}/other/"))
+        return data.fingerprint(data.load_dataset(f"{tmp_path}/other/"))
 
     def save_otherwise(root):
         for file in root.rglob("*.png"):
@@ -483,7 +483,7 @@ def test_a_fingerprint_is_of_the_pixels_and_not_of_their_files(tmp_path):
         (root / "train" / "bee" / "4.png").unlink()
 
     (tmp_path / "link").symlink_to(first)
-    assert data.fingerprint(data.load(f"{tmp_path}/link")) == known
+    assert data.fingerprint(data.load_dataset(f"{tmp_path}/link")) == known
     assert changed(save_otherwise) == known
     for change, entries in (
         (one_pixel, {"checksum"}),
@@ -500,14 +500,14 @@ def test_folder_of_different_sizes(tmp_path):
     write_folder(tmp_path, ["train"])
     write_folder(tmp_path, ["test"], side=9)
     with pytest.raises(data.DataError, match=r"test images are \(9, 9, 3\) and train images .* by --size 32"):
-        data.load(f"folder:{tmp_path}")
+        data.load_dataset(f"folder:{tmp_path}")
     Image.fromarray(np.zeros((9, 6, 3), np.uint8)).save(tmp_path / "train" / "bee" / "9.png")
     with pytest.raises(data.DataError, match=r"different sizes, 6x6 and 9x6: .* by --size 32"):
-        data.load(f"folder:{tmp_path}")
-    assert data.load(f"folder:{tmp_path}", size=8).train.inputs.shape == (11, 8, 8, 3)
-    assert data.load(f"folder:{tmp_path}", size=(4, 7)).test.inputs.shape == (10, 4, 7, 3)
+        data.load_dataset(f"folder:{tmp_path}")
+    assert data.load_dataset(f"folder:{tmp_path}", size=8).train.inputs.shape == (11, 8, 8, 3)
+    assert data.load_dataset(f"folder:{tmp_path}", size=(4, 7)).test.inputs.shape == (10, 4, 7, 3)
     with pytest.raises(data.DataError, match="at least 1 pixel, got 0x7"):
-        data.load(f"folder:{tmp_path}", size=(0, 7))
+        data.load_dataset(f"folder:{tmp_path}", size=(0, 7))
 
 
 @pytest.mark.parametrize("name", ["val", "Validation", "dev", "eval", "valid"])
@@ -515,7 +515,7 @@ def test_folder_with_a_validation_split_of_any_name(tmp_path, name):
     write_folder(tmp_path, ["Train", name, "extra"], count=10)
     (tmp_path / "Train" / "ant" / "more").mkdir()
     (tmp_path / "Train" / "ant" / "notes.txt").touch()
-    found = data.load(str(tmp_path))
+    found = data.load_dataset(str(tmp_path))
     assert found.summary() == {
         "images": {"train": 16, "valid": 20, "test": 4},
         "origins": {"train": "Train but for a fifth", "valid": name, "test": "a fifth of Train"},
@@ -527,7 +527,7 @@ def test_folder_with_a_validation_split_of_any_name(tmp_path, name):
     assert "not read: extra/, 1 .txt" in found.told()
     shutil.rmtree(tmp_path / "Train")
     with pytest.raises(data.DataError, match=f"has {name}, but no folder train"):
-        data.load(str(tmp_path))
+        data.load_dataset(str(tmp_path))
 
 
 def test_folder_with_what_systems_leave_in_it(tmp_path):
@@ -535,12 +535,12 @@ def test_folder_with_what_systems_leave_in_it(tmp_path):
     (tmp_path / "__MACOSX" / "ant").mkdir(parents=True)
     shutil.copy(tmp_path / "ant" / "0.png", tmp_path / "__MACOSX" / "ant" / "0.png")
     (tmp_path / "ant" / "._0.png").write_bytes(b"\x00\x05\x16\x07" + bytes(60))
-    found = data.load(str(tmp_path))
+    found = data.load_dataset(str(tmp_path))
     assert (found.class_names, found.not_read) == (("ant", "bee"), ())
     assert len(found.train.targets) + len(found.test.targets) == 10
     pipe = tmp_path / "ant" / "+.png"  # the first that is looked at
     os.mkfifo(pipe)
-    for read in (lambda: data.load(str(tmp_path)), lambda: data.read_image(pipe, data.ImageForm(3))):
+    for read in (lambda: data.load_dataset(str(tmp_path)), lambda: data.read_image(pipe, data.ImageForm(3))):
         with pytest.raises(data.DataError, match=r"\+\.png is no regular file"):
             read()
 
@@ -548,9 +548,9 @@ def test_folder_with_what_systems_leave_in_it(tmp_path):
 def test_no_class_is_left_without_a_training_image(tmp_path):
     write_folder(tmp_path, ["."], count=1)
     with pytest.raises(data.DataError, match="a fifth of the 2 training images cannot be kept for testing with an"):
-        data.load(str(tmp_path))
+        data.load_dataset(str(tmp_path))
     write_folder(tmp_path, ["."], classes=("cat", "dog"), count=4)
-    found = data.load(str(tmp_path))
+    found = data.load_dataset(str(tmp_path))
     assert np.bincount(found.train.targets).min() == 1
     train, valid = data.split(found, 0, 0.5)
     assert np.bincount(train.targets).min() == 1
@@ -561,28 +561,28 @@ def test_no_class_is_left_without_a_training_image(tmp_path):
 
 def test_wrong_folders(tmp_path):
     with pytest.raises(data.DataError, match="is no folder"):
-        data.load(str(tmp_path / "none"))
+        data.load_dataset(str(tmp_path / "none"))
     with pytest.raises(data.DataError, match="2 or more classes, has 0"):
-        data.load(str(tmp_path))
+        data.load_dataset(str(tmp_path))
     write_folder(tmp_path, ["train"])
     write_folder(tmp_path, ["test"], classes=("ant", "wasp"))
     with pytest.raises(data.DataError, match="has classes that the training split has not: wasp"):
-        data.load(str(tmp_path))
+        data.load_dataset(str(tmp_path))
     broken = tmp_path / "train" / "bee" / "0.png"
     broken.write_bytes(broken.read_bytes()[:60])
     (tmp_path / "test" / "wasp").rename(tmp_path / "test" / "bee")
     with pytest.raises(data.DataError, match=r"bee/0\.png cannot be decoded"):
-        data.load(str(tmp_path))
+        data.load_dataset(str(tmp_path))
     broken.write_bytes(b"text")
     with pytest.raises(data.DataError, match=r"bee/0\.png (is no image|cannot be decoded)"):
-        data.load(str(tmp_path))
+        data.load_dataset(str(tmp_path))
 
 
 def test_arguments_that_would_have_no_effect_are_errors(tmp_path):
     with pytest.raises(data.DataError, match="data_dir is for data sets of TFDS"):
-        data.load("digits", str(tmp_path))
+        data.load_dataset("digits", str(tmp_path))
     with pytest.raises(data.DataError, match="cannot be resized"):
-        data.load("digits", size=16)
+        data.load_dataset("digits", size=16)
 
 
 def test_prepared_again_says_so(prepared, capsys):

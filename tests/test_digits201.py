@@ -29,7 +29,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def noisy_digits():
-    return data.load("digits201")
+    return data.load_dataset("digits201")
 
 
 def metric(table, name):
@@ -169,7 +169,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize(("part", "number"), [("valid", 1), ("test", 2)])
 def test_the_fixed_images_are_moved_noisy_copies(noisy_digits, part, number):
     """Operation by operation, as the networks of the shipped file were measured; compiled, the last bits differ."""
-    digits = data.load("digits")
+    digits = data.load_dataset("digits")
     images, labels = digits.parts()[part]
     move_key, noise_key = jax.random.split(jax.random.key(number))
     window_key = jax.random.split(move_key, 3)[0]
@@ -215,7 +215,7 @@ def test_the_last_bits_of_computed_images_make_no_other_data_set(noisy_digits):
         noisy_digits, valid=noisy_digits.valid._replace(inputs=np.nextafter(noisy_digits.valid.inputs, np.float32(9)))
     )
     assert data.fingerprint(elsewhere) == known
-    digits = data.load("digits")
+    digits = data.load_dataset("digits")
     edited = dataclasses.replace(digits, test=digits.test._replace(inputs=255 - digits.test.inputs))
     assert data.fingerprint(dataclasses.replace(noisy_digits, computed_from=edited)) != known
 
@@ -226,4 +226,4 @@ def test_what_the_data_set_is_beside_its_images(noisy_digits):
     with pytest.raises(data.DataError, match=r"joined for training; give a fraction .* above 0, got 0"):
         data.split(noisy_digits, seed=0, fraction=0.0)
     with pytest.raises(data.DataError, match="digits201 are 8x8 and cannot be resized"):
-        data.load("digits201", size=16)
+        data.load_dataset("digits201", size=16)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxnas.base import Batch, Context, Skeleton
-from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.data.dataset import Augmentation, Examples
 from jaxnas.search import enas, path_metric
 from jaxnas.spaces import nasbench201_space
@@ -21,7 +21,7 @@ from jaxnas.train.schedules import sgd, warm_restarts
 SPACE = nasbench201_space()
 NET = nasbench201_supernet(Skeleton(channels=2, cells=1, image_shape=(4, 4, 1), num_classes=3))
 CONTROLLER = lstm_controller(SPACE.choices, hidden=8, tanh_constant=2.5, op_tanh_reduce=1.0)
-POLICY = reinforce(CONTROLLER, adam(0.02), entropy_weight=0.0)
+POLICY = reinforce_policy(CONTROLLER, adam(0.02), entropy_weight=0.0)
 PLAIN = Augmentation(0, False, 0, (0.5,), (0.25,))
 
 

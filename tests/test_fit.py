@@ -144,7 +144,7 @@ def test_select_finds_the_best_within_a_budget_where_scores_add_up(by):
 
 
 def test_a_phase_is_given_the_parts_that_it_reads_augmented_or_as_they_are():
-    digits = data.load("digits")
+    digits = data.load_dataset("digits")
     split = SearchSplit(digits.train, digits.valid)
     epochs = Epochs(digits, split, {"a": 100, "b": 90}, {"b": 7})
     both = Phase("a", lambda *_: None, ("train", "valid"))
@@ -191,7 +191,7 @@ def test_what_there_is_not_is_told():
         fit.preset("magic", "darts")
     with pytest.raises(ValueError, match="a method is a dataclass of its settings"):
         fit.problem.settings_of(fit.Darts)
-    macro, digits = CATALOG["enas_macro"], data.load("digits")
+    macro, digits = CATALOG["enas_macro"], data.load_dataset("digits")
     problem = fit.Problem(macro, digits, fit.Training(cells=4), enas_macro_space(4), lambda space: None)
     with pytest.raises(ValueError, match=r"search\.cells 3 and train\.cells 4 make other choices over enas_macro"):
         problem.supernet(2, 3)
@@ -201,7 +201,7 @@ def test_what_there_is_not_is_told():
 
 
 def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
-    digits = data.load("digits")
+    digits = data.load_dataset("digits")
     entry = CATALOG["nasbench201"]
     problem = fit.Problem(entry, digits, fit.Training(cells=1), NASBENCH201, lambda space: None)
     for change, told in (

@@ -1,7 +1,9 @@
 """What a user meets first: the names of `jaxnas`, what importing it costs, and the command of an installed package."""
 
 import ast
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +69,16 @@ def test_the_command_runs_the_program_of_the_clone():
     by_module = told(sys.executable, "-m", "experiments.predict", "--run", "nowhere", "image.png")
     assert by_command.returncode == by_module.returncode == 2
     assert by_command.stderr.replace("jaxnas predict", "experiments.predict") == by_module.stderr
+
+
+def test_no_two_public_functions_have_one_name():
+    found = {}
+    for module in pkgutil.iter_modules(jaxnas.__path__):
+        if module.name in ("__main__", "programs"):
+            continue
+        package = importlib.import_module(f"jaxnas.{module.name}")
+        for name in getattr(package, "__all__", ()):
+            found.setdefault(name, set()).add(id(getattr(package, name)))
+    for name in jaxnas.__all__:
+        found.setdefault(name, set()).add(id(getattr(jaxnas, name)))
+    assert not {name for name, objects in found.items() if len(objects) > 1}

@@ -142,7 +142,7 @@ def trained(tmp_path_factory):
             image.save(root / "data" / name / f"{i}.png", exif=_sideways())
     values = noise(9, 20).astype(np.uint16) * 250
     Image.fromarray(values).save(root / "data" / "ant" / "deep.png")
-    dataset = data.load(str(root / "data"), size=(6, 8))
+    dataset = data.load_dataset(str(root / "data"), size=(6, 8))
     space, skeleton = nasbench201_space(), Skeleton(2, 1, dataset.image_shape, 3)
     arch = jnp.full(6, 1)
     params, stats = nasbench201_network(arch, skeleton).init(jax.random.key(0))

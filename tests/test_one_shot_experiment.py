@@ -147,7 +147,7 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     another = [*arguments, "--search.supernet", str(run), "--max-macs", "4300"]
     command.main(lambda config: parsed.append(config), Config, another, defaults)
     (config,) = parsed
-    problem = Problem(CATALOG["chain"], data.load("digits"), config.train, space, lambda space: None)
+    problem = Problem(CATALOG["chain"], data.load_dataset("digits"), config.train, space, lambda space: None)
     assert reuse.check(config.search, problem)["step"] == 9
     with open_run(tmp_path / "other", {}, {}) as other:
         reuse.take(other, config.search)

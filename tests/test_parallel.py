@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxnas.base import Batch, Skeleton
-from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.data.stored import StoredImages
 from jaxnas.kernels.trees import pmean
 from jaxnas.networks import darts_network
@@ -53,7 +53,7 @@ def search_by_darts(axis_name):
 
 def search_by_enas(axis_name):
     controller = lstm_controller(SPACE.choices, hidden=8, tanh_constant=2.5, op_tanh_reduce=1.0)
-    return enas(NET, reinforce(controller, adam(0.1)), OPTIMIZER, samples=2, candidates=2, axis_name=axis_name)
+    return enas(NET, reinforce_policy(controller, adam(0.1)), OPTIMIZER, samples=2, candidates=2, axis_name=axis_name)
 
 
 def train_single_paths(axis_name):

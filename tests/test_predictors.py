@@ -80,7 +80,7 @@ def test_cells_of_one_function_have_one_encoding(space):
     classes = functional_classes(ALL)
     drawn = np.random.default_rng(1).choice(len(ALL), 300, replace=False)
     _, first = np.unique(classes, return_index=True)
-    encode = predictors.joined(predictors.path_counts((2, 3, 4), 3), STATISTICS)
+    encode = predictors.concatenated(predictors.path_counts((2, 3, 4), 3), STATISTICS)
     encoded = quick(jax.vmap(lambda arch: encode(FORM(space.graph(arch)))))
     archs, twins = jnp.asarray(ALL[drawn]), jnp.asarray(ALL[first[classes[drawn]]])
     assert (np.asarray(archs) != np.asarray(twins)).any()
@@ -123,7 +123,7 @@ def test_losses_are_their_formulas():
         assert float(loss(*(jnp.asarray(value, jnp.float32) for value in (f, y, weight)))) == pytest.approx(expected)
 
 
-ENCODED = predictors.joined(STATISTICS, predictors.operation_counts((2, 3, 4)))
+ENCODED = predictors.concatenated(STATISTICS, predictors.operation_counts((2, 3, 4)))
 
 
 def make(name, example):

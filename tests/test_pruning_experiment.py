@@ -19,7 +19,7 @@ def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
         epochs=2, batch_size=30, channels=1, cells=1, limit=60, prune=(2,), alpha_learning_rate=0.1,
         watch=Watch(every=0, eigenvalue_every=0),
     )  # fmt: skip
-    dataset, entry, training = data.load("digits"), entry_of("darts"), Training()
+    dataset, entry, training = data.load_dataset("digits"), entry_of("darts"), Training()
 
     def budget(space):
         return make_budget(entry, space, skeleton_of(training, dataset), {})

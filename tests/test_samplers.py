@@ -13,7 +13,7 @@ from scipy import stats
 from jaxnas import samplers
 from jaxnas.base import Candidates, Choice
 from jaxnas.benchmarks import make_table, measured, only_rows
-from jaxnas.controllers import adam, lstm_controller, reinforce
+from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.predictors import Block, gaussian_process, one_hot, unconnected
 from jaxnas.samplers.nondominated import crowding, dominates, fronts
 from jaxnas.samplers.simulate import over_seeds, simulate
@@ -64,7 +64,7 @@ SINGLE = {
     "reinforce": (samplers.reinforce(CHOICES, optax.adam(0.05)), 300),
     "reinforce_batch": (samplers.reinforce(CHOICES, optax.adam(0.1), batch=4), 100),
     "controller": (
-        samplers.controller_search(reinforce(lstm_controller(CHOICES, hidden=8), adam(0.02)), batch=4),
+        samplers.controller_search(reinforce_policy(lstm_controller(CHOICES, hidden=8), adam(0.02)), batch=4),
         60,
     ),
     "halving": (samplers.halving(MOVES, 8 * samplers.hyperband(range(3), 2)), 8 * 6),

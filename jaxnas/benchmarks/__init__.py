@@ -18,12 +18,12 @@ from jaxnas.benchmarks.natsbench import Record, Trial, nats_records, nats_table
 from jaxnas.benchmarks.table import (
     LOOKUP_LIMIT,
     Table,
-    fingerprint,
     make_table,
     measured,
     missing,
     only_rows,
     space_size,
+    table_fingerprint,
 )
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "Trial",
     "chosen_metric",
     "digits201_table",
-    "fingerprint",
     "functional_classes",
     "hw_nasbench201_table",
     "load_table",
@@ -55,4 +54,5 @@ __all__ = [
     "only_rows",
     "save_table",
     "space_size",
+    "table_fingerprint",
 ]

@@ -2,8 +2,8 @@
 
 4,930 networks, one for each functional class of the 15,625 cells (`functional_classes`), on handwritten digits made
 harder: each image is moved by up to two pixels and gets Gaussian noise, so that networks differ and no ranking is
-saturated. The data is `jaxnas.data.load("digits201")`, and `jaxnas.making` is how the networks were trained; `python -m
-experiments.make_digits201` made the file.
+saturated. The data is `jaxnas.data.load_dataset("digits201")`, and `jaxnas.making` is how the networks were trained;
+`python -m experiments.make_digits201` made the file.
 """
 
 from __future__ import annotations

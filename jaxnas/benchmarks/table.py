@@ -207,7 +207,7 @@ def missing(table: Table) -> dict[str, int]:
     return counts
 
 
-def fingerprint(table: Table) -> dict[str, Any]:
+def table_fingerprint(table: Table) -> dict[str, Any]:
     """What a table holds, for the identity of a run: the same for any file that gives the same table, and its name.
 
     One changed value, option or order of rows makes another; neither the descriptions of metrics nor their order.

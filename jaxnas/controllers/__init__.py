@@ -1,7 +1,14 @@
 """Controllers: learned policies that make architectures, and how they learn from rewards."""
 
 from jaxnas.controllers.lstm import Controller, Decisions, lstm_controller
-from jaxnas.controllers.policy_gradient import PolicyGradient, PolicyInfo, PolicyState, adam, ppo, reinforce
+from jaxnas.controllers.policy_gradient import (
+    PolicyGradient,
+    PolicyInfo,
+    PolicyState,
+    adam,
+    ppo_policy,
+    reinforce_policy,
+)
 
 __all__ = [
     "Controller",
@@ -11,6 +18,6 @@ __all__ = [
     "PolicyState",
     "adam",
     "lstm_controller",
-    "ppo",
-    "reinforce",
+    "ppo_policy",
+    "reinforce_policy",
 ]

@@ -75,7 +75,7 @@ def adam(learning_rate: float | optax.Schedule = 0.0035) -> optax.GradientTransf
     return optax.adam(learning_rate, b1=0.0, b2=0.999, eps=1e-3)
 
 
-def reinforce(
+def reinforce_policy(
     controller: Controller,
     optimizer: optax.GradientTransformation,
     *,
@@ -95,7 +95,7 @@ def reinforce(
     return _policy_gradient(controller, optimizer, loss, 1, ema, entropy_weight, skip_weight)
 
 
-def ppo(
+def ppo_policy(
     controller: Controller,
     optimizer: optax.GradientTransformation,
     *,
@@ -108,9 +108,9 @@ def ppo(
     """Several steps on the same samples, of which no one may change the probability by more than a factor 1 ± clip.
 
     In place of (R + e H - b) log p, with A the same advantage and r the ratio of probabilities to those when sampled,
-    min(r A, clipped r A) (PPO, equation 7). Its first step is that of `reinforce`.
+    min(r A, clipped r A) (PPO, equation 7). Its first step is that of `reinforce_policy`.
 
-    Raises: ValueError where `clip` is not in (0, 1), `passes` is under 1, or as `reinforce`.
+    Raises: ValueError where `clip` is not in (0, 1), `passes` is under 1, or as `reinforce_policy`.
     """
     if not 0 < clip < 1:
         raise ValueError(f"clip must be between 0 and 1, got {clip}")

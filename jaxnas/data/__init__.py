@@ -21,7 +21,7 @@ from jaxnas.data.dataset import (
 )
 from jaxnas.data.images import ImageForm, read_image
 from jaxnas.data.pipeline import eval_batches, indices, make_batches, permuted, plain_batch, take
-from jaxnas.data.source import load
+from jaxnas.data.source import load_dataset
 from jaxnas.data.splits import Split, hold_out, limited, split
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
     "indices",
     "is_normalized",
     "limited",
-    "load",
+    "load_dataset",
     "make_batches",
     "network_inputs",
     "noisy",

@@ -19,7 +19,7 @@ from jaxnas.fingerprint import checksum, row_checksums
 from jaxnas.objectives import CLASSIFICATION
 from jaxnas.parallel import block, joined
 
-RESIZE = "bring them to one size by --size 32, or size=32 of jaxnas.data.load"
+RESIZE = "bring them to one size by --size 32, or size=32 of jaxnas.data.load_dataset"
 """The remedy for images of different sizes."""
 
 

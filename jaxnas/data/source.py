@@ -15,7 +15,7 @@ EMBEDDED: dict[str, Callable[[], Dataset]] = {"digits": load_digits, "digits201"
 """What comes with the package."""
 
 
-def load(name: str, data_dir: str | None = None, *, size: int | tuple[int, int] | None = None) -> Dataset:
+def load_dataset(name: str, data_dir: str | None = None, *, size: int | tuple[int, int] | None = None) -> Dataset:
     """Loads a data set into memory.
 
     name: "digits" or "digits201", moved and noisy digits, which come with the package; "folder:PATH" or a path that

@@ -5,12 +5,12 @@ from jaxnas.fit.budget import Budget, make_budget
 from jaxnas.fit.candidates import BlackBox, train_candidates
 from jaxnas.fit.darts import Darts, heaviest
 from jaxnas.fit.devices import Devices
-from jaxnas.fit.enas import Controller, Enas
+from jaxnas.fit.enas import Enas, EnasController
 from jaxnas.fit.one_shot import OneShot
 from jaxnas.fit.presets import Preset, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem
 from jaxnas.fit.road import Result, run
-from jaxnas.fit.scores import Comparison, Scoring, score
+from jaxnas.fit.scores import ScoreComparison, Scoring, score
 from jaxnas.fit.searches import search
 from jaxnas.fit.select import Selected, select
 from jaxnas.fit.settings import Limits, Training
@@ -23,11 +23,10 @@ __all__ = [
     "BlackBox",
     "BlackBoxFound",
     "Budget",
-    "Comparison",
-    "Controller",
     "Darts",
     "Devices",
     "Enas",
+    "EnasController",
     "Found",
     "Limits",
     "Method",
@@ -36,6 +35,7 @@ __all__ = [
     "Preset",
     "Problem",
     "Result",
+    "ScoreComparison",
     "Scoring",
     "Selected",
     "Sharing",

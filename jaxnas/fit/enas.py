@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from jaxnas.base import Objective, SearchAlgorithm, Supernet
-from jaxnas.controllers import adam, lstm_controller, ppo, reinforce
+from jaxnas.controllers import adam, lstm_controller, ppo_policy, reinforce_policy
 from jaxnas.fit.controller_pictures import draw_controller
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem
 from jaxnas.fit.results import metrics
@@ -24,7 +24,7 @@ _ROUNDS = 50
 
 
 @dataclasses.dataclass(frozen=True)
-class Controller:
+class EnasController:
     """The controller and how it learns; the defaults are those of the micro search."""
 
     update: Literal["reinforce", "ppo"] = "reinforce"
@@ -77,7 +77,7 @@ class Enas:
     """Drawn from the policy at the end, and as many at random, within the budget."""
     limit: int = 0
     """Search on at most this many images of the training split; 0 is all."""
-    controller: Controller = Controller()
+    controller: EnasController = EnasController()
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
@@ -127,7 +127,7 @@ def algorithm_of(
         skip_target=own.skip_target,
         prior={name: own.prior for name in options if name.startswith("sep_conv")} if own.prior else None,
     )
-    policy = {"reinforce": reinforce, "ppo": ppo}[own.update](
+    policy = {"reinforce": reinforce_policy, "ppo": ppo_policy}[own.update](
         controller,
         adam(own.learning_rate),
         ema=own.ema,

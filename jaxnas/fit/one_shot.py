@@ -16,7 +16,7 @@ from jaxnas.base import Array, Key, SearchAlgorithm, SearchSpace, Skeleton, Supe
 from jaxnas.fit import reuse, seeds
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
 from jaxnas.fit.results import clock
-from jaxnas.fit.scores import Comparison, Measured, Scores, Scoring, kept_scores, within
+from jaxnas.fit.scores import Measured, ScoreComparison, Scores, Scoring, kept_scores, within
 from jaxnas.fit.scoring import Score
 from jaxnas.fit.searching import Epochs, ends_of, run_epochs
 from jaxnas.fit.select import PREDICTOR, Way, agreement, program_of, selected, weakest
@@ -76,7 +76,7 @@ class OneShot:
     """The run folder of a finished search whose supernet is taken instead of training the same again: for another
     budget or another way to select."""
     scoring: Scoring = Scoring()
-    comparison: Comparison = Comparison()
+    comparison: ScoreComparison = ScoreComparison()
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
@@ -145,7 +145,7 @@ class _Search(NamedTuple):
         )  # fmt: skip
 
 
-def _measured(comparison: Comparison, truth: Truth, seed: int) -> Measured:
+def _measured(comparison: ScoreComparison, truth: Truth, seed: int) -> Measured:
     """Random rows of the table; raises ValueError where it has not so many."""
     metric = comparison.metric or truth.search_metric or truth.metric
     values = truth.column(metric)

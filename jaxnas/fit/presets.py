@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 from jaxnas.catalog import Entry, entry_of
 from jaxnas.fit.candidates import BlackBox
 from jaxnas.fit.darts import Darts
-from jaxnas.fit.enas import Controller, Enas
+from jaxnas.fit.enas import Enas, EnasController
 from jaxnas.fit.one_shot import OneShot
-from jaxnas.fit.scores import Comparison, Scoring
+from jaxnas.fit.scores import ScoreComparison, Scoring
 from jaxnas.fit.settings import Training
 from jaxnas.fit.watch import Watch
 
@@ -31,7 +31,7 @@ class Preset(NamedTuple):
 _NASBENCH201 = (
     Enas(
         epochs=250, batch_size=128, channels=16, cells=5, weight_decay=2.5e-4, clip=5.0, valid_part=0.5,
-        controller=Controller(
+        controller=EnasController(
             steps=50, samples=20, batch_size=512, learning_rate=0.001, hidden=32, depth=2, temperature=5.0,
             tanh_constant=2.5, op_tanh_reduce=1.0,
         ),
@@ -43,7 +43,7 @@ _NASBENCH201 = (
 )  # fmt: skip
 # The authors' separable convolutions begin at a bias of 10, which the squashing makes a constant 1.1 / 2.5.
 _MICRO = (
-    Enas(controller=Controller(prior=0.44)),
+    Enas(controller=EnasController(prior=0.44)),
     Training(
         epochs=630, batch_size=144, channels=36, cells=17, learning_rate=0.05, weight_decay=4e-4, drop_path=0.4,
         auxiliary=True, hold_out=0.0, share_step=False,
@@ -53,7 +53,7 @@ _MICRO = (
 _MACRO = (
     Enas(
         epochs=310, batch_size=128, channels=36, cells=12, weight_decay=5e-4,
-        controller=Controller(
+        controller=EnasController(
             steps=50, samples=20, batch_size=128, learning_rate=0.001, tanh_constant=1.5, op_tanh_reduce=1.0
         ),
     ),
@@ -133,13 +133,13 @@ def one_shot_preset(space: str | Entry = "nasbench201", size: Size = "tiny") -> 
         method = OneShot(
             epochs=12, batch_size=64, channels=8, cells=cells, valid_part=0.2, limit=10_000,
             scoring=dataclasses.replace(scoring, batch_size=200),
-            comparison=Comparison(architectures=100, running_paths=200),
+            comparison=ScoreComparison(architectures=100, running_paths=200),
         )  # fmt: skip
         return Preset(method, _small(training, cells), "cifar10", 1)
     # A layer of the chain has eleven options, each of which a random path takes in one step of eleven.
     method = OneShot(
         epochs=200 if entry.name == "chain" else 60, batch_size=64, channels=8, cells=cells, valid_part=0.3,
-        scoring=scoring, comparison=Comparison(architectures=60, running_paths=200),
+        scoring=scoring, comparison=ScoreComparison(architectures=60, running_paths=200),
     )  # fmt: skip
     return Preset(method, _tiny(training, cells), "digits", 0)
 

@@ -64,7 +64,7 @@ class Road:
 
     space: str | Entry
     dataset: str | Dataset
-    """A data set, or the name of one, as of `jaxnas.data.load`."""
+    """A data set, or the name of one, as of `jaxnas.data.load_dataset`."""
     training: Training = Training()
     seed: int = 0
     seeds: int = 1
@@ -95,9 +95,9 @@ def run(
     """Searches, trains what was found and its baselines, tests them, and reports.
 
     method: `Darts`, `Enas`, `OneShot`, or one of your own (`Method`). space: a name of `jaxnas.catalog.CATALOG`, or an
-    `Entry`. dataset: a data set or its name; data_dir, size: as of `jaxnas.data.load`. folder: where configuration,
-    metrics, checkpoints, result and report go; the same call on the same folder goes on where it was stopped. more:
-    other fields of `Road`: seed, seeds, random_baselines, limits, table, metric.
+    `Entry`. dataset: a data set or its name; data_dir, size: as of `jaxnas.data.load_dataset`. folder: where
+    configuration, metrics, checkpoints, result and report go; the same call on the same folder goes on where it was
+    stopped. more: other fields of `Road`: seed, seeds, random_baselines, limits, table, metric.
 
     Returns: what came out; None in the other processes of several.
 
@@ -110,7 +110,7 @@ def run(
     if folder is not None and is_first_process():
         check_folder(folder)
     if isinstance(dataset, str):
-        dataset = data.load(dataset, data_dir, size=size)
+        dataset = data.load_dataset(dataset, data_dir, size=size)
         if is_first_process():
             print(dataset.told(), flush=True)
     road = Road(space, dataset, training or Training(), **more)

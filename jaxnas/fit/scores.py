@@ -37,7 +37,7 @@ class Scoring:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class ScoreComparison:
     """With a table of measured architectures."""
 
     metric: str | None = None

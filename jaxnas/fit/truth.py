@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import SearchSpace
-from jaxnas.benchmarks import Table, fingerprint, metric_column, named_table
+from jaxnas.benchmarks import Table, metric_column, named_table, table_fingerprint
 
 
 class Truth(NamedTuple):
@@ -104,7 +104,7 @@ def truth_of(table: str | Table, space: SearchSpace, metric: str | None = None) 
     values = metric_column(named, metric)
     if np.isnan(values).all():
         raise ValueError(f"no architecture of the table {named.name} has a value of {metric!r}")
-    return Truth(named, metric, values, usual.get("search"), fingerprint(named))
+    return Truth(named, metric, values, usual.get("search"), table_fingerprint(named))
 
 
 def rank(table: str | Table, space: SearchSpace, arch: Any, metric: str | None = None) -> dict[str, Any]:

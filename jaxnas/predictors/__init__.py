@@ -2,7 +2,7 @@
 
 from jaxnas.predictors.encodings import (
     Encoding,
-    joined,
+    concatenated,
     one_hot,
     operation_counts,
     path_counts,
@@ -24,11 +24,11 @@ __all__ = [
     "Loss",
     "Regressor",
     "average",
+    "concatenated",
     "ensemble",
     "functional_form",
     "gaussian_process",
     "gnn",
-    "joined",
     "mlp",
     "normal_scores",
     "one_hot",

@@ -129,7 +129,7 @@ def signals(graph: Graph) -> Array:
     return graph.signals
 
 
-def joined(*encodings: Encoding) -> Encoding:
+def concatenated(*encodings: Encoding) -> Encoding:
     """The encodings one after the other."""
     return lambda graph: jnp.concatenate([encode(graph) for encode in encodings])
 

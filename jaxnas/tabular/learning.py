@@ -20,7 +20,7 @@ from scipy import stats
 
 from jaxnas import report
 from jaxnas.base import Graph, Predictor
-from jaxnas.benchmarks import Table, fingerprint, metric_column
+from jaxnas.benchmarks import Table, metric_column, table_fingerprint
 from jaxnas.files import write_csv
 from jaxnas.predictors import normal_scores
 from jaxnas.runfolder import RunFolder, open_run, versions
@@ -66,8 +66,8 @@ def run_learning_curves(
         raise ValueError(f"draws must be positive, got {draws}")
     signals = ",".join(of.signals) or None
     identity = {
-        "experiment": "predictor", "table": fingerprint(table), "metric": metric, "draws": draws, "signals": signals,
-        "seed": seed,
+        "experiment": "predictor", "table": table_fingerprint(table), "metric": metric, "draws": draws,
+        "signals": signals, "seed": seed,
     }  # fmt: skip
     with open_run(workdir, identity, runtime) as run, stop_on_signal() as stop:
         graphs = jax.jit(jax.vmap(of.graph))(table.archs)

@@ -11,8 +11,7 @@ import jax
 import optax
 
 from jaxnas.base import Sampler
-from jaxnas.controllers import adam, lstm_controller
-from jaxnas.controllers import reinforce as policy_gradient
+from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.ranges import check_ranges
 from jaxnas.samplers import (
     Bracket,
@@ -118,7 +117,7 @@ def _enas(setting: Setting, settings: MethodSettings) -> Plan:
     controller = lstm_controller(
         setting.table.choices, hidden=32, depth=2, temperature=5.0, tanh_constant=2.5, op_tanh_reduce=1.0
     )
-    policy = policy_gradient(controller, adam(settings.controller_learning_rate))
+    policy = reinforce_policy(controller, adam(settings.controller_learning_rate))
     return Plan(controller_search(policy), setting.evaluations)
 
 

@@ -72,7 +72,7 @@ def known(table: Table, signals: Sequence[str] = ()) -> Known:
         graph=graph,
         one_hot=predictors.one_hot(len(names)),
         paths=lambda graph: jnp.sqrt(counts(graph)),
-        shape=predictors.joined(
+        shape=predictors.concatenated(
             predictors.path_statistics([(point, wide), (wide,), (pool,)]),
             predictors.operation_counts((point, wide, pool)),
         ),
@@ -141,7 +141,7 @@ def _mlp_paths(of: Known) -> Predictor:
 def _gnn(of: Known) -> Predictor:
     encode = _there(of.shape)
     if of.signals:
-        encode = predictors.joined(encode, predictors.signals)
+        encode = predictors.concatenated(encode, predictors.signals)
     network = predictors.gnn(of.vocabulary, of.example, encode=encode)
     return predictors.ensemble(_network(network, 100, 5e-3), 5)
 

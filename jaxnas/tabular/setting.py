@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnas.benchmarks import Table, fingerprint, measured, metric_column, only_rows, space_size
+from jaxnas.benchmarks import Table, measured, metric_column, only_rows, space_size, table_fingerprint
 
 MOST_EVALUATIONS = 100_000
 """Of one run."""
@@ -85,7 +85,7 @@ def make_setting(
     coverage = Coverage(space_size(table.choices), len(table.archs), len(there))
     if not len(there):
         raise ValueError(f"no architecture of {table.name} has a value of {' and '.join(map(repr, read))}")
-    whole = fingerprint(table)
+    whole = table_fingerprint(table)
     table = only_rows(table, there)
     reported = metric_column(table, report)
     lacking = int(np.isnan(reported).sum())
