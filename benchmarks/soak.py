@@ -2,9 +2,9 @@
 
     python -m benchmarks.soak --minutes 20 --kills 60
 
-Five experiments, as small as they go, take turns: a DARTS search with its early stop and the training of what it found,
+Six experiments, as small as they go, take turns: a DARTS search with its early stop and the training of what it found,
 each batch on two devices of the CPU; a training alone; ENAS for two seeds at once, one on each device; one-shot
-scoring; and a search by a predictor on a table. Each is run once undisturbed, which also fills the cache of compiled
+scoring; candidates trained one by one; and a search by a predictor on a table. Each is run once undisturbed, which also fills the cache of compiled
 programs. Then it is started again and again in one folder, each time killed after a random time by SIGKILL, or by
 SIGTERM, on which it must exit with 75, or by two SIGTERMs, 143; when it finishes, everything in its result.json and in
 its metrics but the clock must be equal, and a new folder is begun. A run that finishes before its kill counts as a
@@ -52,6 +52,10 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
         "experiments.one_shot", "--search.epochs", "2", "--search.channels", "2", "--search.batch-size", "300",
         "--search.scoring.evaluations", "40", "--search.scoring.population", "5", "--search.scoring.batch-size", "360",
         "--search.scoring.batches", "1", "--random-baselines", "0", *_TINY_TRAINING,
+    ),
+    "trained candidates": (
+        "experiments.black_box", "--search.evaluations", "8", "--search.epochs", "2", "--random-baselines", "0",
+        *_TINY_TRAINING,
     ),
     "predictor search": ("experiments.tabular", "--methods", "random,predictor", "--seeds", "2", "--evaluations", "40"),
 }  # fmt: skip
