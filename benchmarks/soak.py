@@ -7,8 +7,8 @@ each batch on two devices of the CPU; a training alone; ENAS for two seeds at on
 scoring; candidates trained one by one; and a search by a predictor on a table. Each is run once undisturbed, which also
 fills the cache of compiled programs. Then it is started again and again in one folder, each time killed after a random
 time by SIGKILL, or by SIGTERM, on which it must exit with 75, or by two SIGTERMs, 143; when it finishes, everything in
-its result.json and in its metrics but the clock must be equal, and a new folder is begun. A run that finishes before its
-kill counts as a round without a kill. The rest of the last round is let finish.
+its result.json and in its metrics but the clock must be equal, and a new folder is begun. A run that finishes before
+its kill counts as a round without a kill. The rest of the last round is let finish.
 """
 
 from __future__ import annotations
