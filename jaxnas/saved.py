@@ -69,7 +69,7 @@ def image_form(description: Mapping[str, Any]) -> ImageForm:
     Raises ValueError where it was trained on something else than images.
     """
     height, width, channels = description["skeleton"]["image_shape"]
-    if "mean" not in description:
+    if "inputs" in description:
         raise ValueError(f"this network reads {', '.join(description['inputs'])} of each example, not files of images")
     if "images" not in description:  # of a network that was kept before this was
         return ImageForm(channels, (height, width))
@@ -126,10 +126,10 @@ def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
         raise OSError(f"{run}/network holds no whole checkpoint: run the training again")
 
     def apply(params: PyTree, images: Array) -> Any:
-        if "mean" in description:
-            x = normalize(_checked(images, skeleton.image_shape), description["mean"], description["std"])
-        else:
+        if "inputs" in description:
             x = _checked_inputs(images, description["inputs"])
+        else:
+            x = normalize(_checked(images, skeleton.image_shape), description["mean"], description["std"])
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
     return Loaded(apply, restored.state)

@@ -35,7 +35,7 @@ PROGRAMS = {
 TRAINING = {
     "--train.epochs 0": "train.epochs must be at least 1, got 0",
     "--train.batch-size 0": "train.batch_size must be at least 1, got 0",
-    "--train.batch-size 5000": "train.batch_size 5000 is larger than the training part, which has 1077 images",
+    "--train.batch-size 5000": "train.batch_size 5000 is larger than the training part, which has 1077 examples",
     "--train.channels 0": "train.channels must be at least 1, got 0",
     "--train.cells -1": "train.cells must be at least 1, got -1",
     "--train.learning-rate -1": "train.learning_rate must be positive, got -1.0",
@@ -78,7 +78,7 @@ CASES = {
         "--seeds 2 --search.prune 3": "search.prune is for one search at a time: leave it out, or seeds",
         "--search.epochs 0": "search.epochs must be at least 1, got 0",
         "--search.batch-size 0": "search.batch_size must be at least 1, got 0",
-        "--search.batch-size 5000": "search.batch_size 5000 is larger than its part, which has 1077 images",
+        "--search.batch-size 5000": "search.batch_size 5000 is larger than its part, which has 1077 examples",
         "--search.channels 0": "channels must be at least 1, got 0",
         "--search.learning-rate -1": "search.learning_rate must be positive, got -1.0",
         "--search.last-learning-rate -1": "search.last_learning_rate must be 0 or positive, got -1.0",
@@ -112,7 +112,7 @@ CASES = {
         "--search.epochs 0": "search.epochs must be at least 1, got 0",
         "--search.period 0": "search.period must be at least 1, got 0",
         "--search.batch-size 0": "search.batch_size must be at least 1, got 0",
-        "--search.batch-size 9999": "search.batch_size 9999 is larger than its part, which has 1077 images",
+        "--search.batch-size 9999": "search.batch_size 9999 is larger than its part, which has 1077 examples",
         "--search.valid-part 1": "search.valid_part must be between 0 and 1, got 1.0",
         "--search.learning-rate -1": "search.learning_rate must be positive, got -1.0",
         "--search.momentum 3": "search.momentum must be at least 0 and less than 1, got 3.0",
@@ -120,7 +120,7 @@ CASES = {
         "--search.candidates 0": "search.candidates must be at least 1, got 0",
         "--search.limit -1": "search.limit must be 0 for all, or at least 2, got -1",
         "--search.controller.batch-size 9999": (
-            "batches of 9999 of phase 'controller' are larger than the part 'valid', which has 360 images"
+            "batches of 9999 of phase 'controller' are larger than the part 'valid', which has 360 examples"
         ),
         "--search.controller.batches 0": "search.controller.batches must be at least 1, got 0",
         "--search.controller.batches 7": (
@@ -144,7 +144,7 @@ CASES = {
         "--space foo": "there is no space 'foo'; there are darts, nasbench201",
         "--search.epochs 0": "search.epochs must be at least 1, got 0",
         "--search.batch-size 0": "search.batch_size must be at least 1, got 0",
-        "--search.batch-size 9999": "search.batch_size 9999 is larger than its part, which has 1077 images",
+        "--search.batch-size 9999": "search.batch_size 9999 is larger than its part, which has 1077 examples",
         "--search.learning-rate -1": "search.learning_rate must be positive, got -1.0",
         "--search.momentum 2": "search.momentum must be at least 0 and less than 1, got 2.0",
         "--search.clip 0": "search.clip must be positive, got 0.0",
@@ -163,7 +163,8 @@ CASES = {
     },
     "black_box": {
         **TRAINING,
-        **SEEDS,
+        # Its seeds go one after another, over any number of devices.
+        **{flags: told for flags, told in SEEDS.items() if "--devices.count" not in flags},
         "--search.evaluations 0": "search.evaluations must be at least 1, got 0",
         "--search.epochs 0": "search.epochs must be at least 1, got 0",
         "--search.sampler magic": "invalid choice 'magic'",

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnas.base import Aux, Batch, Context, Skeleton, Supernet
 from jaxnas.data import Augmentation, Examples
 from jaxnas.fit import watch as darts_watch
-from jaxnas.objectives import classification
+from jaxnas.objectives import CLASSIFICATION, classification
 from jaxnas.search import (
     EarlyStop,
     WatchedState,
@@ -251,7 +251,7 @@ def test_a_measurement_gives_the_same_bits_twice_and_is_drawn(params, tmp_path):
     augmentation = Augmentation(0, False, 0, mean=(0.5,), std=(0.25,))
     inner = darts(NET, sgd(0.1), adam_l2())
     state = jax.jit(watched(inner, darts_watch.measurements(watch, 5)).init)(jax.random.key(0))
-    measure = darts_watch.make_measure(watch, SPACE, NET, valid, augmentation, 8, jax.random.key(1))
+    measure = darts_watch.make_measure(watch, SPACE, NET, valid, augmentation, 8, jax.random.key(1), CLASSIFICATION)
     epochs = []
     for _ in range(2):
         once, seen = state, []

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -159,8 +160,7 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     with pytest.raises(ValueError, match=r"another supernet than this run \(seed: 0 there, 1 now\)"):
         reuse.check(config.search, problem._replace(seed=1))
     told = r"another supernet than this run \(data\.train_images: 1077 there, 1076 now"
-    images, labels = problem.dataset.train.inputs[1:], problem.dataset.train.targets[1:]
-    fewer = dataclasses.replace(problem.dataset, train_images=images, train_labels=labels)
+    fewer = dataclasses.replace(problem.dataset, train=jax.tree.map(lambda leaf: leaf[1:], problem.dataset.train))
     with pytest.raises(ValueError, match=told):
         reuse.check(config.search, problem._replace(dataset=fewer))
 

@@ -41,8 +41,8 @@ def test_the_best_by_validation_is_kept_whatever_the_test_says(tmp_path):
         assert json.loads((run.path / "genotype.json").read_text()) == {"of": "seed-6"}
     told = figures["found"]["seeds"]
     assert (number, told["chosen"], told["count"]) == (1, 6, 2)
-    assert told["mean_test_accuracy"] == pytest.approx(0.85)
-    assert told["std_test_accuracy"] == pytest.approx(0.1 / 2**0.5)
+    assert told["mean_test"] == pytest.approx(0.85)
+    assert told["std_test"] == pytest.approx(0.1 / 2**0.5)
     assert told["agreement"] == pytest.approx(5 / 6)
     assert told["agreement_by_chance"] == pytest.approx(1 / 5, abs=0.03)
     each, everything = seeds.tables(found, figures)

@@ -161,5 +161,5 @@ def search_split(
     for part, (flag, size) in sizes.items():
         there = data.count(parts[part])
         if size > there:
-            raise ValueError(f"{flag} {size} is larger than its part, which has {there} images; choose a smaller one")
+            raise ValueError(f"{flag} {size} is larger than its part, which has {there} examples; choose a smaller one")
     return SearchSplit(train, valid)

@@ -102,7 +102,7 @@ def weight_sharing(
             if sizes[phase.name] > there:
                 raise ValueError(
                     f"batches of {sizes[phase.name]} of phase {phase.name!r} are larger than the part {part!r}, which "
-                    f"has {there} images; choose smaller ones"
+                    f"has {there} examples; choose smaller ones"
                 )
     if algorithm.draw is None and problem.budget(supernet.space).limits:
         raise ValueError("this algorithm derives from its state alone, which no budget limits: leave out the budget")
