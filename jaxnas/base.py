@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -214,10 +214,17 @@ class Supernet(NamedTuple):
     input_shape: tuple[int, ...] | PyTree = ()
 
 
-class Relaxation(Protocol):
-    """(key, alpha [S, O], step) -> mixture weights [S, O]. The key is None where the relaxation is deterministic."""
+class Relaxation(NamedTuple):
+    """How architecture parameters become the weights of a mixture.
 
-    def __call__(self, key: Key | None, alpha: Array, step: Array, /) -> Array: ...
+    init: (key, template of the space) -> alpha, any pytree. weights: (key, alpha, step) -> what a pass of a search
+    sees, random or annealed. mean: alpha -> what is derived, reported and watched: without randomness, as at the end of
+    any annealing.
+    """
+
+    init: Callable[[Key, ArchWeights], PyTree]
+    weights: Callable[[Key, PyTree, Array], ArchWeights]
+    mean: Callable[[PyTree], ArchWeights]
 
 
 class Phase(NamedTuple):

@@ -151,6 +151,11 @@ def inputs_form(supernet: Supernet, batch: int) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype), one)
 
 
+def _anywhere(shapes: PyTree) -> PyTree:
+    """Shapes and types alone: those that are kept must not name the mesh under which they were asked for first."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
+
+
 def checked_supernet(supernet: Supernet) -> Supernet:
     """The supernet with functions that refuse what belongs to another space, network or image shape, by ValueError.
 
@@ -162,15 +167,16 @@ def checked_supernet(supernet: Supernet) -> Supernet:
 
     @functools.cache
     def params_shapes() -> PyTree:
-        return jax.eval_shape(supernet.init, jax.random.key(0))
+        return _anywhere(jax.eval_shape(supernet.init, jax.random.key(0)))
 
     @functools.cache
     def stats_shapes() -> PyTree:
         x = inputs_form(supernet, 2)
         arch = jax.ShapeDtypeStruct((len(space.choices),), jnp.int32)
-        return jax.eval_shape(
+        told = jax.eval_shape(
             lambda params, arch, x: supernet.apply_path(params, arch, x, Context())[1].stats, params_shapes(), arch, x
         )
+        return _anywhere(told)
 
     def check_data(params: PyTree, x: PyTree) -> None:
         check_tree(params_shapes(), params, "parameters", owner)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxnas import hardware, predictors, samplers
 from jaxnas.base import Batch, Context, Skeleton
@@ -12,7 +13,8 @@ from jaxnas.benchmarks import make_table
 from jaxnas.checks import checked_space
 from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.networks import darts_network, nasbench201_network
-from jaxnas.search import adam_l2, darts, enas, fair_paths, single_path, uniform_paths, weakest_by_alpha
+from jaxnas.relax import by_slots
+from jaxnas.search import Variant, adam_l2, darts, enas, fair_paths, single_path, uniform_paths, weakest_by_alpha
 from jaxnas.spaces import (
     chain_extremes,
     chain_space,
@@ -64,10 +66,8 @@ def test_weights_of_another_space_are_refused_by_supernet_and_space(other):
 
 
 def test_a_relaxation_that_drops_a_row_is_refused():
-    def short(key, alpha, step):
-        return jax.nn.softmax(alpha)[:-1]
-
-    algorithm = darts(SMALL, optax.sgd(0.1), adam_l2(), relaxation=short)
+    short = by_slots(lambda key, alpha, step: jax.nn.softmax(alpha)[:-1], lambda alpha: jax.nn.softmax(alpha)[:-1])
+    algorithm = darts(SMALL, optax.sgd(0.1), adam_l2(), variant=Variant(short))
     batch = Batch(X, jax.ShapeDtypeStruct((4,), jnp.int32))
     state = shapes(algorithm.init, KEY)
     with pytest.raises(ValueError, match=r"normal \[2, 3\], reduce \[2, 3\], got normal \[1, 3\]"):
@@ -248,3 +248,23 @@ def test_what_is_made_of_parts_of_two_spaces_is_refused(name):
     call, said = NONSENSE[name]
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_a_supernet_may_be_traced_under_one_mesh_and_then_under_another():
+    """As in a search over devices whose candidates are then shared out: the shapes that are kept name no mesh."""
+    net = nasbench201_supernet(Skeleton(channels=2, cells=1, image_shape=(6, 6, 1), num_classes=3))
+    arch = jax.ShapeDtypeStruct((len(net.space.choices),), jnp.int32)
+
+    def trained(params, arch, x):
+        return net.apply_path(params, arch, x, Context())[0]
+
+    def scored(params, arch, x):
+        stats = net.apply_path(params, arch, x, Context())[1].stats
+        return net.apply_path(params, arch, x, Context(bn=stats))[0]
+
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params_of(NB201))
+    for name, function in (("batch", trained), ("population", scored)):
+        mesh = Mesh(np.array(jax.devices()[:2]), (name,))
+        specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(name))
+        over = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(name), check_vma=False)
+        assert shapes(over, params, arch, X).shape == (4, 3)

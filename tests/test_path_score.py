@@ -89,6 +89,8 @@ def test_devices_that_share_the_architectures_find_the_same(kind):
     np.testing.assert_allclose(score(params, archs[:8], data), expected)
     np.testing.assert_allclose(score(params, archs, data), expected[archs[:, 0]])
     np.testing.assert_allclose(score(params, archs[:1], data), expected[:1])
+    elsewhere = jax.device_put(params, jax.devices()[1])  # as a training over devices leaves them
+    np.testing.assert_allclose(score(elsewhere, archs[:1], data), expected[:1])
     assert expected[0] != expected[1]
 
 

@@ -10,7 +10,8 @@ from jaxnas.kernels.platform import by_platform, platform, supposing
 from jaxnas.networks import darts_network
 from jaxnas.ops.layers import conv
 from jaxnas.parallel import many_seeds
-from jaxnas.search import adam_l2, darts, exact, finite_difference, first_order
+from jaxnas.relax import softmax
+from jaxnas.search import Variant, adam_l2, darts, exact, finite_difference, first_order
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet
 from jaxnas.supernets.executors import default_form
@@ -63,7 +64,7 @@ def search(method, seeds=None):
     """A step of DARTS, or of it for some seeds at once: the state after it and what it tells."""
     tx = sgd(0.05, momentum=0.9, clip=1.0)
     supernet = darts_supernet(Skeleton(2, 1, (6, 6, 2), 3), 2, OPERATIONS)
-    algorithm = darts(supernet, tx, adam_l2(), method(tx), alpha_scale=1.0)
+    algorithm = darts(supernet, tx, adam_l2(), method(tx), variant=Variant(softmax(1.0)))
     step, batches = algorithm.phases[0].step, {"train": batch(0), "valid": batch(1)}
     key, init = jax.random.key(0), algorithm.init
     if seeds is not None:

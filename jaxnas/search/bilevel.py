@@ -122,6 +122,27 @@ def first_order(axis_name: str | None = None, *, loop: bool | None = None) -> Bi
     return _bilevel(None, passes, axis_name, loop)
 
 
+def single_level(axis_name: str | None = None) -> Bilevel:
+    """Both `w` and `a` descend the inner loss, on one batch and from one pass; the outer loss is only told.
+
+    The one-level problem of SNAS (Xie et al. 2019). The gradient to `w` is that before `a` has moved.
+    """
+
+    def step(
+        inner: Loss, outer: Loss, w: PyTree, a: PyTree, opt_state: optax.OptState, inner_batch: Any, outer_batch: Any,
+        key: Key, move: Move,
+    ) -> BilevelStep:  # fmt: skip
+        del opt_state
+        inner_key, outer_key = jax.random.split(key)
+        both = jax.value_and_grad(inner, argnums=(0, 1), has_aux=True)
+        (value, told), gradients = both(w, a, inner_batch, inner_key, None)
+        to_w, to_a = pmean(gradients, axis_name)
+        outer_value, outer_told = outer(w, a, outer_batch, outer_key, None)
+        return BilevelStep(outer_value, outer_told, to_a, move(to_a), value, told, to_w)
+
+    return step
+
+
 def exact(update: optax.GradientTransformation, axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
     """The whole gradient, the second term by forward over reverse differentiation."""
 

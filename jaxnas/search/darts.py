@@ -41,7 +41,10 @@ from jaxnas.search.health import entropy
 
 
 class DartsState(NamedTuple):
-    """params: of the supernet. alpha: kind -> [S, O]. The states of the two optimizers. step: int32, steps done."""
+    """params: of the supernet. alpha: of the relaxation, kind -> [S, O] for all of this library.
+
+    weight_state, alpha_state: of the two optimizers. step: int32, steps done.
+    """
 
     params: PyTree
     alpha: ArchWeights
@@ -65,6 +68,26 @@ class DartsInfo(NamedTuple):
     entropy: Array
 
 
+Penalty = Callable[[PyTree, ArchWeights, Array], Array]
+"""(alpha, the weights of a pass, step) -> float32 [], which the architecture descends beside the outer loss."""
+Perturb = Callable[[Key, Callable[[ArchWeights], ArchWeights], ArchWeights, Array], ArchWeights]
+"""(key, slope, the weights of the pass, step) -> what the inner loss sees instead.
+
+slope: weights -> the gradient of the inner loss with respect to them; each call is a pass of the network."""
+
+
+class Variant(NamedTuple):
+    """What a differentiable method has of its own: how weights are made, what is added, what the inner loss sees.
+
+    relaxation: the softmax by default. penalty: of the architecture, beside the outer loss. perturb: of the weights in
+    the passes of the inner loss alone; no gradient goes through it.
+    """
+
+    relaxation: Relaxation = softmax()
+    penalty: Penalty | None = None
+    perturb: Perturb | None = None
+
+
 def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.GradientTransformation:
     """The paper's optimizer of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5, b2=0.999))
@@ -76,76 +99,90 @@ def darts(
     alpha_optimizer: optax.GradientTransformation,
     bilevel: Bilevel | None = None,
     *,
-    relaxation: Relaxation = softmax,
+    variant: Variant | None = None,
     objective: Objective = CLASSIFICATION,
     warmup_steps: int = 0,
-    alpha_scale: float = 1e-3,
     axis_name: str | None = None,
 ) -> SearchAlgorithm:
     """DARTS over the space of any supernet that has a mixture.
 
     bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
     `weight_optimizer` or another optimizer with the same state (say, one without clipping). objective: whose loss both
-    levels descend. warmup_steps: during the first steps only the weights move. alpha_scale: standard deviation of the
-    initial architecture parameters. Its one phase reads "train" and "valid". `derive` discretizes the mixture by the
-    rule of the space, without a score; for another rule give
-    `supernet._replace(space=supernet.space._replace(discretize=…))`.
+    levels descend. variant: one of the methods that came after, such as `gdas(…)`; the softmax by default.
+    warmup_steps: during the first steps only the weights move. Its one phase reads "train" and "valid". `derive`
+    discretizes the mean of the relaxation by the rule of the space, without a key's or a score's help; for another rule
+    give `supernet._replace(space=supernet.space._replace(discretize=…))`.
+
+    Raises: ValueError where warmup_steps is negative.
     """
     space = supernet.space
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
-    if not alpha_scale >= 0:
-        raise ValueError(f"alpha_scale must not be negative, got {alpha_scale}")
     bilevel = bilevel or first_order(axis_name)
-
-    def mixture(key: Key | None, alpha: ArchWeights, step: Array) -> ArchWeights:
-        keys = [None] * len(alpha) if key is None else list(jax.random.split(key, len(alpha)))
-        return {kind: relaxation(k, alpha[kind], step) for kind, k in zip(sorted(alpha), keys, strict=True)}
+    relaxation, penalty, perturb = variant or Variant()
 
     def loss_at(step: Array) -> Loss:
         def loss(
-            params: PyTree, alpha: ArchWeights, batch: Batch, key: Key, wanted: Array | None
+            params: PyTree, alpha: PyTree, batch: tuple[Batch, Array], key: Key, wanted: Array | None
         ) -> tuple[Array, Array]:
-            relax_key, pass_key = jax.random.split(key)
-            weights = mixture(relax_key, alpha, step)
-            context = Context(key=pass_key, axis_name=axis_name, wanted=wanted)
-            outputs, _ = supernet.apply(params, weights, batch.inputs, context)
-            return means(objective, outputs, batch.targets)
+            (inputs, targets), is_inner = batch
+            relax_key, pass_key, perturb_key = jax.random.split(key, 3)
+            weights = relaxation.weights(relax_key, alpha, step)
+
+            def at(params: PyTree, weights: ArchWeights, wanted: Array | None) -> tuple[Array, Array]:
+                context = Context(key=jax.random.clone(pass_key), axis_name=axis_name, wanted=wanted)
+                outputs, _ = supernet.apply(params, weights, inputs, context)
+                return means(objective, outputs, targets)
+
+            if perturb is not None:
+                still, now = jax.lax.stop_gradient((params, weights))
+
+                def slope(weights: ArchWeights) -> ArchWeights:
+                    return pmean(jax.grad(lambda weights: at(still, weights, None)[0])(weights), axis_name)
+
+                def perturbed(now: ArchWeights) -> ArchWeights:
+                    return perturb(perturb_key, slope, now, step)
+
+                # Whether the pass is one of the inner loss is data, so that all passes are one program.
+                seen = jax.lax.stop_gradient(jax.lax.cond(is_inner, perturbed, lambda now: now, now))
+                weights = jax.tree.map(lambda own, new, old: own + (new - old), weights, seen, now)
+            return at(params, weights, wanted)
 
         return loss
 
     def init(key: Key) -> DartsState:
         params_key, alpha_key = jax.random.split(key)
         params = supernet.init(params_key)
-        template = space.template()
-        keys = jax.random.split(alpha_key, len(template))
-        alpha = {
-            kind: alpha_scale * jax.random.normal(k, template[kind].shape)
-            for kind, k in zip(sorted(template), keys, strict=True)
-        }
+        alpha = relaxation.init(alpha_key, space.template())
         return DartsState(
             params, alpha, weight_optimizer.init(params), alpha_optimizer.init(alpha), jnp.zeros((), jnp.int32)
         )
 
     def step(key: Key, state: DartsState, batch: Mapping[str, Batch]) -> tuple[DartsState, DartsInfo]:
-        pass_key, entropy_key = jax.random.split(key)
+        pass_key, penalty_key = jax.random.split(key)
         loss = loss_at(state.step)
 
-        def move(gradient: PyTree) -> tuple[ArchWeights, optax.OptState]:
+        def penalized(alpha: PyTree) -> Array:
+            weights = relaxation.weights(jax.random.clone(penalty_key), alpha, state.step)
+            return jnp.zeros(()) if penalty is None else penalty(alpha, weights, state.step)
+
+        def move(gradient: PyTree) -> tuple[PyTree, optax.OptState]:
+            if penalty is not None:  # it depends on no batch, and so is no part of the passes of the network
+                gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalized)(state.alpha))
             updates, alpha_state = alpha_optimizer.update(gradient, state.alpha_state, state.alpha)
             moved = optax.apply_updates(state.alpha, updates), alpha_state
             warm = state.step >= warmup_steps
             return jax.tree.map(lambda new, old: jnp.where(warm, new, old), moved, (state.alpha, state.alpha_state))
 
         taken = bilevel(
-            loss, loss, state.params, state.alpha, state.weight_state, batch["train"], batch["valid"],
-            pass_key, move,
+            loss, loss, state.params, state.alpha, state.weight_state, (batch["train"], jnp.array(True)),
+            (batch["valid"], jnp.array(False)), pass_key, move,
         )  # fmt: skip
         alpha, alpha_state = taken.moved
         updates, weight_state = weight_optimizer.update(taken.gradient, state.weight_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        weights = mixture(entropy_key, alpha, state.step)
+        weights = relaxation.mean(alpha)
         train_loss, train_metric, valid_loss, valid_metric = pmean(
             (taken.inner, taken.inner_told, taken.outer, taken.outer_told), axis_name
         )
@@ -161,7 +198,7 @@ def darts(
         return DartsState(params, alpha, weight_state, alpha_state, state.step + 1), info
 
     def derive(key: Key, state: DartsState, score: Callable[[Array], Array] | None = None) -> Arch:
-        del score  # the mixture decides
-        return space.discretize(mixture(key, state.alpha, state.step))
+        del key, score  # the mixture decides
+        return space.discretize(relaxation.mean(state.alpha))
 
     return SearchAlgorithm(init, (Phase("search", step, ("train", "valid")),), derive, supernet)

@@ -47,7 +47,7 @@ Mixture = Callable[[ArchWeights], ArchWeights]
 
 def softmax_mixture(alpha: ArchWeights) -> ArchWeights:
     """That of DARTS."""
-    return {kind: softmax(None, a, jnp.zeros(())) for kind, a in alpha.items()}
+    return softmax().mean(alpha)
 
 
 class Gap(NamedTuple):

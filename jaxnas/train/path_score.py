@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnas.base import Arch, Array, Aux, Context, Objective, PyTree, Stats
 from jaxnas.data.augment import network_inputs
@@ -110,6 +110,8 @@ def _shared_out(
         return jax.lax.fori_loop(0, there[0], next_one, jnp.zeros(len(archs), jnp.float32))
 
     def over_devices(params: PyTree, archs: np.ndarray, batches: tuple[Examples, Array]) -> np.ndarray:
+        # Wherever a training left them.
+        params, batches = jax.device_put((params, batches), NamedSharding(mesh, everywhere))
         size, found = len(devices), []
         for start in range(0, len(archs), size * PORTION):
             part = archs[start : start + size * PORTION]

@@ -1,0 +1,44 @@
+"""DARTS-: Robustly Stepping out of Performance Collapse without Indicators (Chu et al., ICLR 2021, arXiv 2009.01027).
+
+An auxiliary skip connection beside the mixture takes over what skip connections do for the training of a supernet,
+and decays (eq. 5): with beta falling from 1 to 0,
+
+    weights = softmax(alpha) + beta onehot(skip).
+
+What is derived is the softmax alone: with beta in it, a search that ends early would derive skip connections
+everywhere.
+
+Deviations: where an edge reduces, the auxiliary skip shares the parameters of the skip connection (a factorized
+reduction); the paper gives it its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Key
+from jaxnas.relax import by_slots
+from jaxnas.search.darts import Variant
+
+
+def darts_minus(total_steps: int, operations: Sequence[str], skip: str = "skip_connect") -> Variant:
+    """The auxiliary skip decays linearly over `total_steps`. operations: the options of every slot, `skip` among them.
+
+    Raises: ValueError where there is no such option, or total_steps is not positive.
+    """
+    if skip not in operations:
+        known = ", ".join(operations) or "none that all slots have"
+        raise ValueError(f"the auxiliary skip needs an option {skip!r}; there are {known}")
+    if total_steps < 1:
+        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+    place = list(operations).index(skip)
+
+    def weights(key: Key, alpha: Array, step: Array) -> Array:
+        del key
+        beta = 1.0 - jnp.minimum(step / total_steps, 1.0)
+        return jax.nn.softmax(alpha) + beta * jax.nn.one_hot(place, alpha.shape[-1])[None]
+
+    return Variant(by_slots(weights, jax.nn.softmax))

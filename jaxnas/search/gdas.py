@@ -1,0 +1,40 @@
+"""GDAS: Searching for a Robust Neural Architecture in Four GPU Hours (Dong & Yang, CVPR 2019, arXiv 1910.04465).
+
+Each slot takes one option by the Gumbel-max trick, and the gradient is that of the soft sample (eqs. 3 to 5): with g
+standard Gumbel noise, tau the temperature,
+
+    soft = softmax((log softmax(alpha) + g) / tau),      weights = onehot(argmax soft) + soft - stop_gradient(soft).
+
+Straight-through: the forward value is a single path, the gradient is of another function, so that it is biased for any
+tau. What is derived is the option of the greatest alpha.
+
+Deviations: the weights of the network see the same kind of sample; all operations are computed and the others are
+multiplied by zero, where the authors compute the sampled one alone. In the DARTS space an edge takes one option, and
+two edges of a node are kept at the end, as there.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Array, Key
+from jaxnas.relax import by_slots
+from jaxnas.search.darts import Variant
+
+
+def gdas(total_steps: int, first: float = 10.0, last: float = 0.1) -> Variant:
+    """One path a slot, straight through; the temperature falls linearly over `total_steps` (10 to 0.1 in the paper).
+
+    Raises: ValueError where a number is not positive.
+    """
+    if total_steps < 1 or not first > 0 or not last > 0:
+        raise ValueError(f"total_steps and temperatures must be positive, got {total_steps}, {first} and {last}")
+
+    def weights(key: Key, alpha: Array, step: Array) -> Array:
+        tau = first + (last - first) * jnp.minimum(step / total_steps, 1.0)
+        soft = jax.nn.softmax((jax.nn.log_softmax(alpha) + jax.random.gumbel(key, alpha.shape)) / tau)
+        hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), alpha.shape[-1])
+        return jax.lax.stop_gradient(hard - soft) + soft
+
+    return Variant(by_slots(weights, jax.nn.softmax))
