@@ -1,5 +1,7 @@
 """The road and its parts as functions, on problems whose answer is known."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,36 @@ def test_darts_over_a_table_of_numbers_goes_the_whole_road(numbers, tmp_path):
     outputs = done.network.apply(done.network.params, numbers.test.inputs)
     error = -float(np.mean((np.asarray(outputs) - numbers.test.targets) ** 2))
     assert error == pytest.approx(done.result[f"test_{metric}"], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["gdas", "snas", "drnas", "fair_darts", "beta_darts", "smooth_adversarial"])
+def test_the_methods_after_darts_go_the_road_for_several_seeds_and_resume_to_the_same(method, numbers, tmp_path):
+    settings = fit.Darts(method=method, epochs=4, batch_size=32, watch=fit.Watch(every=0, eigenvalue_every=0))
+    training = fit.Training(epochs=1, batch_size=32, drop_path=0.0)
+    run = tmp_path / "run"
+
+    def go():
+        return fit.run(settings, TABLE, numbers, training, folder=str(run), seeds=2, random_baselines=0)
+
+    def lines():
+        text = (run / "metrics.jsonl").read_text().splitlines()
+        return sorted(str({k: v for k, v in json.loads(line).items() if k != "time"}) for line in text)
+
+    done, before = go(), lines()
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if '"weights_first"' in line][
+        -1
+    ]
+    weights = np.array(last["weights_first"])
+    assert weights.shape == (2, 1, 3)
+    assert (method == "fair_darts") != np.allclose(weights.sum(-1), 1.0)
+    # What is derived is what is reported, not what was drawn last.
+    for name, own in zip(("seed-0", "seed-1"), weights, strict=True):
+        taken = SPACE.from_genotype(done.result["baselines"][name]["genotype"])
+        assert int(taken[0]) == int(own[0].argmax())
+    for path in (run / "result.json", run / "stages" / "search" / "done.json"):
+        path.unlink()
+    assert go().result["baselines"].keys() == done.result["baselines"].keys()
+    assert lines() == before
 
 
 def test_search_alone_finds_with_an_algorithm_and_with_a_sampler(numbers):
@@ -205,6 +237,7 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
     entry = CATALOG["nasbench201"]
     problem = fit.Problem(entry, digits, fit.Training(cells=1), NASBENCH201, lambda space: None)
     for change, told in (
+        ({"method": "snas", "order": "second"}, "search.order second is for two levels"),
         ({"prune": (3,)}, "search.prune shrinks no supernet over nasbench201"),
         ({"derive": "argmax"}, "search.derive must be paper over nasbench201, got 'argmax'"),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -25,20 +25,51 @@ from jaxnas.ranges import SUPERNET, check_ranges
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.search import (
     EarlyStop,
+    Variant,
     WatchedState,
     adam_l2,
+    beta_darts,
     carried,
     darts,
+    darts_minus,
+    drnas,
     exact,
+    fair_darts,
     finite_difference,
     first_order,
+    gdas,
     kept_alpha,
-    softmax_mixture,
+    single_level,
+    smooth_darts,
+    snas,
     watched,
     weakest_by_alpha,
 )
 from jaxnas.train import schedules
 from jaxnas.train.loop import Outcome, load
+
+Variation = Literal[
+    "darts", "gdas", "snas", "drnas", "fair_darts", "darts_minus", "beta_darts", "smooth_random", "smooth_adversarial"
+]
+
+
+def variant_of(method: Variation, total_steps: int, operations: Sequence[str]) -> Variant:
+    """The variant of a method, annealed over `total_steps`. operations: the options of each slot, () where they differ.
+
+    Raises: ValueError where the method needs a skip connection among them.
+    """
+    make: dict[str, Callable[[], Variant]] = {
+        "darts": Variant,
+        "gdas": lambda: gdas(total_steps),
+        "snas": lambda: snas(total_steps),
+        "drnas": drnas,
+        "fair_darts": fair_darts,
+        "darts_minus": lambda: darts_minus(total_steps, operations),
+        "beta_darts": lambda: beta_darts(total_steps),
+        "smooth_random": lambda: smooth_darts(total_steps, "random"),
+        "smooth_adversarial": lambda: smooth_darts(total_steps, "adversarial"),
+    }
+    return make[method]()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +78,11 @@ class Darts:
 
     name: ClassVar[str] = "darts"
 
+    method: Variation = "darts"
+    """DARTS, or a method after it, each with the settings of its paper: `jaxnas.search` has a file for each."""
     order: Literal["first", "second", "second-fd"] = "first"
-    """Hypergradient: first order, exact second order, or second order by the paper's finite difference."""
+    """Hypergradient: first order, exact second order, or second order by the paper's finite difference. SNAS has one
+    level, and none."""
     derive: str = "paper"
     """How an architecture is read off the mixture: by the rule of the space ("paper"), or in the DARTS space by
     "argmax". A budget derives the heaviest architecture within it."""
@@ -88,7 +122,9 @@ class Darts:
         seeds.check(problem, alone)
         layout = seeds.layout(problem, image_shape_of(problem.dataset), self.batch_size, side_by_side=True)
         epochs = Epochs(problem.dataset, split, {"search": self.batch_size})
-        this = _Search(self, problem, space, epochs, layout)
+        total = self.epochs * (data.count(split.train) // self.batch_size)
+        variant = variant_of(self.method, total, problem.entry.operations)
+        this = _Search(self, problem, space, epochs, layout, variant)
         return Prepared(
             lambda run, stop: search(this, run, stop),
             pictures=lambda run, found, kept: pictures(this, run, found, kept),
@@ -109,8 +145,12 @@ class Darts:
         rules = ("paper", *problem.entry.derivations)
         if self.derive not in rules:
             raise ValueError(f"search.derive must be {' or '.join(rules)} over {space.name}, got {self.derive!r}")
+        if self.method == "snas" and self.order != "first":
+            raise ValueError(f"search.order {self.order} is for two levels, and snas has one: leave it out")
         if not self.prune:
             return
+        if self.method == "drnas":
+            raise ValueError("search.prune leaves Dirichlet weights of no concentration: leave it out, or drnas")
         if problem.entry.narrowing is None:
             raise ValueError(f"search.prune shrinks no supernet over {space.name}: leave it out, or take --space darts")
         most = max(value.shape[1] for value in space.template().values())
@@ -130,6 +170,7 @@ class _Search(NamedTuple):
     space: SearchSpace
     epochs: Epochs
     layout: seeds.Layout
+    variant: Variant
 
     def derived(self, weights: ArchWeights) -> Arch:
         """The architecture of a mixture without a budget; traceable."""
@@ -158,7 +199,8 @@ class _Search(NamedTuple):
             ruled,
             optimizer,
             adam_l2(settings.alpha_learning_rate, settings.alpha_weight_decay),
-            bilevel,
+            single_level(axis_name) if settings.method == "snas" else bilevel,
+            variant=self.variant,
             objective=self.problem.dataset.objective,
             warmup_steps=settings.warmup_epochs * steps,
             axis_name=axis_name,
@@ -212,7 +254,7 @@ def _one(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> dict[str, A
     def fit(stage: Stage, number: int, supernet: Supernet, state: WatchedState, epochs: int) -> Outcome:
         measure = watch.make_measure(
             settings.watch, this.space, supernet, this.epochs.split.valid, problem.dataset.augmentation,
-            settings.batch_size, watch_key, problem.dataset.objective,
+            settings.batch_size, watch_key, problem.dataset.objective, this.variant.relaxation.mean,
         )  # fmt: skip
 
         def after_epoch(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
@@ -274,7 +316,7 @@ def _derive(this: _Search, algorithm: SearchAlgorithm, state: Any, key: Key, bud
     if not budget.limits:
         return jax.jit(algorithm.derive, static_argnums=2)(key, state, None)
     alpha = kept_alpha(state, _rule(this)) if isinstance(state, WatchedState) else state.alpha
-    return heaviest(this.space, budget, softmax_mixture(alpha), budget_key)
+    return heaviest(this.space, budget, this.variant.relaxation.mean(alpha), budget_key)
 
 
 def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key, samples: int = 4096) -> Arch:
@@ -296,7 +338,7 @@ def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key,
 
 def _tell_weights(this: _Search, several: bool = False) -> Callable[[ArchWeights], dict[str, Any]]:
     """alpha -> the mixture's weights for the metrics, and what the architecture of that moment is truly worth."""
-    mixture = jax.jit(softmax_mixture)
+    mixture = jax.jit(this.variant.relaxation.mean)
     derive = jax.jit(jax.vmap(this.derived) if several else this.derived)
     truth = this.problem.truth
 

@@ -18,6 +18,7 @@ from jaxnas.base import Array, Batch, Key, Objective, SearchSpace, Supernet
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.search.health import (
     EarlyStop,
+    Mixture,
     WatchedState,
     check_rule,
     collapsed,
@@ -90,9 +91,9 @@ def measurements(watch: Watch, epochs: int) -> int:
 
 def make_measure(
     watch: Watch, space: SearchSpace, supernet: Supernet, valid: data.Examples, augmentation: data.Augmentation | None,
-    batch_size: int, key: Key, objective: Objective,
+    batch_size: int, key: Key, objective: Objective, mixture: Mixture = softmax_mixture,
 ) -> Callable[[int, WatchedState], tuple[WatchedState, dict[str, Any]]]:  # fmt: skip
-    """Makes (epoch, state) -> (state with its history, values for the metrics)."""
+    """Makes (epoch, state) -> (state with its history, values for the metrics). mixture: the mean of the relaxation."""
     order = np.random.RandomState(0).permutation(data.count(valid))
 
     def first_batches(count: int) -> list[Batch]:
@@ -102,10 +103,10 @@ def make_measure(
         parts = [jax.tree.map(lambda leaf, part=part: leaf[part], valid) for part in chosen]
         return [data.plain_batch(part, jnp.arange(batch_size), augmentation) for part in parts]
 
-    gap_of = make_gap(space, supernet, objective=objective)
-    curvature_of = make_curvature(supernet, objective=objective, most_products=watch.products)
-    derive = jax.jit(lambda alpha: space.discretize(softmax_mixture(alpha)))
-    entropy_of = jax.jit(lambda alpha: entropy(softmax_mixture(alpha)))
+    gap_of = make_gap(space, supernet, mixture, objective=objective)
+    curvature_of = make_curvature(supernet, mixture, objective=objective, most_products=watch.products)
+    derive = jax.jit(lambda alpha: space.discretize(mixture(alpha)))
+    entropy_of = jax.jit(lambda alpha: entropy(mixture(alpha)))
     batches = first_batches(max(watch.batches, watch.eigenvalue_batches))
 
     def measure(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
