@@ -243,3 +243,50 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
     ):
         with pytest.raises(ValueError, match=told):
             fit.Darts(channels=2, cells=1, **change).prepare(problem)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"method": "darts"}, "a method is a dataclass of its settings with `name` and `prepare`, got 'darts'"),
+        ({"method": fit.Darts}, "a method is a dataclass of its settings"),
+        ({"method": fit.preset("darts", "darts")}, "a method is a dataclass of its settings"),
+        ({"method": fit.Darts(order="third")}, "search.order must be one of first, second, second-fd, got 'third'"),
+        ({"method": fit.Darts(epochs=1.5)}, "search.epochs must be int, got 1.5"),
+        ({"method": fit.Darts(prune=3)}, "search.prune must be a tuple of int, got 3"),
+        ({"method": fit.Darts(watch=None)}, "search.watch must be Watch, got None"),
+        ({"method": fit.OneShot(by="chance")}, "search.by must be one of evolution, predictor, ilp, got 'chance'"),
+        (
+            {"method": fit.OneShot(scoring=fit.Scoring("running"))},
+            "search.scoring.batch_norm must be one of batch, rec",
+        ),
+        ({"method": fit.BlackBox(sampler="magic")}, "search.sampler must be one of random"),
+        ({"space": SPACE}, "space must be str or Entry, got SearchSpace"),
+        ({"dataset": ([0.0], [1])}, r"dataset must be str or Dataset, got \(\[0.0\], \[1\]\)"),
+        ({"training": {"epochs": 1}}, "training must be Training, got {'epochs': 1}"),
+        ({"training": fit.Training(schedule="none")}, "training.schedule must be one of cosine, step, plateau"),
+        ({"limits": fit.Limits(macs="3")}, "limits.macs must be int or None, got '3'"),
+        ({"seeds": 1.5}, "seeds must be int, got 1.5"),
+        ({"table": 3}, "table must be str or PathLike or Table or None, got 3"),
+        ({"metric": "test"}, "metric 'test' is one of a table: give table too"),
+        ({"devices": 1}, "devices must be Devices, got 1"),
+        ({}, r"networks of nasbench201 cannot read the inputs of arrays, which are no images"),
+        ({"size": (8, 8)}, "data_dir and size are for a data set that is given by name"),
+    ],
+)
+def test_what_is_of_another_type_or_name_is_told_before_anything_is_done(numbers, change, told):
+    call = {"method": fit.Darts(), "space": "nasbench201", "dataset": numbers, **change}
+    with pytest.raises(ValueError, match=told):
+        fit.run(**call)
+
+
+def test_phases_that_an_algorithm_has_not_and_ways_that_it_does_not_know_are_told(numbers):
+    algorithm = single_path(NET, uniform_paths(SPACE), optax.sgd(0.1), objective=numbers.objective)
+    for change, told in (
+        ({"steps": {"controller": 3}}, "steps: the algorithm has no phase 'controller'; it has supernet"),
+        ({"batch_sizes": {"supernet": 0}}, "batch_sizes of supernet must be at least 1, got 0"),
+        ({"devices": fit.Devices(way="pmap")}, "know no devices.way pmap"),
+        ({"candidates": 0}, "candidates must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fit.search(algorithm, numbers, **{"epochs": 1, "batch_size": 8, **change})

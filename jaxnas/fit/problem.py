@@ -116,13 +116,19 @@ class Method(Protocol):
         ...
 
 
+def check_method(method: Any) -> None:
+    """Raises ValueError where something is not a `Method`."""
+    whole = isinstance(getattr(method, "name", None), str) and callable(getattr(method, "prepare", None))
+    if not whole or not dataclasses.is_dataclass(method) or isinstance(method, type):
+        raise ValueError(f"a method is a dataclass of its settings with `name` and `prepare`, got {method!r:.200}")
+
+
 def settings_of(method: Any) -> dict[str, Any]:
     """The settings of a method that numbers depend on, in JSON's terms.
 
-    Raises: ValueError where the method is no dataclass.
+    Raises: ValueError where it is not a `Method`.
     """
-    if not dataclasses.is_dataclass(method) or isinstance(method, type):
-        raise ValueError(f"a method is a dataclass of its settings with `name` and `prepare`, got {method!r}")
+    check_method(method)
     settings = dataclasses.asdict(method)
     for name in getattr(method, "runtime", ()):
         settings.pop(name)
