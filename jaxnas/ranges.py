@@ -63,7 +63,7 @@ def check_types(name: str, settings: Any, kind: type) -> None:
         hints = typing.get_type_hints(kind)
     except NameError:
         return
-    for field in dataclasses.fields(settings):
+    for field in dataclasses.fields(kind):
         own, value, hint = f"{name}.{field.name}".lstrip("."), getattr(settings, field.name), hints[field.name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             check_types(own, value, hint)

@@ -133,6 +133,11 @@ def test_the_ground_truth_ranks_as_counted(tmp_path):
     assert part.told(CELLS[2]) == {"value": 3.0, "rank": 1, "percentile": 75.0}
     assert part.told(CELLS[1]) == part.told(CELLS[7]) == {"value": None, "rank": None, "percentile": None}
     assert part.now(CELLS[1]) == {}
+    alike = NASBENCH201._replace(canonical=lambda arch: jnp.asarray(CELLS[2]))
+    by_form = fit.truth_of(few, alike, "score")
+    assert by_form.of(CELLS[[0, 7]]).tolist() == [1.0, 3.0]  # a row of its own comes first
+    with pytest.raises(ValueError, match="has options 0 to 4, got 9"):
+        fit.rank(few, NASBENCH201, [9, 0, 0, 0, 0, 0], "score")
     assert part.now(CELLS[[0, 2]])["true_value"].tolist() == [1.0, 3.0]
     with pytest.raises(ValueError, match="few is not over the choices of table"):
         fit.truth_of(few, SPACE, "score")
@@ -173,6 +178,50 @@ def test_select_finds_the_best_within_a_budget_where_scores_add_up(by):
     assert chosen.value == chosen.scores.max() == pytest.approx(score(chosen.arch[None])[0])
     reached = (score(CELLS[macs <= limit]) <= chosen.value + 1e-9).mean()
     assert reached == 1.0 if by == "ilp" else reached > 0.99
+
+
+def test_what_is_over_the_budget_is_never_found_though_all_that_is_within_is_worth_less_than_nothing():
+    found = fit.search(
+        samplers.random_search(SPACE), lambda arch: -5.0 - float(arch.sum()), evaluations=4, space=SPACE,
+        excess=lambda arch: 0.0 if arch[0] == 2 else 0.1,
+    )  # fmt: skip
+    assert set(found.archs[:, 0].tolist()) == {2}
+    assert found.arch.tolist() == [2, 0]
+    assert found.objectives.tolist() == [-7.0]
+
+
+def test_a_given_genotype_is_held_to_the_budget_and_candidates_to_one_process(numbers):
+    digits, entry, skeleton = data.load_dataset("digits"), CATALOG["nasbench201"], jaxnas.Skeleton(4, 1, (8, 8, 1), 10)
+
+    def budget(space):
+        return fit.make_budget(entry, space, skeleton, {"macs": 40_000})
+
+    problem = fit.Problem(entry, digits, fit.Training(cells=1), NASBENCH201, budget)
+    text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    with pytest.raises(ValueError, match=r"the genotype has [\d,]+ macs, over the budget of 40,000"):
+        fit.Fixed(text).prepare(problem)
+    assert fit.Fixed(text.replace("nor_conv_3x3", "skip_connect")).prepare(problem).identity["search"]["genotype"]
+    with pytest.raises(ValueError, match=r"search\.genotype must be text or an object in JSON, got 5"):
+        fit.Fixed(5).prepare(problem)
+    with pytest.raises(ValueError, match="limits are of params, macs and latency_ms, got one of 'flops'"):
+        fit.make_budget(entry, NASBENCH201, skeleton, {"flops": 3})
+    several = problem._replace(devices=fit.Devices(coordinator="host:1"))
+    with pytest.raises(ValueError, match="candidates are trained by one process"):
+        fit.BlackBox().prepare(several)
+    with pytest.raises(ValueError, match="by must be one of evolution, predictor, ilp"):
+        fit.select(lambda archs: np.ones(len(archs)), NASBENCH201, budget(NASBENCH201), by="chance")
+    with pytest.raises(ValueError, match="batch_norm must be batch or recalibrated, got 'running'"):
+        fit.score(NET, None, [TRUTH], None, numbers, batch_norm="running")
+
+
+def test_images_may_have_numbers_as_targets():
+    images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
+    pair = (images, images.mean((1, 2, 3)).astype(np.float32))
+    dataset = data.from_arrays(pair, pair, augmentation=data.load_dataset("digits").augmentation)
+    training = fit.Training(batch_size=4, channels=2, cells=1, share_step=False)
+    problem = fit.Problem(CATALOG["nasbench201"], dataset, training, NASBENCH201, lambda space: None)
+    fit.training.check_networks(problem)
+    assert fit.training.tutorial_cnn(dataset.image_shape, dataset.num_outputs).costs["params"] > 0
 
 
 def test_a_phase_is_given_the_parts_that_it_reads_augmented_or_as_they_are():

@@ -55,10 +55,12 @@ def make_budget(
     limits: "params", "macs", "latency_ms" -> the most allowed, None for no limit. latency: of the networks, where it is
     known; a limit of "latency_ms" needs it.
 
-    Raises: ValueError for a limit that is not positive.
+    Raises: ValueError for a limit of something else, and for one that is not positive.
     """
     given = {name: limit for name, limit in limits.items() if limit is not None}
     for name, limit in given.items():
+        if name not in ("params", "macs", "latency_ms"):
+            raise ValueError(f"limits are of params, macs and latency_ms, got one of {name!r}")
         if not limit > 0:
             raise ValueError(f"max_{name} must be positive, got {limit:g}")
     if "latency_ms" in given and latency is None:

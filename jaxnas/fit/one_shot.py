@@ -334,4 +334,6 @@ def size_of(supernet: Supernet, space: SearchSpace, params: Any, key: Key) -> di
 def pictures(this: _Search, run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
     """What was scored against its cost, and scores against a table."""
     limits = this.problem.budget(this.space).limits
-    return draw_selection(found[kept].told["selection"], limits, run.path / "report")
+    return draw_selection(
+        found[kept].told["selection"], limits, run.path / "report", this.problem.dataset.objective.name
+    )

@@ -184,7 +184,7 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     """What the method is to solve, checked; the measured latency where that is limited, which takes seconds."""
     entry = entry_of(road.space)
     if has_images(dataset):
-        fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_classes), dataset)
+        fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_outputs), dataset)
     check_ranges("", road, seed=("seed",), count=("seeds",), not_negative=("random_baselines",))
     check_ranges("max_", road.limits, positive=("params", "macs", "latency_ms"))
     check_ranges("", road.limits, count=("latency_batch",))

@@ -142,7 +142,7 @@ def check_networks(problem: Problem) -> None:
         return [
             entry.network(arch, skeleton, space),
             *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
-            *([tutorial_cnn(image_shape, dataset.num_classes)] if has_images(dataset) else []),
+            *([tutorial_cnn(image_shape, dataset.num_outputs)] if has_images(dataset) else []),
         ]
 
     networks = fitting(build, dataset)
@@ -213,7 +213,7 @@ def train_all(
             run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space, kept
         )
     if has_images(dataset):
-        network = tutorial_cnn(dataset.image_shape, dataset.num_classes)
+        network = tutorial_cnn(dataset.image_shape, dataset.num_outputs)
         plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
         trainer = Trainer(network, plain, dataset, problem.seed, problem.devices)
         own_key = jax.random.fold_in(key, len(archs))
