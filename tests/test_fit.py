@@ -214,6 +214,19 @@ def test_a_given_genotype_is_held_to_the_budget_and_candidates_to_one_process(nu
         fit.score(NET, None, [TRUTH], None, numbers, batch_norm="running")
 
 
+def test_a_space_that_tells_no_costs_has_those_of_its_networks_and_what_it_lacks_is_told(numbers):
+    skeleton = jaxnas.Skeleton(1, 1, (1, 1, 1), 1)
+    budget = fit.make_budget(TABLE, SPACE, skeleton, {"macs": 3})
+    assert budget.costs(np.array([TRUTH]))["params"].tolist() == [9.0]
+    problem = fit.Problem(TABLE, numbers, fit.Training(), SPACE, lambda space: budget)
+    scoring = fit.Scoring(batch_size=8, batches=1, evaluations=16)
+    with pytest.raises(ValueError, match="predictors need the operations of table: give the Entry its vocabulary"):
+        fit.OneShot(batch_size=8, by="predictor", scoring=scoring).prepare(problem)
+    bare = TABLE._replace(supernet=lambda skeleton: NET._replace(apply=None))
+    with pytest.raises(ValueError, match="the supernet over table has no `apply`"):
+        fit.Darts(batch_size=8).prepare(problem._replace(entry=bare))
+
+
 def test_images_may_have_numbers_as_targets():
     images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
     pair = (images, images.mean((1, 2, 3)).astype(np.float32))

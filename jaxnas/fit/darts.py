@@ -114,7 +114,10 @@ class Darts:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
-        space = problem.supernet(self.channels, self.cells).space
+        supernet = problem.supernet(self.channels, self.cells)
+        if not callable(supernet.apply):
+            raise ValueError(f"DARTS needs a mixture, and the supernet over {supernet.space.name} has no `apply`")
+        space = supernet.space
         self._check(problem, space)
         sizes = dict.fromkeys(("train", "valid"), ("search.batch_size", self.batch_size))
         split = search_split(problem.dataset, problem.seed, self.valid_part, self.limit, sizes, "search.")

@@ -55,7 +55,7 @@ class Problem(NamedTuple):
                 f"search.cells {cells} and train.cells {self.training.cells} make other choices over "
                 f"{self.entry.name}: give the same number"
             )
-        return supernet
+        return supernet._replace(space=self.space)  # which knows its costs
 
 
 class Found(NamedTuple):

@@ -20,7 +20,7 @@ from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry, entry_of
 from jaxnas.data import Dataset
 from jaxnas.fit import results, seeds
-from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, without_absent
+from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, with_costs, without_absent
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.latency import latency_table, network_milliseconds
 from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, check_method, settings_of
@@ -190,7 +190,7 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     check_ranges("", road.limits, count=("latency_batch",))
     check_training(road.training, dataset, road.seed, devices)
     skeleton = skeleton_of(road.training, dataset)
-    space = entry.space(skeleton)
+    space = with_costs(entry, entry.space(skeleton), skeleton)
     truth = None if road.table is None else truth_of(road.table, space, road.metric)
     given, latency = road.limits.given, None
     if road.limits.latency_ms is not None and devices.coordinator is not None:
