@@ -86,8 +86,10 @@ def _fits(value: Any, hint: Any) -> bool:
         )
     if hint in (int, float):
         return not isinstance(value, bool) and isinstance(value, int | float if hint is float else int)
-    kind = origin or hint
-    return not isinstance(kind, type) or isinstance(value, kind)
+    try:
+        return isinstance(value, origin or hint)
+    except TypeError:  # Any, type variables, protocols: whatever it is
+        return True
 
 
 def _words(hint: Any) -> str:
