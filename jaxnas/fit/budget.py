@@ -68,7 +68,7 @@ def make_budget(
             f"a limit of latency_ms {given['latency_ms']:g} needs the latency of the options of {space.name}"
         )
     if entry.structure is None or entry.cost_table is None:
-        space = with_costs(entry, space, skeleton)
+        space = with_costs(entry, space)
 
         def one_by_one(archs: np.ndarray) -> dict[str, np.ndarray]:
             each = [space.costs(jnp.asarray(arch), skeleton) for arch in archs]
@@ -101,12 +101,14 @@ def make_budget(
     return Budget(given, by_table, entry.structure(space), constraints, constant, signals, entry.vocabulary)
 
 
-def with_costs(entry: Entry, space: SearchSpace, skeleton: Skeleton) -> SearchSpace:
+def with_costs(entry: Entry, space: SearchSpace) -> SearchSpace:
     """The space of an entry; where it tells no costs itself, as a product of choices, with those of its networks."""
-    told = space.costs(space.sample(jax.random.key(0)), skeleton)
-    if {"params", "macs"} <= told.keys():
-        return space
-    return space._replace(costs=lambda arch, skeleton: entry.network(arch, skeleton, space).costs)
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        told = space.costs(arch, skeleton)
+        return told if {"params", "macs"} <= told.keys() else entry.network(arch, skeleton, space).costs
+
+    return space._replace(costs=costs)
 
 
 def without_absent(budget: Budget, space: SearchSpace) -> Budget:

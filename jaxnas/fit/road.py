@@ -190,7 +190,7 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     check_ranges("", road.limits, count=("latency_batch",))
     check_training(road.training, dataset, road.seed, devices)
     skeleton = skeleton_of(road.training, dataset)
-    space = with_costs(entry, entry.space(skeleton), skeleton)
+    space = with_costs(entry, entry.space(skeleton))
     truth = None if road.table is None else truth_of(road.table, space, road.metric)
     given, latency = road.limits.given, None
     if road.limits.latency_ms is not None and devices.coordinator is not None:
