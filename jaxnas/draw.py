@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Polygon
@@ -375,8 +376,7 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]], metric: str = "
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    if metric.endswith("accuracy"):
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    metric_axis(axes.xaxis, metric)
     axes.set_xlabel(f"test {_words(metric)}, with its confidence interval where it has one", size=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
@@ -511,6 +511,12 @@ def _curve(axes: Axes, points: np.ndarray, label: str, color: str, dots: bool) -
         axes.fill_between(points[:, 0], low, high, color=color, alpha=0.2, lw=0)
     marker = "o" if dots or len(points) == 1 else ""
     axes.plot(points[:, 0], points[:, 1], color=color, lw=1.4, marker=marker, ms=3, label=label)
+
+
+def metric_axis(axis: Axis, metric: str) -> None:
+    """Writes the numbers of an axis in percent where the metric is an accuracy; others stay as they are."""
+    if metric.endswith("accuracy"):
+        axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def plain_axes(axes: Axes) -> None:

@@ -1,8 +1,11 @@
-"""What numbers of a config may be, checked before anything is compiled."""
+"""What the fields of a config may be, checked before anything is compiled."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -43,3 +46,60 @@ def check_ranges(prefix: str, settings: Any, **fields: tuple[str, ...]) -> None:
             value = getattr(settings, name)
             if value is not None and not allowed(value):
                 raise ValueError(f"{prefix}{name} must be {words}, got {value}")
+
+
+def check_types(name: str, settings: Any, kind: type) -> None:
+    """Raises ValueError where `settings` is not of the dataclass `kind`, or the first of its fields not of its type.
+
+    Fields that are dataclasses by their annotation are checked in the same way. An int is good for a float, and a list
+    for a tuple. Numbers are those of Python, because those of NumPy cannot be written as JSON. A class whose
+    annotations name what its module has not imported is taken as it is.
+
+    name: what the settings are called in the message, "" for a list of arguments.
+    """
+    if not isinstance(settings, kind):
+        raise ValueError(f"{name} must be {_words(kind)}, got {settings!r:.80}")
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError:
+        return
+    for field in dataclasses.fields(kind):
+        own, value, hint = f"{name}.{field.name}".lstrip("."), getattr(settings, field.name), hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            check_types(own, value, hint)
+        elif not _fits(value, hint):
+            raise ValueError(f"{own} must be {_words(hint)}, got {value!r:.80}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is tuple:
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, tuple | list) else inner
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == len(kinds)
+            and all(_fits(each, kind) for each, kind in zip(value, kinds, strict=True))
+        )
+    if hint in (int, float):
+        return not isinstance(value, bool) and isinstance(value, int | float if hint is float else int)
+    try:
+        return isinstance(value, origin or hint)
+    except TypeError:  # Any, type variables, protocols: whatever it is
+        return True
+
+
+def _words(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_words, inner))
+    if origin is tuple:
+        return f"a tuple of {_words(inner[0])}"
+    if hint is type(None):
+        return "None"
+    return str(getattr(origin or hint, "__name__", hint))

@@ -133,6 +133,11 @@ def test_the_ground_truth_ranks_as_counted(tmp_path):
     assert part.told(CELLS[2]) == {"value": 3.0, "rank": 1, "percentile": 75.0}
     assert part.told(CELLS[1]) == part.told(CELLS[7]) == {"value": None, "rank": None, "percentile": None}
     assert part.now(CELLS[1]) == {}
+    alike = NASBENCH201._replace(canonical=lambda arch: jnp.asarray(CELLS[2]))
+    by_form = fit.truth_of(few, alike, "score")
+    assert by_form.of(CELLS[[0, 7]]).tolist() == [1.0, 3.0]  # a row of its own comes first
+    with pytest.raises(ValueError, match="has options 0 to 4, got 9"):
+        fit.rank(few, NASBENCH201, [9, 0, 0, 0, 0, 0], "score")
     assert part.now(CELLS[[0, 2]])["true_value"].tolist() == [1.0, 3.0]
     with pytest.raises(ValueError, match="few is not over the choices of table"):
         fit.truth_of(few, SPACE, "score")
@@ -173,6 +178,63 @@ def test_select_finds_the_best_within_a_budget_where_scores_add_up(by):
     assert chosen.value == chosen.scores.max() == pytest.approx(score(chosen.arch[None])[0])
     reached = (score(CELLS[macs <= limit]) <= chosen.value + 1e-9).mean()
     assert reached == 1.0 if by == "ilp" else reached > 0.99
+
+
+def test_what_is_over_the_budget_is_never_found_though_all_that_is_within_is_worth_less_than_nothing():
+    found = fit.search(
+        samplers.random_search(SPACE), lambda arch: -5.0 - float(arch.sum()), evaluations=4, space=SPACE,
+        excess=lambda arch: 0.0 if arch[0] == 2 else 0.1,
+    )  # fmt: skip
+    assert set(found.archs[:, 0].tolist()) == {2}
+    assert found.arch.tolist() == [2, 0]
+    assert found.objectives.tolist() == [-7.0]
+
+
+def test_a_given_genotype_is_held_to_the_budget_and_candidates_to_one_process(numbers):
+    digits, entry, skeleton = data.load_dataset("digits"), CATALOG["nasbench201"], jaxnas.Skeleton(4, 1, (8, 8, 1), 10)
+
+    def budget(space):
+        return fit.make_budget(entry, space, skeleton, {"macs": 40_000})
+
+    problem = fit.Problem(entry, digits, fit.Training(cells=1), NASBENCH201, budget)
+    text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    with pytest.raises(ValueError, match=r"the genotype has [\d,]+ macs, over the budget of 40,000"):
+        fit.Fixed(text).prepare(problem)
+    assert fit.Fixed(text.replace("nor_conv_3x3", "skip_connect")).prepare(problem).identity["search"]["genotype"]
+    with pytest.raises(ValueError, match=r"search\.genotype must be text or an object in JSON, got 5"):
+        fit.Fixed(5).prepare(problem)
+    with pytest.raises(ValueError, match="limits are of params, macs and latency_ms, got one of 'flops'"):
+        fit.make_budget(entry, NASBENCH201, skeleton, {"flops": 3})
+    several = problem._replace(devices=fit.Devices(coordinator="host:1"))
+    with pytest.raises(ValueError, match="candidates are trained by one process"):
+        fit.BlackBox().prepare(several)
+    with pytest.raises(ValueError, match="by must be one of evolution, predictor, ilp"):
+        fit.select(lambda archs: np.ones(len(archs)), NASBENCH201, budget(NASBENCH201), by="chance")
+    with pytest.raises(ValueError, match="batch_norm must be batch or recalibrated, got 'running'"):
+        fit.score(NET, None, [TRUTH], None, numbers, batch_norm="running")
+
+
+def test_a_space_that_tells_no_costs_has_those_of_its_networks_and_what_it_lacks_is_told(numbers):
+    skeleton = jaxnas.Skeleton(1, 1, (1, 1, 1), 1)
+    budget = fit.make_budget(TABLE, SPACE, skeleton, {"macs": 3})
+    assert budget.costs(np.array([TRUTH]))["params"].tolist() == [9.0]
+    problem = fit.Problem(TABLE, numbers, fit.Training(), SPACE, lambda space: budget)
+    scoring = fit.Scoring(batch_size=8, batches=1, evaluations=16)
+    with pytest.raises(ValueError, match="predictors need the operations of table: give the Entry its vocabulary"):
+        fit.OneShot(batch_size=8, by="predictor", scoring=scoring).prepare(problem)
+    bare = TABLE._replace(supernet=lambda skeleton: NET._replace(apply=None))
+    with pytest.raises(ValueError, match="the supernet over table has no `apply`"):
+        fit.Darts(batch_size=8).prepare(problem._replace(entry=bare))
+
+
+def test_images_may_have_numbers_as_targets():
+    images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
+    pair = (images, images.mean((1, 2, 3)).astype(np.float32))
+    dataset = data.from_arrays(pair, pair, augmentation=data.load_dataset("digits").augmentation)
+    training = fit.Training(batch_size=4, channels=2, cells=1, share_step=False)
+    problem = fit.Problem(CATALOG["nasbench201"], dataset, training, NASBENCH201, lambda space: None)
+    fit.training.check_networks(problem)
+    assert fit.training.tutorial_cnn(dataset.image_shape, dataset.num_outputs).costs["params"] > 0
 
 
 def test_a_phase_is_given_the_parts_that_it_reads_augmented_or_as_they_are():
@@ -243,3 +305,50 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
     ):
         with pytest.raises(ValueError, match=told):
             fit.Darts(channels=2, cells=1, **change).prepare(problem)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"method": "darts"}, "a method is a dataclass of its settings with `name` and `prepare`, got 'darts'"),
+        ({"method": fit.Darts}, "a method is a dataclass of its settings"),
+        ({"method": fit.preset("darts", "darts")}, "a method is a dataclass of its settings"),
+        ({"method": fit.Darts(order="third")}, "search.order must be one of first, second, second-fd, got 'third'"),
+        ({"method": fit.Darts(epochs=1.5)}, "search.epochs must be int, got 1.5"),
+        ({"method": fit.Darts(prune=3)}, "search.prune must be a tuple of int, got 3"),
+        ({"method": fit.Darts(watch=None)}, "search.watch must be Watch, got None"),
+        ({"method": fit.OneShot(by="chance")}, "search.by must be one of evolution, predictor, ilp, got 'chance'"),
+        (
+            {"method": fit.OneShot(scoring=fit.Scoring("running"))},
+            "search.scoring.batch_norm must be one of batch, rec",
+        ),
+        ({"method": fit.BlackBox(sampler="magic")}, "search.sampler must be one of random"),
+        ({"space": SPACE}, "space must be str or Entry, got SearchSpace"),
+        ({"dataset": ([0.0], [1])}, r"dataset must be str or Dataset, got \(\[0.0\], \[1\]\)"),
+        ({"training": {"epochs": 1}}, "training must be Training, got {'epochs': 1}"),
+        ({"training": fit.Training(schedule="none")}, "training.schedule must be one of cosine, step, plateau"),
+        ({"limits": fit.Limits(macs="3")}, "limits.macs must be int or None, got '3'"),
+        ({"seeds": 1.5}, "seeds must be int, got 1.5"),
+        ({"table": 3}, "table must be str or PathLike or Table or None, got 3"),
+        ({"metric": "test"}, "metric 'test' is one of a table: give table too"),
+        ({"devices": 1}, "devices must be Devices, got 1"),
+        ({}, r"networks of nasbench201 cannot read the inputs of arrays, which are no images"),
+        ({"size": (8, 8)}, "data_dir and size are for a data set that is given by name"),
+    ],
+)
+def test_what_is_of_another_type_or_name_is_told_before_anything_is_done(numbers, change, told):
+    call = {"method": fit.Darts(), "space": "nasbench201", "dataset": numbers, **change}
+    with pytest.raises(ValueError, match=told):
+        fit.run(**call)
+
+
+def test_phases_that_an_algorithm_has_not_and_ways_that_it_does_not_know_are_told(numbers):
+    algorithm = single_path(NET, uniform_paths(SPACE), optax.sgd(0.1), objective=numbers.objective)
+    for change, told in (
+        ({"steps": {"controller": 3}}, "steps: the algorithm has no phase 'controller'; it has supernet"),
+        ({"batch_sizes": {"supernet": 0}}, "batch_sizes of supernet must be at least 1, got 0"),
+        ({"devices": fit.Devices(way="pmap")}, "know no devices.way pmap"),
+        ({"candidates": 0}, "candidates must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fit.search(algorithm, numbers, **{"epochs": 1, "batch_size": 8, **change})

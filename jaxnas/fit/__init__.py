@@ -6,6 +6,7 @@ from jaxnas.fit.candidates import BlackBox, train_candidates
 from jaxnas.fit.darts import Darts, heaviest
 from jaxnas.fit.devices import Devices
 from jaxnas.fit.enas import Enas, EnasController
+from jaxnas.fit.fixed import Fixed
 from jaxnas.fit.one_shot import OneShot
 from jaxnas.fit.presets import Preset, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem
@@ -27,6 +28,7 @@ __all__ = [
     "Devices",
     "Enas",
     "EnasController",
+    "Fixed",
     "Found",
     "Limits",
     "Method",

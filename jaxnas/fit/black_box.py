@@ -73,7 +73,7 @@ def search_black_box(
     canonical: Callable[[Any], Any] | None = None,
     repeats: bool = False,
     objectives: int = 1,
-    known: Callable[[np.ndarray], float | None] | None = None,
+    excess: Callable[[np.ndarray], float] | None = None,
 ) -> BlackBoxFound:
     """Maximizes a Python function over architectures, with `evaluations` evaluations.
 
@@ -95,8 +95,9 @@ def search_black_box(
     canonical: arch -> arch, by default that of the space. An architecture that was evaluated before, up to `canonical`
     and at the same fidelity, is told the value it had and costs nothing. repeats: evaluates it again.
 
-    known: arch -> what it is worth without an evaluation, None where it must be evaluated. That costs nothing and is in
-    no history: of what is over a budget, say.
+    excess: arch -> by how much it is over a budget, 0 within. What is over is never evaluated and never the
+    result, and costs nothing. The sampler is told that it is worth the least of 0 and all values so far, minus the
+    excess (Deb 2000, https://doi.org/10.1016/S0045-7825(99)00389-8).
 
     With `in_flight` 1 everything is a function of the seed and of what `evaluate` returns, whatever the executor and
     however often the run was stopped and went on. With more, what a sampler knew when it asked depends on how long
@@ -116,7 +117,7 @@ def search_black_box(
             raise ValueError(f"{name} must be at least {least}, got {number}")
     if executor is None and in_flight > 1:
         raise ValueError(f"in_flight is {in_flight}, but without an executor one evaluation runs at a time; give one")
-    asked = _Asked(sampler, seed, evaluations, objectives, _same(evaluate, space, canonical, repeats), space, known)
+    asked = _Asked(sampler, seed, evaluations, objectives, _same(evaluate, space, canonical, repeats), space, excess)
     began = time.monotonic()
     with contextlib.ExitStack() as held:
         run, log, stop = None, None, _never
@@ -230,7 +231,7 @@ class _Asked:
         objectives: int,
         same: Callable[[np.ndarray, int], Hashable] | None,
         space: SearchSpace | None,
-        worth: Callable[[np.ndarray], float | None] | None = None,
+        excess: Callable[[np.ndarray], float] | None = None,
     ) -> None:
         # Keys as `simulate` has them, so that on a table both are one search.
         init_key, self._ask_key, self._tell_key = jax.random.split(jax.random.key(seed), 3)
@@ -240,7 +241,7 @@ class _Asked:
         self._objectives = objectives
         self._same = same
         self._space = space
-        self._worth = worth
+        self._excess = excess
         self._known: dict[Hashable, Evaluation] = {}
         self._open: collections.deque[_Batch] = collections.deque()
         self._idle = 0
@@ -281,9 +282,11 @@ class _Asked:
         """That of a candidate: a known one, or one that is added to `new`; None beyond the limit."""
         if self._space is not None:
             check_arch(self._space.choices, arch, f"the space {self._space.name!r}")
-        value = None if self._worth is None else self._worth(arch)
-        if value is not None:
-            return Evaluation(-1, arch, fidelity, (value,) * self._objectives)
+        over = 0.0 if self._excess is None else self._excess(arch)
+        if over > 0.0:
+            came = [e.values for e in self.done if e.values is not None]
+            least = [min([0.0, *column]) for column in zip(*came, strict=True)] or [0.0] * self._objectives
+            return Evaluation(-1, arch, fidelity, tuple(value - over for value in least))
         number = len(self.history)
         same = number if self._same is None else self._same(arch, fidelity)
         if same in self._known or number >= self.limit:
@@ -344,6 +347,11 @@ class _Asked:
             last = self.done[-1].error if self.done else "the sampler asked for none"
             raise ValueError(f"none of {len(self.done)} evaluations gave a value; the last one: {last}")
         front = list(dict.fromkeys(map(tuple, np.asarray(self._sampler.best(self._state)).tolist())))
+        if self._excess is not None:  # a sampler may hold what is over for the best where all values are low
+            best = max((e for e in self.done if e.values is not None), key=lambda e: (_height(e.fidelity), e.values))
+            front = [arch for arch in front if not self._excess(np.array(arch, np.int32)) > 0.0] or [
+                tuple(best.arch.tolist())
+            ]
         of_best = [
             (_height(e.fidelity), e.values)
             for e in self.history

@@ -55,10 +55,12 @@ def make_budget(
     limits: "params", "macs", "latency_ms" -> the most allowed, None for no limit. latency: of the networks, where it is
     known; a limit of "latency_ms" needs it.
 
-    Raises: ValueError for a limit that is not positive.
+    Raises: ValueError for a limit of something else, and for one that is not positive.
     """
     given = {name: limit for name, limit in limits.items() if limit is not None}
     for name, limit in given.items():
+        if name not in ("params", "macs", "latency_ms"):
+            raise ValueError(f"limits are of params, macs and latency_ms, got one of {name!r}")
         if not limit > 0:
             raise ValueError(f"max_{name} must be positive, got {limit:g}")
     if "latency_ms" in given and latency is None:
@@ -66,6 +68,7 @@ def make_budget(
             f"a limit of latency_ms {given['latency_ms']:g} needs the latency of the options of {space.name}"
         )
     if entry.structure is None or entry.cost_table is None:
+        space = with_costs(entry, space)
 
         def one_by_one(archs: np.ndarray) -> dict[str, np.ndarray]:
             each = [space.costs(jnp.asarray(arch), skeleton) for arch in archs]
@@ -96,6 +99,16 @@ def make_budget(
 
     constraints = tuple(Constraint(name, dict(parts[name]), upper=given[name] - constant[name]) for name in given)
     return Budget(given, by_table, entry.structure(space), constraints, constant, signals, entry.vocabulary)
+
+
+def with_costs(entry: Entry, space: SearchSpace) -> SearchSpace:
+    """The space of an entry; where it tells no costs itself, as a product of choices, with those of its networks."""
+
+    def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
+        told = space.costs(arch, skeleton)
+        return told if {"params", "macs"} <= told.keys() else entry.network(arch, skeleton, space).costs
+
+    return space._replace(costs=costs)
 
 
 def without_absent(budget: Budget, space: SearchSpace) -> Budget:

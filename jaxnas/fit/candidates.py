@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -34,8 +36,7 @@ class BlackBox:
     """Evaluates candidates by their validation accuracy after a short training, the same for all.
 
     One compiled step trains every candidate where the space has such (`Entry.together`) and `train.share_step` asks for
-    it. What is over the budget is worth minus its excess and is not trained (Deb 2000,
-    https://doi.org/10.1016/S0045-7825(99)00389-8).
+    it. What is over the budget is worth less than all that was trained before, and is not trained.
     """
 
     name: ClassVar[str] = "black_box"
@@ -69,6 +70,10 @@ def train_candidates(
     seeds.check(problem, {})
     if not problem.training.hold_out:
         raise ValueError("candidates are compared by validation: train.hold_out must not be 0")
+    if problem.devices.coordinator is not None:  # each would keep evaluations of its own, and resume from others
+        raise ValueError("candidates are trained by one process: leave out devices.coordinator")
+    if evaluations < 1:
+        raise ValueError(f"search.evaluations must be at least 1, got {evaluations}")
     training = dataclasses.replace(problem.training, epochs=epochs)
     check_training(training, problem.dataset, problem.seed, problem.devices)
     this = _Search(problem, sampler, evaluations, training, dict(settings))
@@ -110,7 +115,10 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     stage, problem, space = run.stage("search"), this.problem, this.space
     done = stage.result
     if done is None:
-        each = [_one(this, stage.path / name, problem.seed + n) for n, name in enumerate(seeds.names(problem))]
+        evaluate = _evaluation(this)
+        each = [
+            _one(this, evaluate, stage.path / name, problem.seed + n) for n, name in enumerate(seeds.names(problem))
+        ]
         done = {"found": each, "seconds": sum(own["seconds"] for own in each)}
         stage.finish(done)
     return {
@@ -119,27 +127,31 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     }
 
 
-def _one(this: _Search, folder: Any, seed: int) -> dict[str, Any]:
+def _evaluation(this: _Search) -> Callable[[int, np.ndarray], float]:
+    """(seed, arch) -> the best validation metric of a training. The step is compiled once where the space has such."""
     problem, space = this.problem, this.space
-    budget, skeleton = problem.budget(space), skeleton_of(this.training, problem.dataset)
+    skeleton = skeleton_of(this.training, problem.dataset)
     together = problem.entry.together if this.training.share_step else None
     shared = None if together is None else _trainer(this, together(skeleton, space))
 
-    def evaluate(arch: np.ndarray) -> float:
+    def evaluate(seed: int, arch: np.ndarray) -> float:
         trainer = shared or _trainer(this, problem.entry.network(jnp.asarray(arch), skeleton, space))
         # All candidates have one key: what differs is the architecture. Signals are heeded between two of them.
         key = jax.random.key(seed)
         _, outcome = trainer.fit(jnp.asarray(arch), key, None, lambda: None, io.StringIO())
         return float("nan") if outcome.best is None else outcome.best.value
 
-    def known(arch: np.ndarray) -> float | None:
-        over = float(excess(budget, arch[None])[0])
-        return -over if over > 0.0 else None
+    return evaluate
 
+
+def _one(this: _Search, evaluate: Callable[[int, np.ndarray], float], folder: Path, seed: int) -> dict[str, Any]:
+    """What one seed found, in JSON's terms."""
+    problem, space = this.problem, this.space
+    budget = problem.budget(space)
     timer = clock()
     found = search_black_box(
-        this.sampler, evaluate, this.evaluations, space=space, seed=seed, folder=folder, settings=this.settings,
-        known=known if budget.limits else None,
+        this.sampler, functools.partial(evaluate, seed), this.evaluations, space=space, seed=seed, folder=folder,
+        settings=this.settings, excess=(lambda arch: float(excess(budget, arch[None])[0])) if budget.limits else None,
     )  # fmt: skip
     seconds, values = timer(), found.values[:, 0]
     best = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]

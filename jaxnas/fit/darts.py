@@ -114,7 +114,10 @@ class Darts:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
-        space = problem.supernet(self.channels, self.cells).space
+        supernet = problem.supernet(self.channels, self.cells)
+        if not callable(supernet.apply):
+            raise ValueError(f"DARTS needs a mixture, and the supernet over {supernet.space.name} has no `apply`")
+        space = supernet.space
         self._check(problem, space)
         sizes = dict.fromkeys(("train", "valid"), ("search.batch_size", self.batch_size))
         split = search_split(problem.dataset, problem.seed, self.valid_part, self.limit, sizes, "search.")
@@ -252,8 +255,9 @@ def _one(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> dict[str, A
         return watched(this.algorithm(supernet), watch.measurements(settings.watch, settings.epochs), rule)
 
     def fit(stage: Stage, number: int, supernet: Supernet, state: WatchedState, epochs: int) -> Outcome:
+        space = this.space._replace(discretize=this.derived)
         measure = watch.make_measure(
-            settings.watch, this.space, supernet, this.epochs.split.valid, problem.dataset.augmentation,
+            settings.watch, space, supernet, this.epochs.split.valid, problem.dataset.augmentation,
             settings.batch_size, watch_key, problem.dataset.objective, this.variant.relaxation.mean,
         )  # fmt: skip
 
@@ -371,5 +375,5 @@ def pictures(this: _Search, run: RunFolder, found: Mapping[str, Found], kept: st
         ("Architecture weights", "weights.png", "The mixture in every slot over the steps of the search.")
     ]
     if this.problem.seeds == 1:
-        drawn += watch.draw_health(lines, found[kept].told["health"], folder)
+        drawn += watch.draw_health(lines, found[kept].told["health"], folder, this.problem.dataset.objective.name)
     return drawn

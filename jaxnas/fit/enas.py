@@ -19,9 +19,6 @@ from jaxnas.runfolder import RunFolder
 from jaxnas.search import enas, path_metric
 from jaxnas.train import schedules
 
-_ROUNDS = 50
-"""How many times a policy is asked for candidates until there are enough within a budget."""
-
 
 @dataclasses.dataclass(frozen=True)
 class EnasController:
@@ -101,9 +98,11 @@ class Enas:
             {"controller": own.steps}, self.valid_part, self.limit, self.candidates, own.batch_size,
             per_device=True, log_every=10,
         )  # fmt: skip
+        objective = problem.dataset.objective
         return weight_sharing(
-            problem, sharing, functools.partial(algorithm_of, self, objective=problem.dataset.objective), pictures
-        )
+            problem, sharing, functools.partial(algorithm_of, self, objective=objective),
+            functools.partial(pictures, objective.name),
+        )  # fmt: skip
 
 
 def algorithm_of(
@@ -147,7 +146,7 @@ def algorithm_of(
     )
 
 
-def pictures(run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
-    """What the controller learned, and how candidates scored."""
+def pictures(metric: str, run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
+    """What the controller learned, and how candidates scored by the metric."""
     seed = None if len(found) == 1 else list(found).index(kept)
-    return draw_controller(metrics(run), found[kept].told["candidates"], run.path / "report", seed)
+    return draw_controller(metrics(run), found[kept].told["candidates"], run.path / "report", metric, seed)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from jaxnas.files import read_json
 from jaxnas.fit import seeds
@@ -20,9 +23,16 @@ class Fixed:
     genotype: Any = "DARTS_V2"
 
     def prepare(self, problem: Problem) -> Prepared:
-        """Raises ValueError where the genotype is not one of the space."""
+        """Raises ValueError where the genotype is not one of the space, or over the budget."""
         seeds.check(problem, {"a genotype that is given": True})
+        if not isinstance(self.genotype, str | Mapping):
+            raise ValueError(f"search.genotype must be text or an object in JSON, got {self.genotype!r}")
         arch = problem.space.from_genotype(self.genotype)
+        budget = problem.budget(problem.space)
+        costs = budget.costs(np.asarray(arch)[None]) if budget.limits else {}
+        for name, limit in budget.limits.items():
+            if costs[name][0] > limit:
+                raise ValueError(f"the genotype has {costs[name][0]:,.6g} {name}, over the budget of {limit:,.6g}")
         # A name, a file and a text of one architecture are one run.
         identity = {"search": {"genotype": problem.space.to_genotype(arch)}}
         return Prepared(lambda run, stop: {seeds.ONE: Found(problem.space, arch)}, identity)

@@ -29,7 +29,7 @@ def latency_table(
     are scaled, and a constant put beside, such that of some random networks those of the least and of the greatest sum
     take what they are measured to take.
 
-    Raises: ValueError where there is no such table, or the file is of another device or batch size.
+    Raises: ValueError where there is no such table, or the file is of another device, batch size or space.
     """
     measure = entry.latency
     if measure is None:
@@ -42,6 +42,11 @@ def latency_table(
                 f"{path} is of batches of {table.batch} on {table.device}, but this is {device_name()} and batches of "
                 f"{batch}; go on there, or choose another --workdir"
             )
+        shapes = [
+            {kind: np.shape(value) for kind, value in each.items()} for each in (table.milliseconds, space.template())
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{path} is of other operations than those of {space.name}; choose another --workdir")
         return table
     table = measure(skeleton, batch)
     archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 256))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxnas import data
 from jaxnas.base import Array, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.fit import reuse, seeds
+from jaxnas.fit.predictors import PREDICTORS
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
 from jaxnas.fit.results import clock
 from jaxnas.fit.scores import Measured, ScoreComparison, Scores, Scoring, kept_scores, within
@@ -96,6 +97,8 @@ class OneShot:
         paths_of(self.sampling, supernet.space, skeleton)  # raises for what cannot be
         if self.by == "ilp":
             program_of(supernet.space, problem.budget(supernet.space))
+        if self.by != "evolution" or (self.prune and self.prune_by == "predictor"):
+            PREDICTORS[self.predictor](supernet.space, problem.budget(supernet.space))  # raises for what cannot be
         measured = None if problem.truth is None else _measured(self.comparison, problem.truth, problem.seed)
         epochs = Epochs(problem.dataset, split, {"supernet": self.batch_size})
         this = _Search(self, problem, supernet, skeleton, epochs, layout, measured)
@@ -334,4 +337,6 @@ def size_of(supernet: Supernet, space: SearchSpace, params: Any, key: Key) -> di
 def pictures(this: _Search, run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
     """What was scored against its cost, and scores against a table."""
     limits = this.problem.budget(this.space).limits
-    return draw_selection(found[kept].told["selection"], limits, run.path / "report")
+    return draw_selection(
+        found[kept].told["selection"], limits, run.path / "report", this.problem.dataset.objective.name
+    )

@@ -22,6 +22,10 @@ def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
 
 
 def _example(space: SearchSpace, budget: Budget) -> Graph:
+    if not budget.vocabulary:
+        raise ValueError(
+            f"predictors need the operations of {space.name}: give the Entry its vocabulary, or no predictor"
+        )
     return jax.eval_shape(graphs(space, budget), jax.ShapeDtypeStruct((len(space.choices),), "int32"))
 
 

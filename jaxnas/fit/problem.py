@@ -55,7 +55,7 @@ class Problem(NamedTuple):
                 f"search.cells {cells} and train.cells {self.training.cells} make other choices over "
                 f"{self.entry.name}: give the same number"
             )
-        return supernet
+        return supernet._replace(space=self.space)  # which knows its costs
 
 
 class Found(NamedTuple):
@@ -116,13 +116,19 @@ class Method(Protocol):
         ...
 
 
+def check_method(method: Any) -> None:
+    """Raises ValueError where something is not a `Method`."""
+    whole = isinstance(getattr(method, "name", None), str) and callable(getattr(method, "prepare", None))
+    if not whole or not dataclasses.is_dataclass(method) or isinstance(method, type):
+        raise ValueError(f"a method is a dataclass of its settings with `name` and `prepare`, got {method!r:.200}")
+
+
 def settings_of(method: Any) -> dict[str, Any]:
     """The settings of a method that numbers depend on, in JSON's terms.
 
-    Raises: ValueError where the method is no dataclass.
+    Raises: ValueError where it is not a `Method`.
     """
-    if not dataclasses.is_dataclass(method) or isinstance(method, type):
-        raise ValueError(f"a method is a dataclass of its settings with `name` and `prepare`, got {method!r}")
+    check_method(method)
     settings = dataclasses.asdict(method)
     for name in getattr(method, "runtime", ()):
         settings.pop(name)

@@ -75,7 +75,7 @@ def finish(
     every = {"found": rows["found"], **result["baselines"]}
     known: list[Picture] = []
     if problem.truth is not None:
-        result["truth"] |= problem.truth.summary()
+        result["truth"] = {**result["truth"], **problem.truth.summary()}
         known = draw_truth(problem.truth, every, lines, folder)
         tables = [truth_table(result["truth"], every), *tables]
     if draw.can_draw(result["genotype"]):

@@ -88,7 +88,11 @@ def take(run: RunFolder, settings: Reusing) -> None:
 
 
 def _identity(source: Path) -> dict[str, Any]:
-    return dict(read_json(source / "config.json")["identity"])
+    config = read_json(source / "config.json")
+    identity = config.get("identity") if isinstance(config, dict) else None
+    if not isinstance(identity, dict):
+        raise ValueError(f"{source / 'config.json'} is not the configuration of a run: give another folder")
+    return identity
 
 
 def _training(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,17 +20,17 @@ from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry, entry_of
 from jaxnas.data import Dataset
 from jaxnas.fit import results, seeds
-from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, without_absent
+from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, with_costs, without_absent
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.latency import latency_table, network_milliseconds
-from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, settings_of
+from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, check_method, settings_of
 from jaxnas.fit.settings import Limits, Training, has_images, skeleton_of
 from jaxnas.fit.training import check_networks, check_training, fitting, train_all
 from jaxnas.fit.truth import truth_of
 from jaxnas.hardware import LatencyTable, save_latency
 from jaxnas.networks import tutorial_cnn
 from jaxnas.parallel import is_first_process
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import check_ranges, check_types
 from jaxnas.runfolder import RunFolder, check_folder
 
 
@@ -72,7 +73,7 @@ class Road:
     random_baselines: int = 1
     """Random architectures, within the budget, that are trained beside the found one."""
     limits: Limits = Limits()
-    table: str | Table | None = None
+    table: str | os.PathLike[str] | Table | None = None
     """A table of measured architectures, by name, file or itself: what was found is looked up there."""
     metric: str | None = None
     """Of the table; by default what is usually reported of it."""
@@ -84,36 +85,54 @@ def run(
     dataset: str | Dataset,
     training: Training | None = None,
     *,
-    folder: str | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    random_baselines: int = 1,
+    limits: Limits | None = None,
+    table: str | os.PathLike[str] | Table | None = None,
+    metric: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
     devices: Devices | None = None,
     tensorboard: bool = False,
     cache_dir: str | None = None,
     data_dir: str | None = None,
     size: tuple[int, int] | None = None,
-    **more: Any,
 ) -> Result | None:
     """Searches, trains what was found and its baselines, tests them, and reports.
 
-    method: `Darts`, `Enas`, `OneShot`, or one of your own (`Method`). space: a name of `jaxnas.catalog.CATALOG`, or an
-    `Entry`. dataset: a data set or its name; data_dir, size: as of `jaxnas.data.load_dataset`. folder: where
+    method: `Darts`, `Enas`, `OneShot`, `BlackBox`, or one of your own (`Method`). space: a name of
+    `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir and size are as
+    of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, limits, table, metric: as of `Road`. folder: where
     configuration, metrics, checkpoints, result and report go; the same call on the same folder goes on where it was
-    stopped. more: other fields of `Road`: seed, seeds, random_baselines, limits, table, metric.
+    stopped.
 
     Returns: what came out; None in the other processes of several.
 
     Raises: ValueError or OSError, before any long work, for what cannot work; Stopped where a signal ended the run.
     """
+    road = Road(
+        space, dataset, Training() if training is None else training, seed, seeds, random_baselines,
+        Limits() if limits is None else limits, table, metric,
+    )  # fmt: skip
+    devices = Devices() if devices is None else devices
+    check_method(method)
+    check_types("", road, Road)
+    check_types("devices", devices, Devices)
+    check_types("search", method, type(method))
+    if metric is not None and table is None:
+        raise ValueError(f"metric {metric!r} is one of a table: give table too")
+    if not isinstance(dataset, str) and (data_dir, size) != (None, None):
+        raise ValueError("data_dir and size are for a data set that is given by name: leave them out")
     enable_cache(cache_dir)
-    devices = devices or Devices()
     join(devices)
     timer = results.clock()
+    folder = None if folder is None else os.fspath(folder)
     if folder is not None and is_first_process():
         check_folder(folder)
     if isinstance(dataset, str):
         dataset = data.load_dataset(dataset, data_dir, size=size)
         if is_first_process():
             print(dataset.told(), flush=True)
-    road = Road(space, dataset, training or Training(), **more)
     problem, latency = _problem(road, dataset, devices, folder)
     prepared = method.prepare(problem)
     keys = _Keys(*jax.random.split(jax.random.key(road.seed), 4))
@@ -165,13 +184,13 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     """What the method is to solve, checked; the measured latency where that is limited, which takes seconds."""
     entry = entry_of(road.space)
     if has_images(dataset):
-        fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_classes), dataset)
+        fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_outputs), dataset)
     check_ranges("", road, seed=("seed",), count=("seeds",), not_negative=("random_baselines",))
     check_ranges("max_", road.limits, positive=("params", "macs", "latency_ms"))
     check_ranges("", road.limits, count=("latency_batch",))
     check_training(road.training, dataset, road.seed, devices)
     skeleton = skeleton_of(road.training, dataset)
-    space = entry.space(skeleton)
+    space = with_costs(entry, entry.space(skeleton))
     truth = None if road.table is None else truth_of(road.table, space, road.metric)
     given, latency = road.limits.given, None
     if road.limits.latency_ms is not None and devices.coordinator is not None:

@@ -85,8 +85,11 @@ def score(
     `batch_size` examples, or by those of `batches` training batches along the same path; running averages over other
     paths mean nothing to any one. seed: of the choice of these batches. devices: these share the architectures.
 
-    Raises: ValueError where a number is out of its range, or the training part has not so many examples.
+    Raises: ValueError for another batch_norm, where a number is out of its range, or the training part has not so many
+    examples.
     """
+    if batch_norm not in ("batch", "recalibrated"):
+        raise ValueError(f"batch_norm must be batch or recalibrated, got {batch_norm!r}")
     augmentation, statistics = dataset.augmentation, None
     if batch_norm == "recalibrated":
         statistics = recalibrated(supernet.apply_path, augmentation, split.train, batches, batch_size, seed)

@@ -6,7 +6,7 @@ Every method asks for scores of so many architectures at most and keeps the best
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +55,9 @@ def sampled(
 ) -> dict[tuple[int, ...], float]:
     """What a sampler had scored, canonical architecture -> score, until there are `evaluations` of them.
 
-    Constraints by Deb's rule (https://doi.org/10.1016/S0045-7825(99)00389-8): what is over the budget is worth minus
-    its excess, less than anything within it, and is not scored. The sampler thus finds its way into the budget. It ends
-    early where it finds nothing new any more.
+    Constraints by Deb's rule (https://doi.org/10.1016/S0045-7825(99)00389-8): what is over the budget is not
+    scored, and is worth the least of 0 and all scores so far, minus its excess. The sampler thus finds its way into the
+    budget. It ends early where it finds nothing new any more.
     """
     own = CachedScore(score, space.canonical)
     init_key, ask_key, tell_key = jax.random.split(key, 3)
@@ -69,8 +69,9 @@ def sampled(
         if not bool(candidates.wanted.any()):
             break
         archs = np.asarray(candidates.archs)
-        values = -excess(budget, archs)
-        inside = np.flatnonzero((values == 0.0) & np.asarray(candidates.wanted))
+        over = excess(budget, archs)
+        values = np.where(over > 0.0, min([0.0, *own.values.values()]) - over, 0.0)
+        inside = np.flatnonzero((over == 0.0) & np.asarray(candidates.wanted))
         # As many at a time as devices can share; of those, some may turn out to be known.
         while len(inside) and len(own.values) < evaluations:
             now, inside = np.split(inside, [evaluations - len(own.values)])
@@ -105,8 +106,16 @@ def select(
     is fitted to the scores, whose next-best the predictor ranks. population: of the evolution; the random start of a
     search by a predictor. key: `jax.random.key(0)` by default.
 
-    Raises: ValueError where nothing within the budget was found, or the costs of the space do not add up for "ilp".
+    Raises: ValueError for another `by` or predictor or fewer than 4 evaluations; where nothing within the budget was
+    found; where the costs of the space do not add up for "ilp".
     """
+    if by not in get_args(Way) or predictor not in PREDICTORS:
+        ways, names = ", ".join(get_args(Way)), ", ".join(PREDICTORS)
+        raise ValueError(f"by must be one of {ways}, and predictor one of {names}, got {by!r} and {predictor!r}")
+    if evaluations < 4 or population < 1:
+        raise ValueError(
+            f"evaluations must be at least 4 and population at least 1, got {evaluations} and {population}"
+        )
     key, told = jax.random.key(0) if key is None else key, None
     if by == "ilp":
         own, told = by_integer_program(score, space, budget, key, evaluations, predictor)

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import PercentFormatter
-
-from jaxnas.draw import new_figure, save_plot
+from jaxnas.draw import metric_axis, new_figure, save_plot
 
 _BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#777777"
 
 
-def draw_selection(found: Mapping[str, Any], limits: Mapping[str, float], folder: Path) -> list[tuple[str, str, str]]:
-    """What was scored against its cost, and scores against a benchmark: (title, file, caption) of each picture."""
+def draw_selection(
+    found: Mapping[str, Any], limits: Mapping[str, float], folder: Path, metric: str
+) -> list[tuple[str, str, str]]:
+    """What was scored against its cost, and scores against a benchmark: (title, file, caption) of each picture.
+
+    metric: what scores are of.
+    """
     figure = new_figure(6.5, 3.6, "constrained")
     axes = figure.subplots()
     for name, color, label in (("random", _GRAY, "random"), ("search", _BLUE, found["search"])):
@@ -29,7 +32,7 @@ def draw_selection(found: Mapping[str, Any], limits: Mapping[str, float], folder
         axes.axvline(limits["macs"], color="black", lw=0.8, ls="--", label="budget")
     axes.set_xlabel("multiply-adds of the network to be trained", size=8)
     axes.set_ylabel("one-shot score", size=8)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    metric_axis(axes.yaxis, metric)
     axes.legend(fontsize=8, frameon=False)
     save_plot(figure, folder / "front.png")
     budget = ", ".join(f"at most {limit:,} {name}" for name, limit in limits.items()) or "no budget"
@@ -47,14 +50,14 @@ def draw_selection(found: Mapping[str, Any], limits: Mapping[str, float], folder
         told += "."
     pictures = [("Score and cost", "front.png", told)]
     if "agreement" in found:
-        _draw_agreement(found, folder / "agreement.png")
+        _draw_agreement(found, folder / "agreement.png", metric)
         pictures.append(
             ("Scores and the benchmark", "agreement.png", f"One-shot scores beside {found['agreement_with']}.")
         )
     return pictures
 
 
-def _draw_agreement(found: Mapping[str, Any], path: Path) -> None:
+def _draw_agreement(found: Mapping[str, Any], path: Path, metric: str) -> None:
     scores = found["measured_scores"]
     figure = new_figure(3.2 * len(scores), 3.0, "constrained")
     for axes, (policy, values) in zip(figure.subplots(1, len(scores)), scores.items(), strict=True):
@@ -63,5 +66,5 @@ def _draw_agreement(found: Mapping[str, Any], path: Path) -> None:
         axes.set_title(policy if tau is None else f"{policy}: τ = {tau:.2f}", size=9, loc="left")
         axes.set_xlabel("one-shot score", size=8)
         axes.set_ylabel("the benchmark's value", size=8)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        metric_axis(axes.xaxis, metric)
     save_plot(figure, path)

@@ -27,7 +27,7 @@ from jaxnas.fit.scoring import Score, with_scores
 from jaxnas.fit.searching import Epochs, run_epochs
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.parallel import local
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import check_ranges, check_types
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.train.loop import AfterEpoch
 from jaxnas.train.path_score import make_path_score
@@ -80,12 +80,11 @@ def weight_sharing(
 
     Raises: ValueError for what cannot work with the space, the data or the devices.
     """
+    check_types("search", sharing, Sharing)
     check_ranges("search.", sharing, count=("epochs", "batch_size", "channels", "cells", "candidates", "score_batch"))
     seeds.check(problem, {})
     if not sharing.per_device:
-        if problem.devices.way not in (None, "sharded"):
-            raise ValueError(f"this method knows no devices.way {problem.devices.way}: leave it out, or sharded")
-        problem = problem._replace(devices=dataclasses.replace(problem.devices, way="sharded"))
+        problem = problem._replace(devices=_any_step(problem.devices))
     every = {"search.batch_size": sharing.batch_size}
     every |= {f"search.batch_sizes of {name}": size for name, size in sharing.batch_sizes.items()}
     train = ("search.batch_size", sharing.batch_size)
@@ -95,7 +94,7 @@ def weight_sharing(
     layout = seeds.layout(problem, image_shape_of(problem.dataset), *every.values(), side_by_side=sharing.side_by_side)
     supernet = problem.supernet(sharing.channels, sharing.cells)
     algorithm = build(supernet, data.count(split.train) // sharing.batch_size, layout.axis_name)
-    sizes = {phase.name: sharing.batch_sizes.get(phase.name, sharing.batch_size) for phase in algorithm.phases}
+    sizes = _sizes(algorithm, sharing.batch_size, sharing.batch_sizes, sharing.steps)
     for phase in algorithm.phases:
         for part in phase.reads:
             there = data.count(getattr(split, part))
@@ -109,6 +108,28 @@ def weight_sharing(
     epochs = Epochs(problem.dataset, split, sizes, sharing.steps)
     this = _Search(sharing, problem, supernet, epochs, layout, algorithm)
     return Prepared(lambda run, stop: _search(this, run, stop), pictures=pictures)
+
+
+def _any_step(devices: Devices) -> Devices:
+    """The devices for steps that know no axis, which XLA's partitioner spreads. Raises ValueError for another way."""
+    check_types("devices", devices, Devices)
+    if devices.way not in (None, "sharded"):
+        raise ValueError(f"the steps of this algorithm know no devices.way {devices.way}: leave it out, or sharded")
+    return dataclasses.replace(devices, way="sharded")
+
+
+def _sizes(
+    algorithm: SearchAlgorithm, batch_size: int, batch_sizes: Mapping[str, int], steps: Mapping[str, int]
+) -> dict[str, int]:
+    """Phase -> images of a batch. Raises ValueError for a phase that there is not, and for less than 1."""
+    names = [phase.name for phase in algorithm.phases]
+    for what, given in (("batch_sizes", batch_sizes), ("steps", steps)):
+        for name, number in given.items():
+            if name not in names:
+                raise ValueError(f"{what}: the algorithm has no phase {name!r}; it has {', '.join(names)}")
+            if number < 1:
+                raise ValueError(f"{what} of {name} must be at least 1, got {number}")
+    return {name: batch_sizes.get(name, batch_size) for name in names}
 
 
 class _Search(NamedTuple):
@@ -251,19 +272,20 @@ def search_shared(
     Raises: ValueError for what cannot work, before anything is compiled.
     """
     enable_cache(None)
-    devices = devices or Devices()
+    devices = _any_step(Devices() if devices is None else devices)
     join(devices)
+    check_ranges(
+        "", Sharing(epochs, batch_size, candidates=candidates), count=("epochs", "batch_size", "candidates")
+    )  # fmt: skip
     if algorithm.supernet is None:
         raise ValueError("the algorithm does not say its supernet: give SearchAlgorithm(…, supernet=…)")
     supernet, space = algorithm.supernet, algorithm.supernet.space
-    sizes = {phase.name: (batch_sizes or {}).get(phase.name, batch_size) for phase in algorithm.phases}
+    sizes = _sizes(algorithm, batch_size, batch_sizes or {}, steps or {})
     wanted = {
         part: (f"the batch of {phase.name}", sizes[phase.name]) for phase in algorithm.phases for part in phase.reads
     }
     split = search_split(dataset, seed, valid_part, limit, wanted, "")
-    # Steps know no axis, so that the partitioner spreads them.
-    over = spread(dataclasses.replace(devices, way="sharded"), image_shape_of(dataset), *sizes.values())
-    layout = seeds.layout_over(over)
+    layout = seeds.layout_over(spread(devices, image_shape_of(dataset), *sizes.values()))
     init_key, run_key, derive_key = jax.random.split(jax.random.key(seed), 3)
     outcome = run_epochs(
         algorithm, layout.start(algorithm.init, [init_key]), run_key, Epochs(dataset, split, sizes, steps or {}),

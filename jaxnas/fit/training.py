@@ -15,13 +15,13 @@ from jaxnas import data
 from jaxnas.base import Arch, Array, Context, Key, Network, Objective, PyTree, SearchSpace, Stats, Supernet
 from jaxnas.cache import enable_cache
 from jaxnas.data import Dataset, Examples
-from jaxnas.fit.devices import Devices, spread
+from jaxnas.fit.devices import Devices, join, spread
 from jaxnas.fit.problem import Problem, Stop
 from jaxnas.fit.settings import Training, check_accumulate, has_images, image_shape_of, skeleton_of
 from jaxnas.networks import accumulated, tutorial_cnn
 from jaxnas.objectives import classification
 from jaxnas.parallel import is_first_process, local
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import check_ranges, check_types
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
@@ -79,7 +79,9 @@ def train(
     Raises: ValueError for settings that do not go with the data, before anything is compiled.
     """
     enable_cache(None)
-    training, devices = training or Training(), devices or Devices()
+    training, devices = Training() if training is None else training, Devices() if devices is None else devices
+    check_types("devices", devices, Devices)
+    join(devices)
     check_training(training, dataset, seed, devices)
     return Trainer(network, training, dataset, seed, devices).train(network, None, jax.random.key(seed), stage, stop)
 
@@ -95,6 +97,7 @@ def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, e
 
 def check_training(training: Training, dataset: Dataset, seed: int, devices: Devices) -> None:
     """Raises ValueError for settings that cannot work with the data or devices, before anything is compiled."""
+    check_types("train", training, Training)
     check_ranges(
         "train.",
         training,
@@ -139,7 +142,7 @@ def check_networks(problem: Problem) -> None:
         return [
             entry.network(arch, skeleton, space),
             *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
-            *([tutorial_cnn(image_shape, dataset.num_classes)] if has_images(dataset) else []),
+            *([tutorial_cnn(image_shape, dataset.num_outputs)] if has_images(dataset) else []),
         ]
 
     networks = fitting(build, dataset)
@@ -160,7 +163,15 @@ def check_networks(problem: Problem) -> None:
         return dataset.objective.loss(outputs, targets)
 
     for network in networks:
-        jax.eval_shape(functools.partial(forward, network=network), key, examples)
+        try:
+            jax.eval_shape(functools.partial(forward, network=network), key, examples)
+        except (AttributeError, TypeError) as error:
+            if has_images(dataset):
+                raise
+            raise ValueError(
+                f"the networks of {entry.name} cannot read the inputs of {dataset.name}, which are no images; "
+                f"give an Entry whose networks read them ({error})"
+            ) from error
 
 
 def fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> Made:
@@ -202,7 +213,7 @@ def train_all(
             run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space, kept
         )
     if has_images(dataset):
-        network = tutorial_cnn(dataset.image_shape, dataset.num_classes)
+        network = tutorial_cnn(dataset.image_shape, dataset.num_outputs)
         plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
         trainer = Trainer(network, plain, dataset, problem.seed, problem.devices)
         own_key = jax.random.fold_in(key, len(archs))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import SearchSpace
+from jaxnas.base import Arch, Array, SearchSpace
 from jaxnas.benchmarks import Table, metric_column, named_table, table_fingerprint
+from jaxnas.checks import check_arch
 
 
 class Truth(NamedTuple):
@@ -18,7 +20,7 @@ class Truth(NamedTuple):
 
     values: float64 [A], that of every row, to be maximized, NaN where it was not measured. search_metric: what searches
     on the table may see, such as a validation accuracy; None where the table has no usual one. fingerprint: of the
-    whole table.
+    whole table. canonical: arch -> the form that architectures of one function share.
     """
 
     table: Table
@@ -26,10 +28,16 @@ class Truth(NamedTuple):
     values: np.ndarray
     search_metric: str | None
     fingerprint: dict[str, Any]
+    canonical: Callable[[Arch], Arch] = lambda arch: arch
 
     def rows(self, archs: Any) -> np.ndarray:
-        """The row of each of archs [P, D], int [P], -1 for one that is not in the table."""
-        return np.asarray(jax.jit(jax.vmap(self.table.index))(jnp.asarray(archs, jnp.int32)))
+        """The row of each of archs [P, D], int [P]: its own, else that of its canonical form, else -1."""
+
+        def row(arch: Arch) -> Array:
+            own = self.table.index(arch)
+            return jnp.where(own < 0, self.table.index(self.canonical(arch)), own)
+
+        return np.asarray(jax.jit(jax.vmap(row))(jnp.asarray(archs, jnp.int32)))
 
     def column(self, metric: str) -> np.ndarray:
         """Another metric of every row, float64 [A]. Raises: ValueError where the table has it not."""
@@ -84,7 +92,7 @@ class Truth(NamedTuple):
         }
 
 
-def truth_of(table: str | Table, space: SearchSpace, metric: str | None = None) -> Truth:
+def truth_of(table: str | os.PathLike[str] | Table, space: SearchSpace, metric: str | None = None) -> Truth:
     """What a table knows of a space. table: "digits201", a file, or a table. metric: its usual report by default.
 
     Raises: ValueError where the table is over other choices, or the metric is not there; OSError for a file.
@@ -93,7 +101,7 @@ def truth_of(table: str | Table, space: SearchSpace, metric: str | None = None) 
     if isinstance(table, Table):
         named = table
     else:
-        named, usual = named_table(table)
+        named, usual = named_table(os.fspath(table))
     if [choice.options for choice in named.choices] != [choice.options for choice in space.choices]:
         raise ValueError(
             f"the table {named.name} is not over the choices of {space.name}: take another table or another space"
@@ -104,11 +112,17 @@ def truth_of(table: str | Table, space: SearchSpace, metric: str | None = None) 
     values = metric_column(named, metric)
     if np.isnan(values).all():
         raise ValueError(f"no architecture of the table {named.name} has a value of {metric!r}")
-    return Truth(named, metric, values, usual.get("search"), table_fingerprint(named))
+    return Truth(named, metric, values, usual.get("search"), table_fingerprint(named), space.canonical)
 
 
-def rank(table: str | Table, space: SearchSpace, arch: Any, metric: str | None = None) -> dict[str, Any]:
-    """value, rank (1 is the best) and percentile of an architecture of a space in a table: `truth_of`, asked once."""
+def rank(
+    table: str | os.PathLike[str] | Table, space: SearchSpace, arch: Any, metric: str | None = None
+) -> dict[str, Any]:
+    """value, rank (1 is the best) and percentile of an architecture of a space in a table: `truth_of`, asked once.
+
+    Raises: what `truth_of` does, and ValueError where the architecture is not one of the space.
+    """
+    check_arch(space.choices, arch, f"the space {space.name!r}")
     return truth_of(table, space, metric).told(arch)
 
 

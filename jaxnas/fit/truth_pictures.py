@@ -32,7 +32,9 @@ def draw_truth(
     figure = new_figure(9.0 if held else 5.0, 3.0, "constrained")
     left, *right = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
     left.hist(truth.values[~np.isnan(truth.values)], 60, color="#cccccc")
-    marked = {name: row["truth"]["value"] for name, row in rows.items() if row.get("truth", {}).get("value")}
+    marked = {
+        name: row["truth"]["value"] for name, row in rows.items() if row.get("truth", {}).get("value") is not None
+    }
     for name, value in marked.items():
         found = name == "found" or name.startswith("seed-")
         left.axvline(value, color=_BLUE if found else _GRAY, lw=1.6 if found else 1.0, ls="-" if found else "--")

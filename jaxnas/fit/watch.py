@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, Objective, SearchSpace, Supernet
-from jaxnas.draw import new_figure, save_plot
+from jaxnas.draw import metric_axis, new_figure, save_plot
+from jaxnas.report import shown
 from jaxnas.search.health import (
     EarlyStop,
     Mixture,
@@ -156,12 +157,18 @@ def told(epochs: Sequence[Mapping[str, Any]], returned: int | None) -> dict[str,
 
 
 def draw_health(
-    epochs: Sequence[Mapping[str, Any]], health: Mapping[str, Any], folder: Path
+    epochs: Sequence[Mapping[str, Any]], health: Mapping[str, Any], folder: Path, metric: str = "accuracy"
 ) -> list[tuple[str, str, str]]:
-    """Eigenvalue, gap, skip connections and entropy over the epochs; nothing where nothing was measured."""
+    """Eigenvalue, gap, skip connections and entropy over the epochs; nothing where nothing was measured.
+
+    metric: of the data set, which the lines call accuracy whatever it is.
+    """
     panels = [
         ("dominant eigenvalue of the Hessian in α", {"eigenvalue": ("", _BLUE)}),
-        ("accuracy with shared weights", {"accuracy_mixture": ("mixture", _BLUE), "accuracy_path": ("path", _ORANGE)}),
+        (
+            f"{metric.replace('_', ' ')} with shared weights",
+            {"accuracy_mixture": ("mixture", _BLUE), "accuracy_path": ("path", _ORANGE)},
+        ),
         ("skip connections of the derived cells", _skip_lines(epochs)),
         ("mean entropy of the mixture, nats", {"alpha_entropy": ("", _BLUE)}),
     ]
@@ -184,7 +191,7 @@ def draw_health(
                 axes.fill_between(points[:, 0], points[:, 1] - error, points[:, 1] + error, color=color, alpha=0.2)
         axes.ticklabel_format(axis="y", useOffset=False)
         if "accuracy_path" in lines:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            metric_axis(axes.yaxis, metric)
         if any(name.startswith("skips_") for name in lines):
             axes.set_ylim(bottom=-0.1)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -197,7 +204,7 @@ def draw_health(
     for axes in grid[len(drawn) :]:
         axes.set_axis_off()
     save_plot(figure, folder / "health.png")
-    return [("Signs of a collapse", "health.png", caption(health))]
+    return [("Signs of a collapse", "health.png", caption(health, metric))]
 
 
 def _skip_lines(epochs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
@@ -206,7 +213,7 @@ def _skip_lines(epochs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str
     return {name: (name.removeprefix("skips_"), next(colors)) for name in names}
 
 
-def caption(health: Mapping[str, Any]) -> str:
+def caption(health: Mapping[str, Any], metric: str) -> str:
     """The last measurement in words."""
     parts = []
     skips = [f"{value:g} in {name.removeprefix('skips_')}" for name, value in health.items() if name[:6] == "skips_"]
@@ -214,8 +221,8 @@ def caption(health: Mapping[str, Any]) -> str:
         parts.append(f"Skip connections at the end: {', '.join(skips)}.")
     if "accuracy_gap" in health:
         parts.append(
-            f"The mixture has {health['accuracy_mixture']:.1%} on validation batches, the path derived from it "
-            f"{health['accuracy_path']:.1%} with the same weights."
+            f"The mixture has {shown(health['accuracy_mixture'], metric)} on validation batches, the path derived from "
+            f"it {shown(health['accuracy_path'], metric)} with the same weights."
         )
     if "eigenvalue" in health:
         parts.append(f"Eigenvalue {health['eigenvalue']:.3g}, at most {health['largest_eigenvalue']:.3g}.")
