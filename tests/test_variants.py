@@ -208,7 +208,8 @@ def batches(numbers):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["darts", "drnas", "fair", "minus", "beta", "snas"])
+# Dirichlet draws are left out: at a fixed key they jump where a proposal is rejected, and their gradient is implicit.
+@pytest.mark.parametrize("name", ["darts", "fair", "minus", "beta", "snas"])
 def test_second_order_is_the_numerical_derivative_at_a_fixed_key(name, numbers):
     """alpha moves by minus the hypergradient, penalty included: central differences after the inner step."""
     with jax.enable_x64(True):

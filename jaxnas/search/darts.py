@@ -93,33 +93,11 @@ def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.Gr
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5, b2=0.999))
 
 
-def darts(
-    supernet: Supernet,
-    weight_optimizer: optax.GradientTransformation,
-    alpha_optimizer: optax.GradientTransformation,
-    bilevel: Bilevel | None = None,
-    *,
-    variant: Variant | None = None,
-    objective: Objective = CLASSIFICATION,
-    warmup_steps: int = 0,
-    axis_name: str | None = None,
-) -> SearchAlgorithm:
-    """DARTS over the space of any supernet that has a mixture.
-
-    bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
-    `weight_optimizer` or another optimizer with the same state (say, one without clipping). objective: whose loss both
-    levels descend. variant: one of the methods that came after, such as `gdas(…)`; the softmax by default.
-    warmup_steps: during the first steps only the weights move. Its one phase reads "train" and "valid". `derive`
-    discretizes the mean of the relaxation by the rule of the space, without a key's or a score's help; for another rule
-    give `supernet._replace(space=supernet.space._replace(discretize=…))`.
-
-    Raises: ValueError where warmup_steps is negative.
-    """
-    space = supernet.space
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
-    bilevel = bilevel or first_order(axis_name)
-    relaxation, penalty, perturb = variant or Variant()
+def _loss_of(
+    supernet: Supernet, variant: Variant, objective: Objective, axis_name: str | None
+) -> Callable[[Array], Loss]:
+    """step -> the loss of both levels; a batch comes with a bool [], whether the pass is one of the inner loss."""
+    relaxation, _, perturb = variant
 
     def loss_at(step: Array) -> Loss:
         def loss(
@@ -149,6 +127,39 @@ def darts(
             return at(params, weights, wanted)
 
         return loss
+
+    return loss_at
+
+
+def darts(
+    supernet: Supernet,
+    weight_optimizer: optax.GradientTransformation,
+    alpha_optimizer: optax.GradientTransformation,
+    bilevel: Bilevel | None = None,
+    *,
+    variant: Variant | None = None,
+    objective: Objective = CLASSIFICATION,
+    warmup_steps: int = 0,
+    axis_name: str | None = None,
+) -> SearchAlgorithm:
+    """DARTS over the space of any supernet that has a mixture.
+
+    bilevel: `first_order()` (the default), `exact(update)` or `finite_difference(update)`, where `update` is
+    `weight_optimizer` or another optimizer with the same state (say, one without clipping). objective: whose loss both
+    levels descend. variant: one of the methods that came after, such as `gdas(…)`; the softmax by default.
+    warmup_steps: during the first steps only the weights move. Its one phase reads "train" and "valid". `derive`
+    discretizes the mean of the relaxation by the rule of the space, without a key's or a score's help; for another rule
+    give `supernet._replace(space=supernet.space._replace(discretize=…))`.
+
+    Raises: ValueError where warmup_steps is negative.
+    """
+    space = supernet.space
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
+    bilevel = bilevel or first_order(axis_name)
+    variant = variant or Variant()
+    relaxation, penalty, _ = variant
+    loss_at = _loss_of(supernet, variant, objective, axis_name)
 
     def init(key: Key) -> DartsState:
         params_key, alpha_key = jax.random.split(key)
