@@ -21,8 +21,8 @@ class Epochs(NamedTuple):
     """What an epoch of a search is made of.
 
     split: the parts that phases read, "train" and "valid". batch_sizes: phase -> images of a batch of each part that it
-    reads. steps: phase -> steps of it in an epoch; a phase that is not named goes once through the smallest of its
-    parts.
+    reads. steps: phase -> steps of it in an epoch; a phase that is not named goes once through the first part that it
+    reads, and through the others as often as that takes.
     """
 
     dataset: Dataset
@@ -32,8 +32,8 @@ class Epochs(NamedTuple):
 
     def count(self, phase: Phase) -> int:
         """Steps of a phase in an epoch."""
-        least = min(data.count(getattr(self.split, name)) for name in phase.reads)
-        return self.steps.get(phase.name, least // self.batch_sizes[phase.name])
+        first = data.count(getattr(self.split, phase.reads[0]))
+        return self.steps.get(phase.name, first // self.batch_sizes[phase.name])
 
 
 def batches_of(phase: Phase, epochs: Epochs) -> Callable[[Key, Array, Mapping[str, data.Examples]], dict[str, Batch]]:
