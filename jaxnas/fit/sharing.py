@@ -46,8 +46,8 @@ class Sharing:
     """What a search with shared weights is, beside its algorithm.
 
     channels, cells: of the search network. batch_size: images of a step of the weights. batch_sizes, steps: phase ->
-    images of a batch and steps in an epoch, where they are others; by default a phase goes once through the first part that
-    it reads.
+    images of a batch and steps in an epoch, where they are others; by default a phase goes once through the first part
+    that it reads.
     valid_part, limit: as of `Darts`. candidates: drawn at the end by an algorithm with `draw`, and as many at random.
     score_batch: images of the validation batches by whose statistics candidates are scored. side_by_side: whether
     several seeds gain by `vmap`, which single paths do not. per_device: whether the step averages over an axis_name, so
