@@ -24,11 +24,11 @@ def draw_truth(
     """
     held = [(line["step"], np.atleast_1d(line["true_value"])) for line in lines if "true_value" in line]
     where = "step of the search"
-    for row in rows.values():  # of a selection by scores
-        if not held and "selection" in row:
-            values = row["selection"]["truth_curve"]["value"]
-            held = [(number + 1, np.array([value])) for number, value in enumerate(values) if value is not None]
-            where = "evaluations by one-shot score"
+    for row in rows.values():  # searches by scores, and by trained candidates, tell after each
+        told = row.get("selection", row.get("candidates", {})).get("truth_curve")
+        if not held and told is not None:
+            held = [(n + 1, np.array([value])) for n, value in enumerate(told["value"]) if value is not None]
+            where = "evaluations"
     figure = new_figure(9.0 if held else 5.0, 3.0, "constrained")
     left, *right = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
     left.hist(truth.values[~np.isnan(truth.values)], 60, color="#cccccc")
