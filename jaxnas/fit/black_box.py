@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, Executor
@@ -32,7 +31,7 @@ from jaxnas.checks import check_arch
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.fit.evaluations import Evaluate, Evaluation, EvaluationProgress, Lines, Workers, takes_fidelity
 from jaxnas.runfolder import RunFolder, open_run, versions
-from jaxnas.train.stop import check_stop, stop_on_signal
+from jaxnas.train.stop import check_stop, heed_signals
 
 IDLE_ASKS = 300
 """After so many asks in a row without anything new, neither asked for nor ended, a search is over."""
@@ -74,6 +73,7 @@ def search_black_box(
     repeats: bool = False,
     objectives: int = 1,
     excess: Callable[[np.ndarray], float] | None = None,
+    stop: Callable[[], int | None] | None = None,
 ) -> BlackBoxFound:
     """Maximizes a Python function over architectures, with `evaluations` evaluations.
 
@@ -89,8 +89,9 @@ def search_black_box(
     waits for each whole batch.
 
     folder: a run folder (`jaxnas.runfolder`). A run that ended early goes on in it, and a finished one is read back.
-    Called from the main thread, SIGTERM and SIGINT then end it between two results. settings: what else the numbers
-    depend on, such as the sampler's name and numbers, as JSON; a folder with others is refused.
+    Called from the main thread, SIGTERM and SIGINT then end it between two results; stop: gives the number of a signal
+    once one came, where the caller heeds them itself. settings: what else the numbers depend on, such as the sampler's
+    name and numbers, as JSON; a folder with others is refused.
 
     canonical: arch -> arch, by default that of the space. An architecture that was evaluated before, up to `canonical`
     and at the same fidelity, is told the value it had and costs nothing. repeats: evaluates it again.
@@ -120,7 +121,7 @@ def search_black_box(
     asked = _Asked(sampler, seed, evaluations, objectives, _same(evaluate, space, canonical, repeats), space, excess)
     began = time.monotonic()
     with contextlib.ExitStack() as held:
-        run, log, stop = None, None, _never
+        run, log = None, None
         if folder is not None:
             identity = {
                 "search": "black box", "settings": settings or {}, "evaluations": evaluations, "seed": seed,
@@ -130,11 +131,10 @@ def search_black_box(
             run = held.enter_context(open_run(folder, identity, {"in_flight": in_flight, "retries": retries}))
             log = held.enter_context(contextlib.closing(Lines(run.path / "evaluations.jsonl")))
             asked.replay(log.lines)
-            if threading.current_thread() is threading.main_thread():
-                stop = held.enter_context(stop_on_signal())
+            stop = held.enter_context(heed_signals()) if stop is None else stop
         workers = held.enter_context(Workers(evaluate, executor, retries, objectives))
         try:
-            _drive(asked, workers, log, stop, in_flight)
+            _drive(asked, workers, log, stop or _never, in_flight)
         except BrokenExecutor as error:
             kept = "give a folder to keep them" if run is None else f"run again to go on from those in {run.path}"
             raise BrokenExecutor(f"{error}; {len(asked.done)} of {evaluations} evaluations are done, {kept}") from error

@@ -26,7 +26,7 @@ from jaxnas.fit.settings import Training, skeleton_of
 from jaxnas.fit.training import Trainer, check_training
 from jaxnas.fit.truth import curve
 from jaxnas.ranges import check_ranges
-from jaxnas.runfolder import RunFolder
+from jaxnas.runfolder import RunFolder, Stage
 
 Kind = Literal["random", "evolution", "local", "annealing", "reinforce", "predictor"]
 
@@ -112,19 +112,17 @@ def sampler_of(settings: BlackBox, problem: Problem) -> Sampler:
 
 def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     """The search stage: what each seed found, one seed after another. Candidates are kept as they come."""
-    stage, problem, space = run.stage("search"), this.problem, this.space
-    done = stage.result
-    if done is None:
-        evaluate = _evaluation(this)
-        each = [
-            _one(this, evaluate, stage.path / name, problem.seed + n) for n, name in enumerate(seeds.names(problem))
+    problem = this.problem
+
+    def each(stage: Stage) -> tuple[list[dict[str, Any]], float]:
+        evaluate, timer = _evaluation(this), clock()
+        found = [
+            _one(this, evaluate, stage.path / name, problem.seed + n, stop)
+            for n, name in enumerate(seeds.names(problem))
         ]
-        done = {"found": each, "seconds": sum(own["seconds"] for own in each)}
-        stage.finish(done)
-    return {
-        name: Found(space, space.from_genotype(own["genotype"]), own["told"], seconds=done["seconds"])
-        for name, own in zip(seeds.names(problem), done["found"], strict=True)
-    }
+        return found, timer()
+
+    return seeds.searched(run, problem, this.space, each)
 
 
 def _evaluation(this: _Search) -> Callable[[int, np.ndarray], float]:
@@ -144,16 +142,18 @@ def _evaluation(this: _Search) -> Callable[[int, np.ndarray], float]:
     return evaluate
 
 
-def _one(this: _Search, evaluate: Callable[[int, np.ndarray], float], folder: Path, seed: int) -> dict[str, Any]:
+def _one(
+    this: _Search, evaluate: Callable[[int, np.ndarray], float], folder: Path, seed: int, stop: Stop
+) -> dict[str, Any]:
     """What one seed found, in JSON's terms."""
     problem, space = this.problem, this.space
     budget = problem.budget(space)
-    timer = clock()
     found = search_black_box(
         this.sampler, functools.partial(evaluate, seed), this.evaluations, space=space, seed=seed, folder=folder,
         settings=this.settings, excess=(lambda arch: float(excess(budget, arch[None])[0])) if budget.limits else None,
+        stop=stop,
     )  # fmt: skip
-    seconds, values = timer(), found.values[:, 0]
+    values = found.values[:, 0]
     best = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
     told: dict[str, Any] = {
         **this.settings, "evaluations": len(values), "best_valid": float(np.nanmax(values)),
@@ -161,7 +161,7 @@ def _one(this: _Search, evaluate: Callable[[int, np.ndarray], float], folder: Pa
     }  # fmt: skip
     if problem.truth is not None:
         told["truth_curve"] = curve(problem.truth, found.archs[best])
-    return {"genotype": space.to_genotype(jnp.asarray(found.arch)), "told": {"candidates": told}, "seconds": seconds}
+    return {"genotype": space.to_genotype(jnp.asarray(found.arch)), "told": {"candidates": told}}
 
 
 def _trainer(this: _Search, network: Any) -> Trainer:

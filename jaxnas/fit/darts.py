@@ -212,20 +212,15 @@ class _Search(NamedTuple):
 
 def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     """The search stage: what each seed found."""
-    stage, names = run.stage("search"), seeds.names(this.problem)
-    done = stage.result
-    if done is None:
-        done = (_several if this.problem.seeds > 1 else _one)(this, run, stage, stop)
-        stage.finish(done)
-    return {
-        name: Found(this.space, this.space.from_genotype(own["genotype"]), own["told"], seconds=done["seconds"])
-        for name, own in zip(names, done["found"], strict=True)
-    }
+
+    def each(stage: Stage) -> tuple[list[dict[str, Any]], float]:
+        return _several(this, stage, stop) if this.problem.seeds > 1 else _one(this, run, stage, stop)
+
+    return seeds.searched(run, this.problem, this.space, each)
 
 
-def _several(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> dict[str, Any]:
+def _several(this: _Search, stage: Stage, stop: Stop) -> tuple[list[dict[str, Any]], float]:
     """All seeds at once, without a watch."""
-    del run
     algorithm = this.algorithm(_supernet(this))
     init_keys, run_keys, derive_keys, budget_keys = seeds.search_keys(this.problem, 4)
     told = _tell_weights(this, several=True)
@@ -238,13 +233,10 @@ def _several(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> dict[st
     archs = [
         _derive(this, algorithm, state, *keys) for state, *keys in zip(states, derive_keys, budget_keys, strict=True)
     ]
-    return {
-        "found": [{"genotype": this.space.to_genotype(arch), "told": {}} for arch in archs],
-        "seconds": outcome.seconds,
-    }
+    return [{"genotype": this.space.to_genotype(arch), "told": {}} for arch in archs], outcome.seconds
 
 
-def _one(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> dict[str, Any]:
+def _one(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> tuple[list[dict[str, Any]], float]:
     """One seed. Where choices lose options, every part of the epochs but the last is a stage of its own before."""
     settings, problem = this.settings, this.problem
     rule = _rule(this)
@@ -293,10 +285,7 @@ def _one(this: _Search, run: RunFolder, stage: Stage, stop: Stop) -> dict[str, A
     lines = epoch_lines(metrics(run))
     health = watch.told(lines, watch.stopped(outcome.state, rule, settings.watch)) if lines else {}
     result = {"health": health, **({"shrinking": sizes} if settings.prune else {})}
-    return {
-        "found": [{"genotype": this.space.to_genotype(arch), "told": result}],
-        "seconds": seconds + outcome.seconds,
-    }
+    return [{"genotype": this.space.to_genotype(arch), "told": result}], seconds + outcome.seconds
 
 
 def _rule(this: _Search) -> EarlyStop | None:

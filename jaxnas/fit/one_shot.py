@@ -191,30 +191,21 @@ def algorithm_of(this: _Search, supernet: Supernet) -> SearchAlgorithm:
 
 def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     """The search stage: what each seed found, and the best of as many random architectures."""
-    stage, problem, names = run.stage("search"), this.problem, seeds.names(this.problem)
-    done = stage.result
-    if done is None:
+    problem = this.problem
+
+    def each(stage: Stage) -> tuple[list[dict[str, Any]], float]:
         reuse.take(run, this.settings)
         init_keys, run_keys, *rest = seeds.search_keys(problem, 5)
         state, pruned, sizes, seconds = _train(this, run, init_keys, run_keys, stop)
         timer = clock()
-        each = [
-            {**_best_of(this, stage, name, own, pruned, keys, stop), "pruning": sizes}
-            for name, own, *keys in zip(names, seeds.states(problem, state), *rest, strict=True)
-        ]
-        done = {"found": each, "seconds": seconds + timer()}
-        stage.finish(done)
-    apart = ("genotype", "random_genotype")
-    return {
-        name: Found(
-            this.space,
-            this.space.from_genotype(own["genotype"]),
-            {"selection": {k: v for k, v in own.items() if k not in apart}},
-            {"best-of-random": this.space.from_genotype(own["random_genotype"])},
-            seconds=done["seconds"],
-        )
-        for name, own in zip(names, done["found"], strict=True)
-    }
+        found = []
+        for name, own, *keys in zip(seeds.names(problem), seeds.states(problem, state), *rest, strict=True):
+            chosen = {**_best_of(this, stage, name, own, pruned, keys, stop), "pruning": sizes}
+            genotype, beside = chosen.pop("genotype"), {"best-of-random": chosen.pop("random_genotype")}
+            found.append({"genotype": genotype, "told": {"selection": chosen}, "beside": beside})
+        return found, seconds + timer()
+
+    return seeds.searched(run, problem, this.space, each)
 
 
 def _best_of(

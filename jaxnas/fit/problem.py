@@ -62,8 +62,8 @@ class Found(NamedTuple):
     """What one search found.
 
     arch: the architecture. told: what a result says of the search, in JSON's terms. beside: baselines of the method's
-    own, which are trained beside it. state: the last state of the algorithm; None where a finished search was taken up
-    from its folder. seconds: how long the search took.
+    own, which are trained beside it. state: the last state of the algorithm, which `fit.search` gives and a road does
+    not. seconds: how long the search took.
     """
 
     space: SearchSpace

@@ -8,7 +8,6 @@ import json
 import shlex
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxnas.fit.truth_pictures import draw_truth
 from jaxnas.parallel import from_first, is_first_process
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.saved import form_of
-from jaxnas.train.stop import stop_on_signal
+from jaxnas.train.stop import heed_signals
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """Title, heads of the columns, rows."""
@@ -38,17 +37,7 @@ def held_run(
             # Another process computes as the first one does, and what it writes is thrown away.
             folder = resources.enter_context(tempfile.TemporaryDirectory()) + "/run"
         run = resources.enter_context(open_run(folder, identity, runtime, tensorboard=tensorboard, share=from_first))
-        yield run, resources.enter_context(_stops())
-
-
-@contextlib.contextmanager
-def _stops() -> Iterator[Stop]:
-    """Signals are the main thread's; elsewhere, as in a server or a notebook's worker, they are left to it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    with stop_on_signal() as stop:
-        yield stop
+        yield run, resources.enter_context(heed_signals())
 
 
 def finish(

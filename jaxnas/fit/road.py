@@ -192,20 +192,20 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     skeleton = skeleton_of(road.training, dataset)
     space = with_costs(entry, entry.space(skeleton))
     truth = None if road.table is None else truth_of(road.table, space, road.metric)
-    given, latency = road.limits.given, None
     if road.limits.latency_ms is not None and devices.coordinator is not None:
         raise ValueError("max_latency_ms is measured, by each process otherwise: leave out devices.coordinator")
-
-    def budget(left: SearchSpace) -> Budget:
-        own = make_budget(entry, left, skeleton, given, latency)
-        return own if left is space else without_absent(own, left)
-
-    problem = Problem(entry, dataset, road.training, space, budget, truth, road.seed, road.seeds, devices)
-    check_networks(problem)
+    check_networks(entry, space, road.training, dataset)
+    latency = None
     if road.limits.latency_ms is not None:  # last: it takes time
         kept = None if folder is None else Path(folder) / "latency.json"
         latency = latency_table(entry, space, skeleton, road.limits.latency_batch, kept)
-    return problem, latency
+
+    @functools.cache  # asked for by every part of the road
+    def budget(left: SearchSpace) -> Budget:
+        own = make_budget(entry, left, skeleton, road.limits.given, latency)
+        return own if left is space else without_absent(own, left)
+
+    return Problem(entry, dataset, road.training, space, budget, truth, road.seed, road.seeds, devices), latency
 
 
 def _travel(

@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike
 from jaxnas.base import Arch, Key, PyTree, SearchSpace
 from jaxnas.files import write_json
 from jaxnas.fit.devices import chosen, spread
-from jaxnas.fit.problem import Problem
+from jaxnas.fit.problem import Found, Problem
 from jaxnas.parallel import DataParallel, local, many_seeds
 from jaxnas.report import shown
-from jaxnas.runfolder import RunFolder
+from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.train.chunk import Chunk, make_chunk
 
 ONE = "found"
@@ -127,6 +127,33 @@ def states(problem: Problem, state: PyTree) -> list[PyTree]:
         return [jax.tree.map(local, state)]
     whole = jax.device_get(state)
     return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), whole) for n in range(problem.seeds)]
+
+
+def searched(
+    run: RunFolder, problem: Problem, space: SearchSpace,
+    search: Callable[[Stage], tuple[list[dict[str, Any]], float]],
+) -> dict[str, Found]:  # fmt: skip
+    """What each seed found in the stage "search", which is gone through unless it was finished before.
+
+    search: stage -> (of each seed, in JSON's terms: "genotype"; "told", what a result says of it; and "beside", where
+    there are such, the genotypes of baselines of its own), and the seconds of all.
+    """
+    stage = run.stage("search")
+    done = stage.result
+    if done is None:
+        found, seconds = search(stage)
+        done = {"found": found, "seconds": seconds}
+        stage.finish(done)
+    return {
+        name: Found(
+            space,
+            space.from_genotype(own["genotype"]),
+            own["told"],
+            {other: space.from_genotype(genotype) for other, genotype in own.get("beside", {}).items()},
+            seconds=done["seconds"],
+        )
+        for name, own in zip(names(problem), done["found"], strict=True)
+    }
 
 
 def write_genotypes(run: RunFolder, space: SearchSpace, found: Mapping[str, Arch]) -> None:

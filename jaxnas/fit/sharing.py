@@ -47,12 +47,12 @@ class Sharing:
 
     channels, cells: of the search network. batch_size: images of a step of the weights. batch_sizes, steps: phase ->
     images of a batch and steps in an epoch, where they are others; by default a phase goes once through the first part
-    that it reads.
-    valid_part, limit: as of `Darts`. candidates: drawn at the end by an algorithm with `draw`, and as many at random.
-    score_batch: images of the validation batches by whose statistics candidates are scored. side_by_side: whether
-    several seeds gain by `vmap`, which single paths do not. per_device: whether the step averages over an axis_name, so
-    that each device can run it on a part of the batch, which is faster on a CPU; otherwise XLA's partitioner spreads
-    the batch, and the step needs to know nothing of devices.
+    that it reads. valid_part, limit: as of `Darts`. candidates: drawn at the end by an algorithm with `draw`, and as
+    many at random. score_batch: images of the validation batches by whose statistics candidates are scored.
+
+    side_by_side: whether several seeds gain by `vmap`, which single paths do not. per_device: whether the step averages
+    over an axis_name. Then each device can run it on a part of the batch, which is faster on a CPU. Otherwise XLA's
+    partitioner spreads the batch, and the step needs to know nothing of devices.
     """
 
     epochs: int
@@ -86,13 +86,10 @@ def weight_sharing(
     seeds.check(problem, {})
     if not sharing.per_device:
         problem = problem._replace(devices=_any_step(problem.devices))
-    every = {"search.batch_size": sharing.batch_size}
-    every |= {f"search.batch_sizes of {name}": size for name, size in sharing.batch_sizes.items()}
-    train = ("search.batch_size", sharing.batch_size)
-    split = search_split(
-        problem.dataset, problem.seed, sharing.valid_part, sharing.limit, {"train": train}, "search."
-    )  # fmt: skip
-    layout = seeds.layout(problem, image_shape_of(problem.dataset), *every.values(), side_by_side=sharing.side_by_side)
+    train = {"train": ("search.batch_size", sharing.batch_size)}
+    split = search_split(problem.dataset, problem.seed, sharing.valid_part, sharing.limit, train, "search.")
+    every = (sharing.batch_size, *sharing.batch_sizes.values())
+    layout = seeds.layout(problem, image_shape_of(problem.dataset), *every, side_by_side=sharing.side_by_side)
     supernet = problem.supernet(sharing.channels, sharing.cells)
     algorithm = build(supernet, data.count(split.train) // sharing.batch_size, layout.axis_name)
     sizes = _sizes(algorithm, sharing.batch_size, sharing.batch_sizes, sharing.steps)
@@ -146,33 +143,21 @@ class _Search(NamedTuple):
 
 def _search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     """The search stage: what each seed found, and the best of as many random candidates."""
-    stage, names, problem = run.stage("search"), seeds.names(this.problem), this.problem
-    done = stage.result
-    if done is None:
+    problem, layout = this.problem, this.layout
+
+    def each(stage: Stage) -> tuple[list[dict[str, Any]], float]:
         init_keys, run_keys, derive_keys, random_keys = seeds.search_keys(problem, 4)
         outcome = run_epochs(
-            this.algorithm, this.layout.start(this.algorithm.init, init_keys), this.layout.keys(run_keys), this.epochs,
-            this.sharing.epochs, layout=this.layout, seeds=problem.seeds, stage=stage, stop=stop,
+            this.algorithm, layout.start(this.algorithm.init, init_keys), layout.keys(run_keys), this.epochs,
+            this.sharing.epochs, layout=layout, seeds=problem.seeds, stage=stage, stop=stop,
             log_every=this.sharing.log_every, after_epoch=_tell_truth(this),
         )  # fmt: skip
         timer = clock()
-        each = [
-            _chosen(this, *own, stop)
-            for own in zip(seeds.states(problem, outcome.state), derive_keys, random_keys, strict=True)
-        ]
-        done = {"found": each, "seconds": outcome.seconds + timer()}
-        stage.finish(done)
-    space = this.supernet.space
-    return {
-        name: Found(
-            space,
-            space.from_genotype(own["genotype"]),
-            own["told"],
-            {other: space.from_genotype(genotype) for other, genotype in own["beside"].items()},
-            seconds=done["seconds"],
-        )
-        for name, own in zip(names, done["found"], strict=True)
-    }
+        states = seeds.states(problem, outcome.state)
+        found = [_chosen(this, *own, stop) for own in zip(states, derive_keys, random_keys, strict=True)]
+        return found, outcome.seconds + timer()
+
+    return seeds.searched(run, problem, this.supernet.space, each)
 
 
 def _tell_truth(this: _Search) -> AfterEpoch | None:
@@ -200,18 +185,16 @@ def _tell_truth(this: _Search) -> AfterEpoch | None:
 
 def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: Stop) -> dict[str, Any]:
     """What is derived of one seed's last state, in JSON's terms."""
-    space, algorithm = this.supernet.space, this.algorithm
-    if algorithm.draw is None:
-        arch = algorithm.derive(derive_key, state, None)
-        return {"genotype": space.to_genotype(arch), "told": {}, "beside": {}}
+    space, draw = this.supernet.space, this.algorithm.draw
+    if draw is None:
+        arch = this.algorithm.derive(derive_key, state, None)
+        return {"genotype": space.to_genotype(arch), "told": {}}
     valid, size, count = this.epochs.split.valid, this.sharing.score_batch, this.sharing.candidates
-    score_paths = make_path_score(
-        this.supernet.apply_path, this.problem.dataset.augmentation, size, objective=this.problem.dataset.objective
-    )
+    score = _score_of(this.supernet, this.epochs, size)
 
     def select(by: Mapping[str, Score]) -> dict[str, Any]:
         drawn = {
-            "": _candidates(this, state, derive_key),
+            "": _candidates(this, draw, state, derive_key),
             "random_": feasible_samples(space, this.problem.budget(space), random_key, count)[0],
         }
         scores = {name: by["metric"](archs) for name, archs in drawn.items()}
@@ -230,20 +213,28 @@ def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: S
             "beside": {"best-of-random": space.to_genotype(best["random_"])},
         }
 
-    return with_scores({"metric": lambda archs: score_paths(state.params, archs, valid)}, select, stop)
+    return with_scores({"metric": lambda archs: score(state, archs)}, select, stop)
 
 
-def _candidates(this: _Search, state: Any, key: Key) -> np.ndarray:
+def _score_of(supernet: Supernet, epochs: Epochs, size: int) -> Callable[[Any, Any], np.ndarray]:
+    """(state, archs [P, D]) -> the metric of paths on the validation part, by the statistics of its batches."""
+    of_paths = make_path_score(
+        supernet.apply_path, epochs.dataset.augmentation, size, objective=epochs.dataset.objective
+    )  # fmt: skip
+    return lambda state, archs: of_paths(state.params, archs, epochs.split.valid)
+
+
+def _candidates(
+    this: _Search, draw: Callable[[Key, Any, int], Array], state: Any, key: Key
+) -> np.ndarray:  # fmt: skip
     """What the algorithm draws at the end, within the budget: int32 [P, D], `candidates` of them or less.
 
     Raises: ValueError where it draws nothing within the budget.
     """
-    count, budget, draw = this.sharing.candidates, this.problem.budget(this.supernet.space), this.algorithm.draw
-    within = np.zeros((0, len(this.supernet.space.choices)), np.int32)
-    if draw is None:
-        return within
+    count, budget = this.sharing.candidates, this.problem.budget(this.supernet.space)
     if not budget.limits:
         return np.asarray(draw(key, state, count))
+    within = np.zeros((0, len(this.supernet.space.choices)), np.int32)
     for number in range(_ROUNDS):
         drawn = np.asarray(draw(jax.random.fold_in(key, number), state, count))
         within = np.concatenate([within, drawn[excess(budget, drawn) == 0.0]])[:count]
@@ -275,9 +266,8 @@ def search_shared(
     enable_cache(None)
     devices = _any_step(Devices() if devices is None else devices)
     join(devices)
-    check_ranges(
-        "", Sharing(epochs, batch_size, candidates=candidates), count=("epochs", "batch_size", "candidates")
-    )  # fmt: skip
+    sharing = Sharing(epochs, batch_size, candidates=candidates)
+    check_ranges("", sharing, count=("epochs", "batch_size", "candidates"))
     if algorithm.supernet is None:
         raise ValueError("the algorithm does not say its supernet: give SearchAlgorithm(…, supernet=…)")
     supernet, space = algorithm.supernet, algorithm.supernet.space
@@ -288,22 +278,16 @@ def search_shared(
     split = search_split(dataset, seed, valid_part, limit, wanted, "")
     layout = seeds.layout_over(spread(devices, image_shape_of(dataset), *sizes.values()))
     init_key, run_key, derive_key = jax.random.split(jax.random.key(seed), 3)
+    reads = Epochs(dataset, split, sizes, steps or {})
     outcome = run_epochs(
-        algorithm, layout.start(algorithm.init, [init_key]), run_key, Epochs(dataset, split, sizes, steps or {}),
-        epochs, layout=layout, stage=stage, stop=stop, after_epoch=after_epoch,
+        algorithm, layout.start(algorithm.init, [init_key]), run_key, reads, epochs, layout=layout, stage=stage,
+        stop=stop, after_epoch=after_epoch,
     )  # fmt: skip
     state = jax.tree.map(local, outcome.state)
     if algorithm.draw is None:
         arch = algorithm.derive(derive_key, state, None)
     else:
-        if score is None:
-            score_paths = make_path_score(
-                supernet.apply_path, dataset.augmentation, Sharing(1, 1).score_batch, objective=dataset.objective
-            )
-
-            def score(state: Any, archs: Array) -> Any:
-                return score_paths(state.params, archs, split.valid)
-
+        score = score or _score_of(supernet, reads, sharing.score_batch)
         archs = algorithm.draw(derive_key, state, candidates)
         arch = archs[int(np.argmax(np.asarray(score(state, archs))))]
     return Found(space, arch, state=state, seconds=outcome.seconds)

@@ -14,6 +14,7 @@ import jax
 from jaxnas import data
 from jaxnas.base import Arch, Array, Context, Key, Network, Objective, PyTree, SearchSpace, Stats, Supernet
 from jaxnas.cache import enable_cache
+from jaxnas.catalog import Entry
 from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, join, spread
 from jaxnas.fit.problem import Problem, Stop
@@ -128,12 +129,11 @@ def objective_of(training: Training, dataset: Dataset) -> Objective:
     return dataset.objective._replace(loss=classification(training.label_smoothing).loss)
 
 
-def check_networks(problem: Problem) -> None:
-    """Builds all networks that may be trained and runs each on a batch of shapes alone.
+def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset: Dataset) -> None:
+    """Builds all networks of a space that may be trained and runs each on a batch of shapes alone.
 
     Raises: ValueError where one does not go with the images, with the smallest that would do.
     """
-    training, dataset, space, entry = problem.training, problem.dataset, problem.space, problem.entry
     arch_key, key = jax.random.split(jax.random.key(0))
     arch = space.sample(arch_key)
 

@@ -111,3 +111,13 @@ def stop_on_signal(grace: float = 25.0) -> Iterator[Callable[[], int | None]]:
         watcher.join()
         os.close(receive)
         os.close(send)
+
+
+@contextlib.contextmanager
+def heed_signals() -> Iterator[Callable[[], int | None]]:
+    """`stop_on_signal` in the main thread; elsewhere, as in a server's thread, signals are left to others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    with stop_on_signal() as stop:
+        yield stop
