@@ -24,7 +24,7 @@ class Common:
     space: Space = "darts"
     """What is searched."""
     preset: Preset = "tiny"
-    """Of two cores and minutes, of two cores and CIFAR-10, or of the paper and a GPU."""
+    """tiny takes minutes on two CPU cores, small searches on CIFAR-10 there, paper has the paper's settings."""
     dataset: str = "digits"
     """digits, digits201, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
@@ -36,18 +36,20 @@ class Common:
     table: str | None = None
     """Ground truth, a table over the same space: digits201 or a file. What was found is looked up there."""
     metric: str | None = None
-    """Of the table; by default what is usually reported of it."""
+    """The metric of the table that is shown; by default the one that is usually reported of it."""
     max_params: int | None = None
-    """Most parameters of the network that is trained in the end."""
+    """The most parameters that the network which is trained in the end may have."""
     max_macs: int | None = None
-    """Most multiply-adds of it for one image."""
+    """The most multiply-adds that this network may need for one image."""
     max_latency_ms: float | None = None
-    """Of a batch on this device: each option is timed, and a network takes their sum, fitted to two whole networks."""
+    """The longest that this network may take for a batch on this device. Each option is timed; a network is taken to
+    need the sum of its options, which is fitted to two whole networks that are timed as well."""
     latency_batch: int = 32
-    """Images in a batch whose latency is limited."""
+    """How many images this batch has."""
     random_baselines: int = 1
     """How many random architectures, within the budget, are trained beside the found one."""
     seed: int = 0
+    """All that is random follows from it."""
     seeds: int = 1
     """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     train: fit.Training = fit.Training()

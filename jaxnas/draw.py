@@ -272,7 +272,7 @@ def last_mixture_figure(history: Mapping[str, Any]) -> Figure:
     last = {kind: np.asarray(values, float)[-1] for kind, values in history.items()}
     figure = new_figure(3.4 * len(last), 1.2 + 0.16 * max(len(values) for values in last.values()), "constrained")
     for axes, (kind, values) in zip(figure.subplots(1, len(last), squeeze=False)[0], last.items(), strict=True):
-        image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=max(1e-9, float(values.max())), aspect="auto")
+        image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=max(1.0, float(values.max())), aspect="auto")
         axes.set_title(_title(kind), size=10, loc="left")
         axes.set_xlabel("option", size=8)
         axes.set_ylabel("slot", size=8)

@@ -48,8 +48,9 @@ class OneShot:
     runtime: ClassVar[tuple[str, ...]] = ("supernet",)
 
     sampling: Literal["uniform", "fair", "sandwich"] = "uniform"
-    """One random path a step; or as many as the largest choice has options, each option once, and one update of the
-    sum: so many times as long a step; or, on the chain, the largest, the smallest and two random architectures."""
+    """uniform: a step takes one random path. fair: it takes as many paths as the largest choice has options, each option
+    once, and updates by the sum of their gradients, so that it lasts so many times as long. sandwich, on the chain
+    alone: it takes the largest, the smallest and two random architectures."""
     epochs: int = 250
     batch_size: int = 128
     channels: int = 16
@@ -67,15 +68,17 @@ class OneShot:
     """How many options every choice still has, at most, after each of the equal parts of the epochs: 4 3 leaves four
     of five, then three. The weakest are lost; parameters go on."""
     prune_by: Literal["marginal", "predictor"] = "marginal"
-    """Weakest by the mean one-shot score of scored architectures that have the option, or of predicted ones."""
+    """Which options are weakest. marginal: those with the lowest mean score, over scored architectures that have them.
+    predictor: the same over many more architectures, whose scores a predictor gives."""
     by: Way = "evolution"
     """Select by evolution, guided by a predictor, or by an integer program over scores that add up."""
     predictor: PREDICTOR = "gnn_gp"
-    """A Gaussian process, a graph network, or the mean of both, which are told parameters and multiply-adds: what
-    guides the search by a predictor, and what ranks the next-best of an integer program before they are scored."""
+    """gp is a Gaussian process, gnn a graph network, gnn_gp the mean of both. They are told parameters and multiply-adds.
+    They guide a selection by predictor, and they rank the next-best solutions of an integer program before these are
+    scored."""
     supernet: str | None = None
-    """The run folder of a finished search whose supernet is taken instead of training the same again: for another
-    budget or another way to select."""
+    """The run folder of a finished search. Its supernet is taken, and the same is not trained again: for another budget
+    or another way to select."""
     scoring: Scoring = Scoring()
     comparison: ScoreComparison = ScoreComparison()
 

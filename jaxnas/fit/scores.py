@@ -26,26 +26,27 @@ class Scoring:
     """How architectures are scored."""
 
     batch_norm: Literal["batch", "recalibrated"] = "recalibrated"
-    """By the statistics of each validation batch, or by those of some training batches along the same path."""
+    """batch: a path is normalized by the statistics of each validation batch. recalibrated: by those of some training
+    batches along the same path."""
     batch_size: int = 250
     batches: int = 8
-    """Training batches of the recalibration."""
+    """How many training batches the recalibration takes."""
     evaluations: int = 1000
     """Architectures scored by the search, and as many random ones."""
     population: int = 50
-    """Of the evolution; the random start of a search guided by a predictor."""
+    """Size of the population of an evolution, and of the random start of a selection by predictor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreComparison:
-    """With a table of measured architectures."""
+    """How scores are compared with a table of measured architectures."""
 
     metric: str | None = None
     """The column; by default what searches on the table see, such as a validation accuracy."""
     architectures: int = 500
     """Drawn at random from the table, scored under every policy of batch norm."""
     running_paths: int = 1000
-    """Random paths, a training batch each, that the running averages are of."""
+    """How many random paths the running averages are of; each path sees one training batch."""
 
 
 class Measured(NamedTuple):

@@ -42,11 +42,12 @@ class Limits:
 
     params: int | None = None
     macs: int | None = None
-    """Multiply-adds of one image."""
+    """Multiply-adds for one image."""
     latency_ms: float | None = None
-    """Of a batch on this device: each option is timed, and a network takes their sum, fitted to two whole networks."""
+    """The longest that a batch may take on this device. Each option is timed; a network is taken to need the sum of its
+    options, which is fitted to two whole networks that are timed as well."""
     latency_batch: int = 32
-    """Images in a batch whose latency is limited."""
+    """How many images this batch has."""
 
     @property
     def given(self) -> dict[str, float]:

@@ -45,17 +45,17 @@ class Watch:
     eigenvalue_every: int = 1
     """Epochs between two dominant eigenvalues; 0 is none."""
     eigenvalue_batches: int = 1
-    """Batches for them."""
+    """Batches for each eigenvalue."""
     products: int = 20
-    """Hessian-vector products at most for each."""
+    """Hessian-vector products for each eigenvalue, at most."""
     window: int = EarlyStop().window
-    """Of search.early_stop: eigenvalues in a mean,"""
+    """Of search.early_stop: how many eigenvalues a mean is of."""
     lag: int = EarlyStop().lag
-    """how many eigenvalues before the last mean the mean lies that it is compared with,"""
+    """Of search.early_stop: the last mean is compared with the mean this many measurements earlier."""
     ratio: float = EarlyStop().ratio
-    """below which quotient of the two the search ends,"""
+    """Of search.early_stop: the search ends where the earlier mean is less than this share of the last one."""
     first: int = EarlyStop().first
-    """and the first eigenvalue, counted from 0, to whose architecture it may return."""
+    """Of search.early_stop: the number of the first eigenvalue, from 0, to whose architecture the search may return."""
 
 
 def rule_of(watch: Watch, early_stop: bool, epochs: int) -> EarlyStop | None:
