@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnas
+from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
 
 ROOT = Path(__file__).parents[1]
 TRAINING = jaxnas.Training(epochs=1, batch_size=500, channels=2, cells=1, drop_path=0.0)
@@ -32,12 +33,17 @@ def without_time(result):
 
 def test_an_algorithm_of_ones_own_goes_the_whole_road_and_resumes_to_the_same(tmp_path):
     method, folder = block("Bandit")(epochs=1, channels=2), tmp_path / "run"
+    _, macs = digits201_costs(jaxnas.Skeleton(2, 1, (8, 8, 1), 10), digits201_cells()[0])
+    limit = int(np.quantile(macs, 0.1))
 
     def go():
-        return jaxnas.run(method, "nasbench201", "digits", folder=str(folder), **ROAD)
+        limits = jaxnas.Limits(macs=limit)
+        return jaxnas.run(method, "nasbench201", "digits", folder=str(folder), limits=limits, **ROAD)
 
     done = go()
     assert {"best-of-random", "random-1", "hand-designed"} == set(done.result["baselines"])
+    searched = ("best-of-random", "random-1")
+    assert max(row["macs"] for row in (done.result, *map(done.result["baselines"].get, searched))) <= limit
     assert done.result["candidates"]["best_score"] == max(done.result["candidates"]["scores"])
     truth = done.result["truth"]
     value = jaxnas.rank("digits201", done.found.space, done.found.arch)["value"]
@@ -52,7 +58,10 @@ def test_an_algorithm_of_ones_own_goes_the_whole_road_and_resumes_to_the_same(tm
     (folder / "stages" / "search" / "done.json").unlink()
     assert without_time(go().result) == without_time(done.result)
     with pytest.raises(ValueError, match=r"search\.epochs: 1 there, 2 now"):
-        jaxnas.run(block("Bandit")(epochs=2, channels=2), "nasbench201", "digits", folder=str(folder), **ROAD)
+        jaxnas.run(
+            block("Bandit")(epochs=2, channels=2), "nasbench201", "digits", folder=str(folder),
+            limits=jaxnas.Limits(macs=limit), **ROAD,
+        )  # fmt: skip
 
 
 def test_a_sampler_of_ones_own_trains_its_candidates_for_several_seeds(tmp_path):

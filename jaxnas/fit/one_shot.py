@@ -48,9 +48,9 @@ class OneShot:
     runtime: ClassVar[tuple[str, ...]] = ("supernet",)
 
     sampling: Literal["uniform", "fair", "sandwich"] = "uniform"
-    """uniform: a step takes one random path. fair: it takes as many paths as the largest choice has options, each option
-    once, and updates by the sum of their gradients, so that it lasts so many times as long. sandwich, on the chain
-    alone: it takes the largest, the smallest and two random architectures."""
+    """uniform: a step takes one random path. fair: it takes as many paths as the largest choice has options, each
+    option once, and updates by the sum of their gradients, so that it lasts so many times as long. sandwich, on the
+    chain alone: it takes the largest, the smallest and two random architectures."""
     epochs: int = 250
     batch_size: int = 128
     channels: int = 16
@@ -73,9 +73,9 @@ class OneShot:
     by: Way = "evolution"
     """Select by evolution, guided by a predictor, or by an integer program over scores that add up."""
     predictor: PREDICTOR = "gnn_gp"
-    """gp is a Gaussian process, gnn a graph network, gnn_gp the mean of both. They are told parameters and multiply-adds.
-    They guide a selection by predictor, and they rank the next-best solutions of an integer program before these are
-    scored."""
+    """gp is a Gaussian process, gnn a graph network, gnn_gp the mean of both. They are told parameters and
+    multiply-adds. They guide a selection by predictor, and they rank the next-best solutions of an integer program
+    before these are scored."""
     supernet: str | None = None
     """The run folder of a finished search. Its supernet is taken, and the same is not trained again: for another budget
     or another way to select."""
