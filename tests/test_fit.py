@@ -17,6 +17,7 @@ from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
 from jaxnas.catalog import CATALOG, Entry, entry_of
 from jaxnas.fit.problem import SearchSplit
 from jaxnas.fit.searching import Epochs, batches_of, ends_of, epoch_lines
+from jaxnas.fit.sharing import candidates_within
 from jaxnas.search import darts, single_path, uniform_paths
 from jaxnas.spaces import enas_macro_space, nasbench201_space
 
@@ -188,6 +189,29 @@ def test_what_is_over_the_budget_is_never_found_though_all_that_is_within_is_wor
     assert set(found.archs[:, 0].tolist()) == {2}
     assert found.arch.tolist() == [2, 0]
     assert found.objectives.tolist() == [-7.0]
+
+
+def test_the_candidates_an_algorithm_draws_are_those_within_the_budget_and_all_draws_without_one():
+    skeleton = jaxnas.Skeleton(4, 1, (8, 8, 1), 10)
+    _, macs = digits201_costs(skeleton, CELLS)
+    limit = float(np.quantile(macs, 0.1))
+
+    def uniform(key):
+        return jax.vmap(NASBENCH201.sample)(jax.random.split(key, 20))
+
+    def drawn(limits, count, draw=uniform):
+        return candidates_within(
+            draw, fit.make_budget(CATALOG["nasbench201"], NASBENCH201, skeleton, limits), count, jax.random.key(0)
+        )
+
+    within = drawn({"macs": limit}, 20)  # about 2 of 20 draws are within: it takes many rounds
+    assert within.shape == (20, len(NASBENCH201.choices))
+    assert digits201_costs(skeleton, within)[1].max() <= limit
+    assert len(np.unique(within, axis=0)) > 10
+    np.testing.assert_array_equal(drawn({}, 20), uniform(jax.random.key(0)))
+    largest = np.full((20, len(NASBENCH201.choices)), NASBENCH201.choices[0].options.index("nor_conv_3x3"), np.int32)
+    with pytest.raises(ValueError, match="nothing within the budget in 1000 draws"):
+        drawn({"macs": limit}, 20, lambda key: largest)
 
 
 def test_a_given_genotype_is_held_to_the_budget_and_candidates_to_one_process(numbers):

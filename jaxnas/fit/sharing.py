@@ -19,7 +19,7 @@ from jaxnas.base import Array, Key, SearchAlgorithm, Supernet
 from jaxnas.cache import enable_cache
 from jaxnas.data import Dataset
 from jaxnas.fit import seeds
-from jaxnas.fit.budget import excess, feasible_samples
+from jaxnas.fit.budget import Budget, excess, feasible_samples
 from jaxnas.fit.devices import Devices, join, spread
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, no_pictures, search_split
 from jaxnas.fit.results import clock
@@ -190,12 +190,12 @@ def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: S
         arch = this.algorithm.derive(derive_key, state, None)
         return {"genotype": space.to_genotype(arch), "told": {}}
     valid, size, count = this.epochs.split.valid, this.sharing.score_batch, this.sharing.candidates
-    score = _score_of(this.supernet, this.epochs, size)
+    score, budget = _score_of(this.supernet, this.epochs, size), this.problem.budget(space)
 
     def select(by: Mapping[str, Score]) -> dict[str, Any]:
         drawn = {
-            "": _candidates(this, draw, state, derive_key),
-            "random_": feasible_samples(space, this.problem.budget(space), random_key, count)[0],
+            "": candidates_within(lambda key: draw(key, state, count), budget, count, derive_key),
+            "random_": feasible_samples(space, budget, random_key, count)[0],
         }
         scores = {name: by["metric"](archs) for name, archs in drawn.items()}
         best = {name: jnp.asarray(archs[int(np.argmax(scores[name]))]) for name, archs in drawn.items()}
@@ -224,25 +224,24 @@ def _score_of(supernet: Supernet, epochs: Epochs, size: int) -> Callable[[Any, A
     return lambda state, archs: of_paths(state.params, archs, epochs.split.valid)
 
 
-def _candidates(
-    this: _Search, draw: Callable[[Key, Any, int], Array], state: Any, key: Key
-) -> np.ndarray:  # fmt: skip
-    """What the algorithm draws at the end, within the budget: int32 [P, D], `candidates` of them or less.
+def candidates_within(draw: Callable[[Key], Array], budget: Budget, count: int, key: Key) -> np.ndarray:
+    """What an algorithm draws at the end, within the budget: int32 [P, D], P being `count` or less.
+
+    draw: key -> archs [count, D].
 
     Raises: ValueError where it draws nothing within the budget.
     """
-    count, budget = this.sharing.candidates, this.problem.budget(this.supernet.space)
     if not budget.limits:
-        return np.asarray(draw(key, state, count))
-    within = np.zeros((0, len(this.supernet.space.choices)), np.int32)
+        return np.asarray(draw(key))
+    within: list[np.ndarray] = []
     for number in range(_ROUNDS):
-        drawn = np.asarray(draw(jax.random.fold_in(key, number), state, count))
-        within = np.concatenate([within, drawn[excess(budget, drawn) == 0.0]])[:count]
-        if len(within) == count:
+        drawn = np.asarray(draw(jax.random.fold_in(key, number)))
+        within.extend(drawn[excess(budget, drawn) == 0.0])
+        if len(within) >= count:
             break
-    if not len(within):
+    if not within:
         raise ValueError(f"nothing within the budget in {_ROUNDS * count} draws; allow more, or search by one_shot")
-    return within
+    return np.stack(within[:count])
 
 
 def search_shared(
