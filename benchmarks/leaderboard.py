@@ -1,22 +1,24 @@
-"""Weight-sharing searches against ground truth: what each finds in NAS-Bench-201's space on the data of digits201.
+"""The methods of this library against ground truth: what each finds in NAS-Bench-201's space on the data of digits201.
 
-    python -m benchmarks.leaderboard --folder leaderboard --seeds 20
-    python -m benchmarks.leaderboard --folder leaderboard --methods darts,gdas --first-seed 1000 --seeds 5
+    python -m benchmarks.leaderboard --folder leaderboard
+    python -m benchmarks.leaderboard --folder leaderboard --methods darts,gdas --first-seed 1000 --seeds 4
 
 Each search learns from training and validation images alone; what it found is looked up in the table, whose networks
-were trained on the same data. A line a search is kept in FOLDER/searches.jsonl, and the same command goes on where it
-stopped: searches of other settings are lines of their own. p: Mann-Whitney, one-sided, that the cells found are no
-better than all 15,625. A search takes some 30 s on two cores; settings are to be chosen on seeds from 1000 on, and the
-reported seeds, from 0 on, run once afterwards.
+were trained on the same data. A line a search is kept in FOLDER/searches.jsonl, with all settings of its method, and
+the same command goes on where it stopped. Seeds are searched several at once, side by side on the cores. p:
+Mann-Whitney, one-sided, that the cells found are no better than all 15,625. Settings are to be chosen on seeds from
+1000 on, and the reported seeds, from 0 on, run once afterwards.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -25,14 +27,47 @@ from jaxnas import command, fit
 from jaxnas.catalog import entry_of
 from jaxnas.data import Dataset, load_dataset
 from jaxnas.files import open_to_append
-from jaxnas.fit.darts import Variation
-from jaxnas.fit.results import held_run
+from jaxnas.fit.devices import Devices, join
+from jaxnas.fit.results import held_run, metrics
+from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
 from jaxnas.ranges import check_ranges
 
 SPACE, DATA = "nasbench201", "digits201"
-DIFFERENTIABLE: tuple[str, ...] = get_args(Variation)
-METHODS = (*DIFFERENTIABLE, "enas", "one_shot")
+_DARTS = fit.Darts(
+    epochs=40, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=3e-3,
+    watch=fit.Watch(every=0, eigenvalue_every=0),
+)  # fmt: skip
+_SCORING = fit.Scoring(batch_size=360, batches=2, evaluations=200, population=40)
+
+
+def _darts(**changes: Any) -> fit.Darts:
+    return dataclasses.replace(_DARTS, **changes)
+
+
+def _one_shot(**changes: Any) -> fit.OneShot:
+    method = fit.preset("one_shot", SPACE).method
+    return dataclasses.replace(method, scoring=_SCORING, **{"epochs": 60, "channels": 8, "cells": 2, **changes})
+
+
+METHODS: Mapping[str, Any] = {
+    "darts": _DARTS,
+    "darts-second": _darts(order="second"),
+    "darts-difference": _darts(order="second-fd"),
+    "gdas": _darts(method="gdas"),
+    "snas": _darts(method="snas"),
+    "drnas": _darts(method="drnas"),
+    "fair_darts": _darts(method="fair_darts"),
+    "smooth_random": _darts(method="smooth_random"),
+    "smooth_adversarial": _darts(method="smooth_adversarial"),
+    "darts_minus": _darts(method="darts_minus"),
+    "beta_darts": _darts(method="beta_darts"),
+    "one_shot": _one_shot(),
+    "one_shot-fair": _one_shot(sampling="fair", epochs=12),
+    "one_shot-predictor": _one_shot(by="predictor"),
+    "enas": dataclasses.replace(fit.preset("enas", SPACE).method, cells=2),
+}
+"""By the names of the table, each with its settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,82 +76,99 @@ class Config:
     methods: str = ",".join(METHODS)
     seeds: int = 20
     first_seed: int = 0
-    epochs: int = 40
-    channels: int = 8
-    cells: int = 2
-    """In each of the three stages."""
-    alpha_learning_rate: float = 3e-3
-    """Of the differentiable methods."""
+    at_once: int = 10
+    """How many seeds are searched in one program."""
+    settings: str = "{}"
+    """Other settings for all methods, in JSON: what was tried on the way is not the table."""
 
 
-def method_of(name: str, config: Config) -> Any:
-    """The method of a name with the settings of the config."""
-    if name in DIFFERENTIABLE:
-        watch = fit.Watch(every=0, eigenvalue_every=0)
-        rate = config.alpha_learning_rate
-        found: Any = fit.Darts(batch_size=64, learning_rate=0.05, alpha_learning_rate=rate, watch=watch)
-        found = dataclasses.replace(found, method=name)
-    else:
-        found = fit.preset(name, SPACE).method
-    if name == "one_shot":
-        scoring = fit.Scoring(batch_size=360, batches=2, evaluations=200, population=40)
-        found = dataclasses.replace(found, scoring=scoring)
-    return dataclasses.replace(found, epochs=config.epochs, channels=config.channels, cells=config.cells)
-
-
-def searched(method: Any, seed: int, dataset: Dataset) -> tuple[fit.Found, float]:
-    """What a search of one seed found, and its seconds."""
-    entry, training = entry_of(SPACE), fit.Training(channels=8, cells=2)
+def searched(method: Any, first: int, count: int, dataset: Dataset, truth: fit.Truth) -> list[dict[str, Any]]:
+    """What the searches of some seeds found: a line each, without its key."""
+    entry, training = entry_of(SPACE), fit.Training(channels=8, cells=method.cells)
     skeleton = skeleton_of(training, dataset)
     space = entry.space(skeleton)
     problem = fit.Problem(
-        entry, dataset, training, space, lambda left: fit.make_budget(entry, left, skeleton, {}), seed=seed
+        entry, dataset, training, space, lambda left: fit.make_budget(entry, left, skeleton, {}), truth, first, count
     )
     prepared = method.prepare(problem)
     with held_run(None, {}, {}) as (run, stop):
-        (found,) = prepared.search(run, stop).values()
-    return found, found.seconds
+        found = list(prepared.search(run, stop).values())
+        epochs = [np.atleast_1d(line["true_value"]) for line in epoch_lines(metrics(run)) if "true_value" in line]
+    lines = []
+    for number, own in enumerate(found):
+        line = {"found": own.notation, "seconds": round(own.seconds / count, 1), **truth.told(own.arch)}
+        line["beside"] = {name: truth.told(arch) for name, arch in own.beside.items()}
+        if epochs:
+            line["curve"] = [round(float(values[number]), 2) for values in epochs]
+        lines.append(line)
+    return lines
 
 
 def main(config: Config) -> None:
     """Searches what is not there yet, then prints the table."""
-    check_ranges("", config, count=("seeds", "epochs", "channels", "cells"), seed=("first_seed",))
-    names = config.methods.split(",")
-    for name in names:
+    join(Devices())
+    check_ranges("", config, count=("seeds", "at_once"), seed=("first_seed",))
+    changes = json.loads(config.settings)
+    methods = {}
+    for name in config.methods.split(","):
         if name not in METHODS:
             raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+        methods[name] = dataclasses.replace(METHODS[name], **changes)
     dataset = load_dataset(DATA)
     truth = fit.truth_of(DATA, entry_of(SPACE).space(skeleton_of(fit.Training(), dataset)))
     path = Path(config.folder) / "searches.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    for seed in range(config.first_seed, config.first_seed + config.seeds):
-        for name in names:
-            key = {"method": name, "seed": seed, **{k: getattr(config, k) for k in _SETTINGS}}
-            if any(line["key"] == key for line in done):
-                continue
-            found, seconds = searched(method_of(name, config), seed, dataset)
-            line = {"key": key, "found": found.notation, "seconds": round(seconds, 1), **truth.told(found.arch)}
-            done.append(line)
-            with open_to_append(path) as file:
-                file.write(json.dumps(line) + "\n")
-            print(f"{name}, seed {seed}: {line['value']:.2f}, rank {line['rank']:,}, {seconds:.0f} s", flush=True)
-    print(table(config, names, done, truth.values))
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    for name, method in methods.items():
+        there = {line["seed"] for line in done if line["method"] == name and line["settings"] == told(method)}
+        for first, count in groups([seed for seed in seeds if seed not in there], config.at_once):
+            for number, line in enumerate(searched(method, first, count, dataset, truth)):
+                line = {"method": name, "seed": first + number, "settings": told(method), **line}
+                done.append(line)
+                with open_to_append(path) as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"{name}, seed {line['seed']}: {line['value']:.2f}, rank {line['rank']:,}", flush=True)
+    print(table(rows(methods, done, seeds), truth.values))
 
 
-_SETTINGS = ("epochs", "channels", "cells", "alpha_learning_rate")
+def told(method: Any) -> str:
+    """The settings of a method, as a line knows them."""
+    written = json.dumps(dataclasses.asdict(method), sort_keys=True, default=str)
+    return hashlib.sha256(written.encode()).hexdigest()[:12]
 
 
-def table(config: Config, names: list[str], done: list[dict[str, Any]], every: np.ndarray) -> str:
-    """The searches of the config, a line a method. every: the values of all cells."""
-    lines = ["", "| method | seeds | found ± s.e. | median rank | percentile | seconds | p |", "| --- " * 7 + "|"]
-    wanted = range(config.first_seed, config.first_seed + config.seeds)
-    for name in names:
+def groups(seeds: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """(first, count) of runs of consecutive seeds."""
+    found: list[tuple[int, int]] = []
+    for seed in seeds:
+        if found and seed == sum(found[-1]) and found[-1][1] < most:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((seed, 1))
+    return found
+
+
+def rows(methods: Mapping[str, Any], done: Sequence[Mapping[str, Any]], seeds: range) -> dict[str, list[Any]]:
+    """The lines of each method, and of the baselines that its searches have beside them."""
+    found: dict[str, list[Any]] = {}
+    for name, method in methods.items():
         own = [
             line for line in done
-            if line["key"]["method"] == name and line["key"]["seed"] in wanted
-            and all(line["key"][k] == getattr(config, k) for k in _SETTINGS)
+            if line["method"] == name and line["seed"] in seeds and line["settings"] == told(method)
         ]  # fmt: skip
+        found[name] = own
+        for beside in own[0]["beside"] if own else ():
+            found[f"{name}: {beside}"] = [{**line["beside"][beside], "seconds": line["seconds"]} for line in own]
+    return found
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, Any]]], every: np.ndarray) -> str:
+    """A line a method. every: the values of all cells."""
+    lines = ["", "| method | seeds | found ± s.e. | median rank | percentile | seconds | p |", "| --- " * 7 + "|"]
+    for name, own in sorted(found.items(), key=lambda item: -np.mean([line["value"] for line in item[1]] or [0])):
+        if not own:
+            continue
         values, ranks, percentiles, seconds = (
             np.array([line[of] for line in own], float) for of in ("value", "rank", "percentile", "seconds")
         )

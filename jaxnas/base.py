@@ -137,7 +137,8 @@ class Context(NamedTuple):
     """What a forward pass may need beside parameters and data.
 
     bn: "batch" normalizes by the statistics of the batch; a Stats pytree normalizes by those. key: randomness of
-    drop-path and dropout, None where the pass is deterministic. drop_path: probability of dropping a path.
+    drop-path and dropout, None where the pass is deterministic. drop_path: probability of dropping a path. dropout:
+    probability of dropping an entry, in operations that do so.
     axis_name: the mapped axis over which statistics and gradients are averaged, None outside pmap and shard_map.
     wanted: bool [], false where the gradients of kernels are not used, which may then be zero; None is true.
     """
@@ -147,6 +148,7 @@ class Context(NamedTuple):
     drop_path: float | Array = 0.0
     axis_name: str | None = None
     wanted: Array | None = None
+    dropout: float | Array = 0.0
 
     def at(self, *path: Any) -> Context:
         """The context of a part of a network, whose statistics are at this path in those of the whole."""

@@ -45,6 +45,9 @@ from jaxnas.spaces import (
     nasbench201_graph_operations,
     nasbench201_space,
 )
+from jaxnas.spaces.darts import edge_table
+from jaxnas.spaces.enas_micro import enas_micro_slots
+from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES
 from jaxnas.supernets import (
     chain_supernet,
     darts_narrowing,
@@ -68,7 +71,9 @@ class Entry(NamedTuple):
     (skeleton, space) -> a supernet whose paths are the networks of all architectures, to train them from scratch in one
     program. narrowing: (skeleton, operations kept, operations kept before) -> what is left of a supernet's parameters;
     the supernet then takes `keep`. operations: the options of every slot of its mixture, where all slots have the same.
-    derivations: other rules than the space's own to read an architecture off a mixture. Where costs add up over
+    ends: the number of the node that each slot of a cell ends in, where slots are edges; keeps: how many edges a node
+    keeps, 0 for all. derivations: other rules than the space's own to read an architecture off
+    a mixture. Where costs add up over
     the operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it. latency:
     (skeleton, images of a batch) -> milliseconds of each operation on this device.
     """
@@ -84,6 +89,8 @@ class Entry(NamedTuple):
     together: Callable[[Skeleton, SearchSpace], Supernet] | None = None
     narrowing: Callable[..., Callable[[Any], Any]] | None = None
     operations: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
+    keeps: int = 0
     derivations: Mapping[str, Callable[[ArchWeights], Arch]] = MappingProxyType({})
     cost_table: Callable[[Skeleton], CostTable] | None = None
     structure: Callable[[SearchSpace], Structure] | None = None
@@ -106,6 +113,8 @@ CATALOG: dict[str, Entry] = {
             ),
             narrowing=darts_narrowing,
             operations=DARTS_OPERATIONS,
+            ends=tuple(node for node, _ in edge_table(4)),
+            keeps=2,
             derivations={"argmax": discretize_argmax},
             cost_table=darts_cost_table,
             structure=two_edges_a_node,
@@ -118,6 +127,7 @@ CATALOG: dict[str, Entry] = {
             network=nasbench201_network,
             vocabulary=nasbench201_graph_operations(),
             operations=NASBENCH201_OPERATIONS,
+            ends=tuple(node for node, _ in NASBENCH201_EDGES),
             small_cells=1,
             paper_cells=5,
             together=lambda skeleton, space: nasbench201_supernet(skeleton, space.choices[0].options, affine=True),
@@ -131,6 +141,8 @@ CATALOG: dict[str, Entry] = {
             supernet=enas_micro_supernet,
             network=enas_micro_network,
             vocabulary=graph_operations(("none", *ENAS_MICRO_OPERATIONS)),
+            operations=("none", *ENAS_MICRO_OPERATIONS),
+            ends=tuple(node for node, _, _ in enas_micro_slots(5)),
             small_cells=3,
             paper_cells=8,
         ),

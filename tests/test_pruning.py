@@ -7,8 +7,8 @@ import pytest
 
 from jaxnas.base import Batch, Context, Skeleton
 from jaxnas.benchmarks.digits201 import digits201_cells
-from jaxnas.search import adam_l2, carried, darts, weakest_by_alpha, weakest_by_marginal
-from jaxnas.search.shrinking import GONE
+from jaxnas.relax import softmax
+from jaxnas.search import Variant, adam_l2, carried, darts, weakest_by_alpha, weakest_by_marginal
 from jaxnas.spaces import darts_space, everything, nasbench201_space, prune
 from jaxnas.supernets import darts_narrowing, darts_supernet, embedded, nasbench201_supernet
 from jaxnas.train import schedules
@@ -197,21 +197,21 @@ def test_a_search_goes_on_from_the_state_that_is_carried_over(half):
         return quick(lambda key, state: algorithm.phases[0].step(key, state, {"train": batch, "valid": batch}))
 
     # The other way: nothing is narrowed, but the weights of what is gone are zero.
-    masked = darts(whole, weight_optimizer, alpha_optimizer)
+    masked = darts(whole, weight_optimizer, alpha_optimizer, variant=Variant(softmax(there=keep)))
     masked_step = step_of(masked)
     state, _ = masked_step(jax.random.key(1), masked.init(jax.random.key(0)))
     narrow = darts_narrowing(SKELETON, keep, None, 2, OPERATIONS)
-    start = carried(state, narrow, keep)
+    start = carried(state, narrow)
     other = start._replace(params=state.params, weight_state=state.weight_state)
     expected, _ = masked_step(jax.random.key(2), other)
     net = darts_supernet(SKELETON, 2, OPERATIONS, keep=keep)
-    shrunk = darts(net, weight_optimizer, alpha_optimizer)
+    shrunk = darts(net, weight_optimizer, alpha_optimizer, variant=Variant(softmax(there=keep)))
     assert jax.tree.structure(jax.eval_shape(shrunk.init, jax.random.key(0))) == jax.tree.structure(start)
     found, info = step_of(shrunk)(jax.random.key(2), start)
     assert int(found.step) == 2
     for kind, there in keep.items():
         np.testing.assert_allclose(found.alpha[kind], expected.alpha[kind], atol=1e-3)
-        np.testing.assert_array_equal(np.asarray(found.alpha[kind])[~there], np.float32(GONE))
+        assert (np.asarray(softmax(there=keep).mean(found.alpha)[kind])[~there] == 0).all()
     assert 0 < info.entropy < np.log(4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), found.params, narrow(expected.params))
     arch = shrunk.derive(jax.random.key(0), found, None)

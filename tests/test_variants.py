@@ -7,26 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy_table import NET, SPACE, TRUTH, table
+from toy_table import MAPS, NET, SPACE, TRUTH, table
 
 from jaxnas import data, fit
-from jaxnas.base import Context
+from jaxnas.base import Aux, Batch, Context, Objective, Supernet
 from jaxnas.relax import by_slots, softmax
 from jaxnas.search import (
     Variant,
     beta_darts,
+    by_score,
+    count_decisions,
     darts,
     darts_minus,
+    decided,
     drnas,
+    droppable,
     exact,
     fair_darts,
     finite_difference,
     gdas,
+    limited_skips,
+    make_projection,
+    p_darts,
+    pc_darts,
+    projected,
+    setn,
     single_level,
     smooth_darts,
     snas,
+    tuning,
 )
 from jaxnas.search.drnas import concentration, kl_to_flat
+from jaxnas.spaces import NASBENCH201_OPERATIONS, darts_space, nasbench201_space
 
 ALPHA = {"cell": jnp.array([[0.3, -0.2, 0.9], [0.0, 1.2, -0.7]])}
 STEP = jnp.int32
@@ -47,6 +59,22 @@ VARIANTS = {
     "beta": beta_darts(100),
     "smooth random": smooth_darts(100),
     "smooth adversarial": smooth_darts(100, "adversarial", steps=2),
+    "pc": pc_darts({"first": [0], "second": [0]}),
+    "setn": setn(),
+}
+THERE = {"cell": np.array([[True, False, True], [True, True, True]])}
+LEFT = {
+    "darts": lambda: Variant(softmax(there=THERE)),
+    "gdas": lambda: gdas(100, there=THERE),
+    "snas": lambda: snas(100, there=THERE),
+    "drnas": lambda: drnas(there=THERE),
+    "fair": lambda: fair_darts(0.05, there=THERE),
+    "minus": lambda: darts_minus(100, ("a", "b", "c"), "b", there=THERE),
+    "beta": lambda: beta_darts(100, there=THERE),
+    "smooth random": lambda: smooth_darts(100, there=THERE),
+    "pc": lambda: pc_darts({"cell": [0, 0]}, there=THERE),
+    "p": lambda: p_darts(0.1, 2, 10, 3, there=THERE),
+    "setn": lambda: setn(there=THERE),
 }
 
 
@@ -162,6 +190,111 @@ def test_the_auxiliary_skip_decays_and_is_never_derived():
     np.testing.assert_array_equal(relaxation.mean(ALPHA)["cell"], jax.nn.softmax(ALPHA["cell"]))
 
 
+@pytest.mark.parametrize("name", sorted(LEFT))
+def test_what_pruning_took_has_no_weight_no_gradient_and_makes_nothing_undefined(name):
+    """Of a slot that keeps two of three options, and one that keeps all: as if the first had two."""
+    variant, step = LEFT[name](), STEP(50)
+    relaxation, penalty, perturb, _ = variant
+    alpha = relaxation.init(jax.random.key(1), {"cell": jnp.zeros((2, 3))})
+    alpha = jax.tree.map(lambda own: own + ALPHA["cell"] if own.shape == (2, 3) else own, alpha)
+
+    def total(alpha, key):
+        weights = relaxation.weights(jax.random.clone(key), alpha, step)
+        seen = weights if perturb is None else perturb(jax.random.clone(key), lambda w: w, weights, step)
+        value = jnp.sum(jnp.array([[1.0, 7.0, -2.0], [0.5, 1.0, 3.0]]) * weights["cell"])
+        return value + (0.0 if penalty is None else penalty(alpha, weights, step)), (weights, seen)
+
+    keys = jax.random.split(fresh(), 50)
+    of_keys = jax.vmap(jax.value_and_grad(total, has_aux=True), (None, 0))
+    (values, (weights, seen)), gradients = jax.jit(of_keys)(alpha, keys)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((values, weights, seen, gradients)))
+    for told in (weights["cell"], seen["cell"], relaxation.mean(alpha)["cell"][None]):
+        assert (told[:, 0, 1] == 0).all()
+    moved = gradients["operations"]["cell"] if name == "pc" else gradients["cell"]
+    assert (moved[:, 0, 1] == 0).all()
+    assert jnp.abs(moved[:, 1]).sum() > 0
+    if name not in ("fair", "pc"):
+        np.testing.assert_allclose(relaxation.mean(alpha)["cell"].sum(-1), 1.0, atol=1e-6)
+
+
+def test_penalties_of_what_is_left_are_those_of_a_smaller_slot():
+    two, three = ALPHA["cell"][0, [0, 2]], ALPHA["cell"][1]
+    drawn = LEFT["fair"]().relaxation.mean(ALPHA)
+    found = {name: LEFT[name]().penalty(ALPHA, drawn, STEP(100)) for name in ("drnas", "beta", "fair")}
+    divergences = [kl_to_flat(concentration(own)) for own in (two, three)]
+    assert found["drnas"] == pytest.approx(1e-3 * np.mean(divergences), rel=1e-5)
+    assert found["beta"] == pytest.approx(50 * np.mean([np.log(np.exp(own).sum()) for own in (two, three)]), rel=1e-5)
+    every = np.concatenate([two, three])
+    assert found["fair"] == pytest.approx(-0.05 * np.mean((1 / (1 + np.exp(-every)) - 0.5) ** 2), rel=1e-5)
+
+
+def test_edges_are_normalized_over_those_of_their_node():
+    variant = pc_darts({"cell": [0, 0, 1]})
+    beta, operations = jnp.array([0.5, -1.0, 3.0]), jnp.array([[0.3, -0.2], [0.0, 1.2], [0.4, 0.1]])
+    alpha = {"operations": {"cell": operations}, "edges": {"cell": beta}}
+    expected = np.exp(operations) / np.exp(operations).sum(1, keepdims=True)
+    shares_of = np.array([np.exp(0.5), np.exp(-1.0), 1.0]) / np.array([*[np.exp(0.5) + np.exp(-1.0)] * 2, 1.0])
+    for weights in (variant.relaxation.mean(alpha), variant.relaxation.weights(fresh(), alpha, STEP(3))):
+        np.testing.assert_allclose(weights["cell"], expected * shares_of[:, None], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"nodes must name one of each slot, \{'cell': 2\}, got \{'cell': 3\}"):
+        variant.relaxation.init(fresh(), ALPHA)
+
+
+def test_setn_trains_uniform_paths_and_draws_by_its_weights():
+    relaxation, _, perturb, _ = setn()
+    weights, keys = relaxation.mean(ALPHA), jax.random.split(fresh(), 20_000)
+    paths = jax.jit(jax.vmap(lambda key: perturb(key, None, weights, STEP(0))["cell"]))(keys)
+    np.testing.assert_array_equal(jnp.sort(paths, -1), jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), paths.shape))
+    np.testing.assert_allclose(paths.mean(0), np.full((2, 3), 1 / 3), atol=0.012)
+
+    search = darts(NET, optax.sgd(0.1), optax.sgd(0.1), variant=setn())
+    scored = by_score(search, relaxation.mean, 1000)
+    alpha = {"first": ALPHA["cell"][:1], "second": ALPHA["cell"][1:]}
+    state = search.init(fresh())._replace(alpha=alpha)
+    archs = scored.draw(jax.random.key(1), state, 20_000)
+    for choice in range(2):
+        shares_of = np.bincount(archs[:, choice], minlength=3) / len(archs)
+        np.testing.assert_allclose(shares_of, weights["cell"][choice], atol=0.012)
+    rarest = scored.derive(jax.random.key(2), state, lambda archs: -jnp.abs(archs - jnp.array([[1, 2]])).sum(1))
+    assert rarest.tolist() == [1, 2]  # of weight .017, so that it is among 1,000
+    assert scored.derive(jax.random.key(2), state, None).tolist() == [2, 1]
+
+
+def test_dropout_of_p_darts_falls_as_in_the_authors_program_and_keeps_the_mean():
+    rate = p_darts(0.4, 5, 25, 10).dropout
+    for epoch in (0, 9, 10, 24):
+        expected = 0.4 * ((25 - epoch - 1) / 25 if epoch < 10 else np.exp(-0.2 * (epoch - 10)))
+        assert rate(STEP(5 * epoch + 4)) == pytest.approx(expected, rel=1e-5)
+    skip, other = droppable(("skip_connect", "max_pool_3x3"))
+    assert other == "max_pool_3x3"
+    x = jnp.ones((4, 8, 8, 16))
+
+    def drops(stride, rate):
+        return skip.apply(skip.init(fresh(), 16, stride, False), x, stride, Context(key=fresh(), dropout=rate))[0]
+
+    y = drops(1, jnp.float32(0.25))
+    np.testing.assert_allclose(jnp.unique(y), [0.0, 1 / 0.75], rtol=1e-6)
+    assert float(y.mean()) == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_array_equal(drops(1, 0.0), x)
+    np.testing.assert_array_equal(drops(2, 0.0), drops(2, 0.9))
+
+
+def test_skips_that_are_too_many_make_way_for_the_next_best():
+    """Of NAS-Bench-201's cell: the heaviest cell of those that have few enough skips, where slots are apart."""
+    space = nasbench201_space()
+    skips = NASBENCH201_OPERATIONS.index("skip_connect")
+    weights = {"cell": jax.nn.softmax(jax.random.normal(jax.random.key(3), (6, 5)).at[:5, skips].add(3.0))}
+    assert (space.discretize(weights) == skips).sum() == 5
+    for most in (0, 2, 4):
+        found = limited_skips(space, NASBENCH201_OPERATIONS, most)(weights)
+        own = np.asarray(weights["cell"])
+        kept = np.argsort(-own[:5, skips])[:most]
+        expected = [skips if slot in kept else int(np.argmax(np.delete(row, skips))) for slot, row in enumerate(own)]
+        places = np.delete(np.arange(5), skips)
+        expected = [e if e == skips and slot in kept else int(places[e]) for slot, e in enumerate(expected)]
+        assert found.tolist() == expected
+
+
 def test_perturbations_stay_within_epsilon_and_the_adversary_climbs():
     weights = softmax().mean(ALPHA)
 
@@ -265,6 +398,60 @@ def test_the_passes_of_a_step_in_one_loop_are_those_in_turn(name, numbers):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+WORTH = {
+    kind: jnp.asarray(np.random.default_rng(seed).permutation(20).reshape(5, 4) / 10.0)
+    for seed, kind in enumerate(("normal", "reduce"))
+}
+
+
+def linear_supernet():
+    """Over a DARTS space of two nodes, whose output is a sum over the mixture: what an option is worth is known."""
+    space = darts_space(2, ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3"))
+
+    def apply(params, weights, inputs, context):
+        return inputs + sum(jnp.sum(weights[kind] * WORTH[kind]) for kind in WORTH), Aux(())
+
+    return Supernet(space, lambda key: {}, apply, lambda *_: None, lambda arch: {})
+
+
+def test_perturbation_takes_what_is_missed_most_and_the_edges_that_are():
+    """Options of the greatest worth but "none", which no architecture has; then of a node's edges the two best."""
+    net, objective = linear_supernet(), Objective(lambda y, _: -y, lambda y, _: y, "sum")
+    nodes = dict.fromkeys(WORTH, (0, 0, 1, 1, 1))
+    template = net.space.template()
+    assert count_decisions(template, nodes) == 6
+    assert count_decisions(template) == 5
+    search = darts(net, optax.sgd(0.1), optax.sgd(0.1), objective=objective)
+    state = projected(search.init(fresh()), template)
+    project = jax.jit(make_projection(net, softmax(), nodes, objective=objective))
+    batches = Batch(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+    for decision in range(6):
+        assert all(int(own.sum()) == min(decision, 5) for own in state.fixed.values())
+        state = project(jax.random.key(4), state, batches)
+    weights = decided(softmax(), state.fixed, state.rows).mean(state.search.alpha)
+    for kind, worth in WORTH.items():
+        best = 1 + np.argmax(np.asarray(worth)[:, 1:], axis=1)
+        kept = np.ones(5, bool)
+        kept[2 + np.argmin(np.asarray(worth)[np.arange(5), best][2:])] = False
+        np.testing.assert_array_equal(weights[kind], np.eye(4)[best] * kept[:, None])
+
+
+def test_slots_that_are_decided_stay_so_while_the_others_are_searched_on(numbers):
+    def make(variant):
+        return darts(NET, optax.sgd(0.05), optax.adam(0.05), variant=variant, objective=numbers.objective)
+
+    search = tuning(make, drnas())
+    state = search.init(fresh())
+    state = state._replace(
+        fixed={**state.fixed, "first": jnp.array([True])}, rows={**state.rows, "first": jnp.array([[1.0, 0.0, 0.0]])}
+    )
+    after, _ = jax.jit(search.phases[0].step)(jax.random.key(1), state, batches(numbers))
+    assert after.search.alpha["second"].tolist() != state.search.alpha["second"].tolist()
+    moved = jax.tree.map(jnp.subtract, after.search.params["slopes"], state.search.params["slopes"])
+    assert (np.asarray(moved[0]) != 0).tolist() == [True, False, False]
+    assert search.derive(fresh(), after, None).tolist()[0] == 0
+
+
 def test_what_cannot_be_is_refused():
     for make, told in (
         (lambda: by_slots(None, None, -1.0), "scale, of the initial alpha"),
@@ -276,6 +463,10 @@ def test_what_cannot_be_is_refused():
         (lambda: beta_darts(10, -1.0), "last not negative"),
         (lambda: smooth_darts(10, "wild"), 'must be "random" or "adversarial"'),
         (lambda: smooth_darts(0), "numbers must be positive"),
+        (lambda: p_darts(1.0, 1, 1, 0), "less than 1, got 1.0"),
+        (lambda: p_darts(0.1, 1, 2, 3), "cannot have 3 without"),
+        (lambda: by_score(darts(NET, optax.sgd(0.1), optax.sgd(0.1)), softmax().mean, 0), "count must be at least 1"),
+        (lambda: limited_skips(SPACE, tuple(MAPS), 1), "skip_connect an operation, got 1 and identity"),
     ):
         with pytest.raises(ValueError, match=told):
             make()

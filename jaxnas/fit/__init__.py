@@ -3,7 +3,8 @@
 from jaxnas.fit.black_box import BlackBoxFound
 from jaxnas.fit.budget import Budget, make_budget
 from jaxnas.fit.candidates import BlackBox, train_candidates
-from jaxnas.fit.darts import Darts, heaviest
+from jaxnas.fit.darts import Darts
+from jaxnas.fit.deriving import heaviest
 from jaxnas.fit.devices import Devices
 from jaxnas.fit.enas import Enas, EnasController
 from jaxnas.fit.fixed import Fixed

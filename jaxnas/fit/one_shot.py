@@ -202,7 +202,7 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
         state, pruned, sizes, seconds = _train(this, run, init_keys, run_keys, stop)
         timer = clock()
         found = []
-        for name, own, *keys in zip(seeds.names(problem), seeds.states(problem, state), *rest, strict=True):
+        for name, own, *keys in zip(seeds.names(problem), seeds.states(problem.seeds, state), *rest, strict=True):
             chosen = {**_best_of(this, stage, name, own, pruned, keys, stop), "pruning": sizes}
             genotype, beside = chosen.pop("genotype"), {"best-of-random": chosen.pop("random_genotype")}
             found.append({"genotype": genotype, "told": {"selection": chosen}, "beside": beside})

@@ -121,12 +121,12 @@ def search_keys(problem: Problem, parts: int) -> list[list[Key]]:
     return [[keys[part] for keys in own] for part in range(parts)]
 
 
-def states(problem: Problem, state: PyTree) -> list[PyTree]:
-    """The last state of each seed, for one device."""
-    if problem.seeds == 1:
+def states(count: int, state: PyTree) -> list[PyTree]:
+    """The state of each of so many seeds, for one device."""
+    if count == 1:
         return [jax.tree.map(local, state)]
     whole = jax.device_get(state)
-    return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), whole) for n in range(problem.seeds)]
+    return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), whole) for n in range(count)]
 
 
 def searched(

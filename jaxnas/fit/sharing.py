@@ -153,7 +153,7 @@ def _search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
             log_every=this.sharing.log_every, after_epoch=_tell_truth(this),
         )  # fmt: skip
         timer = clock()
-        states = seeds.states(problem, outcome.state)
+        states = seeds.states(problem.seeds, outcome.state)
         found = [_chosen(this, *own, stop) for own in zip(states, derive_keys, random_keys, strict=True)]
         return found, outcome.seconds + timer()
 
@@ -190,7 +190,7 @@ def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: S
         arch = this.algorithm.derive(derive_key, state, None)
         return {"genotype": space.to_genotype(arch), "told": {}}
     valid, size, count = this.epochs.split.valid, this.sharing.score_batch, this.sharing.candidates
-    score, budget = _score_of(this.supernet, this.epochs, size), this.problem.budget(space)
+    score, budget = score_of(this.supernet, this.epochs, size), this.problem.budget(space)
 
     def select(by: Mapping[str, Score]) -> dict[str, Any]:
         drawn = {
@@ -216,7 +216,7 @@ def _chosen(this: _Search, state: Any, derive_key: Key, random_key: Key, stop: S
     return with_scores({"metric": lambda archs: score(state, archs)}, select, stop)
 
 
-def _score_of(supernet: Supernet, epochs: Epochs, size: int) -> Callable[[Any, Any], np.ndarray]:
+def score_of(supernet: Supernet, epochs: Epochs, size: int) -> Callable[[Any, Any], np.ndarray]:
     """(state, archs [P, D]) -> the metric of paths on the validation part, by the statistics of its batches."""
     of_paths = make_path_score(
         supernet.apply_path, epochs.dataset.augmentation, size, objective=epochs.dataset.objective
@@ -286,7 +286,7 @@ def search_shared(
     if algorithm.draw is None:
         arch = algorithm.derive(derive_key, state, None)
     else:
-        score = score or _score_of(supernet, reads, sharing.score_batch)
+        score = score or score_of(supernet, reads, sharing.score_batch)
         archs = algorithm.draw(derive_key, state, candidates)
         arch = archs[int(np.argmax(np.asarray(score(state, archs))))]
     return Found(space, arch, state=state, seconds=outcome.seconds)

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnas.base import ArchWeights, Array, Key, Relaxation
 
-__all__ = ["by_slots", "softmax"]
+__all__ = ["There", "by_slots", "masked", "softmax"]
+
+There = Mapping[str, Any]
+"""Cell kind -> bool [S, O], the options that pruning has left of each slot; laid out as mixture weights are."""
+
+
+def masked(alpha: ArchWeights, there: There | None) -> ArchWeights:
+    """alpha, minus infinity where an option is gone: its softmax and its sigmoid are 0, and so is its gradient."""
+    if there is None:
+        return alpha
+    return {kind: jnp.where(jnp.asarray(there[kind]), own, -jnp.inf) for kind, own in alpha.items()}
 
 
 def by_slots(
-    weights: Callable[[Key, Array, Array], Array], mean: Callable[[Array], Array], scale: float = 1e-3
+    weights: Callable[[Key, Array, Array], Array],
+    mean: Callable[[Array], Array],
+    scale: float = 1e-3,
+    *,
+    there: There | None = None,
 ) -> Relaxation:
     """A relaxation that treats every cell kind alike.
 
-    weights: (key, alpha [S, O], step) -> [S, O]. mean: alpha [S, O] -> [S, O]. scale: standard deviation of the initial
-    alpha, which is normal.
+    weights: (key, alpha [S, O], step) -> [S, O]. mean: alpha [S, O] -> [S, O]. Both get minus infinity for an option
+    that is gone, and must give it the weight 0. scale: standard deviation of the initial alpha, which is normal. there:
+    the options that pruning has left; None is all.
 
     Raises: ValueError where scale is negative.
     """
@@ -31,11 +48,15 @@ def by_slots(
         return {k: scale * jax.random.normal(own, template[k].shape) for k, own in keys(key, template).items()}
 
     def drawn(key: Key, alpha: ArchWeights, step: Array) -> ArchWeights:
-        return {kind: weights(own, alpha[kind], step) for kind, own in keys(key, alpha).items()}
+        left = masked(alpha, there)
+        return {kind: weights(own, left[kind], step) for kind, own in keys(key, alpha).items()}
 
-    return Relaxation(init, drawn, lambda alpha: {kind: mean(own) for kind, own in alpha.items()})
+    def expected(alpha: ArchWeights) -> ArchWeights:
+        return {kind: mean(own) for kind, own in masked(alpha, there).items()}
+
+    return Relaxation(init, drawn, expected)
 
 
-def softmax(scale: float = 1e-3) -> Relaxation:
+def softmax(scale: float = 1e-3, *, there: There | None = None) -> Relaxation:
     """DARTS (Liu et al. 2019, eq. 2): the softmax of each slot, neither random nor annealed."""
-    return by_slots(lambda key, alpha, step: jax.nn.softmax(alpha), jax.nn.softmax, scale)
+    return by_slots(lambda key, alpha, step: jax.nn.softmax(alpha), jax.nn.softmax, scale, there=there)

@@ -4,6 +4,7 @@ from jaxnas.search.beta_darts import beta_darts
 from jaxnas.search.bilevel import exact, finite_difference, first_order, single_level
 from jaxnas.search.darts import DartsInfo, DartsState, Variant, adam_l2, darts
 from jaxnas.search.darts_minus import darts_minus
+from jaxnas.search.darts_pt import Projected, count_decisions, decided, make_projection, projected, tuning
 from jaxnas.search.drnas import drnas
 from jaxnas.search.enas import ChildInfo, ControllerInfo, EnasState, enas, path_metric
 from jaxnas.search.fair_darts import fair_darts
@@ -27,7 +28,10 @@ from jaxnas.search.health import (
     start_history,
     watched,
 )
+from jaxnas.search.p_darts import droppable, limited_skips, p_darts
 from jaxnas.search.paths import path_only
+from jaxnas.search.pc_darts import pc_darts
+from jaxnas.search.setn import by_score, setn
 from jaxnas.search.shrinking import carried, weakest_by_alpha, weakest_by_marginal
 from jaxnas.search.single_path import (
     Paths,
@@ -52,17 +56,22 @@ __all__ = [
     "Gap",
     "History",
     "Paths",
+    "Projected",
     "SinglePathInfo",
     "SinglePathState",
     "Variant",
     "WatchedState",
     "adam_l2",
     "beta_darts",
+    "by_score",
     "carried",
     "collapsed",
+    "count_decisions",
     "darts",
     "darts_minus",
+    "decided",
     "drnas",
+    "droppable",
     "enas",
     "entropy",
     "exact",
@@ -73,13 +82,19 @@ __all__ = [
     "gdas",
     "kept_alpha",
     "largest_eigenvalue",
+    "limited_skips",
     "make_curvature",
     "make_gap",
     "make_hessian_product",
+    "make_projection",
+    "p_darts",
     "path_metric",
     "path_only",
+    "pc_darts",
+    "projected",
     "record",
     "sandwich_paths",
+    "setn",
     "single_level",
     "single_path",
     "skip_connections",
@@ -87,6 +102,7 @@ __all__ = [
     "snas",
     "softmax_mixture",
     "start_history",
+    "tuning",
     "uniform_paths",
     "watched",
     "weakest_by_alpha",

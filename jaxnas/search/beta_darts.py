@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import ArchWeights, Array
+from jaxnas.relax import There, masked, softmax
 from jaxnas.search.darts import Variant
 
 
-def beta_darts(total_steps: int, last: float = 50.0) -> Variant:
+def beta_darts(total_steps: int, last: float = 50.0, *, there: There | None = None) -> Variant:
     """The decay of the softmax's inputs, whose weight grows to `last` over `total_steps`.
 
     Raises: ValueError where total_steps is not positive or last is negative.
@@ -30,6 +31,7 @@ def beta_darts(total_steps: int, last: float = 50.0) -> Variant:
     def penalty(alpha: ArchWeights, weights: ArchWeights, step: Array) -> Array:
         del weights
         grown = last * jnp.minimum(step / total_steps, 1.0)
-        return grown * jnp.mean(jnp.concatenate([jax.nn.logsumexp(own, axis=-1) for own in alpha.values()]))
+        slots = [jax.nn.logsumexp(own, axis=-1) for own in masked(alpha, there).values()]
+        return grown * jnp.mean(jnp.concatenate(slots))
 
-    return Variant(penalty=penalty)
+    return Variant(softmax(there=there), penalty)

@@ -80,12 +80,14 @@ class Variant(NamedTuple):
     """What a differentiable method has of its own: how weights are made, what is added, what the inner loss sees.
 
     relaxation: the softmax by default. penalty: of the architecture, beside the outer loss. perturb: of the weights in
-    the passes of the inner loss alone; no gradient goes through it.
+    the passes of the inner loss alone; no gradient goes through it. dropout: step -> the rate at which operations that
+    drop do so (`Context.dropout`).
     """
 
     relaxation: Relaxation = softmax()
     penalty: Penalty | None = None
     perturb: Perturb | None = None
+    dropout: Callable[[Array], Array] | None = None
 
 
 def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.GradientTransformation:
@@ -97,9 +99,11 @@ def _loss_of(
     supernet: Supernet, variant: Variant, objective: Objective, axis_name: str | None
 ) -> Callable[[Array], Loss]:
     """step -> the loss of both levels; a batch comes with a bool [], whether the pass is one of the inner loss."""
-    relaxation, _, perturb = variant
+    relaxation, _, perturb, dropout = variant
 
     def loss_at(step: Array) -> Loss:
+        rate = 0.0 if dropout is None else dropout(step)
+
         def loss(
             params: PyTree, alpha: PyTree, batch: tuple[Batch, Array], key: Key, wanted: Array | None
         ) -> tuple[Array, Array]:
@@ -108,7 +112,7 @@ def _loss_of(
             weights = relaxation.weights(relax_key, alpha, step)
 
             def at(params: PyTree, weights: ArchWeights, wanted: Array | None) -> tuple[Array, Array]:
-                context = Context(key=jax.random.clone(pass_key), axis_name=axis_name, wanted=wanted)
+                context = Context(key=jax.random.clone(pass_key), axis_name=axis_name, wanted=wanted, dropout=rate)
                 outputs, _ = supernet.apply(params, weights, inputs, context)
                 return means(objective, outputs, targets)
 
@@ -158,7 +162,7 @@ def darts(
         raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
     bilevel = bilevel or first_order(axis_name)
     variant = variant or Variant()
-    relaxation, penalty, _ = variant
+    relaxation, penalty = variant.relaxation, variant.penalty
     loss_at = _loss_of(supernet, variant, objective, axis_name)
 
     def init(key: Key) -> DartsState:

@@ -8,8 +8,8 @@ and decays (eq. 5): with beta falling from 1 to 0,
 What is derived is the softmax alone: with beta in it, a search that ends early would derive skip connections
 everywhere.
 
-Deviations: where an edge reduces, the auxiliary skip shares the parameters of the skip connection (a factorized
-reduction); the paper gives it its own.
+Deviations: an edge that has lost its skip connection by pruning has no auxiliary one. Where an edge reduces, the
+auxiliary skip shares the parameters of the skip connection (a factorized reduction); the paper gives it its own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Array, Key
-from jaxnas.relax import by_slots
+from jaxnas.relax import There, by_slots
 from jaxnas.search.darts import Variant
 
 
-def darts_minus(total_steps: int, operations: Sequence[str], skip: str = "skip_connect") -> Variant:
+def darts_minus(
+    total_steps: int, operations: Sequence[str], skip: str = "skip_connect", *, there: There | None = None
+) -> Variant:
     """The auxiliary skip decays linearly over `total_steps`. operations: the options of every slot, `skip` among them.
 
     Raises: ValueError where there is no such option, or total_steps is not positive.
@@ -39,6 +41,7 @@ def darts_minus(total_steps: int, operations: Sequence[str], skip: str = "skip_c
     def weights(key: Key, alpha: Array, step: Array) -> Array:
         del key
         beta = 1.0 - jnp.minimum(step / total_steps, 1.0)
-        return jax.nn.softmax(alpha) + beta * jax.nn.one_hot(place, alpha.shape[-1])[None]
+        skips = jax.nn.one_hot(place, alpha.shape[-1])[None] * (alpha > -jnp.inf)
+        return jax.nn.softmax(alpha) + beta * skips
 
-    return Variant(by_slots(weights, jax.nn.softmax))
+    return Variant(by_slots(weights, jax.nn.softmax, there=there))

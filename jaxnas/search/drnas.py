@@ -7,8 +7,8 @@ gradients (eq. 4). Beside the validation loss the architecture descends a distan
 
 What is derived is the mean c / sum c.
 
-Deviations: partial channels and the progressive growth of the authors' program are not part of it. Where options have
-been pruned their concentration would be zero: this relaxation is for whole spaces.
+The authors' program has partial channels and prunes options half-way: give a supernet with `partial`, and `there`.
+Where options have been pruned the distribution is that over the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 
 from jaxnas.base import ArchWeights, Array, Key
-from jaxnas.relax import by_slots
+from jaxnas.relax import There, by_slots, masked
 from jaxnas.search.darts import Variant
 
 
@@ -28,13 +28,17 @@ def concentration(alpha: Array) -> Array:
 
 
 def kl_to_flat(c: Array) -> Array:
-    """The divergence of the Dirichlet distribution of concentration c [..., O] from the flat one, [...]; 0 at c = 1."""
-    total, options = c.sum(axis=-1), c.shape[-1]
-    away = ((c - 1.0) * (digamma(c) - digamma(total)[..., None])).sum(axis=-1)
-    return gammaln(total) - gammaln(c).sum(axis=-1) - gammaln(float(options)) + away
+    """The divergence of the Dirichlet distribution of concentration c [..., O] from the flat one, [...]; 0 at c = 1.
+
+    An option of concentration 0 is not there.
+    """
+    left = c > 0
+    total, safe = c.sum(axis=-1), jnp.where(left, c, 1.0)  # of 1 the terms below are 0
+    away = jnp.where(left, (safe - 1.0) * (digamma(safe) - digamma(total)[..., None]), 0.0).sum(axis=-1)
+    return gammaln(total) - gammaln(safe).sum(axis=-1) - gammaln(left.sum(axis=-1).astype(c.dtype)) + away
 
 
-def drnas(weight: float = 1e-3) -> Variant:
+def drnas(weight: float = 1e-3, *, there: There | None = None) -> Variant:
     """Dirichlet weights; `weight` is lambda, of the mean of the divergence over the slots.
 
     Raises: ValueError where weight is negative.
@@ -44,7 +48,10 @@ def drnas(weight: float = 1e-3) -> Variant:
 
     def draw(key: Key, alpha: Array, step: Array) -> Array:
         del step
-        return jax.random.dirichlet(key, concentration(alpha))
+        left = alpha > -jnp.inf
+        c = jnp.where(left, concentration(jnp.where(left, alpha, 0.0)), 1.0)
+        # A Dirichlet draw is one of Gamma variables, divided by their sum; in logarithms, which do not underflow.
+        return jax.nn.softmax(jnp.where(left, jax.random.loggamma(key, c), -jnp.inf))
 
     def mean(alpha: Array) -> Array:
         c = concentration(alpha)
@@ -52,6 +59,7 @@ def drnas(weight: float = 1e-3) -> Variant:
 
     def penalty(alpha: ArchWeights, weights: ArchWeights, step: Array) -> Array:
         del weights, step
-        return weight * jnp.concatenate([kl_to_flat(concentration(own)) for own in alpha.values()]).mean()
+        slots = [kl_to_flat(concentration(own)) for own in masked(alpha, there).values()]
+        return weight * jnp.concatenate(slots).mean()
 
-    return Variant(by_slots(draw, mean), penalty)
+    return Variant(by_slots(draw, mean, there=there), penalty)

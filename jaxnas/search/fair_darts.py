@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import ArchWeights, Array
-from jaxnas.relax import by_slots
+from jaxnas.relax import There, by_slots
 from jaxnas.search.darts import Variant
 
 
-def fair_darts(weight: float = 10.0) -> Variant:
+def fair_darts(weight: float = 10.0, *, there: There | None = None) -> Variant:
     """Sigmoids with the zero-one loss, whose weight is 10 in the paper.
 
     Raises: ValueError where weight is negative.
@@ -29,6 +29,12 @@ def fair_darts(weight: float = 10.0) -> Variant:
 
     def penalty(alpha: ArchWeights, weights: ArchWeights, step: Array) -> Array:
         del alpha, step
-        return -weight * jnp.mean(jnp.concatenate([jnp.square(own - 0.5).ravel() for own in weights.values()]))
+        left = {
+            kind: jnp.ones_like(own, bool) if there is None else jnp.asarray(there[kind])
+            for kind, own in weights.items()
+        }
+        off = [jnp.where(left[kind], jnp.square(own - 0.5), 0.0).sum() for kind, own in weights.items()]
+        return -weight * jnp.stack(off).sum() / jnp.stack([own.sum() for own in left.values()]).sum()
 
-    return Variant(by_slots(lambda key, alpha, step: jax.nn.sigmoid(alpha), jax.nn.sigmoid), penalty)
+    relaxation = by_slots(lambda key, alpha, step: jax.nn.sigmoid(alpha), jax.nn.sigmoid, there=there)
+    return Variant(relaxation, penalty)

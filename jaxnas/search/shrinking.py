@@ -19,12 +19,10 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from jaxnas.base import ArchWeights, Choice, PyTree
+from jaxnas.base import Choice, PyTree
 from jaxnas.checks import check_weights
 from jaxnas.search.darts import DartsState
 
-GONE = -1e9
-"""An architecture parameter of what is not left; finite, so that decay and norms stay so."""
 KeepSlots = dict[str, np.ndarray]
 """Cell kind -> bool [S, O], the options of each slot that are left; laid out as mixture weights are."""
 
@@ -78,24 +76,14 @@ def weakest_by_alpha(weights: Mapping[str, ArrayLike], keep: Mapping[str, np.nda
 def carried(
     state: DartsState,
     narrow: Callable[[PyTree], PyTree],
-    keep: Mapping[str, np.ndarray],
 ) -> DartsState:
     """The state of a search over all that was there, as one over what is left.
 
     narrow: of parameters, and of what has their form in the optimizer's state, as from `darts_narrowing`. Steps, and
-    with them schedules, go on. The architecture parameters keep their shape: those of what is not left become GONE,
-    which any softmax makes 0 and no update moves, and their part of the optimizer's state becomes 0.
+    with them schedules, go on. The architecture parameters stay as they are: the search that follows needs a relaxation
+    with `there`, which does not read those of what is gone.
     """
-
-    def masked(weights: ArchWeights, value: float = 0.0) -> ArchWeights:
-        return {kind: jnp.where(jnp.asarray(keep[kind]), each, value) for kind, each in weights.items()}
-
-    return state._replace(
-        params=narrow(state.params),
-        alpha=masked(state.alpha, GONE),
-        weight_state=_each(narrow, state.weight_state, state.params),
-        alpha_state=_each(masked, state.alpha_state, state.alpha),
-    )
+    return state._replace(params=narrow(state.params), weight_state=_each(narrow, state.weight_state, state.params))
 
 
 def _each(change: Callable[[PyTree], PyTree], state: optax.OptState, params: PyTree) -> optax.OptState:

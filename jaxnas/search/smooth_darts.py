@@ -7,7 +7,8 @@ around what is found: w minimizes L(w, p + delta), p = softmax(alpha), with |del
 
 epsilon grows linearly (the authors' program: from 0.03 to 0.3).
 
-Deviations: the perturbed weights are kept above 0 and are not normalized again. An ascent takes `steps` passes more of
+Deviations: the perturbed weights are kept above 0 and are not normalized again; a weight of 0, as of what pruning took,
+is not perturbed. An ascent takes `steps` passes more of
 the network; the paper's has 7.
 """
 
@@ -20,12 +21,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import ArchWeights, Array, Key
+from jaxnas.relax import There, softmax
 from jaxnas.search.darts import Variant
 
 
 def smooth_darts(
     total_steps: int, how: Literal["random", "adversarial"] = "random", first: float = 0.03, last: float = 0.3,
-    steps: int = 7,
+    steps: int = 7, *, there: There | None = None,
 ) -> Variant:  # fmt: skip
     """The inner loss sees perturbed weights; `steps` of the ascent, which the random perturbation has not.
 
@@ -44,7 +46,7 @@ def smooth_darts(
         delta = {k: jax.random.uniform(keys[k], w.shape, minval=-1.0, maxval=1.0) * epsilon for k, w in weights.items()}
 
         def shifted(delta: ArchWeights) -> ArchWeights:
-            return jax.tree.map(lambda w, d: jnp.maximum(w + d, 0.0), weights, delta)
+            return jax.tree.map(lambda w, d: jnp.maximum(w + jnp.where(w > 0, d, 0.0), 0.0), weights, delta)
 
         def ascend(_: Array, delta: ArchWeights) -> ArchWeights:
             uphill = slope(shifted(delta))
@@ -54,4 +56,4 @@ def smooth_darts(
 
         return shifted(jax.lax.fori_loop(0, steps, ascend, delta) if how == "adversarial" else delta)
 
-    return Variant(perturb=perturb)
+    return Variant(softmax(there=there), perturb=perturb)

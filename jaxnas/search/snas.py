@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Array, Key
-from jaxnas.relax import by_slots
+from jaxnas.relax import There, by_slots
 from jaxnas.search.darts import Variant
 
 
-def snas(total_steps: int, first: float = 1.0, last: float = 0.03) -> Variant:
+def snas(total_steps: int, first: float = 1.0, last: float = 0.03, *, there: There | None = None) -> Variant:
     """Concrete samples; the temperature falls geometrically over `total_steps`.
 
     Raises: ValueError where a number is not positive.
@@ -35,4 +35,4 @@ def snas(total_steps: int, first: float = 1.0, last: float = 0.03) -> Variant:
         temperature = first * (last / first) ** jnp.minimum(step / total_steps, 1.0)
         return jax.nn.softmax((jax.nn.log_softmax(alpha) + jax.random.gumbel(key, alpha.shape)) / temperature)
 
-    return Variant(by_slots(weights, jax.nn.softmax))
+    return Variant(by_slots(weights, jax.nn.softmax, there=there))

@@ -1,0 +1,128 @@
+"""From the last state of a search by mixtures to its architecture, by the rule of its settings and within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import data
+from jaxnas.base import Arch, ArchWeights, Key, Relaxation, SearchAlgorithm, SearchSpace, Supernet
+from jaxnas.fit import seeds
+from jaxnas.fit.budget import Budget, feasible_samples
+from jaxnas.fit.problem import Stop
+from jaxnas.fit.scoring import Score, with_scores
+from jaxnas.fit.searching import Epochs, run_epochs
+from jaxnas.fit.sharing import candidates_within, score_of
+from jaxnas.hardware import solve
+from jaxnas.runfolder import RunFolder
+from jaxnas.search import (
+    DartsState,
+    Projected,
+    by_score,
+    count_decisions,
+    decided,
+    make_projection,
+    projected,
+)
+
+
+class Tuning(NamedTuple):
+    """Of a selection by perturbation. algorithm: a search on states that are `Projected`, for `epochs` epochs between
+    two decisions. nodes: as of `make_projection`, {} where each slot is one choice; keeps: edges that a node keeps.
+    batches: validation batches, of `batch_size`, that a decision is by; 0 is all.
+    """
+
+    algorithm: SearchAlgorithm
+    epochs: int
+    nodes: Mapping[str, Sequence[int]]
+    keeps: int
+    batch_size: int
+    batches: int = 0
+
+
+def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key, samples: int = 4096) -> Arch:
+    """The architecture within a budget whose options have the greatest product of weights in the mixture.
+
+    By the integer program over the logarithms of the weights; where costs do not add up, so that there is none, the
+    heaviest of random architectures within the budget.
+
+    Raises: ValueError where none is within it.
+    """
+    logs = {kind: np.log(np.maximum(np.asarray(value, np.float64), 1e-30)) for kind, value in weights.items()}
+    if budget.structure is not None:
+        return jnp.asarray(solve(budget.structure, logs, budget.constraints)[0].arch)
+    archs, _ = feasible_samples(space, budget, key, samples)
+    taken = jax.jit(jax.vmap(space.one_hot))(jnp.asarray(archs))
+    total = sum(np.einsum("aso,so->a", np.asarray(taken[kind], np.float64), logs[kind]) for kind in logs)
+    return jnp.asarray(archs[int(np.argmax(total))])
+
+
+def best_drawn(
+    algorithm: SearchAlgorithm, mean: Any, epochs: Epochs, budget: Budget, state: DartsState, count: int, key: Key,
+    stop: Stop, score_batch: int = 250,
+) -> Arch:  # fmt: skip
+    """Of `count` architectures that the mixture draws, within the budget, the one of the best validation metric."""
+    supernet: Any = algorithm.supernet
+    draw: Any = by_score(algorithm, mean, count).draw
+    score = score_of(supernet, epochs, min(score_batch, data.count(epochs.split.valid)))
+    archs = candidates_within(lambda own: draw(own, state, count), budget, count, key)
+
+    def best(scores: Mapping[str, Score]) -> int:
+        return int(np.argmax(scores["metric"](archs)))
+
+    return jnp.asarray(archs[with_scores({"metric": lambda archs: score(state, archs)}, best, stop)])
+
+
+def perturbed(
+    tuning: Tuning, supernet: Supernet, relaxation: Relaxation, epochs: Epochs, layout: seeds.Layout,
+    states: Sequence[DartsState], keys: Sequence[Key], run: RunFolder, stop: Stop,
+    name: str = "perturbation",
+) -> list[ArchWeights]:  # fmt: skip
+    """The weights of the mixture after all decisions, of each state: one option of weight 1 in each slot that is left.
+
+    layout: of so many states. keys: one of each. name: of the stage, in which a stopped selection is taken up again.
+    """
+    template = supernet.space.template()
+    nodes = {kind: ends for kind, ends in tuning.nodes.items() if tuning.keeps}
+    count = count_decisions(template, nodes, tuning.keeps)
+    batches = _batches(epochs, tuning.batch_size, tuning.batches)
+    project = jax.jit(
+        make_projection(
+            supernet, relaxation, nodes, edges=tuning.keeps, objective=epochs.dataset.objective
+        )
+    )  # fmt: skip
+    several = len(states) > 1
+
+    def decide(each: Sequence[Projected]) -> Any:
+        after = [
+            project(jax.random.clone(key), own, batches) for key, own in zip(decide_keys, each, strict=True)
+        ]  # fmt: skip
+        return layout.place(jax.tree.map(lambda *leaves: jnp.stack(leaves), *after) if several else after[0])
+
+    def after_epoch(epoch: int, state: Any) -> tuple[Any, dict[str, Any]]:
+        return (state if epoch % tuning.epochs else decide(seeds.states(len(states), state))), {}
+
+    decide_keys, run_keys = zip(*(jax.random.split(key) for key in keys), strict=True)
+    outcome = run_epochs(
+        tuning.algorithm, decide([projected(state, template) for state in states]), layout.keys(list(run_keys)),
+        epochs, (count - 1) * tuning.epochs, layout=layout, seeds=len(states), stage=run.stage(name), stop=stop,
+        after_epoch=after_epoch,
+    )  # fmt: skip
+    return [
+        decided(relaxation, own.fixed, own.rows).mean(own.search.alpha)
+        for own in seeds.states(len(states), outcome.state)
+    ]
+
+
+def _batches(epochs: Epochs, size: int, most: int) -> Any:
+    """Validation batches as they are, stacked, [N, B, …]."""
+    valid = epochs.split.valid
+    whole = data.count(valid) // size
+    places = jnp.arange(size * (min(most, whole) if most else whole)).reshape(-1, size)
+    parts = [jax.tree.map(lambda leaf, part=part: leaf[np.asarray(part)], valid) for part in places]
+    each = [data.plain_batch(part, jnp.arange(size), epochs.dataset.augmentation) for part in parts]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

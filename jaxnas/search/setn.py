@@ -1,0 +1,69 @@
+"""SETN: One-Shot Neural Architecture Search via Self-Evaluated Template Network (Dong & Yang, ICCV 2019, 1910.05733).
+
+The weights of the template network descend the training loss along one random path, uniform over the architectures, so
+that all are trained alike. The evaluator, alpha, descends the validation loss of the whole mixture, so that it knows
+which are likely to be good. At the end architectures are drawn by the softmax of alpha, and the one of the best
+validation score in the template network is kept (sec. 3.4; the authors' program draws 100).
+
+Deviations: the training pass computes the whole mixture at one-hot weights; a slot of the mixture takes one option,
+each as often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, ArchWeights, Array, Key, PyTree, SearchAlgorithm, Supernet
+from jaxnas.relax import There, masked, softmax
+from jaxnas.search.darts import DartsState, Variant
+
+
+def setn(*, there: There | None = None) -> Variant:
+    """Softmax weights for the architecture, and uniform one-hot ones for the inner loss. See also `by_score`."""
+
+    def perturb(
+        key: Key, slope: Callable[[ArchWeights], ArchWeights], weights: ArchWeights, step: Array
+    ) -> ArchWeights:
+        del slope, step
+        keys = dict(zip(sorted(weights), jax.random.split(key, len(weights)), strict=True))
+        flat = masked(jax.tree.map(jnp.zeros_like, weights), there)
+        return {k: jax.nn.one_hot(jax.random.categorical(keys[k], own), own.shape[-1]) for k, own in flat.items()}
+
+    return Variant(softmax(there=there), perturb=perturb)
+
+
+def by_score(algorithm: SearchAlgorithm, mean: Callable[[PyTree], ArchWeights], count: int = 100) -> SearchAlgorithm:
+    """A search by mixtures whose `derive` takes the best scored of `count` architectures that the mixture draws.
+
+    mean: of its relaxation. A draw takes one option of each slot by its weight there, and is made an architecture by
+    the space's rule. Without a score `derive` stays as it was.
+
+    Raises: ValueError where count is less than 1, or the algorithm has no supernet.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    supernet: Supernet | None = algorithm.supernet
+    if supernet is None:
+        raise ValueError("the algorithm must have the supernet that it searches")
+    space = supernet.space
+
+    def one(key: Key, state: DartsState) -> Arch:
+        weights = mean(state.alpha)
+        keys = dict(zip(sorted(weights), jax.random.split(key, len(weights)), strict=True))
+        # By the Gumbel-max trick the greatest of each slot is a draw by its weights.
+        noisy = {k: jnp.log(own) + jax.random.gumbel(keys[k], own.shape) for k, own in weights.items()}
+        return space.discretize({k: jax.nn.softmax(own) for k, own in noisy.items()})
+
+    def draw(key: Key, state: DartsState, number: int) -> Array:
+        return jax.vmap(one, (0, None))(jax.random.split(key, number), state)
+
+    def derive(key: Key, state: DartsState, score: Callable[[Array], Array] | None = None) -> Arch:
+        if score is None:
+            return algorithm.derive(key, state, None)
+        archs = draw(key, state, count)
+        return archs[jnp.argmax(score(archs))]
+
+    return algorithm._replace(derive=derive, draw=draw)
