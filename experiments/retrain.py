@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 
 from jaxnas import command
-from jaxnas.fit.fixed import Fixed, read_genotype
+from jaxnas.fit.fixed import Fixed, layers_of, read_genotype
 
 from .common import Common, defaults, travel
 
@@ -29,10 +29,15 @@ class Config(Common):
 
 
 def _defaults(flag: Callable[[str], str]) -> Config:
-    """The defaults of the space that the genotype says, or that is given."""
-    space = flag("--space") or (read_genotype(flag("--genotype"))[1].name if flag("--genotype") else "darts")
-    found = defaults(Config, "darts", space)(flag)
-    return dataclasses.replace(found, workdir="runs/retrain", random_baselines=0)
+    """The defaults of the space that the genotype says, or that is given, with as many layers as the genotype has."""
+    genotype, space = None, flag("--space")
+    if flag("--genotype"):
+        genotype, entry = read_genotype(flag("--genotype"), space)
+        space = space or entry.name
+    found = defaults(Config, "darts", space or "darts")(flag)
+    cells = layers_of(genotype) or found.train.cells
+    train = dataclasses.replace(found.train, cells=cells)
+    return dataclasses.replace(found, workdir="runs/retrain", random_baselines=0, train=train)
 
 
 PRESETS = _defaults

@@ -12,7 +12,7 @@ from jaxnas import spaces
 from jaxnas.base import Choice, Skeleton
 from jaxnas.benchmarks import make_table
 from jaxnas.catalog import CATALOG, entry_of_genotype, space_of_genotype
-from jaxnas.fit.fixed import read_genotype
+from jaxnas.fit.fixed import layers_of, read_genotype
 from jaxnas.networks import darts_network
 from jaxnas.spaces.literals import LONGEST, shown
 from jaxnas.spaces.published import published_name
@@ -127,6 +127,7 @@ FORMS = {
     "reduction": call(by_node(NORMAL), by_node(REDUCE), names=("normal", "reduction")),
     "a dictionary": str(PLAIN),
     "a dictionary of a program": f"best = {PLAIN}\nprint(best)",
+    "a dictionary of a log": f"epoch 3: {dict(space='darts', **PLAIN)} (best)",
     "a dictionary with a range": str(PLAIN).replace("[2, 3, 4, 5]", "list(range(2, 6))"),
     "a dictionary by names": f"X = dict(normal={NORMAL}, normal_concat=range(2, 6), reduce={REDUCE}, "
     "reduce_concat=range(2, 6))",
@@ -217,6 +218,9 @@ def test_of_several_genotypes_one_is_chosen(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             DARTS.from_genotype(given)
+    odd = tmp_path / "cells (1) [new].py"
+    odd.write_text(program.read_text())
+    assert DARTS.from_genotype(f"{odd}:TWO").tolist() == two
     log = tmp_path / "search.log"
     log.write_text("".join(f"epoch {e} genotype = {text}\n" for e, text in enumerate([BARE, OTHER] * 20)))
     assert DARTS.from_genotype(f"{log}:-1").tolist() == two
@@ -317,6 +321,8 @@ def test_a_chain_in_a_file_says_its_space(tmp_path):
     path.write_text("mbconv3_5x5 identity | shuffle_3x3 shuffle_xception\n")
     genotype, entry = read_genotype(str(path))
     assert entry.name == "chain"
+    assert layers_of(genotype) == 4
+    assert [layers_of(read_genotype(text)[0]) for text in (MACRO, MICRO, "DARTS_V2", STRING)] == [4, None, None, None]
     assert entry.space(Skeleton(2, 4, (8, 8, 3), 2)).to_genotype(
         entry.space(Skeleton(2, 4, (8, 8, 3), 2)).from_genotype(genotype)
     )["stages"] == [["mbconv3_5x5", "identity"], ["shuffle_3x3", "shuffle_xception"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,3 +70,12 @@ def read_genotype(text: str, space: str = "") -> tuple[Any, Entry]:
     if known and may_be:
         form = {"space": space, **form}
     return form, entry_of_genotype(form)
+
+
+def layers_of(genotype: Any) -> int | None:
+    """How many cells the skeleton of a genotype's network must have; None where it may have any number."""
+    if isinstance(genotype, Mapping) and spaces_of(genotype) in (("chain",), ("enas_macro",)):
+        choices = len(spaces.genotype_space(genotype).choices)
+        # Of the macro space layer k, from 0, has 1 + k choices.
+        return choices if "chain" in spaces_of(genotype) else math.isqrt(2 * choices)
+    return None

@@ -26,8 +26,10 @@ _ALSO = {
 """Other names of the fields, in programs that derive from that of DARTS."""
 _SCALARS = re.compile(r"int|float|str|int_|str_|u?int(8|16|32|64)|float(16|32|64)|half|bfloat16|longlong")
 _LISTS = ("list", "tuple", "sorted", "array", "asarray", "tensor", "Tensor")
+_MARK = r"(?:'|\"|\\\")"
 _START = re.compile(
-    r"(?<![\w.])(?:\w+\.)*Genotype(?:\.\w+)?\s*\(|(?<![\w.])dict\(\s*normal\w*\s*=|\{\s*(?:'|\"|\\\")normal(?:'|\"|\\\")\s*:"
+    r"(?<![\w.])(?:\w+\.)*Genotype(?:\.\w+)?\s*\(|(?<![\w.])dict\(\s*normal\w*\s*="
+    rf"|\{{\s*{_MARK}(?:space{_MARK}\s*:\s*{_MARK}\w+{_MARK}\s*,\s*{_MARK})?normal{_MARK}\s*:"
 )
 _TOKEN = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|#[^\n]*|[\[\](){}]")
 _NAMES = re.compile(r"((?:[A-Za-z_]\w*\s*(?::\s*[\w.\[\]]+\s*)?=\s*)+)$")

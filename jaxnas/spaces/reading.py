@@ -23,6 +23,8 @@ from jaxnas.spaces.published import PUBLISHED, published_name
 LARGEST_FILE = 32 << 20
 """Bytes of a file that is read."""
 _FILE = re.compile(r"([^\n()\[\]{}|]*\.(?:py|txt|log|json))(?::([^:/\\\n]{1,200}))?")
+_ANY_FILE = re.compile(r"(.*\.(?:py|txt|log|json))(?::([^:/\\\n]{1,200}))?")
+"""Also of names with brackets; but a text with a genotype in it may end as the name of a file does."""
 
 Otherwise = Callable[[str], Mapping[str, Any]]
 
@@ -50,7 +52,10 @@ def read_genotype(given: Any, otherwise: Otherwise | None = None) -> dict[str, A
         if isinstance(simple, dict) and (spaces_of(simple) or not any(map(_is_form, simple.values()))):
             return simple
         return _one(_of_value(simple), None, "")
-    if match := _FILE.fullmatch(given.strip()):
+    match = _FILE.fullmatch(given.strip())
+    if match is None and len(given) < 1000 and (other := _ANY_FILE.fullmatch(given.strip())):
+        match = other if os.path.isfile(other[1]) else None
+    if match:
         return _one(_of_file(match[1], match[2]), match[2], match[1])
     if len(given) > LARGEST_FILE:
         raise ValueError(f"a text of {len(given)} characters is no genotype; at most {LARGEST_FILE} are read")
