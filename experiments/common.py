@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from jaxnas import fit
-from jaxnas.catalog import CATALOG
+from jaxnas.catalog import CATALOG, Entry
 from jaxnas.command import Size
 from jaxnas.fit.presets import SIZES, preset
 
@@ -80,12 +80,15 @@ def defaults(config: type[Config], method: str, space: str) -> Callable[[Callabl
     return made
 
 
-def travel(config: Common, method: fit.Method) -> None:
-    """Runs the whole road with a method and the settings of a config, or goes on with it."""
+def travel(config: Common, method: fit.Method, entry: Entry | None = None) -> None:
+    """Runs the whole road with a method and the settings of a config, or goes on with it.
+
+    entry: of the space, where it is another than that of its name.
+    """
     if config.preset not in SIZES:
         raise ValueError(f"there is no preset {config.preset!r}: --preset is one of {', '.join(SIZES)}")
     fit.run(
-        method, config.space, config.dataset, config.train,
+        method, entry or config.space, config.dataset, config.train,
         folder=config.workdir, devices=config.devices, tensorboard=config.tensorboard, cache_dir=config.cache_dir,
         data_dir=config.data_dir, size=config.size, seed=config.seed, seeds=config.seeds, table=config.table,
         metric=config.metric, random_baselines=config.random_baselines,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ from jaxnas.spaces import (
     discretize_argmax,
     enas_macro_space,
     enas_micro_space,
+    genotype_space,
     graph_operations,
     nasbench201_cost_table,
     nasbench201_graph_operations,
@@ -66,7 +68,7 @@ class Entry(NamedTuple):
     paper_cells: of a search network, as of `Skeleton`: one that two cores of a CPU train in minutes, and that of its
     paper. The chain has no paper on CIFAR-10; it has about MobileNetV2's depth there.
 
-    Some spaces have more. of_genotype: (genotype, skeleton) -> the space that the genotype is of, where that is not
+    Some spaces have more. of_genotype: (genotype, skeleton) -> the space of a genotype that is none of
     `space(skeleton)`. vocabulary: what the operation ids of its graphs mean, which predictors need. together:
     (skeleton, space) -> a supernet whose paths are the networks of all architectures, to train them from scratch in one
     program. narrowing: (skeleton, operations kept, operations kept before) -> what is left of a supernet's parameters;
@@ -116,6 +118,7 @@ CATALOG: dict[str, Entry] = {
             ends=tuple(node for node, _ in edge_table(4)),
             keeps=2,
             derivations={"argmax": discretize_argmax},
+            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
             cost_table=darts_cost_table,
             structure=two_edges_a_node,
             latency=darts_latency,
@@ -130,6 +133,7 @@ CATALOG: dict[str, Entry] = {
             ends=tuple(node for node, _ in NASBENCH201_EDGES),
             small_cells=1,
             paper_cells=5,
+            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
             together=lambda skeleton, space: nasbench201_supernet(skeleton, space.choices[0].options, affine=True),
             cost_table=nasbench201_cost_table,
             structure=one_option_each,
@@ -143,6 +147,7 @@ CATALOG: dict[str, Entry] = {
             vocabulary=graph_operations(("none", *ENAS_MICRO_OPERATIONS)),
             operations=("none", *ENAS_MICRO_OPERATIONS),
             ends=tuple(node for node, _, _ in enas_micro_slots(5)),
+            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
             small_cells=3,
             paper_cells=8,
         ),
@@ -158,7 +163,7 @@ CATALOG: dict[str, Entry] = {
         Entry(
             "chain",
             space=lambda skeleton: chain_space(chain_depths(skeleton.cells)),
-            of_genotype=lambda genotype, skeleton: chain_space([len(stage) for stage in genotype["stages"]]),
+            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
             supernet=chain_supernet,
             network=chain_network,
             vocabulary=chain_graph_operations(),
@@ -182,5 +187,39 @@ def entry_of(space: str | Entry) -> Entry:
 
 
 def space_of_genotype(entry: Entry, genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace:
-    """The space that a genotype of an entry is of."""
-    return entry.space(skeleton) if entry.of_genotype is None else entry.of_genotype(genotype, skeleton)
+    """The space that a genotype of an entry is of: that of the entry where it can be, so that nothing else changes.
+
+    Raises: ValueError where there is none, which names what is different.
+    """
+    space = entry.space(skeleton)
+    if entry.of_genotype is None:
+        return space
+    try:
+        space.from_genotype(genotype)
+    except ValueError:
+        return entry.of_genotype(genotype, skeleton)
+    return space
+
+
+def entry_of_genotype(genotype: Mapping[str, Any]) -> Entry:
+    """The entry of the library whose space a genotype says or shows, made for a genotype with operations, nodes or
+    stages of its own where it has such.
+
+    Such an entry has what networks and their costs need, and nothing for a search. genotype: the JSON form, as of
+    `jaxnas.spaces.read_genotype`.
+
+    Raises: ValueError where no space has the genotype, which names what is different.
+    """
+    own = genotype_space(genotype)
+    entry = entry_of(own.name)
+    if entry.of_genotype is None:
+        return entry
+    try:
+        # Of these spaces the cells of a skeleton matter in the chain alone, which has a choice for each.
+        entry.space(Skeleton(2, len(own.choices), (32, 32, 3), 2)).from_genotype(genotype)
+    except ValueError:
+        return entry._replace(
+            space=functools.partial(space_of_genotype, entry, genotype), vocabulary=(), together=None, narrowing=None,
+            operations=(), derivations={}, cost_table=None, structure=None, latency=None,
+        )  # fmt: skip
+    return entry

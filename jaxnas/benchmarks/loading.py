@@ -249,7 +249,7 @@ def read_genotypes(source: Columns, column: str, space: SearchSpace) -> np.ndarr
     archs = np.empty((len(cells), len(space.choices)), np.int32)
     for row, cell in enumerate(cells):
         try:
-            archs[row] = space.from_genotype(json.loads(cell) if cell.lstrip().startswith("{") else str(cell))
+            archs[row] = space.from_genotype(str(cell))
         except ValueError as error:
             raise source.error(row, column, str(error)) from None
     return archs

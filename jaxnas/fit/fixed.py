@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxnas.files import read_json
+from jaxnas import spaces
+from jaxnas.catalog import CATALOG, Entry, entry_of_genotype
 from jaxnas.fit import seeds
 from jaxnas.fit.problem import Found, Prepared, Problem
+from jaxnas.spaces.genotypes import spaces_of
+from jaxnas.spaces.literals import shown
 
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Searches nothing: `genotype` is in the JSON form of the space, or in the field's notation."""
+    """Searches nothing: `genotype` is what `from_genotype` of the space reads; `read_genotype` says which space."""
 
     name: ClassVar[str] = "retrain"
 
@@ -25,9 +30,10 @@ class Fixed:
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError where the genotype is not one of the space, or over the budget."""
         seeds.check(problem, {"a genotype that is given": True})
-        if not isinstance(self.genotype, str | Mapping):
+        if not isinstance(self.genotype, str | Mapping | os.PathLike):
             raise ValueError(f"search.genotype must be text or an object in JSON, got {self.genotype!r}")
-        arch = problem.space.from_genotype(self.genotype)
+        given = os.fspath(self.genotype) if isinstance(self.genotype, os.PathLike) else self.genotype
+        arch = problem.space.from_genotype(given)
         budget = problem.budget(problem.space)
         costs = budget.costs(np.asarray(arch)[None]) if budget.limits else {}
         for name, limit in budget.limits.items():
@@ -38,24 +44,38 @@ class Fixed:
         return Prepared(lambda run, stop: {seeds.ONE: Found(problem.space, arch)}, identity)
 
 
-def read_genotype(text: str) -> tuple[Any, str | None]:
-    """(genotype, the name of its space or None) of what a person gives.
+def read_genotype(text: str, space: str = "") -> tuple[Any, Entry]:
+    """(a genotype, the entry of its space) of what a person gives.
 
-    text: the folder of a run, a genotype.json, a published name (DARTS_V2), or the field's notation. Only JSON says its
-    space.
+    text: the folder of a run, or what `jaxnas.spaces.read_genotype` reads. space: the name of the space where it is
+    known; a genotype that does not say it may be of several.
 
-    Raises: OSError where a file or the run's genotype is not there, ValueError where it is damaged.
+    Raises: OSError where a file or the run's genotype is not there, ValueError where it is damaged, of another space or
+    of none.
     """
-    path = Path(text)
-    if path.is_dir():
-        path /= "genotype.json"
-    elif not text.endswith(".json"):
-        return text, None
-    if not path.is_file():
-        raise OSError(
-            f"there is no file {path}: give the folder of a run, its genotype.json, or a published name (DARTS_V2)"
+    given: Any = text
+    if os.path.isdir(text):
+        given = os.path.join(text, "genotype.json")
+    elif os.path.isfile(text):
+        given = Path(text)
+    known = space in CATALOG
+    form = spaces.read_genotype(given, (lambda unread: {}) if known else None)
+    if known and not form:
+        return given, CATALOG[space]  # a notation that the space alone reads, or says what is wrong with
+    may_be = spaces_of(form)
+    if known and may_be and space not in may_be:
+        raise ValueError(
+            f"the genotype is one of {' or '.join(map(shown, may_be))}, not of --space {space}: leave out --space"
         )
-    genotype = read_json(path)
-    if not isinstance(genotype, dict):
-        raise ValueError(f"{path} is no genotype in JSON: it must be an object, got {type(genotype).__name__}")
-    return genotype, genotype.get("space", "darts")
+    if known and may_be:
+        form = {"space": space, **form}
+    return form, entry_of_genotype(form)
+
+
+def layers_of(genotype: Any) -> int | None:
+    """How many cells the skeleton of a genotype's network must have; None where it may have any number."""
+    if isinstance(genotype, Mapping) and spaces_of(genotype) in (("chain",), ("enas_macro",)):
+        choices = len(spaces.genotype_space(genotype).choices)
+        # Of the macro space layer k, from 0, has 1 + k choices.
+        return choices if "chain" in spaces_of(genotype) else math.isqrt(2 * choices)
+    return None

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Operations, initial_stats, named, operation_key
+from jaxnas.ops.primitives import PRIMITIVES, Operations, initial_stats, named, operation_key
 from jaxnas.spaces.nasbench201 import (
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
@@ -32,21 +32,24 @@ def nasbench201_network(
     skeleton: Skeleton,
     space: SearchSpace | None = None,
     *,
-    operations: Operations = NASBENCH201_OPERATIONS,
+    operations: Operations | None = None,
 ) -> Network:
     """The network of one concrete architecture, with affine batch norms.
 
-    operations: those of the space. Edges with "none" are not computed; a node without another edge is zero. `drop_path`
-    of the context, which the benchmark does not use, applies to all operations but the identity.
+    operations: those of the space, where some are objects that have no name in the library. Edges with "none" are not
+    computed; a node without another edge is zero. `drop_path` of the context, which the benchmark does not use, applies
+    to all operations but the identity.
 
     Cells are written out, not scanned: even 15 of them, of convolutions only, compile in seconds.
 
     Raises: ValueError where the architecture is not one of the space, or an auxiliary head is asked for.
     """
-    space = nasbench201_space(operations) if space is None else space
+    space = nasbench201_space(operations or NASBENCH201_OPERATIONS) if space is None else space
     costs = space.costs(arch, skeleton)
     stages = nasbench201_stages(skeleton)
-    primitives = {primitive.name: primitive for primitive in named(operations)}
+    primitives = {
+        primitive.name: primitive for primitive in named(tuple(PRIMITIVES) if operations is None else operations)
+    }
     edges = [
         (slot, primitives[operation], source, node)
         for slot, ((operation, source), (node, _)) in enumerate(

@@ -45,7 +45,6 @@ from jaxnas.spaces.enas_micro import (
     enas_micro_slots,
     enas_micro_space,
 )
-from jaxnas.spaces.genotypes import PUBLISHED
 from jaxnas.spaces.nasbench201 import (
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
@@ -56,8 +55,11 @@ from jaxnas.spaces.nasbench201 import (
     nasbench201_space,
     nasbench201_stages,
 )
+from jaxnas.spaces.own import genotype_space
 from jaxnas.spaces.plain import product_space
 from jaxnas.spaces.pruned import Pruned, everything, prune
+from jaxnas.spaces.published import PUBLISHED
+from jaxnas.spaces.reading import read_genotype
 
 __all__ = [
     "CELL_KINDS",
@@ -100,6 +102,7 @@ __all__ = [
     "enas_micro_slots",
     "enas_micro_space",
     "everything",
+    "genotype_space",
     "graph_operations",
     "nasbench201_choices",
     "nasbench201_cost_table",
@@ -109,5 +112,6 @@ __all__ = [
     "nasbench201_stages",
     "product_space",
     "prune",
+    "read_genotype",
     "stride_of",
 ]

@@ -30,7 +30,9 @@ from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.spaces import genotypes
+from jaxnas.spaces.literals import shown
 from jaxnas.spaces.product import entries, product
+from jaxnas.spaces.reading import read_genotype
 
 CHAIN_BLOCKS = tuple(BLOCKS)
 CHAIN_HEAD = 4
@@ -207,19 +209,17 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
 
 def _read(genotype: Mapping[str, Any] | str, depths: tuple[int, ...], choices: Sequence[Choice]) -> Arch:
     """The architecture of a genotype or of its notation. Raises ValueError naming what is wrong."""
-    if isinstance(genotype, str):
-        found: Any = [stage.split() for stage in genotype.split("|")]
-    else:
-        genotypes.check_space(genotype, "chain")
-        found = genotype.get("stages")
+    read = read_genotype(genotype, lambda text: {"stages": [stage.split() for stage in text.split("|")]})
+    genotypes.check_space(read, "chain", genotype)
+    found = read.get("stages")
     if not isinstance(found, (list, tuple)) or not all(isinstance(stage, (list, tuple)) for stage in found):
-        raise ValueError(f"'stages' must be a list of lists of blocks, got {found!r}")
+        raise ValueError(f"'stages' must be a list of lists of blocks, got {shown(found)}")
     if (lengths := tuple(len(stage) for stage in found)) != depths:
-        raise ValueError(f"the stages of this space have {depths} layers, those of the genotype {lengths}")
+        raise ValueError(f"the stages of this space have {depths} layers, those of the genotype {shown(lengths)}")
     arch = []
     for choice, name in zip(choices, itertools.chain.from_iterable(found), strict=True):
         if name not in choice.options:
-            raise ValueError(f"{choice.name}: no block {name!r}; there are {', '.join(choice.options)}")
+            raise ValueError(f"{choice.name}: no block {shown(name)}; there are {', '.join(choice.options)}")
         arch.append(choice.options.index(name))
     return jnp.array(arch, jnp.int32)
 

@@ -36,6 +36,7 @@ from jaxnas.ops import costs as cost
 from jaxnas.ops.primitives import Operations, Primitive, named, names_of, none_index
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.product import entries, product
+from jaxnas.spaces.reading import read_genotype
 
 DARTS_OPERATIONS = (
     "none",
@@ -281,8 +282,8 @@ def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, fr
         return genotype
 
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
-        found = genotypes.find_darts(genotype) if isinstance(genotype, str) else genotype
-        genotypes.check_space(found, "darts")
+        found = read_genotype(genotype)
+        genotypes.check_space(found, "darts", genotype)
         options = choices[1].options
         arch = []
         for cell in genotypes.check_darts(found, nodes, options, repeats=free).values():

@@ -30,7 +30,9 @@ from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.macro import MACRO_PRIMITIVES
 from jaxnas.spaces import genotypes
+from jaxnas.spaces.literals import shown
 from jaxnas.spaces.product import entries, product
+from jaxnas.spaces.reading import read_genotype
 
 ENAS_MACRO_OPERATIONS = tuple(MACRO_PRIMITIVES)
 ENAS_MACRO_GRAPH_OPERATIONS = (*ENAS_MACRO_OPERATIONS, "stem")
@@ -128,11 +130,14 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
         ]
 
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
-        if isinstance(genotype, str):
-            meaning = f"for each of {layers} layers its operation and a 0 or 1 for each state before"
-            arch = genotypes.parse_numbers(genotype, len(choices), meaning)
+        meaning = f"for each of {layers} layers its operation and a 0 or 1 for each state before"
+        count = len(choices)
+        found = read_genotype(genotype, lambda text: {"arc": genotypes.parse_numbers(text, count, meaning)})
+        if "arc" in found:
+            arch = genotypes.check_numbers(found["arc"], count, meaning)
         else:
-            arch = _read(genotype, layers)
+            genotypes.check_space(found, "enas_macro", genotype)
+            arch = _read(found, layers)
         return jnp.asarray(entries(choices, jnp.asarray(arch)), jnp.int32)
 
     def to_genotype(arch: Arch) -> dict[str, Any]:
@@ -195,23 +200,26 @@ def _costs(taken: Layers, skeleton: Skeleton) -> dict[str, int]:
 
 def _read(genotype: Mapping[str, Any], layers: int) -> list[int]:
     """The entries of the architecture of a JSON genotype. Raises ValueError naming what is wrong."""
-    genotypes.check_space(genotype, "enas_macro")
     listed = genotype.get("layers")
     if not isinstance(listed, (list, tuple)) or len(listed) != layers:
-        raise ValueError(f"'layers' must be a list of {layers} pairs (operation, states added), got {listed!r}")
+        raise ValueError(f"'layers' must be a list of {layers} pairs (operation, states added), got {_counted(listed)}")
     arch: list[int] = []
     for k, entry in enumerate(listed):
         if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], (list, tuple)):
-            raise ValueError(f"layer {k} is (operation, states added), got {entry!r}")
+            raise ValueError(f"layer {k} is (operation, states added), got {shown(entry)}")
         operation, states = entry
-        if operation not in ENAS_MACRO_OPERATIONS:
+        if not isinstance(operation, str) or operation not in ENAS_MACRO_OPERATIONS:
             raise ValueError(
-                f"layer {k}: unknown operation {operation!r}; this space has {', '.join(ENAS_MACRO_OPERATIONS)}"
+                f"layer {k}: unknown operation {shown(operation)}; this space has {', '.join(ENAS_MACRO_OPERATIONS)}"
             )
-        if wrong := [state for state in states if state not in range(k)]:
-            raise ValueError(f"layer {k}: state {wrong[0]!r} cannot be added; it must be before state {k}")
+        if wrong := [state for state in states if type(state) is not int or state not in range(k)]:
+            raise ValueError(f"layer {k}: state {shown(wrong[0])} cannot be added; it must be before state {k}")
         arch += [ENAS_MACRO_OPERATIONS.index(operation), *(int(state in states) for state in range(k))]
     return arch
+
+
+def _counted(listed: Any) -> str:
+    return f"{len(listed)}" if isinstance(listed, (list, tuple)) else shown(listed)
 
 
 def _graph(arch: Arch, layers: int) -> Graph:

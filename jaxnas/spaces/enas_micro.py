@@ -30,7 +30,9 @@ from jaxnas.checks import checked_space
 from jaxnas.ops.primitives import Operations, names_of
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.darts import CELL_KINDS, CellEdges, cell_graph, darts_costs
+from jaxnas.spaces.literals import shown
 from jaxnas.spaces.product import entries, product
+from jaxnas.spaces.reading import read_genotype
 
 ENAS_MICRO_OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "skip_connect")
 """In the order of the authors' numbers."""
@@ -111,11 +113,14 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
         return genotype
 
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
-        if isinstance(genotype, str):
-            numbers = genotypes.parse_numbers(genotype, 8 * nodes, f"two cells of {nodes} nodes, four for each")
+        meaning = f"two cells of {nodes} nodes, four for each"
+        found = read_genotype(genotype, lambda text: {"arc": genotypes.parse_numbers(text, 8 * nodes, meaning)})
+        if "arc" in found:
+            numbers = genotypes.check_numbers(found["arc"], 8 * nodes, meaning)
             arch = jnp.array(numbers, jnp.int32).reshape(-1, 2, 2).transpose(0, 2, 1).reshape(-1)
         else:
-            arch = jnp.array(_read(genotype, nodes, names), jnp.int32)
+            genotypes.check_space(found, "enas_micro", genotype)
+            arch = jnp.array(_read(found, nodes, names), jnp.int32)
         return jnp.asarray(entries(choices, arch), jnp.int32)
 
     def notation(arch: Arch) -> str:
@@ -170,20 +175,19 @@ def _discretize(weights: ArchWeights, nodes: int, operations: int) -> Arch:
 
 def _read(genotype: Mapping[str, Any], nodes: int, names: tuple[str, ...]) -> list[int]:
     """The entries of the architecture of a JSON genotype. Raises ValueError naming what is wrong."""
-    genotypes.check_space(genotype, "enas_micro")
     arch: list[int] = []
-    for kind in CELL_KINDS:
-        found = genotype.get(kind)
-        if not isinstance(found, (list, tuple)) or len(found) != 2 * nodes:
-            raise ValueError(f"{kind!r} must be a list of {2 * nodes} edges (operation, source), got {found!r}")
-        edges = [
-            genotypes.read_edge(f"{kind} edge {e}, into node {e // 2 + 2}", edge, names, e // 2 + 2)
-            for e, edge in enumerate(found)
-        ]
-        joined = genotype.get(f"{kind}_concat")
-        if joined is None or sorted(joined, key=str) != sorted(_loose(edges), key=str):
+    for kind, (groups, joined) in genotypes.parts_of_cells(genotype, nodes).items():
+        if len(groups) != nodes:
+            raise ValueError(f"{kind} has {len(groups)} nodes; a cell of this space has {nodes}")
+        edges = []
+        for node, group in enumerate(groups, 2):
+            if len(group) != 2:
+                raise ValueError(f"{kind} node {node} has {len(group)} edges; a node of this space has two")
+            where = (f"{kind} edge {2 * node - 4 + e}, into node {node}" for e in (0, 1))
+            edges += [genotypes.read_edge(place, edge, names, node) for place, edge in zip(where, group, strict=True)]
+        if sorted(joined, key=str) != sorted(_loose(edges), key=str):
             raise ValueError(
-                f"{kind}_concat is {joined}; the nodes that no other reads are concatenated, so it must be "
+                f"{kind}_concat is {shown(joined)}; the nodes that no other reads are concatenated, so it must be "
                 f"{_loose(edges)}"
             )
         for left, right in zip(edges[::2], edges[1::2], strict=True):

@@ -24,7 +24,9 @@ from jaxnas.checks import check_arch, checked_space
 from jaxnas.ops import costs as cost
 from jaxnas.ops.primitives import Operations, Primitive, named, names_of, none_index
 from jaxnas.spaces import genotypes
+from jaxnas.spaces.literals import shown
 from jaxnas.spaces.product import entries, product
+from jaxnas.spaces.reading import read_genotype
 
 NASBENCH201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """In the official order."""
@@ -103,16 +105,16 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
         return [(names[entry], source) for entry, (_, source) in taken]
 
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
-        if isinstance(genotype, str):
-            if genotype.strip().casefold() in {name.casefold() for name in genotypes.PUBLISHED} or "(" in genotype:
-                raise ValueError(f"{genotype!r} is a genotype of the space 'darts', not of 'nasbench201'")
-            found: Any = genotypes.parse_nasbench201(genotype)
-        else:
-            genotypes.check_space(genotype, "nasbench201")
-            if "cell" not in genotype:
-                raise ValueError(f"the genotype has no 'cell'; it needs the 6 edges there, got {sorted(genotype)}")
-            found = genotype["cell"]
-        checked = genotypes.check_nasbench201(found, names)
+        found = read_genotype(genotype, lambda text: {"cell": genotypes.parse_nasbench201(text)})
+        if "arc" in found:
+            raise ValueError(
+                "integers are no cell of NAS-Bench-201: programs number its operations and edges in different ways; "
+                "write |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
+            )
+        genotypes.check_space(found, "nasbench201", genotype)
+        if "cell" not in found:
+            raise ValueError(f"the genotype has no 'cell'; it needs the 6 edges there, got {shown(list(found))}")
+        checked = genotypes.check_nasbench201(found["cell"], names)
         return jnp.asarray([names.index(operation) for operation, _ in checked], jnp.int32)
 
     space = SearchSpace(

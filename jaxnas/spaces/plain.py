@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxnas.base import Arch, ArchWeights, Choice, Graph, SearchSpace, Skeleton
 from jaxnas.checks import checked_space
+from jaxnas.spaces.literals import shown
 from jaxnas.spaces.product import entries, product
+from jaxnas.spaces.reading import read_genotype
 
 
 def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpace:
@@ -59,14 +61,21 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
         return " ".join(f"{choice.name}={choice.options[entry]}" for choice, entry in taken)
 
     def from_genotype(genotype: Mapping[str, Any] | str) -> Arch:
-        found: Mapping[str, Any] = parse(genotype) if isinstance(genotype, str) else genotype
+        found: Any = genotype
+        if isinstance(genotype, str):
+            found = parse(genotype) if not genotype.lstrip().startswith("{") else read_genotype(genotype)
+        if not isinstance(found, Mapping):
+            raise ValueError(f"a genotype is a text or the JSON form of its space, got {shown(found)}")
         if found.get("space", name) != name:
-            raise ValueError(f"the genotype is of the space {found['space']!r}, not of {name!r}")
+            raise ValueError(f"the genotype is of the space {shown(found['space'])}, not of {name!r}")
         arch = []
         for choice in choices:
-            option = str(found.get(choice.name, "missing"))
+            option = found.get(choice.name, "missing")
+            option = str(option) if isinstance(option, (str, int, float)) else shown(option)
             if option not in choice.options:
-                raise ValueError(f"choice {choice.name!r} is {option}; it must be one of {', '.join(choice.options)}")
+                raise ValueError(
+                    f"choice {choice.name!r} is {shown(option)[1:-1]}; it must be one of {', '.join(choice.options)}"
+                )
             arch.append(choice.options.index(option))
         return jnp.array(arch, jnp.int32)
 

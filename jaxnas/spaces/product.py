@@ -31,8 +31,12 @@ class Product(NamedTuple):
 def product(choices: tuple[Choice, ...]) -> Product:
     """The moves on the product of some choices.
 
-    Raises: ValueError where a choice has no option, or none has two.
+    Raises: ValueError where a choice has no option, none has two, or two have one name; the moves, for architectures of
+    another length or of floats.
     """
+    names = [choice.name for choice in choices]
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise ValueError(f"two choices have the name {twice!r}; give each its own")
     sizes = np.array([len(choice.options) for choice in choices], np.int32)
     for choice in choices:
         if not choice.options:
@@ -52,13 +56,17 @@ def product(choices: tuple[Choice, ...]) -> Product:
         return (jax.random.uniform(key, sizes.shape) * sizes).astype(jnp.int32)
 
     def mutate(key: Key, arch: Arch) -> Arch:
+        check_arch(choices, arch, "the space")
         m = (jax.random.uniform(key, ()) * len(changed)).astype(jnp.int32)
         return move(arch, jnp.asarray(changed)[m], jnp.asarray(offset)[m])
 
     def crossover(key: Key, a: Arch, b: Arch) -> Arch:
+        for parent in (a, b):
+            check_arch(choices, parent, "the space")
         return jnp.where(jax.random.bernoulli(key, 0.5, sizes.shape), a, b)
 
     def neighbors(arch: Arch) -> tuple[Array, Array]:
+        check_arch(choices, arch, "the space")
         archs = jax.vmap(move, (None, 0, 0))(arch, jnp.asarray(changed), jnp.asarray(offset))
         return archs, jnp.ones(len(changed), bool)
 
