@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.programs import random_batch
 from jaxnas import command
 from jaxnas.base import Skeleton
-from jaxnas.search import adam_l2, carried, darts, weakest_by_alpha
+from jaxnas.relax import softmax
+from jaxnas.search import Variant, adam_l2, carried, darts, weakest_by_alpha
 from jaxnas.spaces import DARTS_OPERATIONS, darts_space
 from jaxnas.supernets import darts_narrowing, darts_supernet
 from jaxnas.supernets.executors import Form
@@ -52,9 +53,10 @@ def main(config: Config) -> None:
         every = darts(darts_supernet(skeleton, form=config.form), optimizer, adam_l2())
         state = jax.jit(every.init)(jax.random.key(0))
         if not full:
-            state = carried(state, darts_narrowing(skeleton, keep), keep)
+            state = carried(state, darts_narrowing(skeleton, keep))
         supernet = darts_supernet(skeleton, keep=None if full else keep, form=config.form)
-        (phase,) = darts(supernet, optimizer, adam_l2()).phases
+        variant = Variant(softmax(there=keep))
+        (phase,) = darts(supernet, optimizer, adam_l2(), variant=variant).phases
         start = time.perf_counter()
         compiled = jax.jit(phase.step).lower(jax.random.key(0), state, batches).compile()
         params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
