@@ -175,6 +175,19 @@ CATALOG: dict[str, Entry] = {
     )
 }
 """The spaces of the library."""
+CATALOG["darts_free"] = CATALOG["darts"]._replace(
+    name="darts_free",
+    space=lambda skeleton: darts_space(free=True),
+    supernet=functools.partial(darts_supernet, free=True),
+    together=lambda skeleton, space: darts_supernet(
+        skeleton, len(space.choices) // 6, space.choices[1].options, affine=True, free=True
+    ),
+    keeps=0,
+    derivations={},
+    cost_table=None,
+    structure=None,
+    latency=None,
+)
 
 
 def entry_of(space: str | Entry) -> Entry:

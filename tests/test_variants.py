@@ -14,6 +14,7 @@ from jaxnas.base import Aux, Batch, Context, Objective, Supernet
 from jaxnas.relax import by_slots, softmax
 from jaxnas.search import (
     Variant,
+    above,
     beta_darts,
     by_score,
     count_decisions,
@@ -295,6 +296,23 @@ def test_skips_that_are_too_many_make_way_for_the_next_best():
         assert found.tolist() == expected
 
 
+def test_fair_darts_takes_what_is_above_the_threshold_two_of_a_node_at_most():
+    """By hand: two operations on one edge, one edge alone, none at all, and the two heaviest of three."""
+    names = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
+    space = darts_space(2, names, free=True)
+    normal = jnp.array(
+        [[0.9, 0.1, 0.95, 0.9], [0.2, 0.8, 0.1, 0.1], [0.9, 0.84, 0.1, 0.2], [0.1] * 4, [0.1, 0.9, 0.1, 0.1]]
+    )
+    reduce = jnp.array(
+        [[0.99, 0.1, 0.2, 0.3], [0.99] + [0.8] * 3, [0.1, 0.9, 0.1, 0.1], [0.1, 0.1, 0.97, 0.1], [0, 0, 0, 0.92]]
+    )
+    arch = above(space.discretize, 0)({"normal": jnp.array(normal), "reduce": jnp.array(reduce)})
+    genotype = space.to_genotype(arch)
+    taken = {kind: [[tuple(edge) for edge in genotype[kind] if edge[0] != "none"]] for kind in ("normal", "reduce")}
+    assert taken["normal"] == [[("max_pool_3x3", 0), ("sep_conv_3x3", 0), ("skip_connect", 2)]]
+    assert taken["reduce"] == [[("max_pool_3x3", 1), ("sep_conv_3x3", 2)]]
+
+
 def test_perturbations_stay_within_epsilon_and_the_adversary_climbs():
     weights = softmax().mean(ALPHA)
 
@@ -459,6 +477,7 @@ def test_what_cannot_be_is_refused():
         (lambda: snas(10, last=0.0), "total_steps and temperatures must be positive"),
         (lambda: drnas(-1.0), "of the divergence"),
         (lambda: fair_darts(-1.0), "of the zero-one loss"),
+        (lambda: above(None, 0, 1.0), "threshold must be more than 0 and less than 1, got 1.0"),
         (lambda: darts_minus(10, ("a", "b")), "needs an option 'skip_connect'; there are a, b"),
         (lambda: beta_darts(10, -1.0), "last not negative"),
         (lambda: smooth_darts(10, "wild"), 'must be "random" or "adversarial"'),

@@ -28,6 +28,7 @@ from jaxnas.search import (
     EarlyStop,
     Variant,
     WatchedState,
+    above,
     adam_l2,
     carried,
     count_decisions,
@@ -221,8 +222,10 @@ class _Search(NamedTuple):
         """The architecture of a mixture without a budget; traceable."""
         if self.settings.most_skips is not None:
             return limited_skips(self.space, self.problem.entry.operations, self.settings.most_skips)(weights)
-        rule = self.problem.entry.derivations.get(self.settings.derive, self.space.discretize)
-        return rule(weights)
+        entry = self.problem.entry
+        if self.settings.method == "fair_darts" and entry.name == "darts_free":
+            return above(self.space.discretize, entry.operations.index("none"))(weights)
+        return entry.derivations.get(self.settings.derive, self.space.discretize)(weights)
 
     def part(self, number: int, keep: Keep | None) -> Part:
         """What a variant is made of in a part of the search. keep: the options that are left, None for all."""

@@ -7,7 +7,7 @@ from jaxnas.search.darts_minus import darts_minus
 from jaxnas.search.darts_pt import Projected, count_decisions, decided, make_projection, projected, tuning
 from jaxnas.search.drnas import drnas
 from jaxnas.search.enas import ChildInfo, ControllerInfo, EnasState, enas, path_metric
-from jaxnas.search.fair_darts import fair_darts
+from jaxnas.search.fair_darts import above, fair_darts
 from jaxnas.search.gdas import gdas
 from jaxnas.search.health import (
     Curvature,
@@ -61,6 +61,7 @@ __all__ = [
     "SinglePathState",
     "Variant",
     "WatchedState",
+    "above",
     "adam_l2",
     "beta_darts",
     "by_score",

@@ -5,18 +5,38 @@ Options do not compete: the weight of each is a sigmoid of its own (eq. 3), and 
 
     weights = sigma(alpha),     L_01 = -w mean (sigma(alpha) - 1 / 2)^2.
 
-Deviations: the authors keep every option above a threshold, any number of them on an edge; here an architecture of the
-space is derived, by the rule of the space from the sigmoids.
+Derived are the options above a threshold, however many of an edge, no more than two of a node (the authors' program;
+the threshold is 0.85): `above` says so to a space whose nodes may have fewer than two edges or two from one input, as
+`darts_space(free=True)`.
+
+Deviation: over another space, its own rule reads an architecture off the sigmoids. That a node keeps two options at
+most is so in the authors' published cells; the part of their program that does it was not seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import ArchWeights, Array
+from jaxnas.base import Arch, ArchWeights, Array
 from jaxnas.relax import There, by_slots
 from jaxnas.search.darts import Variant
+
+
+def above(
+    discretize: Callable[[ArchWeights], Arch], none: int, threshold: float = 0.85
+) -> Callable[[ArchWeights], Arch]:
+    """The rule of a free space, for weights of which those count alone that are above a threshold.
+
+    none: the number of the option that stands for an absent edge, which weighs as much as the threshold.
+
+    Raises: ValueError where the threshold is not in (0, 1).
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must be more than 0 and less than 1, got {threshold}")
+    return lambda weights: discretize({kind: own.at[:, none].set(threshold) for kind, own in weights.items()})
 
 
 def fair_darts(weight: float = 10.0, *, there: There | None = None) -> Variant:
