@@ -26,7 +26,7 @@ from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.ops.primitives import named
 from jaxnas.spaces import DARTS_OPERATIONS, edge_table
 from jaxnas.supernets.executors import Layout, edges_init, scan_executor
-from jaxnas.supernets.executors.scan import mixed_op
+from jaxnas.supernets.executors.edge import mixed_op
 
 LOOP = 8
 """Times that what is timed in a loop is done in one."""

@@ -31,7 +31,7 @@ from jaxnas.base import Array
 from jaxnas.kernels import arrays, compiling, depthwise, gate, norm, platform, trees
 from jaxnas.ops.primitives import Primitive
 from jaxnas.parallel import on_one_device
-from jaxnas.supernets.executors.scan import Edge, mixed_op
+from jaxnas.supernets.executors.edge import Edge, mixed_op
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

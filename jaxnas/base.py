@@ -191,6 +191,13 @@ def no_network(*_: Any) -> Any:
     raise ValueError("this supernet has no derived network: give it `network`, `extract` and `extract_stats`")
 
 
+def no_parameters(*_: Any) -> Any:
+    """What stands for `extract` and `extract_stats` where paths are of a part of the channels: raises ValueError."""
+    raise ValueError(
+        "a supernet of partial channels has no parameters for a network of all of them: train the network from scratch"
+    )
+
+
 class Supernet(NamedTuple):
     """A network that holds the parameters of every architecture of a space.
 

@@ -27,6 +27,7 @@ from jaxnas.base import (
     PyTree,
     SearchSpace,
     Supernet,
+    no_parameters,
 )
 
 
@@ -218,8 +219,13 @@ def checked_supernet(supernet: Supernet) -> Supernet:
         check_arch(space.choices, arch, owner)
         return supernet.extract_stats(stats, arch)
 
+    bare = supernet.extract is no_parameters  # kept, by which others know
     return supernet._replace(
-        apply=apply, apply_path=apply_path, used=used, extract=extract, extract_stats=extract_stats
+        apply=apply,
+        apply_path=apply_path,
+        used=used,
+        extract=no_parameters if bare else extract,
+        extract_stats=no_parameters if bare else extract_stats,
     )
 
 

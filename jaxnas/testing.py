@@ -36,6 +36,7 @@ from jaxnas.base import (
     Skeleton,
     Supernet,
     no_network,
+    no_parameters,
 )
 from jaxnas.checks import check_choices
 from jaxnas.ops import layers
@@ -241,9 +242,10 @@ def check_supernet(
     """Holds a supernet and its derived networks to the laws, at the sizes it was made with: choose small ones.
 
     network: arch -> the derived network, by default that of the supernet; the laws of derived networks are left out
-    where it has none. archs: by default, of 64 sampled ones, the one of the most parameters, in which places that are
-    exchanged show, and one unlike it whose choices also differ from each other. inputs: a batch to try it with, by
-    default `batch` examples of random numbers of its `input_shape`; give one where inputs are not one array of floats.
+    where it has none, or no parameters for them. archs: by default, of 64 sampled ones, the one of the most parameters,
+    in which places that are exchanged show, and one unlike it whose choices also differ from each other. inputs: a
+    batch to try it with, by default `batch` examples of random numbers of its `input_shape`; give one where inputs are
+    not one array of floats.
     tolerance: of differences, in parts of the largest entry.
 
     The laws: the mixture of one-hot weights is the path; different architectures compute different functions; the
@@ -255,7 +257,7 @@ def check_supernet(
     """
     check_choices(space.choices, supernet.space.choices, "the space", "the supernet")
     network = supernet.network if network is None else network
-    network = None if network is no_network else network
+    network = None if network is no_network or supernet.extract is no_parameters else network
     params_key, arch_key, x_key = jax.random.split(jax.random.key(seed), 3)
     params = _quick(supernet.init)(params_key)
     x = jax.random.normal(x_key, (batch, *supernet.input_shape)) if inputs is None else inputs

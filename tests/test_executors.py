@@ -18,8 +18,8 @@ from jaxnas.ops import layers
 from jaxnas.ops.primitives import initial_stats, named
 from jaxnas.spaces import edge_table
 from jaxnas.supernets.executors.chosen import chosen
+from jaxnas.supernets.executors.edge import mixed_op
 from jaxnas.supernets.executors.layout import operations_init
-from jaxnas.supernets.executors.scan import mixed_op
 from jaxnas.supernets.executors.staged import stages
 from jaxnas.supernets.executors.together import together
 
@@ -128,7 +128,7 @@ def test_chosen_operations_are_each_edges_own(stride, given, affine):
     stats = jax.tree.map(lambda leaf: jnp.abs(normal(2, len(choice), *leaf.shape)), before)
 
     def at_once(params, x):
-        return chosen(operations, stride, given)(params, jnp.array(choice), x, stats, Context())
+        return chosen(operations, stride, given)(params, jnp.array(choice), x, stats, Context(), None)
 
     def one_by_one(params, x):
         total, seen = 0.0, [list(own) for own in stats]

@@ -23,6 +23,8 @@ FEW = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1")
 MICRO = ("skip_connect", "sep_conv_3x3")
 BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
 CHAIN = Skeleton(channels=2, cells=4, image_shape=(4, 3, 2), num_classes=2)
+WIDE = Skeleton(channels=4, cells=3, image_shape=(5, 3, 2), num_classes=2)
+WIDE_TWO = Skeleton(channels=4, cells=2, image_shape=(5, 3, 2), num_classes=2)
 
 
 def taken(tree, *places):
@@ -100,6 +102,24 @@ PAIRS = {
         chain_layout,
     ),
 }
+PARTS = {
+    "darts of parts": (
+        functools.partial(supernets.darts_supernet, WIDE, 2, FEW, partial=2),
+        reference.darts_reference(WIDE, 2, FEW, partial=2),
+        darts_layout,
+    ),
+    "nasbench201 of parts": (
+        functools.partial(supernets.nasbench201_supernet, WIDE_TWO, FEW, partial=2),
+        reference.nasbench201_reference(WIDE_TWO, FEW, partial=2),
+        nasbench201_layout,
+    ),
+    "enas_micro of parts": (
+        functools.partial(supernets.enas_micro_supernet, WIDE, 2, MICRO, partial=2),
+        reference.enas_micro_reference(WIDE, 2, MICRO, partial=2),
+        enas_micro_layout,
+    ),
+}
+PAIRS |= PARTS
 
 
 def quick(function):
@@ -129,11 +149,17 @@ def close(found, expected):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * scale, err_msg=jax.tree_util.keystr(path))
 
 
+def sampled(weights):
+    """The skip connections of ENAS are all added up."""
+    return {**reference.sampled_weights(weights), **{kind: rows for kind, rows in weights.items() if kind == "skip"}}
+
+
 @functools.cache
 def of_the_loops(name):
     """What is given, (params of the fast supernet, weights, archs, x), and what the reference makes of it.
 
-    The latter are value and gradients of the mixture, and those of each path, as the mixture of one-hot weights.
+    The latter are value and gradients of the mixture, those of each path, as the mixture of one-hot weights, and those
+    of the mixture of the greatest weights alone.
     """
     make, plain, layout = PAIRS[name]
     fast = make()
@@ -149,15 +175,16 @@ def of_the_loops(name):
         x = jax.random.normal(jax.random.key(2), (3, *fast.input_shape), jnp.float64)
         gradients = quick(jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2)))
         one_hot = [jax.tree.map(lambda leaf: leaf.astype(jnp.float64), fast.space.one_hot(arch)) for arch in archs]
-        mixture, *paths = (gradients(layout(params), taken, x) for taken in (weights, *one_hot))
-    return (params, weights, archs, x), mixture, paths
+        given = (weights, sampled(weights), *one_hot)
+        mixture, alone, *paths = (gradients(layout(params), taken, x) for taken in given)
+    return (params, weights, archs, x), mixture, paths, alone
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_mixture_and_path_and_their_gradients_are_those_of_the_loops(name, platform):
     """In the forms of the edges and of every operation that the platform is given, computed by the CPU."""
-    (params, weights, archs, x), mixture, paths = of_the_loops(name)
+    (params, weights, archs, x), mixture, paths, _ = of_the_loops(name)
     make, _, layout = PAIRS[name]
     with jax.enable_x64(True), supposing(platform):
         fast = make(dtype=jnp.float64)
@@ -170,6 +197,21 @@ def test_mixture_and_path_and_their_gradients_are_those_of_the_loops(name, platf
             close((ours, layout(own_params), own_x), (value, to_params, to_x))
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in PARTS])
+def test_a_sampled_mixture_and_its_gradients_are_those_of_the_loops_with_the_greatest_weights_alone(name, platform):
+    """Of weights that are no one-hot rows. A weight that is not taken has no gradient."""
+    (params, weights, _, x), _, _, (expected, (expected_params, expected_weights, expected_x)) = of_the_loops(name)
+    make, _, layout = PAIRS[name]
+    with jax.enable_x64(True), supposing(platform):
+        fast = make(dtype=jnp.float64, sampled=True)
+        gradients = quick(jax.value_and_grad(functools.partial(loss, fast), (0, 1, 2)))
+        value, (to_params, to_weights, to_x) = gradients(params, weights, x)
+        there = {kind: rows != 0 for kind, rows in sampled(weights).items()}
+        taken = jax.tree.map(lambda gradient, own: jnp.where(own, gradient, 0), expected_weights, there)
+        close((value, (layout(to_params), to_weights, to_x)), (expected, (expected_params, taken, expected_x)))
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_reference_has_the_parameters_of_its_fast_supernet(name):
     make, plain, layout = PAIRS[name]
@@ -178,21 +220,27 @@ def test_a_reference_has_the_parameters_of_its_fast_supernet(name):
     assert jax.tree.map(jnp.shape, fast) == jax.tree.map(jnp.shape, shapes)
 
 
-def test_what_a_second_order_hypergradient_takes_is_that_of_the_loops():
+@pytest.mark.parametrize(
+    ("kind", "platform"), [("whole", "cpu"), ("sampled", "cpu"), ("sampled", "gpu"), ("partial", "cpu")]
+)
+def test_what_a_second_order_hypergradient_takes_is_that_of_the_loops(kind, platform):
     """The derivative, along a direction of the parameters, of the gradient of the weights: of a cell that reduces."""
     one = Skeleton(channels=2, cells=1, image_shape=(4, 3, 2), num_classes=2)
-    fast, plain = supernets.darts_supernet(one, 2, FEW, dtype=jnp.float64), reference.darts_reference(one, 2, FEW)
+    parts = 2 if kind == "partial" else 1
+    plain = reference.darts_reference(one, 2, FEW, partial=parts)
     _, weights, _, x = of_the_loops("darts")[0]
 
-    def implicit(net, params, along):
-        gradient = jax.grad(functools.partial(loss, net), (0, 1))
-        return jax.jvp(lambda p: gradient(p, weights, x)[1], (params,), (along,))[1]
+    def implicit(net, params, along, given=lambda weights: weights):
+        gradient = jax.grad(lambda p, w: loss(net, p, given(w), x), (0, 1))
+        return jax.jvp(lambda p: gradient(p, weights)[1], (params,), (along,))[1]
 
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), supposing(platform):
+        fast = supernets.darts_supernet(one, 2, FEW, dtype=jnp.float64, sampled=kind == "sampled", partial=parts)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), jax.jit(fast.init)(jax.random.key(0)))
         along = jax.tree.map(jnp.cos, params)
         found = quick(functools.partial(implicit, fast))(params, along)
-        expected = quick(functools.partial(implicit, plain))(darts_layout(params), darts_layout(along))
+        given = sampled if kind == "sampled" else lambda weights: weights
+        expected = quick(functools.partial(implicit, plain, given=given))(darts_layout(params), darts_layout(along))
         close(found["reduce"], expected["reduce"])
         assert expected["reduce"].any()
 

@@ -7,6 +7,7 @@ auxiliary head: one compiled program for any number of architectures.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,16 @@ from jaxnas.networks.frame import Frame, make_frame
 from jaxnas.ops import costs
 from jaxnas.ops.primitives import Primitive
 from jaxnas.spaces.darts import CELL_KINDS, CellShape, darts_cells
-from jaxnas.supernets.executors import Edges, Form, Layout, checked_form, edges_init, executor, with_key_if_read
+from jaxnas.supernets.executors import (
+    Edges,
+    Form,
+    Layout,
+    checked_form,
+    checked_mixture,
+    edges_init,
+    executor,
+    with_key_if_read,
+)
 from jaxnas.supernets.extracting import stacked, taken
 
 Join = Callable[[str, Array], Array]
@@ -48,14 +58,20 @@ def make_cells(
     affine: bool,
     inputs_affine: bool,
     keep: Mapping[str, np.ndarray] | None = None,
+    sampled: bool = False,
+    partial: int = 1,
+    absent: int | None = None,
 ) -> Cells:
     """ends: the (source, node) of each slot. inputs_affine: whether the batch norms of the cells' inputs have scale and
-    offset. keep: kind -> bool [S, O]. Others as of `darts_supernet`.
+    offset. keep: kind -> bool [S, O]. absent: the number of an option that stands for no edge, which nothing goes past.
+    Others as of `darts_supernet`.
 
-    Raises: ValueError for a form that does not exist, and for an auxiliary head where nothing trains it or it has no
-    room.
+    Raises: ValueError for a form or a mixture that cannot be, and for an auxiliary head where nothing trains it or it
+    has no room.
     """
     form = checked_form(skeleton, form, remat)
+    widths = [shape.channels for shape in darts_cells(skeleton, nodes)]
+    checked_mixture(widths, partial=partial, sampled=sampled, affine=affine)
     if skeleton.auxiliary and not affine:
         raise ValueError("a search has no auxiliary head: give a skeleton with auxiliary=False, or affine=True")
     if skeleton.auxiliary:
@@ -63,13 +79,13 @@ def make_cells(
         costs.auxiliary_head(shape.outputs, costs.strided(shape.size, 2), skeleton.num_classes)  # or there is no room
     layouts = {kind: Layout(2, nodes, tuple(ends), kind == "reduce") for kind in CELL_KINDS}
     frame = make_frame(skeleton, nodes, inputs_affine)
-    if keep is None:  # one executor for both kinds, so that its rules are traced once
-        executors = dict.fromkeys(CELL_KINDS, executor(form, primitives, remat=remat))
-    else:
-        executors = {kind: executor(form, primitives, keep[kind], remat=remat) for kind in CELL_KINDS}
+    make = functools.partial(executor, form, primitives, remat=remat, sampled=sampled, partial=partial, absent=absent)
+    # Where it is one executor for both kinds, its rules are traced once.
+    each = {} if keep is None else {kind: make(keep[kind]) for kind in CELL_KINDS}
+    executors = each or dict.fromkeys(CELL_KINDS, make())
 
     def init_edges(key: Key, shape: CellShape, count: int) -> PyTree:
-        return edges_init(primitives, layouts[shape.kind], key, shape.channels, (count,), affine)
+        return edges_init(primitives, layouts[shape.kind], key, shape.channels // partial, (count,), affine)
 
     def init(key: Key) -> PyTree:
         return frame.init(key, init_edges)

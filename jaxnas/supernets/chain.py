@@ -25,6 +25,7 @@ from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.ops.primitives import Primitive, initial_stats
 from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
+from jaxnas.supernets.executors.edge import sampled_op
 from jaxnas.supernets.executors.layout import operations_init, used_operations
 from jaxnas.supernets.executors.scan import one_of
 from jaxnas.supernets.extracting import as_network, taken
@@ -73,12 +74,14 @@ def chain_supernet(
     blocks: Sequence[str] = CHAIN_BLOCKS,
     *,
     dtype: Any = jnp.float32,
+    sampled: bool = False,
 ) -> Supernet:
     """The supernet over `chain_space(depths, blocks)`. depths: by default `chain_depths(skeleton.cells)`.
 
-    dtype: of the activations. Parameters and statistics of the layers are a list over `chain_runs`, of lists over the
-    blocks, stacked over the layers of the run. A path's statistics have a place for every batch norm of every block;
-    those of blocks that it does not take have mean 0 and variance 1.
+    dtype: of the activations. sampled: as of `darts_supernet`, one block a layer. Parameters and statistics of the
+    layers are a list over `chain_runs`, of lists over the blocks, stacked over the layers of the run. A path's
+    statistics have a place for every batch norm of every block; those of blocks that it does not take have mean 0 and
+    variance 1.
 
     Raises: ValueError as `chain_space` and `chain_stages`.
     """
@@ -91,7 +94,8 @@ def chain_supernet(
         return _init(skeleton, runs, width, key)
 
     def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
-        return _forward(runs, params, weights, x.astype(dtype), context._replace(bn="batch"), _mixture)
+        layer = _sampled if sampled else _mixture
+        return _forward(runs, params, weights, x.astype(dtype), context._replace(bn="batch"), layer)
 
     def blocks_of(arch: Arch) -> ArchWeights:
         return {kind: jnp.argmax(rows, axis=1) for kind, rows in space.one_hot(arch).items()}
@@ -192,6 +196,12 @@ def _mixture(run: ChainRun, params: PyTree, weights: Array, x: Array, context: C
         )
 
     return layer(params, weights, x), ()
+
+
+def _sampled(run: ChainRun, params: PyTree, weights: Array, x: Array, context: Context) -> tuple[Array, Stats]:
+    """The block of the greatest weight alone, times that weight, computed again in the backward pass."""
+    op = sampled_op(run.primitives(), run.stride, context.axis_name)
+    return op(materialized(params), weights, x, (None, context.key), None, context.wanted)[0], ()
 
 
 def _path(run: ChainRun, params: PyTree, block: Array, x: Array, context: Context) -> tuple[Array, Stats]:

@@ -22,8 +22,8 @@ from jaxnas.networks.darts import darts_network
 from jaxnas.ops.primitives import Operations, named, names_of, none_index
 from jaxnas.spaces.darts import CELL_KINDS, DARTS_OPERATIONS, darts_edges, darts_space, edge_table
 from jaxnas.supernets.cells import in_runs, make_cells, separate
-from jaxnas.supernets.executors import Edges, Form
-from jaxnas.supernets.extracting import as_network
+from jaxnas.supernets.executors import Edges, Form, every_slot
+from jaxnas.supernets.extracting import as_network, of_channels
 from jaxnas.supernets.kept import between, checked_keep, narrowed, rows_of, widened
 from jaxnas.supernets.used import used_by_edges, used_by_path
 
@@ -39,6 +39,8 @@ def darts_supernet(
     dtype: Any = jnp.float32,
     affine: bool = False,
     free: bool = False,
+    sampled: bool = False,
+    partial: int = 1,
 ) -> Supernet:
     """The supernet over `darts_space(nodes, operations, free=free)`, whose paths share the parameters of an edge.
 
@@ -53,16 +55,29 @@ def darts_supernet(
     default. The others have no parameters, and are not computed in the mixture, whose weights of them are not read. A
     path that takes one of them adds zeros.
 
-    Raises: ValueError as `darts_space`, and for a form or a `keep` that cannot be.
+    sampled: the mixture computes of each slot the operation of the greatest weight alone, times that weight, and has a
+    gradient to that weight and that operation alone; the others count as if their weights were zero. Of weights that
+    are one-hot in value, such as GDAS's, that is the value of the whole mixture. Under `vmap` (of seeds) the form
+    `scan` computes all operations.
+
+    partial: K of PC-DARTS; an edge mixes the first 1 / K of its channels, and the others go past the operations with
+    the sum of the slot's weights (`jaxnas.supernets.executors.partial`). A path is the mixture of its one-hot weights:
+    these have "none", if it is an operation, where the path has no edge, so that channels go past all edges then. The
+    parameters are those of no network: `extract` and `extract_stats` raise ValueError.
+
+    Raises: ValueError as `darts_space`, and for a form, a `keep` or a mixture that cannot be.
     """
     space, names = darts_space(nodes, operations, free=free), names_of(operations)
+    if free and partial > 1:
+        raise ValueError(f"in the free space an edge may have two operations: leave out partial={partial}")
     primitives = named(operations, pool_norms=not affine)
     table = edge_table(nodes)
     none = none_index(names)
     kept = checked_keep(keep, dict.fromkeys(CELL_KINDS, (len(table), len(names))), none)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, source in table], primitives,
-        form=form, remat=remat, dtype=dtype, affine=affine, inputs_affine=affine, keep=kept,
+        form=form, remat=remat, dtype=dtype, affine=affine, inputs_affine=affine, keep=kept, sampled=sampled,
+        partial=partial,
     )  # fmt: skip
     shapes = functools.cache(lambda: jax.eval_shape(cells.init, jax.random.key(0)))
     rows = functools.cache(lambda: None if kept is None else rows_of(shapes(), cells, kept))
@@ -81,7 +96,10 @@ def darts_supernet(
 
     def edges_of(arch: Arch) -> dict[str, Edges]:
         ends = tuple(node for node in range(nodes) for _ in range(2))
-        return {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names, free=free).items()}
+        taken = {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names, free=free).items()}
+        if partial == 1 or none == len(names):
+            return taken
+        return {kind: every_slot(own, [(source, node) for node, source in table], none) for kind, own in taken.items()}
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         return cells.path(whole(params), edges_of(arch), join, x, context)
@@ -92,7 +110,7 @@ def darts_supernet(
             every = dict.fromkeys(CELL_KINDS, jnp.ones(nodes, bool))
             mask = used_by_path(skeleton, cells, edges, every, none=none, affine=affine)
         else:
-            mask = used_by_edges(cells, edges, jnp.ones((skeleton.cells, 2 * nodes), bool))
+            mask = used_by_edges(cells, edges, jnp.ones((skeleton.cells, len(edges["normal"].nodes)), bool))
         return narrowed(mask, rows())
 
     def network(arch: Arch) -> Network:
@@ -109,7 +127,7 @@ def darts_supernet(
         return {**stats, "cells": by_cells(stats["cells"], arch, by_slot=False)}
 
     parts = (init, apply, apply_path, used, network, extract, extract_stats)
-    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
+    return checked_supernet(of_channels(Supernet(space, *parts, skeleton.image_shape), partial))
 
 
 def darts_narrowing(

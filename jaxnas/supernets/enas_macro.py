@@ -22,7 +22,7 @@ from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, glob
 from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.ops import layers
 from jaxnas.ops.macro import MACRO_PRIMITIVES
-from jaxnas.ops.primitives import initial_stats
+from jaxnas.ops.primitives import Primitive, initial_stats
 from jaxnas.spaces.enas_macro import (
     ENAS_MACRO_OPERATIONS,
     MacroStage,
@@ -31,18 +31,22 @@ from jaxnas.spaces.enas_macro import (
     enas_macro_space,
     enas_macro_stages,
 )
+from jaxnas.supernets.executors.edge import Edge, mixed_op, sampled_op
 from jaxnas.supernets.executors.layout import operations_init, used_operations
-from jaxnas.supernets.executors.scan import mixed_op, one_of
+from jaxnas.supernets.executors.scan import one_of
 from jaxnas.supernets.extracting import as_network, taken
 
 _PRIMITIVES = tuple(MACRO_PRIMITIVES[name] for name in ENAS_MACRO_OPERATIONS)
 
+Op = Callable[[Sequence[Primitive], int, str | None], Edge]
+"""(primitives, stride, axis_name) -> how a mixture computes a layer's operations."""
 
-def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supernet:
+
+def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32, sampled: bool = False) -> Supernet:
     """The supernet over `enas_macro_space(skeleton.cells)`.
 
     The paper's has `Skeleton(channels=36, cells=12, image_shape=(32, 32, 3), num_classes=10)`. dtype: of the
-    activations.
+    activations. sampled: of operations as of `darts_supernet`; skip connections, which cost little, are all added up.
 
     Raises: ValueError where there are fewer than three layers or an auxiliary head is asked for.
     """
@@ -57,11 +61,12 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32) -> Supe
         rows, columns = np.tril_indices(count, -1)
         skips = jnp.zeros((count, count)).at[rows, columns].set(weights["skip"][:, 1])
         context = context._replace(bn="batch")
-        return _forward(stages, params, weights["operation"], skips, x.astype(dtype), context, path=False)
+        op = sampled_op if sampled else mixed_op
+        return _forward(stages, params, weights["operation"], skips, x.astype(dtype), context, op)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         operations, skips = enas_macro_skips(arch, count)
-        return _forward(stages, params, operations, skips, x.astype(dtype), context, path=True)
+        return _forward(stages, params, operations, skips, x.astype(dtype), context, None)
 
     def used(arch: Arch) -> PyTree:
         operations, skips = enas_macro_skips(arch, count)
@@ -149,9 +154,9 @@ def _forward(
     skips: Array,
     x: Array,
     context: Context,
-    path: bool,
+    op: Op | None,
 ) -> tuple[Array, Aux]:
-    """operations: int32 [L], or weights [L, O]. skips: [L, L], 0 or 1, or weights."""
+    """operations: weights [L, O] of `op`, or int32 [L] of a path. skips: [L, L], weights, or of a path 0 or 1."""
     x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
     seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
     states = x[None]
@@ -162,26 +167,26 @@ def _forward(
         rows = jnp.pad(skips[here], ((0, 0), (0, max(0, len(states) - len(skips)))))[:, : len(states)]
         stats = None if isinstance(context.bn, str) else context.bn["stages"][s]
         items = (jnp.arange(here.start, here.stop), params["stages"][s], operations[here], rows, stats)
-        states, stage_seen = lax.scan(functools.partial(_layer, context, path), states, items)
+        states, stage_seen = lax.scan(functools.partial(_layer, context, op), states, items)
         seen["stages"].append(stage_seen)
         if s < len(stages) - 1:
-            needed = enas_macro_needed(skips > 0, here.stop) if path else jnp.ones(here.stop + 1, bool)
+            needed = jnp.ones(here.stop + 1, bool) if op else enas_macro_needed(skips > 0, here.stop)
             states, reduced_seen = _reduced(states, params["reductions"][s], needed, context.at("reductions", s))
             seen["reductions"].append(reduced_seen)
     return layers.dense(global_pool(states[-1]), params["classifier"]), Aux(seen)
 
 
-def _layer(context: Context, path: bool, states: Array, item: Any) -> tuple[Array, Stats]:
+def _layer(context: Context, op: Op | None, states: Array, item: Any) -> tuple[Array, Stats]:
     """Layer k on a buffer of all states, of which those that are not made yet are zeros."""
     k, params, operation, added, stats = item
     here = context._replace(bn="batch" if stats is None else stats)
     source = lax.dynamic_index_in_dim(states, k, 0, keepdims=False)
-    if path:
+    if op is None:
         channels = source.shape[-1]
         known = [initial_stats(p, channels, 1) for p in _PRIMITIVES] if stats is None else stats["operation"]
         y, own = one_of(_PRIMITIVES, 1, params, operation, source, known, here.at("operation"))
     else:
-        mixed = mixed_op(_PRIMITIVES, 1, context.axis_name)
+        mixed = op(_PRIMITIVES, 1, context.axis_name)
         y, own = mixed(params, operation, source, (None, None), None, context.wanted)[0], []
     y = y + jnp.tensordot(added.astype(y.dtype), states, 1)
     y, norm = layers.batch_norm(y, None, here.at("norm"))

@@ -28,8 +28,8 @@ from jaxnas.spaces.enas_micro import (
     enas_micro_space,
 )
 from jaxnas.supernets.cells import in_runs, make_cells, separate
-from jaxnas.supernets.executors import Edges, Form
-from jaxnas.supernets.extracting import as_network
+from jaxnas.supernets.executors import Edges, Form, strongest_alone
+from jaxnas.supernets.extracting import as_network, of_channels
 from jaxnas.supernets.used import kernel_of, used_by_path
 
 
@@ -41,16 +41,20 @@ def enas_micro_supernet(
     form: Form | None = None,
     remat: bool = False,
     dtype: Any = jnp.float32,
+    sampled: bool = False,
+    partial: int = 1,
 ) -> Supernet:
     """The supernet over `enas_micro_space(nodes, operations)`.
 
     The paper's has `Skeleton(channels=20, cells=8, image_shape=(32, 32, 3), num_classes=10)`: six normal and two
-    reduction cells. Other arguments as of `darts_supernet`.
+    reduction cells. Other arguments as of `darts_supernet`; "none" here is no edge, past which no channels go, so that
+    of partial channels they have the sum of the other weights.
     """
     space, slots = enas_micro_space(nodes, operations), enas_micro_slots(nodes)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, _, source in slots], named(("none", *operations)),
-        form=form, remat=remat, dtype=dtype, affine=False, inputs_affine=True,
+        form=form, remat=remat, dtype=dtype, affine=False, inputs_affine=True, sampled=sampled, partial=partial,
+        absent=0,
     )  # fmt: skip
     kinds = [shape.kind for shape, count in cells.frame.runs for _ in range(count)]
 
@@ -60,10 +64,10 @@ def enas_micro_supernet(
 
     def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         def join(kind: str, states: Array) -> Array:
-            loose = jnp.ones(nodes)
+            loose, own = jnp.ones(nodes), strongest_alone(weights[kind]) if sampled else weights[kind]
             for slot, (_, _, source) in enumerate(slots):
                 if source > 1:
-                    loose = loose.at[source - 2].multiply(weights[kind][slot, 0])
+                    loose = loose.at[source - 2].multiply(own[slot, 0])
             return _weighted(states, loose)
 
         return cells.mixture(params, weights, join, x, context)
@@ -108,7 +112,7 @@ def enas_micro_supernet(
         return {**stats, "cells": in_runs(each, skeleton, output_counts(genotype))}
 
     parts = (cells.init, apply, apply_path, used, network, extract, extract_stats)
-    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
+    return checked_supernet(of_channels(Supernet(space, *parts, skeleton.image_shape), partial))
 
 
 def _weighted(states: Array, loose: Array) -> Array:

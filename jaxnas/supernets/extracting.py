@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Arch, Context, Network, PyTree, Stats, Supernet
+from jaxnas.base import Arch, Context, Network, PyTree, Stats, Supernet, no_parameters
 from jaxnas.checks import inputs_form
 
 
@@ -37,6 +37,13 @@ def _filled(params: PyTree, shapes: PyTree) -> PyTree:
     if isinstance(shapes, list | tuple):
         return type(shapes)(_filled(*each) for each in zip(params, shapes, strict=True))
     return params
+
+
+def of_channels(supernet: Supernet, partial: int) -> Supernet:
+    """The supernet, whose parameters are those of no network where it mixes a part of the channels."""
+    if partial == 1:
+        return supernet
+    return supernet._replace(extract=no_parameters, extract_stats=no_parameters)
 
 
 def path_stats(supernet: Supernet) -> Stats:

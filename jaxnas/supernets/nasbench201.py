@@ -13,7 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
+from jaxnas.base import (
+    Arch,
+    ArchWeights,
+    Array,
+    Aux,
+    Context,
+    Key,
+    Network,
+    PyTree,
+    Skeleton,
+    Stats,
+    Supernet,
+)
 from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import Item, draw, equal_runs, part_keys
 from jaxnas.networks.nasbench201 import apply_frame, init_frame, nasbench201_network
@@ -30,12 +42,13 @@ from jaxnas.supernets.executors import (
     Form,
     Layout,
     checked_form,
+    checked_mixture,
     edges_init,
     executor,
     used_edges,
     with_key_if_read,
 )
-from jaxnas.supernets.extracting import as_network, taken
+from jaxnas.supernets.extracting import as_network, of_channels, taken
 
 _LAYOUT = Layout(inputs=1, nodes=3, ends=tuple((source, node - 1) for node, source in NASBENCH201_EDGES))
 
@@ -48,21 +61,26 @@ def nasbench201_supernet(
     remat: bool = False,
     dtype: Any = jnp.float32,
     affine: bool = False,
+    sampled: bool = False,
+    partial: int = 1,
 ) -> Supernet:
     """The supernet over `nasbench201_space(operations)`; the benchmark's skeleton has channels=16 and cells=5 a stage.
 
     Arguments as in `darts_supernet`. Parameters of the cells are stacked over the cells and edges of a stage,
-    [N, 6, …], and the cells of a stage are scanned.
+    [N, 6, …], and the cells of a stage are scanned. Of partial channels "none" brings what goes past it, too.
+
+    Raises: ValueError as `nasbench201_space`, and for a form or a mixture that cannot be.
     """
     form = checked_form(skeleton, form, remat)
     space, names, primitives = nasbench201_space(operations), names_of(operations), named(operations)
     stages = nasbench201_stages(skeleton)
-    run = executor(form, primitives, remat=remat)
+    checked_mixture([channels for channels, _ in stages], partial=partial, sampled=sampled, affine=affine)
+    run = executor(form, primitives, remat=remat, sampled=sampled, partial=partial)
 
     def init(key: Key) -> PyTree:
         outside, *rest = jax.random.split(key, 1 + len(stages))
         cells = [
-            edges_init(primitives, _LAYOUT, k, channels, (skeleton.cells,), affine)["plain"]
+            edges_init(primitives, _LAYOUT, k, channels // partial, (skeleton.cells,), affine)["plain"]
             for k, (channels, _) in zip(rest, stages, strict=True)
         ]
         return {**draw(outside, functools.partial(init_frame, skeleton=skeleton)), "stages": cells}
@@ -102,10 +120,13 @@ def nasbench201_supernet(
 
     def used(arch: Arch) -> PyTree:
         shapes = jax.eval_shape(init, jax.random.key(0))
-        edges, alive = edges_of(arch), jnp.tile(nasbench201_live(arch, operations), (skeleton.cells, 1))
-        result = jax.tree.map(lambda _: jnp.array(True), shapes)
-        stages = [used_edges(_LAYOUT, edges, {"plain": own}, alive)["plain"] for own in shapes["stages"]]
-        return {**result, "stages": stages}
+        edges, live = edges_of(arch), nasbench201_live(arch, operations)
+        masks = []
+        for own, (channels, _) in zip(shapes["stages"], stages, strict=True):
+            # What goes past an operation is read by others, unless each gets one channel, which no shuffle moves.
+            alive = live if partial in (1, channels) else jnp.ones_like(live)
+            masks.append(used_edges(_LAYOUT, edges, {"plain": own}, jnp.tile(alive, (skeleton.cells, 1)))["plain"])
+        return {**jax.tree.map(lambda _: jnp.array(True), shapes), "stages": masks}
 
     def network(arch: Arch) -> Network:
         return nasbench201_network(arch, skeleton, space, operations=operations)
@@ -124,4 +145,4 @@ def nasbench201_supernet(
         return {**stats, "stages": by_cells(stats["stages"], arch)}
 
     parts = (init, apply, apply_path, used, network, extract, extract_stats)
-    return checked_supernet(Supernet(space, *parts, skeleton.image_shape))
+    return checked_supernet(of_channels(Supernet(space, *parts, skeleton.image_shape), partial))

@@ -60,6 +60,38 @@ def mixed_op(
     )
 
 
+def partial_op(
+    primitives: Sequence[Primitive],
+    params: Sequence[PyTree],
+    weights: Array,
+    x: Array,
+    stride: int,
+    context: Context,
+    partial: int,
+    past: Array | None = None,
+) -> Array:
+    """The mixed operation of the first 1 / partial of the channels (Xu et al. 2020, equation 1), all channels shuffled.
+
+    past: what the others go past it with, by default the sum of the weights.
+    """
+    if partial == 1:
+        return mixed_op(primitives, params, weights, x, stride, context)
+    count = x.shape[-1] // partial
+    mixed, rest = mixed_op(primitives, params, weights, x[..., :count], stride, context), x[..., count:]
+    if stride == 2:
+        rest = jax.lax.reduce_window(rest, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+    both = jnp.concatenate([mixed, (weights.sum() if past is None else past) * rest], axis=-1)
+    return both.reshape(*both.shape[:-1], partial, count).swapaxes(-1, -2).reshape(both.shape)
+
+
+def sampled_weights(weights: ArchWeights) -> ArchWeights:
+    """Of each slot the greatest weight; the others are zero. A sampled mixture is the mixture of these."""
+    return {
+        kind: jnp.where(jax.nn.one_hot(jnp.argmax(rows, axis=1), rows.shape[1], dtype=bool), rows, 0)
+        for kind, rows in weights.items()
+    }
+
+
 def total(arrays: Iterable[Array]) -> Array:
     """The sum of arrays, of which there is at least one."""
     return functools.reduce(jnp.add, arrays)
@@ -102,11 +134,13 @@ def where(mask: Array, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda _: mask, tree)
 
 
-def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Operations = DARTS_OPERATIONS) -> Supernet:
+def darts_reference(
+    skeleton: Skeleton, nodes: int = 4, operations: Operations = DARTS_OPERATIONS, partial: int = 1
+) -> Supernet:
     """The search network of DARTS (Liu et al. 2019, sections 2.1 and 2.2, https://arxiv.org/abs/1806.09055).
 
     A cell has two inputs, the outputs of the two cells before it. Each of its nodes is the sum over all earlier nodes
-    and inputs of mixed operations; its output is the concatenation of all nodes.
+    and inputs of mixed operations; its output is the concatenation of all nodes. partial: K of PC-DARTS.
     """
     space, primitives = darts_space(nodes, operations), named(operations, pool_norms=True)
     cells, edges = darts_cells(skeleton, nodes), edge_table(nodes)
@@ -119,7 +153,8 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Operations =
                 {
                     "preprocess": preprocess_init(next(keys), cell, affine=False),
                     "edges": [
-                        edge_init(primitives, next(keys), cell.channels, stride_of(cell.kind, s)) for _, s in edges
+                        edge_init(primitives, next(keys), cell.channels // partial, stride_of(cell.kind, s))
+                        for _, s in edges
                     ],
                 }
                 for cell in cells
@@ -136,9 +171,9 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Operations =
                 incoming = [(slot, source) for slot, (target, source) in enumerate(edges) if target == node]
                 states.append(
                     total(
-                        mixed_op(
+                        partial_op(
                             primitives, own["edges"][slot], weights[cell.kind][slot], states[source],
-                            stride_of(cell.kind, source), context,
+                            stride_of(cell.kind, source), context, partial,
                         )
                         for slot, source in incoming
                     )
@@ -155,10 +190,13 @@ def darts_reference(skeleton: Skeleton, nodes: int = 4, operations: Operations =
     return plain_supernet(space, skeleton.image_shape, init, mixture, used)
 
 
-def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH201_OPERATIONS) -> Supernet:
+def nasbench201_reference(
+    skeleton: Skeleton, operations: Operations = NASBENCH201_OPERATIONS, partial: int = 1
+) -> Supernet:
     """The supernet of NAS-Bench-201 (Dong and Yang 2020, section 2, https://arxiv.org/abs/2001.00326).
 
     Node 0 of a cell is its input, node 3 its output; a node is the sum of mixed operations of all earlier ones.
+    partial: K of PC-DARTS.
     """
     space, primitives = nasbench201_space(operations), named(operations)
     widths = [channels for channels, _ in nasbench201_stages(skeleton)]
@@ -169,7 +207,10 @@ def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH2
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
             "blocks": [residual_block_init(next(keys), c, 2 * c) for c in widths[:-1]],
             "stages": [
-                [[edge_init(primitives, next(keys), c, 1) for _ in NASBENCH201_EDGES] for _ in range(skeleton.cells)]
+                [
+                    [edge_init(primitives, next(keys), c // partial, 1) for _ in NASBENCH201_EDGES]
+                    for _ in range(skeleton.cells)
+                ]
                 for c in widths
             ],
             "norm": layers.affine_init(widths[-1]),
@@ -184,7 +225,9 @@ def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH2
             for edges in stage:
                 nodes = [x, *[jnp.zeros_like(x)] * 3]
                 for slot, (target, source) in enumerate(NASBENCH201_EDGES):
-                    nodes[target] += mixed_op(primitives, edges[slot], weights["cell"][slot], nodes[source], 1, context)
+                    nodes[target] += partial_op(
+                        primitives, edges[slot], weights["cell"][slot], nodes[source], 1, context, partial
+                    )
                 x = nodes[3]
         x, _ = layers.batch_norm(x, params["norm"], context)
         return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"])
@@ -200,12 +243,13 @@ def nasbench201_reference(skeleton: Skeleton, operations: Operations = NASBENCH2
 
 
 def enas_micro_reference(
-    skeleton: Skeleton, nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATIONS
+    skeleton: Skeleton, nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATIONS, partial: int = 1
 ) -> Supernet:
     """The shared network of ENAS's micro search (Pham et al. 2018, section 2.4, https://arxiv.org/abs/1802.03268).
 
     A node adds two sides, each a mixed operation of every earlier node and input. What no other node reads is
     concatenated: node n counts in the output with the product of the weights of "none" on all edges that start from it.
+    partial: K of PC-DARTS, of which nothing goes past "none", which is no edge.
     """
     space, primitives = enas_micro_space(nodes, operations), named(("none", *operations))
     cells, slots = darts_cells(skeleton, nodes), enas_micro_slots(nodes)
@@ -218,7 +262,8 @@ def enas_micro_reference(
                 {
                     "preprocess": preprocess_init(next(keys), cell),
                     "edges": [
-                        edge_init(primitives, next(keys), cell.channels, stride_of(cell.kind, s)) for *_, s in slots
+                        edge_init(primitives, next(keys), cell.channels // partial, stride_of(cell.kind, s))
+                        for *_, s in slots
                     ],
                 }
                 for cell in cells
@@ -236,12 +281,13 @@ def enas_micro_reference(
                 incoming = [(slot, source) for slot, (target, _, source) in enumerate(slots) if target == node]
                 states.append(
                     total(
-                        mixed_op(
-                            primitives, own["edges"][slot], here[slot], states[s], stride_of(cell.kind, s), context
+                        partial_op(
+                            primitives, own["edges"][slot], here[slot], states[s], stride_of(cell.kind, s), context,
+                            partial, here[slot, 1:].sum(),
                         )
                         for slot, s in incoming
                     )
-                )
+                )  # fmt: skip
             loose = [
                 jnp.prod(
                     jnp.stack([jnp.ones(()), *(here[k, 0] for k, (*_, source) in enumerate(slots) if source == n)])

@@ -13,7 +13,17 @@ import numpy as np
 from jaxnas.base import Skeleton
 from jaxnas.kernels.platform import platform
 from jaxnas.ops.primitives import Primitive
-from jaxnas.supernets.executors.layout import Edges, Executor, Layout, edges_init, used_edges, with_key_if_read
+from jaxnas.supernets.executors.edge import sampled_op, strongest_alone
+from jaxnas.supernets.executors.layout import (
+    Edges,
+    Executor,
+    Layout,
+    edges_init,
+    every_slot,
+    used_edges,
+    with_key_if_read,
+)
+from jaxnas.supernets.executors.partial import checked_mixture
 from jaxnas.supernets.executors.scan import scan_executor
 from jaxnas.supernets.executors.staged import staged_executor
 
@@ -23,11 +33,15 @@ __all__ = [
     "Form",
     "Layout",
     "checked_form",
+    "checked_mixture",
     "default_form",
     "edges_init",
+    "every_slot",
     "executor",
+    "sampled_op",
     "scan_executor",
     "staged_executor",
+    "strongest_alone",
     "used_edges",
     "with_key_if_read",
 ]
@@ -51,9 +65,16 @@ def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
 
 
 def executor(
-    form: Form, primitives: Sequence[Primitive], keep: np.ndarray | None = None, *, remat: bool = False
+    form: Form,
+    primitives: Sequence[Primitive],
+    keep: np.ndarray | None = None,
+    *,
+    remat: bool = False,
+    sampled: bool = False,
+    partial: int = 1,
+    absent: int | None = None,
 ) -> Executor:
     """The executor of that form; other arguments as of `staged_executor`."""
     if form == "scan":
-        return scan_executor(primitives, keep)
-    return staged_executor(primitives, keep, remat=remat)
+        return scan_executor(primitives, keep, sampled=sampled, partial=partial, absent=absent)
+    return staged_executor(primitives, keep, remat=remat, sampled=sampled, partial=partial, absent=absent)

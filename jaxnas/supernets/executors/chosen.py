@@ -19,14 +19,16 @@ from jax import lax
 
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.many_depthwise import many_depthwise
+from jaxnas.kernels.norm import per_channel, scale_channels
 from jaxnas.kernels.windows import bordered
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import Dense, Primitive, Separable, operation_key
 from jaxnas.supernets.executors.layout import dropped
 
-Chosen = Callable[[PyTree, Array, Array, Stats, Context], tuple[Array, Stats]]
+Chosen = Callable[[PyTree, Array, Array, Stats, Context, Array | None], tuple[Array, Stats]]
 """(params of each operation, leaves [K, ...]; operation int32 [K]; x [K, B, H, W, C]; statistics, leaves [K, C];
-context with a key for each edge or None) -> (the sum [B, h, w, C], statistics)."""
+context with a key for each edge or None; what each edge counts with [K], or None for 1) -> (the sum [B, h, w, C],
+statistics)."""
 
 
 @functools.cache  # one function for all cells, so that it is traced once a size
@@ -38,7 +40,9 @@ def chosen(primitives: tuple[Primitive, ...], stride: int, given: bool) -> Chose
     separable = {o: p.family for o, p in enumerate(primitives) if isinstance(p.family, Separable)}
     dense = {o: p.family for o, p in enumerate(primitives) if isinstance(p.family, Dense)}
 
-    def run(params: Any, choice: Array, x: Array, stats: Any, context: Context) -> tuple[Array, Any]:
+    def run(
+        params: Any, choice: Array, x: Array, stats: Any, context: Context, scale: Array | None
+    ) -> tuple[Array, Any]:
         x = lax.optimization_barrier(x)  # or it would be computed again for every tap of what reads it
         picks = [choice == o for o in range(len(primitives))]
         parts, seen = [], [list(own) for own in stats]
@@ -54,6 +58,8 @@ def chosen(primitives: tuple[Primitive, ...], stride: int, given: bool) -> Chose
             parts.append(_dense(dense, params, picks, x, stride, norm))
         y = functools.reduce(jnp.add, parts)
         y = dropped(primitives, y, choice, jnp.full(choice.shape, stride != 1), context)
+        if scale is not None:
+            y = jax.vmap(scale_channels)(y, per_channel(scale, y.shape[-1]))
         return jnp.sum(y, 0), [tuple(own) for own in seen]
 
     return run

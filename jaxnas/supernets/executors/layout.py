@@ -62,6 +62,16 @@ class Edges(NamedTuple):
     nodes: tuple[int, ...]
 
 
+def every_slot(edges: Edges, ends: Sequence[tuple[int, int]], none: int) -> Edges:
+    """The edges of a path, of which no two are of one slot, and of all other slots one with the operation `none`.
+
+    ends: the (source, node) of each slot.
+    """
+    operation = jnp.full(len(ends), none, jnp.int32).at[edges.slot].set(edges.operation)
+    sources, nodes = zip(*ends, strict=True)
+    return Edges(jnp.arange(len(ends)), jnp.array(sources, jnp.int32), operation, nodes)
+
+
 Mixture = Callable[[Layout, PyTree, Array, Array, Context], Array]
 """(layout, params, weights [S, O], inputs [I, B, H, W, C], context) -> nodes [N, B, h, w, C].
 

@@ -7,7 +7,7 @@ pass computes that operation alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,94 +17,67 @@ from jax import lax
 
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import add_at, at, looked_up, materialized
-from jaxnas.kernels.norm import per_channel, scale_channels
 from jaxnas.kernels.platform import outlined
 from jaxnas.networks.blocks import part_keys
-from jaxnas.ops import layers
 from jaxnas.ops.primitives import Primitive, Zero, operation_key
 from jaxnas.supernets.executors import layout as lay
+from jaxnas.supernets.executors.edge import Edge, kept_op, mixed_op, sampled_op
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
-
-Edge = Callable[[PyTree, Array, Array, Any, Any, Any], tuple[Array, Any]]
-"""(params, weights [O], x, each, known, wanted) -> (y, what each batch norm told).
-
-each: (which operations are there, bool [O], or None for all, key or None). known: what the edge has told before of the
-same x, or None. wanted: as of `Context`.
-"""
+from jaxnas.supernets.executors.partial import edges_past, mixed_part, passing_op, passing_part, shuffled, weights_past
+from jaxnas.supernets.executors.switch import switch
 
 
-def scan_executor(primitives: Sequence[Primitive], keep: np.ndarray | None = None) -> Executor:
-    """The executor of one edge after another. keep: bool [S, O], the operations that the slots of a mixture have."""
+def scan_executor(
+    primitives: Sequence[Primitive],
+    keep: np.ndarray | None = None,
+    *,
+    sampled: bool = False,
+    partial: int = 1,
+    absent: int | None = None,
+) -> Executor:
+    """The executor of one edge after another.
+
+    keep: bool [S, O], the operations that the slots of a mixture have. sampled: a mixture computes of each slot the
+    operation of the greatest weight alone. partial, absent: as of `jaxnas.supernets.executors.partial`.
+    """
     primitives = tuple(primitives)
-    mixed, kept = map(functools.cache, (mixed_op, kept_op))  # one function for all cells: its rules are traced once
+
+    @functools.cache  # one function for all cells: its rules are traced once
+    def op(held: tuple[Primitive, ...], whole: bool, stride: int, axis_name: str | None) -> Edge:
+        edge = (sampled_op if sampled else mixed_op if whole else kept_op)(held, stride, axis_name)
+        return edge if partial == 1 else passing_op(edge, stride, partial)
 
     def mixture(layout: Layout, params: PyTree, weights: Array, inputs: Array, context: Context) -> Array:
         nodes = layout.room(inputs)
         if not layout.halves:
             nodes = jnp.concatenate([inputs, nodes])
+        past = None if partial == 1 else weights_past(weights, keep, absent)
         for group, slots in layout.groups().items():
             there = np.ones((len(slots), len(primitives)), bool) if keep is None else keep[slots]
-            held = [o for o, p in enumerate(primitives) if not isinstance(p.family, Zero) and there[:, o].any()]
+            # Zeros are not added up, but may be what is sampled.
+            added = [sampled or not isinstance(p.family, Zero) for p in primitives]
+            held = [o for o in range(len(primitives)) if added[o] and there[:, o].any()]
             whole = bool(there[:, held].all())
-            op = (mixed if whole else kept)(tuple(primitives[o] for o in held), STRIDES[group], context.axis_name)
             keys = part_keys(context, len(slots)) if any(primitives[o].random for o in held) else None
+            own = weights[slots][:, np.array(held)]
+            if past is not None:
+                own = jnp.concatenate([own, past[slots][:, None]], 1)
             operands = _Operands(
                 inputs if group == "strided" else None,
                 nodes,
                 [params[group][o] for o in held],
-                weights[slots][:, np.array(held)],
+                own,
                 (None if whole else jnp.asarray(there[:, held]), keys),
             )
-            nodes = _scan_edges(_Static(op, _ends(layout, group, slots)), operands, context.wanted)
+            edge = op(tuple(primitives[o] for o in held), whole, STRIDES[group], context.axis_name)
+            nodes = _scan_edges(_Static(edge, _ends(layout, group, slots)), operands, context.wanted)
         return nodes if layout.halves else nodes[layout.inputs :]
 
-    return Executor(mixture, functools.partial(_path, primitives))
+    def path(layout: Layout, edges: Edges, params: PyTree, inputs: Array, context: Context) -> tuple[Array, Stats]:
+        past = None if partial == 1 else edges_past(edges, len(layout.ends), len(primitives), keep, absent)
+        return _path(primitives, partial, layout, edges, past, params, inputs, context)
 
-
-def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None) -> Edge:
-    """The sum of all operations' outputs, each times its weight (Liu et al. 2019, equation 2)."""
-
-    def edge(
-        params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
-    ) -> tuple[Array, Any]:
-        scales, (_, key) = per_channel(weights, x.shape[-1]), each
-        outputs, seen = [], []
-        for o, (primitive, own) in enumerate(zip(primitives, params, strict=True)):
-            here = Context("batch" if known is None else known[o], axis_name=axis_name, wanted=wanted)
-            if primitive.random and key is not None:
-                here = here._replace(key=jax.random.fold_in(key, o))
-            # The weight goes into the last batch norm, where there is one.
-            with_scale = primitive.scaled(own, scales[o])
-            y, told = primitive.apply(own if with_scale is None else with_scale, x, stride, here)
-            outputs.append(scale_channels(y, scales[o]) if with_scale is None else y)
-            seen.append(tuple(layers.Known(*pair) for pair in told))
-        return functools.reduce(jnp.add, outputs), tuple(seen)
-
-    return edge
-
-
-def kept_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None) -> Edge:
-    """`mixed_op` of those operations that the edge has not lost; the others are not computed. Tells nothing."""
-    alone = [mixed_op((primitive,), stride, axis_name) for primitive in primitives]
-
-    def edge(
-        params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
-    ) -> tuple[Array, Any]:
-        there, key = each
-        outputs = []
-        for o, op in enumerate(alone):
-
-            def taken(own: PyTree, weight: Array, x: Array, key: Any, wanted: Any, op: Edge = op) -> Array:
-                return op([own], weight, x, (None, key), None, wanted)[0]
-
-            own_key = None if key is None else jax.random.fold_in(key, o)
-            operands = (params[o], weights[o : o + 1], x, own_key, wanted)
-            shape = jax.eval_shape(taken, *operands)
-            nothing = functools.partial(jnp.zeros, shape.shape, shape.dtype)
-            outputs.append(lax.cond(there[o], taken, lambda *_, nothing=nothing: nothing(), *operands))
-        return functools.reduce(jnp.add, outputs), ()
-
-    return edge
+    return Executor(mixture, path)
 
 
 class _Static(NamedTuple):
@@ -209,10 +182,17 @@ _scan_edges.defvjp(_scan_edges_forward, _scan_edges_backward)
 
 
 def _path(
-    primitives: tuple[Primitive, ...], layout: Layout, edges: Edges, params: PyTree, inputs: Array, context: Context
+    primitives: tuple[Primitive, ...],
+    parts: int,
+    layout: Layout,
+    edges: Edges,
+    past: Array | None,
+    params: PyTree,
+    inputs: Array,
+    context: Context,
 ) -> tuple[Array, Stats]:
-    """The edges of a path, each by the operation of its number."""
-    count, channels = edges.slot.shape[0], inputs.shape[-1]
+    """The edges of a path, each by the operation of its number. past: bool [E], whose other channels go past it."""
+    count, channels = edges.slot.shape[0], inputs.shape[-1] // parts
     own = lay.at_edges(layout, params, edges.slot)
     stats = lay.edge_stats(primitives, layout, channels, count) if isinstance(context.bn, str) else context.bn
     given = not isinstance(context.bn, str)
@@ -228,7 +208,7 @@ def _path(
     keys = part_keys(context, count)
 
     def edge(nodes: Array, item: Any) -> tuple[Array, Stats]:
-        source, target, operation, own, stats, key = item
+        source, target, operation, beside, own, stats, key = item
         strided = (source < layout.inputs) & layout.halves
         index = jnp.minimum(operation, len(primitives))
         if not layout.halves:
@@ -240,11 +220,16 @@ def _path(
             if len(groups) > 1:
                 index = index + jnp.where(strided, 0, len(primitives) + 1)
         others = (stats, operation_key(key, *primitives), context.wanted)
-        y, seen = switch(branches, index, own, sources, others)
+        mixed = tuple(mixed_part(x, parts) for x in sources)
+        y, seen = switch(branches, index, own, mixed, others)
         y = lay.dropped(primitives, y, operation, strided, context._replace(key=key))
+        if beside is not None:
+            passed = [passing_part(x, parts, STRIDES[group]) for x, group in zip(sources, groups, strict=True)]
+            rest = passed[0] if len(passed) == 1 else jnp.where(strided, passed[0], passed[1])
+            y = shuffled(y, jnp.where(beside, rest, 0))
         return nodes.at[first + target].add(y), seen
 
-    items = (edges.source, jnp.array(edges.nodes), edges.operation, own, stats, keys)
+    items = (edges.source, jnp.array(edges.nodes), edges.operation, past, own, stats, keys)
     nodes, seen = lax.scan(edge, nodes, items)
     return nodes[first:], seen
 
@@ -293,39 +278,3 @@ def one_of(
     others = ({group: stats}, context.key, context.wanted)
     y, seen = switch(branches, number, {group: params}, (x,), others)
     return y, seen[group]
-
-
-def switch(
-    branches: Sequence[Callable[..., tuple[Array, Stats]]],
-    index: Array,
-    params: PyTree,
-    sources: tuple[Array, ...],
-    others: Any,
-) -> tuple[Array, Stats]:
-    """`lax.switch` whose backward pass computes the taken branch again.
-
-    Differentiated by itself it would save, in the place of what each branch not taken had to keep, zeros. branches:
-    (params, sources, others) -> (y, statistics), of which neither the statistics nor `others` have a gradient.
-    """
-
-    @jax.custom_vjp
-    def call(index: Array, params: PyTree, sources: tuple[Array, ...], others: Any) -> tuple[Array, Stats]:
-        return lax.switch(index, branches, params, sources, others)
-
-    def forward(index: Array, params: PyTree, sources: tuple[Array, ...], others: Any) -> tuple[Any, Any]:
-        return call(index, params, sources, others), (index, params, sources, others)
-
-    def backward(residuals: Any, cotangent: Any) -> Any:
-        index, params, sources, others = residuals
-
-        def pullback(branch: Callable[..., tuple[Array, Stats]]) -> Callable[..., Any]:
-            def back(g: Array, params: PyTree, sources: tuple[Array, ...], others: Any) -> Any:
-                return jax.vjp(lambda p, s: branch(p, s, others)[0], params, sources)[1](g)
-
-            return back
-
-        each = [pullback(branch) for branch in branches]
-        return None, *lax.switch(index, each, cotangent[0], params, sources, others), None
-
-    call.defvjp(forward, backward)
-    return call(index, params, sources, others)

@@ -20,43 +20,116 @@ from jax import lax
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import Places, apart, dealt
 from jaxnas.networks.blocks import part_keys
-from jaxnas.ops.primitives import Primitive
+from jaxnas.ops.primitives import Primitive, initial_stats
 from jaxnas.supernets.executors import layout as lay
-from jaxnas.supernets.executors.chosen import chosen
+from jaxnas.supernets.executors.chosen import Chosen, chosen
+from jaxnas.supernets.executors.edge import strongest
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
-from jaxnas.supernets.executors.together import together
+from jaxnas.supernets.executors.partial import edges_past, mixed_part, passing_part, shuffled, weights_past
+from jaxnas.supernets.executors.together import combined, together
 
 
 def staged_executor(
-    primitives: Sequence[Primitive], keep: np.ndarray | None = None, *, remat: bool = False
+    primitives: Sequence[Primitive],
+    keep: np.ndarray | None = None,
+    *,
+    remat: bool = False,
+    sampled: bool = False,
+    partial: int = 1,
+    absent: int | None = None,
 ) -> Executor:
     """The executor of edges that are ready together.
 
     keep: bool [S, O], the operations that the slots of a mixture have. remat: a mixture is computed again in the
-    backward pass.
+    backward pass. sampled: a mixture computes of each slot the operation of the greatest weight alone. partial, absent:
+    as of `jaxnas.supernets.executors.partial`.
     """
     primitives = tuple(primitives)
 
     def mixture(layout: Layout, params: PyTree, weights: Array, inputs: Array, context: Context) -> Array:
         states = [*inputs, *layout.room(inputs)]
+        past = None if partial == 1 else weights_past(weights, keep, absent)
         for group, slots in layout.groups().items():
             ends = [layout.ends[slot] for slot in slots]
             plan = stages([(source, node + layout.inputs) for source, node in ends])
             # Sources that have not kept the same run one after another.
             plan = plan if keep is None else [one for stage in plan for one in stage.apart()]
             order = tuple(stage.slots for stage in plan)
-            leaves, tree = jax.tree.flatten((params[group], weights[slots]))
+            leaves, tree = jax.tree.flatten((params[group], weights[slots], None if past is None else past[slots]))
             for stage, *own in zip(plan, *(dealt(leaf, order) for leaf in leaves), strict=True):
                 there = None if keep is None else keep[slots][np.array(stage.slots[0])]
-                run = functools.partial(together, primitives, STRIDES[group], context, there)
-                p, w = jax.tree.unflatten(tree, own)
+                run = functools.partial(_stage, primitives, partial, STRIDES[group], context, there)
                 x = jnp.stack([states[source] for source in stage.sources])
-                outputs = (jax.checkpoint(run) if remat else run)(p, w, x)
+                p, w, beside = jax.tree.unflatten(tree, own)
+                outputs = (jax.checkpoint(run) if remat else run)(p, w, beside, x)
                 for output, node in zip(apart(outputs), stage.nodes, strict=True):
                     states[node] = states[node] + output
         return jnp.stack(states[layout.inputs :])
 
-    return Executor(mixture, functools.partial(_path, primitives))
+    def path(layout: Layout, edges: Edges, params: PyTree, inputs: Array, context: Context) -> tuple[Array, Stats]:
+        past = None if partial == 1 else edges_past(edges, len(layout.ends), len(primitives), keep, absent)
+        return _path(primitives, partial, layout, edges, past, params, inputs, context)
+
+    return Executor(functools.partial(_sampled, primitives, keep, remat) if sampled else mixture, path)
+
+
+def _stage(
+    primitives: tuple[Primitive, ...],
+    parts: int,
+    stride: int,
+    context: Context,
+    keep: np.ndarray | None,
+    params: list[Any],
+    weights: Array,
+    past: Array | None,
+    x: Array,
+) -> Array:
+    """`together` of a part of the channels. past: [S, E], what the others go past it with; None where it gets all."""
+    if past is None:
+        return together(primitives, stride, context, keep, params, weights, x)
+    mixed = together(primitives, stride, context, keep, params, weights, mixed_part(x, parts))
+    return shuffled(mixed, combined([passing_part(x, parts, stride)], past[..., None]))
+
+
+def _sampled(
+    primitives: tuple[Primitive, ...],
+    keep: np.ndarray | None,
+    remat: bool,
+    layout: Layout,
+    params: PyTree,
+    weights: Array,
+    inputs: Array,
+    context: Context,
+) -> Array:
+    """A mixture of each slot's operation of the greatest weight alone, node by node."""
+    taken = strongest(weights, keep)
+    scale = jnp.take_along_axis(weights, taken[:, None], 1)[:, 0]
+    keys = part_keys(context, len(layout.ends))
+    states = [*inputs, *layout.room(inputs)]
+    work: list[list[tuple[lay.Group, np.ndarray, PyTree]]] = [[] for _ in range(layout.nodes)]
+    for group, slots in layout.groups().items():
+        target = np.array([layout.ends[slot][1] for slot in slots])
+        places = [(int(node), np.flatnonzero(target == node)) for node in np.unique(target)]
+        order = tuple((tuple(own.tolist()),) for _, own in places)
+        leaves, tree = jax.tree.flatten(params[group])
+        parts = [dealt(leaf, order) for leaf in leaves]
+        for number, (node, own) in enumerate(places):
+            work[node].append((group, slots[own], jax.tree.unflatten(tree, [part[number][0] for part in parts])))
+    for node, groups in enumerate(work):
+        for group, slots, own in groups:
+            x = jnp.stack([states[layout.ends[slot][0]] for slot in slots])
+            before = [initial_stats(p, x.shape[-1], STRIDES[group]) for p in primitives]
+            stats = jax.tree.map(lambda leaf, at=slots: jnp.broadcast_to(leaf, (*at.shape, *leaf.shape)), before)
+            key = None if keys is None else keys[slots]
+            here = context._replace(bn="batch", key=key, drop_path=0.0)
+            run = functools.partial(_alone, chosen(primitives, STRIDES[group], False), stats, here)
+            y = (jax.checkpoint(run) if remat else run)(own, taken[slots], x, scale[slots])
+            states[layout.inputs + node] = states[layout.inputs + node] + y
+    return jnp.stack(states[layout.inputs :])
+
+
+def _alone(op: Chosen, stats: Stats, context: Context, params: PyTree, taken: Array, x: Array, scale: Array) -> Array:
+    return op(params, taken, x, stats, context, scale)[0]
 
 
 class Stage(NamedTuple):
@@ -86,9 +159,17 @@ def stages(edges: Sequence[tuple[int, int]]) -> list[Stage]:
 
 
 def _path(
-    primitives: tuple[Primitive, ...], layout: Layout, edges: Edges, params: PyTree, inputs: Array, context: Context
+    primitives: tuple[Primitive, ...],
+    parts: int,
+    layout: Layout,
+    edges: Edges,
+    past: Array | None,
+    params: PyTree,
+    inputs: Array,
+    context: Context,
 ) -> tuple[Array, Stats]:
-    count, channels = edges.slot.shape[0], inputs.shape[-1]
+    """past: bool [E], whose other channels go past the operation; None where it gets all."""
+    count, channels = edges.slot.shape[0], inputs.shape[-1] // parts
     given = not isinstance(context.bn, str)
     stats = context.bn if given else lay.edge_stats(primitives, layout, channels, count)
     own = lay.at_edges(layout, params, edges.slot)
@@ -107,13 +188,18 @@ def _path(
                 readings.append(("plain", nodes, source - layout.inputs, source >= layout.inputs))
         else:
             readings.append(("plain", (*inputs, *nodes), source, True))
-        total = jnp.zeros((), inputs.dtype)
+        total, passed = jnp.zeros((), inputs.dtype), jnp.zeros((), inputs.dtype)
         for group, sources, index, reads in readings:
             x = jnp.stack([lax.select_n(jnp.clip(i, 0, len(sources) - 1), *sources) for i in index])
             number = jnp.where(reads, operation, len(primitives))
             run = chosen(primitives, STRIDES[group], given)
-            y, told[group] = run(mine[group], number, x, told[group], context._replace(key=key))
+            y, told[group] = run(
+                mine[group], number, mixed_part(x, parts), told[group], context._replace(key=key), None
+            )
             total = total + y
-        nodes.append(total)
+            if past is not None:
+                count_it = (past[here] & reads)[:, None, None, None, None]
+                passed = passed + jnp.sum(jnp.where(count_it, passing_part(x, parts, STRIDES[group]), 0), 0)
+        nodes.append(total if past is None else shuffled(total, passed))
         seen.append(told)
     return jnp.stack(nodes), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *seen)

@@ -63,7 +63,7 @@ def together(
         free |= dict(zip(pools, _pools(list(pools.values()), x, stride, context.axis_name), strict=True))
     if free:
         chosen = jnp.stack([jnp.where(there[None, :, o], weights[:, :, o], 0) for o in free], -1)
-        sums.append(_combined(list(free.values()), chosen))
+        sums.append(combined(list(free.values()), chosen))
     if separable:
         sums.append(_separable(separable, edges, x, stride, context.axis_name))
     if dense:
@@ -145,7 +145,7 @@ def _pools(members: Sequence[Normed], x: Array, stride: int, axis_name: str | No
 
 
 @jax.custom_vjp
-def _combined(arrays: list[Array], weights: Array) -> Array:
+def combined(arrays: list[Array], weights: Array) -> Array:
     """Sums of F arrays [S, B, h, w, C] and over S with weights [S, E, F]: [E, B, h, w, C]."""
     return _combination(arrays, weights)
 
@@ -165,7 +165,7 @@ def _combined_backward(residuals: tuple[list[Array], Array], g: Array) -> tuple[
     return to_arrays, jnp.sum(jnp.stack(images, 2), (3, 4)).astype(weights.dtype)
 
 
-_combined.defvjp(lambda arrays, weights: (_combination(arrays, weights), (arrays, weights)), _combined_backward)
+combined.defvjp(lambda arrays, weights: (_combination(arrays, weights), (arrays, weights)), _combined_backward)
 
 
 def _dense(members: Sequence[tuple[Dense, _Items]], edges: int, x: Array, stride: int, context: Context) -> Array:
