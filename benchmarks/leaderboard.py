@@ -35,7 +35,7 @@ from jaxnas.ranges import check_ranges
 
 SPACE, DATA = "nasbench201", "digits201"
 _DARTS = fit.Darts(
-    epochs=40, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=3e-3,
+    epochs=25, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=5e-3,
     watch=fit.Watch(every=0, eigenvalue_every=0),
 )  # fmt: skip
 _SCORING = fit.Scoring(batch_size=360, batches=2, evaluations=200, population=40)
@@ -56,12 +56,16 @@ METHODS: Mapping[str, Any] = {
     "darts-difference": _darts(order="second-fd"),
     "gdas": _darts(method="gdas"),
     "snas": _darts(method="snas"),
+    "pc_darts": _darts(method="pc_darts"),
     "drnas": _darts(method="drnas"),
     "fair_darts": _darts(method="fair_darts"),
     "smooth_random": _darts(method="smooth_random"),
     "smooth_adversarial": _darts(method="smooth_adversarial"),
+    "p_darts": _darts(method="p_darts", epochs=24, warmup_epochs=3, depths=(1, 2, 3)),
     "darts_minus": _darts(method="darts_minus"),
     "beta_darts": _darts(method="beta_darts"),
+    "darts_pt": _darts(derive="perturbation", tune_epochs=2),
+    "setn": _darts(method="setn"),
     "one_shot": _one_shot(),
     "one_shot-fair": _one_shot(sampling="fair", epochs=12),
     "one_shot-predictor": _one_shot(by="predictor"),
@@ -98,7 +102,7 @@ def searched(method: Any, first: int, count: int, dataset: Dataset, truth: fit.T
     for number, own in enumerate(found):
         line = {"found": own.notation, "seconds": round(own.seconds / count, 1), **truth.told(own.arch)}
         line["beside"] = {name: truth.told(arch) for name, arch in own.beside.items()}
-        if epochs:
+        if epochs and len(epochs[0]) == count:
             line["curve"] = [round(float(values[number]), 2) for values in epochs]
         lines.append(line)
     return lines

@@ -131,6 +131,7 @@ CATALOG: dict[str, Entry] = {
             vocabulary=nasbench201_graph_operations(),
             operations=NASBENCH201_OPERATIONS,
             ends=tuple(node for node, _ in NASBENCH201_EDGES),
+            narrowing=lambda skeleton, after, before=None: lambda tree: tree,  # what is gone keeps its parameters
             small_cells=1,
             paper_cells=5,
             of_genotype=lambda genotype, skeleton: genotype_space(genotype),

@@ -9,8 +9,11 @@ beta one number an edge, p = softmax(alpha) over operations and q = softmax(beta
 What is derived are the operations and edges of the greatest product.
 
 The paper's settings on CIFAR-10: K = 4, batches of 256, a learning rate of 0.1 falling to 0, alpha's of 6e-4, and 15 of
-50 epochs in which the weights alone move. Deviations: none known; where an edge has stride 2, the channels that pass go
-through a 2 by 2 max pool, as in the authors' program.
+50 epochs in which the weights alone move. Where an edge has stride 2, the channels that pass go through a 2 by 2 max
+pool, as in the authors' program.
+
+Deviation: in the cells of ENAS, where "none" stands for an edge that is not, the channels that pass have q_ij times 1
+minus the share of "none"; in the paper, and in the other spaces, they have q_ij.
 """
 
 from __future__ import annotations

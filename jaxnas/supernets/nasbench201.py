@@ -7,6 +7,7 @@ part in a search; the benchmark's own networks have it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from jaxnas.base import (
 from jaxnas.checks import checked_supernet
 from jaxnas.networks.blocks import Item, draw, equal_runs, part_keys
 from jaxnas.networks.nasbench201 import apply_frame, init_frame, nasbench201_network
-from jaxnas.ops.primitives import Operations, named, names_of
+from jaxnas.ops.primitives import Operations, named, names_of, none_index
 from jaxnas.spaces.nasbench201 import (
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
@@ -49,6 +50,7 @@ from jaxnas.supernets.executors import (
     with_key_if_read,
 )
 from jaxnas.supernets.extracting import as_network, of_channels, taken
+from jaxnas.supernets.kept import checked_keep
 
 _LAYOUT = Layout(inputs=1, nodes=3, ends=tuple((source, node - 1) for node, source in NASBENCH201_EDGES))
 
@@ -57,6 +59,7 @@ def nasbench201_supernet(
     skeleton: Skeleton,
     operations: Operations = NASBENCH201_OPERATIONS,
     *,
+    keep: Mapping[str, Any] | None = None,
     form: Form | None = None,
     remat: bool = False,
     dtype: Any = jnp.float32,
@@ -67,15 +70,20 @@ def nasbench201_supernet(
     """The supernet over `nasbench201_space(operations)`; the benchmark's skeleton has channels=16 and cells=5 a stage.
 
     Arguments as in `darts_supernet`. Parameters of the cells are stacked over the cells and edges of a stage,
-    [N, 6, …], and the cells of a stage are scanned. Of partial channels "none" brings what goes past it, too.
+    [N, 6, …], and the cells of a stage are scanned. Of partial channels "none" brings what goes past it, too. The
+    operations that `keep` leaves out are not computed in the mixture; here they keep their parameters.
 
     Raises: ValueError as `nasbench201_space`, and for a form or a mixture that cannot be.
     """
     form = checked_form(skeleton, form, remat)
     space, names, primitives = nasbench201_space(operations), names_of(operations), named(operations)
     stages = nasbench201_stages(skeleton)
+    shape = (len(NASBENCH201_EDGES), len(names))
+    kept = checked_keep(keep, {"cell": shape}, none_index(names))
     checked_mixture([channels for channels, _ in stages], partial=partial, sampled=sampled, affine=affine)
-    run = executor(form, primitives, remat=remat, sampled=sampled, partial=partial)
+    run = executor(
+        form, primitives, None if kept is None else kept["cell"], remat=remat, sampled=sampled, partial=partial
+    )
 
     def init(key: Key) -> PyTree:
         outside, *rest = jax.random.split(key, 1 + len(stages))

@@ -73,6 +73,7 @@ def _single(
     def one(params: Any, x: Array, stats: Any, key: Any, pick: Array) -> tuple[Array, Any]:
         del pick  # there to be mapped over where there is nothing else
         here = Context(stats if given else "batch", operation_key(key, primitive), axis_name=context.axis_name)
+        here = here._replace(dropout=context.dropout)
         return primitive.apply(params, x, stride, here)
 
     return jax.vmap(one)(params, x, stats, context.key, pick)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Array, Context, PyTree, Stats
+from jaxnas.base import Array, Context, Key, PyTree, Stats
 from jaxnas.kernels.norm import per_channel, scale_channels
+from jaxnas.networks.blocks import part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import Primitive
 from jaxnas.supernets.executors.switch import switch
@@ -20,9 +21,24 @@ from jaxnas.supernets.executors.switch import switch
 Edge = Callable[[PyTree, Array, Array, Any, Any, Any], tuple[Array, Any]]
 """(params, weights [O], x, each, known, wanted) -> (y, what each batch norm told).
 
-each: (which operations are there, bool [O], or None for all, key or None). known: what the edge has told before of the
-same x, or None. wanted: as of `Context`.
+each: (which operations are there, bool [O], or None for all; what operations draw from, as of `draws`). known: what the
+edge has told before of the same x, or None. wanted: as of `Context`.
 """
+
+
+Draw = tuple[Key, Array]
+"""A key, and the rate of dropout."""
+
+
+def draws(context: Context, edges: int) -> Draw | None:
+    """What the operations of each of so many edges draw from, keys [E] and rates [E]; None where nothing is random."""
+    keys = part_keys(context, edges)
+    return None if keys is None else (keys, jnp.broadcast_to(jnp.asarray(context.dropout, jnp.float32), (edges,)))
+
+
+def of_operation(draw: Draw | None, number: int) -> Any:
+    """That of one operation of an edge."""
+    return None if draw is None else (jax.random.fold_in(draw[0], number), draw[1])
 
 
 def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None) -> Edge:
@@ -31,12 +47,13 @@ def mixed_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None
     def edge(
         params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
     ) -> tuple[Array, Any]:
-        scales, (_, key) = per_channel(weights, x.shape[-1]), each
+        scales, (_, draw) = per_channel(weights, x.shape[-1]), each
         outputs, seen = [], []
         for o, (primitive, own) in enumerate(zip(primitives, params, strict=True)):
             here = Context("batch" if known is None else known[o], axis_name=axis_name, wanted=wanted)
-            if primitive.random and key is not None:
-                here = here._replace(key=jax.random.fold_in(key, o))
+            if primitive.random and draw is not None:
+                key, dropout = of_operation(draw, o)
+                here = here._replace(key=key, dropout=dropout)
             # The weight goes into the last batch norm, where there is one.
             with_scale = primitive.scaled(own, scales[o])
             y, told = primitive.apply(own if with_scale is None else with_scale, x, stride, here)
@@ -57,15 +74,14 @@ def kept_op(primitives: Sequence[Primitive], stride: int, axis_name: str | None)
     def edge(
         params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
     ) -> tuple[Array, Any]:
-        there, key = each
+        there, draw = each
         outputs = []
         for o, op in enumerate(alone):
 
-            def taken(own: PyTree, weight: Array, x: Array, key: Any, wanted: Any, op: Edge = op) -> Array:
-                return op([own], weight, x, (None, key), None, wanted)[0]
+            def taken(own: PyTree, weight: Array, x: Array, draw: Any, wanted: Any, op: Edge = op) -> Array:
+                return op([own], weight, x, (None, draw), None, wanted)[0]
 
-            own_key = None if key is None else jax.random.fold_in(key, o)
-            operands = (params[o], weights[o : o + 1], x, own_key, wanted)
+            operands = (params[o], weights[o : o + 1], x, of_operation(draw, o), wanted)
             shape = jax.eval_shape(taken, *operands)
             nothing = functools.partial(jnp.zeros, shape.shape, shape.dtype)
             outputs.append(lax.cond(there[o], taken, lambda *_, nothing=nothing: nothing(), *operands))
@@ -82,18 +98,17 @@ def sampled_op(primitives: Sequence[Primitive], stride: int, axis_name: str | No
     alone = [mixed_op((primitive,), stride, axis_name) for primitive in primitives]
 
     def branch(o: int, params: PyTree, sources: tuple[Array, ...], others: Any) -> tuple[Array, Stats]:
-        (x, weight), (key, wanted) = sources, others
-        own_key = None if key is None else jax.random.fold_in(key, o)
-        return alone[o]([params[o]], weight, x, (None, own_key), None, wanted)[0], ()
+        (x, weight), (draw, wanted) = sources, others
+        return alone[o]([params[o]], weight, x, (None, of_operation(draw, o)), None, wanted)[0], ()
 
     branches = [functools.partial(branch, o) for o in range(len(primitives))]
 
     def edge(
         params: PyTree, weights: Array, x: Array, each: Any, known: Any, wanted: Array | None
     ) -> tuple[Array, Any]:
-        there, key = each
+        there, draw = each
         taken = strongest(weights, there)
-        return switch(branches, taken, params, (x, weights[taken][None]), (key, wanted))
+        return switch(branches, taken, params, (x, weights[taken][None]), (draw, wanted))
 
     return edge
 

@@ -21,7 +21,7 @@ from jaxnas.kernels.platform import outlined
 from jaxnas.networks.blocks import part_keys
 from jaxnas.ops.primitives import Primitive, Zero, operation_key
 from jaxnas.supernets.executors import layout as lay
-from jaxnas.supernets.executors.edge import Edge, kept_op, mixed_op, sampled_op
+from jaxnas.supernets.executors.edge import Edge, draws, kept_op, mixed_op, sampled_op
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
 from jaxnas.supernets.executors.partial import edges_past, mixed_part, passing_op, passing_part, shuffled, weights_past
 from jaxnas.supernets.executors.switch import switch
@@ -58,7 +58,7 @@ def scan_executor(
             added = [sampled or not isinstance(p.family, Zero) for p in primitives]
             held = [o for o in range(len(primitives)) if added[o] and there[:, o].any()]
             whole = bool(there[:, held].all())
-            keys = part_keys(context, len(slots)) if any(primitives[o].random for o in held) else None
+            draw = draws(context, len(slots)) if any(primitives[o].random for o in held) else None
             own = weights[slots][:, np.array(held)]
             if past is not None:
                 own = jnp.concatenate([own, past[slots][:, None]], 1)
@@ -67,7 +67,7 @@ def scan_executor(
                 nodes,
                 [params[group][o] for o in held],
                 own,
-                (None if whole else jnp.asarray(there[:, held]), keys),
+                (None if whole else jnp.asarray(there[:, held]), draw),
             )
             edge = op(tuple(primitives[o] for o in held), whole, STRIDES[group], context.axis_name)
             nodes = _scan_edges(_Static(edge, _ends(layout, group, slots)), operands, context.wanted)

@@ -92,7 +92,8 @@ def _single(
         keys = jax.random.split(jax.random.fold_in(context.key, number), items.scale.shape[:2])
 
     def one(params: Any, scale: Array, key: Any, x: Array) -> Array:
-        with_scale, here = primitive.scaled(params, scale), Context(key=key, axis_name=context.axis_name)
+        with_scale = primitive.scaled(params, scale)
+        here = Context(key=key, axis_name=context.axis_name, dropout=context.dropout)
         y = primitive.apply(params if with_scale is None else with_scale, x, stride, here)[0]
         return y * scale[None, None, None].astype(x.dtype) if with_scale is None else y
 
