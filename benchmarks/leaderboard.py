@@ -35,7 +35,7 @@ from jaxnas.ranges import check_ranges
 
 SPACE, DATA = "nasbench201", "digits201"
 _DARTS = fit.Darts(
-    epochs=25, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=5e-3,
+    epochs=40, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=3e-3,
     watch=fit.Watch(every=0, eigenvalue_every=0),
 )  # fmt: skip
 _SCORING = fit.Scoring(batch_size=360, batches=2, evaluations=200, population=40)
@@ -61,7 +61,7 @@ METHODS: Mapping[str, Any] = {
     "fair_darts": _darts(method="fair_darts"),
     "smooth_random": _darts(method="smooth_random"),
     "smooth_adversarial": _darts(method="smooth_adversarial"),
-    "p_darts": _darts(method="p_darts", epochs=24, warmup_epochs=3, depths=(1, 2, 3)),
+    "p_darts": _darts(method="p_darts", epochs=39, warmup_epochs=5, depths=(1, 2, 3)),
     "darts_minus": _darts(method="darts_minus"),
     "beta_darts": _darts(method="beta_darts"),
     "darts_pt": _darts(derive="perturbation", tune_epochs=2),
