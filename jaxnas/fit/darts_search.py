@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,17 +43,17 @@ from jaxnas.search import (
 from jaxnas.train import schedules
 from jaxnas.train.loop import Outcome, load
 
-if TYPE_CHECKING:
-    from jaxnas.fit.darts import Darts
-
 Keep = dict[str, np.ndarray]
 """Cell kind -> bool [S, O], the options that are left."""
 
 
 class DartsSearch(NamedTuple):
-    """A search that was checked. settings: resolved. options: what the supernet takes beside its skeleton."""
+    """A search that was checked.
 
-    settings: Darts
+    settings: a `jaxnas.fit.Darts`, resolved. options: what the supernet takes beside its skeleton.
+    """
+
+    settings: Any
     problem: Problem
     space: SearchSpace
     epochs: Epochs
