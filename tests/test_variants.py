@@ -1,6 +1,8 @@
 """The differentiable family: weights, penalties and perturbations of each method, held to closed forms."""
 
 import itertools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -468,6 +470,16 @@ def test_slots_that_are_decided_stay_so_while_the_others_are_searched_on(numbers
     moved = jax.tree.map(jnp.subtract, after.search.params["slopes"], state.search.params["slopes"])
     assert (np.asarray(moved[0]) != 0).tolist() == [True, False, False]
     assert search.derive(fresh(), after, None).tolist()[0] == 0
+
+
+def test_the_variant_of_the_docs_runs_as_it_stands(capsys):
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "differentiable.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def sharper" in block]
+    names = {}
+    exec(code.replace("epochs=20", "epochs=1, limit=128"), names)
+    assert capsys.readouterr().out.count("~") == 6
+    weights = names["sharper"](10, last=1.0).relaxation.weights(fresh(), ALPHA, STEP(10))
+    np.testing.assert_allclose(weights["cell"], jax.nn.softmax(2 * ALPHA["cell"]), rtol=1e-6)
 
 
 def test_what_cannot_be_is_refused():

@@ -1,0 +1,78 @@
+"""The table and the pictures of docs/leaderboard.md, from the searches that `benchmarks.leaderboard` kept.
+
+python -m benchmarks.leaderboard_page --folder docs/leaderboard --images docs/images
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.leaderboard import DATA, METHODS, SPACE, rows, table
+from jaxnas import command, fit
+from jaxnas.catalog import entry_of
+from jaxnas.data import load_dataset
+from jaxnas.draw import new_figure, save_plot
+from jaxnas.fit.settings import skeleton_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    folder: str = "docs/leaderboard"
+    images: str = "docs/images"
+    seeds: int = 20
+
+
+def main(config: Config) -> None:
+    """Prints the table and draws two pictures: what every search found, and what it held on its way."""
+    lines = [json.loads(line) for line in (Path(config.folder) / "searches.jsonl").read_text().splitlines()]
+    found = {name: own for name, own in rows(METHODS, lines, range(config.seeds)).items() if own}
+    space = entry_of(SPACE).space(skeleton_of(fit.Training(), load_dataset(DATA)))
+    truth = fit.truth_of(DATA, space)
+    print(table(found, truth.values))
+    draw_found(found, truth, Path(config.images) / "leaderboard.png")
+    draw_curves(found, truth, Path(config.images) / "leaderboard_curves.png")
+
+
+def draw_found(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Truth, path: Path) -> None:
+    """A dot a search, the mean with two standard errors, and the quantiles of all cells."""
+    order = sorted(found, key=lambda name: np.mean([line["value"] for line in found[name]]))
+    figure = new_figure(7.5, 0.32 * len(order) + 1.0, "constrained")
+    axes = figure.subplots()
+    for height, name in enumerate(order):
+        values = np.array([line["value"] for line in found[name]])
+        axes.plot(values, np.full(len(values), height), ".", color="#56B4E9", ms=5, alpha=0.7)
+        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+        axes.errorbar(values.mean(), height, xerr=2 * error, fmt="D", color="#D55E00", ms=4, lw=1.2)
+    known = truth.values[~np.isnan(truth.values)]
+    for value, text in ((known.mean(), "mean"), (np.quantile(known, 0.95), "95 %"), (known.max(), "best")):
+        axes.axvline(value, color="#777777", lw=0.8, ls="--")
+        axes.text(value, len(order) - 0.4, f"{text} of all", size=7, ha="center", va="bottom", color="#777777")
+    axes.set_yticks(range(len(order)), order, size=8)
+    axes.set_xlabel("test accuracy of the found cell in the table, %", size=8)
+    save_plot(figure, path)
+
+
+def draw_curves(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Truth, path: Path) -> None:
+    """What was derived after each epoch, the mean of all seeds."""
+    curves = {
+        name: np.array([line["curve"] for line in own]).mean(0) for name, own in found.items() if "curve" in own[0]
+    }
+    figure = new_figure(7.5, 4.0, "constrained")
+    axes = figure.subplots()
+    for number, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: -item[1][-1])):
+        axes.plot(np.arange(1, len(curve) + 1), curve, lw=1.4, color=f"C{number % 10}", label=name)
+    axes.axhline(np.nanmean(truth.values), color="#777777", lw=0.8, ls="--", label="mean of all cells")
+    axes.set_xlabel("epoch of the search", size=8)
+    axes.set_ylabel("test accuracy of the cell derived then, %", size=8)
+    axes.legend(fontsize=7, frameon=False, ncols=2)
+    save_plot(figure, path)
+
+
+if __name__ == "__main__":
+    command.main(main, Config)
