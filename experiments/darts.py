@@ -2,7 +2,7 @@
 
     python -m experiments.darts                                        digits, about 3 minutes on 2 CPU cores
     python -m experiments.darts --search.prune 5 3                     edges lose their weakest operations on the way
-    python -m experiments.darts --search.method drnas                  a method after DARTS: docs/differentiable.md has all
+    python -m experiments.darts --search.method drnas                  a method after DARTS (docs/differentiable.md)
     python -m experiments.darts --search.derive perturbation           what the supernet misses most (DARTS-PT)
     python -m experiments.darts --space nasbench201 --dataset digits201 --table digits201      beside the ground truth
     python -m experiments.darts --max-macs 400000                      the heaviest cell within a budget
