@@ -33,7 +33,7 @@ from jaxnas.search import (
 class Tuning(NamedTuple):
     """Of a selection by perturbation. algorithm: a search on states that are `Projected`, for `epochs` epochs between
     two decisions. nodes: as of `make_projection`, {} where each slot is one choice; keeps: edges that a node keeps.
-    batches: validation batches, of `batch_size`, that a decision is by; 0 is all.
+    batch_size: of the validation batches, all of which a decision is by.
     """
 
     algorithm: SearchAlgorithm
@@ -41,7 +41,10 @@ class Tuning(NamedTuple):
     nodes: Mapping[str, Sequence[int]]
     keeps: int
     batch_size: int
-    batches: int = 0
+
+
+_SCORE_BATCH = 250
+"""Images by whose statistics a drawn architecture is normalized, when it is scored."""
 
 
 def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key, samples: int = 4096) -> Arch:
@@ -63,12 +66,12 @@ def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key,
 
 def best_drawn(
     algorithm: SearchAlgorithm, mean: Any, epochs: Epochs, budget: Budget, state: DartsState, count: int, key: Key,
-    stop: Stop, score_batch: int = 250,
+    stop: Stop,
 ) -> Arch:  # fmt: skip
     """Of `count` architectures that the mixture draws, within the budget, the one of the best validation metric."""
     supernet: Any = algorithm.supernet
     draw: Any = by_score(algorithm, mean, count).draw
-    score = score_of(supernet, epochs, min(score_batch, data.count(epochs.split.valid)))
+    score = score_of(supernet, epochs, min(_SCORE_BATCH, data.count(epochs.split.valid)))
     archs = candidates_within(lambda own: draw(own, state, count), budget, count, key)
 
     def best(scores: Mapping[str, Score]) -> int:
@@ -89,7 +92,7 @@ def perturbed(
     template = supernet.space.template()
     nodes = {kind: ends for kind, ends in tuning.nodes.items() if tuning.keeps}
     count = count_decisions(template, nodes, tuning.keeps)
-    batches = _batches(epochs, tuning.batch_size, tuning.batches)
+    batches = _batches(epochs, tuning.batch_size)
     project = jax.jit(
         make_projection(
             supernet, relaxation, nodes, edges=tuning.keeps, objective=epochs.dataset.objective
@@ -118,11 +121,10 @@ def perturbed(
     ]
 
 
-def _batches(epochs: Epochs, size: int, most: int) -> Any:
-    """Validation batches as they are, stacked, [N, B, …]."""
+def _batches(epochs: Epochs, size: int) -> Any:
+    """All validation batches as they are, stacked, [N, B, …]."""
     valid = epochs.split.valid
-    whole = data.count(valid) // size
-    places = jnp.arange(size * (min(most, whole) if most else whole)).reshape(-1, size)
-    parts = [jax.tree.map(lambda leaf, part=part: leaf[np.asarray(part)], valid) for part in places]
+    places = np.arange(data.count(valid) // size * size).reshape(-1, size)
+    parts = [jax.tree.map(lambda leaf, part=part: leaf[part], valid) for part in places]
     each = [data.plain_batch(part, jnp.arange(size), epochs.dataset.augmentation) for part in parts]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
