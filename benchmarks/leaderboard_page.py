@@ -70,7 +70,7 @@ def draw_curves(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Tru
     axes.axhline(np.nanmean(truth.values), color="#777777", lw=0.8, ls="--", label="mean of all cells")
     axes.set_xlabel("epoch of the search", size=8)
     axes.set_ylabel("test accuracy of the cell derived then, %", size=8)
-    axes.legend(fontsize=7, frameon=False, ncols=2)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_plot(figure, path)
 
 
