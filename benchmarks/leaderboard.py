@@ -13,7 +13,6 @@ Mann-Whitney, one-sided, that the cells found are no better than all 15,625. Set
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -172,9 +171,13 @@ def main(config: Config) -> None:
 
 
 def told(method: Any) -> str:
-    """The settings of a method, as a line knows them."""
-    written = json.dumps(dataclasses.asdict(method), sort_keys=True, default=str)
-    return hashlib.sha256(written.encode()).hexdigest()[:12]
+    """The settings of a method, as a line knows them: those that are not its defaults."""
+    changed = {
+        field.name: getattr(method, field.name)
+        for field in dataclasses.fields(method)
+        if getattr(method, field.name) != field.default
+    }
+    return f"{type(method).__name__} {json.dumps(changed, sort_keys=True, default=dataclasses.asdict)}"
 
 
 def groups(seeds: Sequence[int], most: int) -> list[tuple[int, int]]:
