@@ -1,0 +1,44 @@
+"""The leaderboard: what a line is known by, which seeds are left, and that its page has what was found."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.leaderboard import METHODS, groups, rows, table, told
+from jaxnas.benchmarks import named_table
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+
+def test_seeds_that_are_left_are_searched_in_runs():
+    assert groups([0, 1, 2, 3, 7, 8, 11], 3) == [(0, 3), (3, 1), (7, 2), (11, 1)]
+    assert groups([], 3) == []
+
+
+def test_a_line_counts_for_its_method_its_settings_and_its_seed():
+    method = METHODS["drnas"]
+    other = dataclasses.replace(method, epochs=3)
+    assert told(method) != told(other)
+    assert "drnas" in told(method)
+    assert len({told(method) for method in METHODS.values()}) == len(METHODS)
+    lines = [
+        {"method": "drnas", "seed": seed, "settings": told(own), "beside": {"random": {"value": 1.0}}, "seconds": 2.0}
+        for own, seed in ((method, 0), (method, 5), (other, 1), (method, 1))
+    ]
+    found = rows({"drnas": method, "gdas": METHODS["gdas"]}, lines, range(2))
+    assert [line["seed"] for line in found["drnas"]] == [0, 1]
+    assert found["drnas: random"] == [{"value": 1.0, "seconds": 2.0}] * 2
+    assert found["gdas"] == []
+
+
+def test_the_page_has_the_table_of_the_searches_that_are_kept():
+    lines = [json.loads(line) for line in (DOCS / "leaderboard" / "searches.jsonl").read_text().splitlines()]
+    every = np.asarray(named_table("digits201")[0].metrics["test"])
+    found = rows(METHODS, lines, range(20))
+    assert table(found, every).strip() in (DOCS / "leaderboard.md").read_text()
+    values = [line["value"] for line in found["darts_minus"]]
+    assert stats.mannwhitneyu(values, every, alternative="greater").pvalue < 1e-6
+    assert all(len(own) in (0, 20) for own in found.values())
