@@ -15,7 +15,8 @@ from jaxnas.spaces import nasbench201_space
 
 SPACE = nasbench201_space()
 SEEDS = 3
-TABLE = make_table("small", (Choice("a", tuple("01234")),) * 6, np.eye(6, dtype=int), {"value": np.arange(6.0)})
+CHOICES = tuple(Choice(name, tuple("01234")) for name in "abcdef")
+TABLE = make_table("small", CHOICES, np.eye(6, dtype=int), {"value": np.arange(6.0)})
 
 
 def covariance(size, noise, seed=0):

@@ -52,12 +52,10 @@ def again(method, problem, folder):
 
 
 def test_parts_of_p_darts_begin_anew_and_deeper_for_each_seed(digits, tmp_path):
-    """As of one seed alone: seeds come one after another, because what a supernet has lost is its form."""
+    """Seeds come one after another, because what a supernet has lost is its form."""
     method = dataclasses.replace(SMALL, method="p_darts", epochs=2, prune=(3,), depths=(1, 2), skip_dropout=(0.0, 0.3))
     found, lines = searched(method, problem_of(digits, seeds=2), tmp_path / "run")
     assert list(found) == ["seed-3", "seed-4"]
-    alone, _ = searched(method, problem_of(digits), tmp_path / "alone")
-    assert alone["found"].arch.tolist() == found["seed-3"].arch.tolist()
     for own in found.values():
         first, second = own.told["shrinking"]
         assert (first["operations"], second["operations"]) == (6 * 5, 6 * 3)
@@ -65,8 +63,6 @@ def test_parts_of_p_darts_begin_anew_and_deeper_for_each_seed(digits, tmp_path):
         assert own.notation.count("skip_connect") <= 2
     weights = np.array([line["weights_cell"] for line in lines])  # of two parts of two seeds
     assert ((weights > 0).sum(-1) == np.array([5, 3, 5, 3])[:, None]).all()
-    same, _ = again(method, problem_of(digits, seeds=2), tmp_path / "run")
-    assert [own.arch.tolist() for own in same.values()] == [own.arch.tolist() for own in found.values()]
 
 
 def test_a_selection_by_perturbation_decides_every_slot_and_resumes_to_the_same(digits, tmp_path):
@@ -77,8 +73,6 @@ def test_a_selection_by_perturbation_decides_every_slot_and_resumes_to_the_same(
     assert (tmp_path / "run" / "stages" / "perturbation").is_dir()
     same, _ = again(method, problem, tmp_path / "run")
     assert [own.arch.tolist() for own in same.values()] == [own.arch.tolist() for own in found.values()]
-    plain, _ = searched(dataclasses.replace(method, derive="paper"), problem, tmp_path / "plain")
-    assert any(a.arch.tolist() != b.arch.tolist() for a, b in zip(found.values(), plain.values(), strict=True))
 
 
 def test_supernets_have_the_form_that_a_method_asks_for():
@@ -113,7 +107,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_compiled(digit
         ({"depths": (1, 2)}, "search.depths must have 1 numbers, one more than search.prune"),
         ({"prune": (3,), "depths": (1, 0), "epochs": 2}, "search.depths must be at least 1"),
         ({"prune": (5,), "epochs": 2}, "search.prune must fall from under 5"),
-        ({"method": "p_darts", "epochs": 6, "warmup_epochs": 2}, "none of the 2 epochs to move in of each part"),
+        ({"method": "p_darts", "epochs": 6, "warmup_epochs": 2}, "none of the 2 search.epochs of each part to move in"),
         ({"partial": 3}, "channels must be divisible by partial=3"),
         ({"tune_epochs": 0}, "search.tune_epochs must be"),
         ({"candidates": 0}, "search.candidates must be"),

@@ -62,7 +62,7 @@ def test_darts_over_a_table_of_numbers_goes_the_whole_road(numbers, tmp_path):
     assert error == pytest.approx(done.result[f"test_{metric}"], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["gdas", "snas", "drnas", "fair_darts", "beta_darts", "smooth_adversarial"])
+@pytest.mark.parametrize("method", ["gdas", "drnas", "fair_darts", "smooth_adversarial"])
 def test_the_methods_after_darts_go_the_road_for_several_seeds_and_resume_to_the_same(method, numbers, tmp_path):
     settings = fit.Darts(method=method, epochs=4, batch_size=32, watch=fit.Watch(every=0, eigenvalue_every=0))
     training = fit.Training(epochs=1, batch_size=32, drop_path=0.0)
@@ -323,11 +323,17 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
     problem = fit.Problem(entry, digits, fit.Training(cells=1), NASBENCH201, lambda space: None)
     for change, told in (
         ({"method": "snas", "order": "second"}, "search.order second is for two levels"),
-        ({"prune": (3,)}, "search.prune shrinks no supernet over nasbench201"),
-        ({"derive": "argmax"}, "search.derive must be paper over nasbench201, got 'argmax'"),
+        ({"prune": (5,)}, "search.prune must fall from under 5 to 2 at least"),
+        ({"derive": "argmax"}, "search.derive must be paper or perturbation or score over nasbench201, got 'argmax'"),
     ):
         with pytest.raises(ValueError, match=told):
             fit.Darts(channels=2, cells=1, **change).prepare(problem)
+    chain = CATALOG["chain"]
+    space = chain.space(fit.settings.skeleton_of(fit.Training(cells=6), digits))
+    with pytest.raises(ValueError, match=r"search\.prune shrinks no supernet over chain"):
+        fit.Darts(channels=8, cells=6, prune=(3,)).prepare(
+            fit.Problem(chain, digits, fit.Training(cells=6), space, lambda space: None)
+        )
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ class Darts:
         part = self.epochs // (len(self.prune) + 1) if self.depths else self.epochs
         if self.warmup_epochs >= part:
             raise ValueError(
-                f"search.warmup_epochs {self.warmup_epochs} leaves the architecture none of the {part} epochs to move "
-                f"in{' of each part' if self.depths else ''}; choose fewer, or more search.epochs"
+                f"search.warmup_epochs {self.warmup_epochs} leaves the architecture none of the {part} search.epochs "
+                f"{'of each part ' if self.depths else ''}to move in; choose fewer"
             )
         check_accumulate("search", self.accumulate, self.batch_size)
         watch.rule_of(self.watch, self.early_stop, self.epochs)
