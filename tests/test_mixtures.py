@@ -97,7 +97,7 @@ def test_what_a_slot_has_lost_counts_as_a_weight_of_zero(kind, form):
     nearly(path, quick(lambda p: left.apply(p, left.space.one_hot(arch), X, Context())[0])(narrow(params)))
 
 
-@pytest.mark.parametrize(("kind", "form"), zip(KINDS, ("staged", "scan"), strict=True))
+@pytest.mark.parametrize(("kind", "form"), [({"sampled": True}, "staged"), ({"partial": 2}, "scan")])
 def test_the_laws_of_supernets_hold(kind, form):
     net = nasbench201_supernet(SKELETON, FEW, form=form, **kind)
     check_supernet(net.space, net)
