@@ -298,6 +298,18 @@ def test_skips_that_are_too_many_make_way_for_the_next_best():
         assert found.tolist() == expected
 
 
+def test_a_slot_that_can_take_nothing_but_a_skip_keeps_it():
+    """Striking it out ends, although there are still too many; what pruning took is taken before a skip."""
+    only = darts_space(2, ("none", "skip_connect"))
+    weights = {kind: jnp.full((5, 2), 0.5) for kind in only.template()}
+    assert limited_skips(only, ("none", "skip_connect"), 0)(weights).tolist() == only.discretize(weights).tolist()
+    names = ("none", "skip_connect", "max_pool_3x3")
+    space = darts_space(1, names)
+    weights = {kind: jnp.array([[0.1, 0.9, 0.0], [0.2, 0.8, 0.0]]) for kind in space.template()}
+    taken = space.to_genotype(limited_skips(space, names, 0)(weights))
+    assert [name for name, _ in taken["normal"]] == ["max_pool_3x3"] * 2
+
+
 def test_fair_darts_takes_what_is_above_the_threshold_two_of_a_node_at_most():
     """By hand: two operations on one edge, one edge alone, none at all, and the two heaviest of three."""
     names = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")

@@ -83,11 +83,17 @@ def limited_skips(
             def taken(own: Array, kind: str = kind) -> Array:
                 return space.one_hot(space.discretize({**left, kind: own}))[kind][:, place] > 0
 
-            def strike(own: Array) -> Array:
-                weakest = jnp.argmin(jnp.where(taken(own), own[:, place], jnp.inf))
-                return own.at[weakest, place].set(0.0)
+            def too_many(own: Array, taken: Callable[[Array], Array] = taken) -> Array:
+                # A slot that can take nothing but a skip has it still when it is struck out.
+                skips = taken(own)
+                return (jnp.sum(skips) > most) & jnp.any(skips & (own[:, place] >= 0))
 
-            left[kind] = jax.lax.while_loop(lambda own: jnp.sum(taken(own)) > most, strike, left[kind])
+            def strike(own: Array, taken: Callable[[Array], Array] = taken) -> Array:
+                left_over = taken(own) & (own[:, place] >= 0)
+                weakest = jnp.argmin(jnp.where(left_over, own[:, place], jnp.inf))
+                return own.at[weakest, place].set(-1.0)  # less than any weight, those of what pruning took included
+
+            left[kind] = jax.lax.while_loop(too_many, strike, left[kind])
         return space.discretize(left)
 
     return derive
