@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.leaderboard import DATA, METHODS, SPACE, rows, table
 from jaxnas import command, fit
@@ -19,6 +20,7 @@ from jaxnas.catalog import entry_of
 from jaxnas.data import load_dataset
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.fit.settings import skeleton_of
+from jaxnas.spaces import NASBENCH201_OPERATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +31,43 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Prints the table and draws two pictures: what every search found, and what it held on its way."""
+    """Prints the tables and draws two pictures: what every search found, and what it held on its way."""
     lines = [json.loads(line) for line in (Path(config.folder) / "searches.jsonl").read_text().splitlines()]
     found = {name: own for name, own in rows(METHODS, lines, range(config.seeds)).items() if own}
     space = entry_of(SPACE).space(skeleton_of(fit.Training(), load_dataset(DATA)))
     truth = fit.truth_of(DATA, space)
     print(table(found, truth.values))
+    print(epochs_table(found, truth.values))
+    print(edges_table(found))
     draw_found(found, truth, Path(config.images) / "leaderboard.png")
     draw_curves(found, truth, Path(config.images) / "leaderboard_curves.png")
+
+
+def epochs_table(found: Mapping[str, Sequence[Mapping[str, Any]]], every: np.ndarray) -> str:
+    """What a method held after some of its epochs: mean, standard error, and p against all cells."""
+    shown = (3, 5, 10, 20, 30, 40)
+    lines = ["", "| held after epoch | " + " | ".join(map(str, shown)) + " |", "| --- " * (1 + len(shown)) + "|"]
+    for name, own in found.items():
+        if "curve" not in own[0]:
+            continue
+        curve = np.array([line["curve"] for line in own])
+        cells = []
+        for values in (curve[:, epoch - 1] for epoch in shown if epoch <= curve.shape[1]):
+            p = stats.mannwhitneyu(values, every[~np.isnan(every)], alternative="greater").pvalue
+            cells.append(f"{values.mean():.1f} ± {values.std(ddof=1) / np.sqrt(len(values)):.1f} (p {p:.1g})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def edges_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """How many edges of all cells that a method found have each operation."""
+    lines = ["", "| edges with | " + " | ".join(NASBENCH201_OPERATIONS) + " |", "| --- " * 6 + "|"]
+    for name, own in found.items():
+        cells = "".join(line.get("found", "") for line in own)
+        if cells:
+            counts = [cells.count(f"|{operation}~") for operation in NASBENCH201_OPERATIONS]
+            lines.append(f"| {name} | " + " | ".join(map(str, counts)) + " |")
+    return "\n".join(lines)
 
 
 def draw_found(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Truth, path: Path) -> None:
