@@ -74,10 +74,9 @@ class Entry(NamedTuple):
     program. narrowing: (skeleton, operations kept, operations kept before) -> what is left of a supernet's parameters;
     the supernet then takes `keep`. operations: the options of every slot of its mixture, where all slots have the same.
     ends: the number of the node that each slot of a cell ends in, where slots are edges; keeps: how many edges a node
-    keeps, 0 for all. derivations: other rules than the space's own to read an architecture off
-    a mixture. Where costs add up over
-    the operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it. latency:
-    (skeleton, images of a batch) -> milliseconds of each operation on this device.
+    keeps, 0 for all. derivations: other rules than the space's own to read an architecture off a mixture. Where costs
+    add up over the operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it.
+    latency: (skeleton, images of a batch) -> milliseconds of each operation on this device.
     """
 
     name: str
@@ -99,6 +98,11 @@ class Entry(NamedTuple):
     latency: Callable[[Skeleton, int], LatencyTable] | None = None
 
 
+def _of_genotype(genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace:
+    """A genotype says all of its space."""
+    return genotype_space(genotype)
+
+
 CATALOG: dict[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -118,7 +122,7 @@ CATALOG: dict[str, Entry] = {
             ends=tuple(node for node, _ in edge_table(4)),
             keeps=2,
             derivations={"argmax": discretize_argmax},
-            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
+            of_genotype=_of_genotype,
             cost_table=darts_cost_table,
             structure=two_edges_a_node,
             latency=darts_latency,
@@ -134,7 +138,7 @@ CATALOG: dict[str, Entry] = {
             narrowing=lambda skeleton, after, before=None: lambda tree: tree,  # what is gone keeps its parameters
             small_cells=1,
             paper_cells=5,
-            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
+            of_genotype=_of_genotype,
             together=lambda skeleton, space: nasbench201_supernet(skeleton, space.choices[0].options, affine=True),
             cost_table=nasbench201_cost_table,
             structure=one_option_each,
@@ -148,7 +152,7 @@ CATALOG: dict[str, Entry] = {
             vocabulary=graph_operations(("none", *ENAS_MICRO_OPERATIONS)),
             operations=("none", *ENAS_MICRO_OPERATIONS),
             ends=tuple(node for node, _, _ in enas_micro_slots(5)),
-            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
+            of_genotype=_of_genotype,
             small_cells=3,
             paper_cells=8,
         ),
@@ -164,7 +168,7 @@ CATALOG: dict[str, Entry] = {
         Entry(
             "chain",
             space=lambda skeleton: chain_space(chain_depths(skeleton.cells)),
-            of_genotype=lambda genotype, skeleton: genotype_space(genotype),
+            of_genotype=_of_genotype,
             supernet=chain_supernet,
             network=chain_network,
             vocabulary=chain_graph_operations(),

@@ -29,18 +29,21 @@ class Darts:
     """Hypergradient: first order, exact second order, or second order by the paper's finite difference. SNAS has one
     level, and none."""
     derive: str = "paper"
-    """How an architecture is read off the mixture. "paper": as the method's paper does, which is "score" for setn, and
-    else the rule of the space for the mean weights. "perturbation": by what the supernet loses without each option
-    (DARTS-PT), after any method. "score": of `candidates` that the mixture draws, the best on the validation part. In
-    the DARTS space also "argmax". A budget derives the heaviest architecture within it."""
+    """How an architecture is read off the mixture. "paper" is what the method's paper does: "score" for setn, the
+    rule of the space for the others. "perturbation" (DARTS-PT) takes the options without which the supernet is worst,
+    and works after any method. "score" draws `candidates` by the mixture, and takes the best on the validation part.
+    The DARTS space has "argmax", too. A budget derives the heaviest architecture within it."""
     partial: int = 0
-    """One in so many channels goes through the mixed operations (PC-DARTS). 0: 4 of pc_darts, else all do."""
+    """One in so many channels goes through the mixed operations (PC-DARTS); 1 is all channels. 0 is what the method
+    has: 4 for pc_darts, 1 for the others."""
     most_skips: int | None = None
-    """At most so many skip connections in a derived cell, without a budget. None: 2 of p_darts, else no limit."""
+    """A derived cell has at most so many skip connections, where there is no budget. By default 2 for p_darts, and no
+    limit for the others."""
     candidates: int = 100
-    """Of derive "score"."""
+    """How many architectures the mixture draws for derive "score"."""
     tune_epochs: int = 5
-    """Of derive "perturbation": epochs between two decisions, at a tenth of the learning rate."""
+    """For derive "perturbation": how many epochs the supernet is trained between two decisions, at a tenth of the
+    learning rate."""
     epochs: int = 50
     batch_size: int = 64
     channels: int = 16
@@ -63,14 +66,15 @@ class Darts:
     early_stop: bool = False
     """End before a collapse, as watch.window and the others say (DARTS-ES)."""
     prune: tuple[int, ...] = ()
-    """How many options every slot still has after each of the equal parts of the epochs, "none" counted. Parameters go
-    on; by default nothing is lost, but 8, 5, then 3 of p_darts over the DARTS space."""
+    """The epochs are cut into equal parts, one more than there are numbers here. After each part but the last, every
+    slot keeps so many options ("none" counts); parameters go on. By default no option is lost. p_darts keeps five
+    eighths, then three eighths: of the 8 options of DARTS 5, then 3."""
     depths: tuple[int, ...] = ()
-    """The cells of the supernet in each part of the epochs, one more than `prune` has numbers; every part then begins
-    anew, with schedules and `warmup_epochs` of its own. By default parts go on, but those of p_darts have c, 2 c + 1
-    and 3 c + 2 cells, c being `cells`."""
+    """How many cells the supernet has in each part of the epochs. Every part then begins with new parameters, and has
+    its own schedules and `warmup_epochs`. By default parts go on in one supernet; those of p_darts have c, 2 c + 1 and
+    3 c + 2 cells, where c is `cells`."""
     skip_dropout: tuple[float, ...] = ()
-    """Of p_darts: the rate of dropout behind skip connections at the start of each part; by default 0.1, 0.4, 0.7."""
+    """For p_darts: the rate of dropout after skip connections, at the start of each part. By default 0.1, 0.4, 0.7."""
     watch: watch.Watch = watch.Watch()
 
     def prepare(self, problem: Problem) -> Prepared:
@@ -154,7 +158,10 @@ class Darts:
         if not self.prune:
             return
         if problem.entry.narrowing is None:
-            raise ValueError(f"search.prune shrinks no supernet over {space.name}: leave it out, or take --space darts")
+            raise ValueError(
+                f"search.prune shrinks no supernet over {space.name}: leave it out, or take --space darts or "
+                "nasbench201"
+            )
         most = max(value.shape[1] for value in space.template().values())
         if any(not 2 <= left < before for before, left in itertools.pairwise((most, *self.prune))):
             raise ValueError(f"search.prune must fall from under {most} to 2 at least, got {list(self.prune)}")

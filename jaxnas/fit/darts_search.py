@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from jaxnas import data, draw
-from jaxnas.base import Arch, ArchWeights, Key, SearchAlgorithm, SearchSpace, Supernet
+from jaxnas.base import Arch, ArchWeights, Key, Relaxation, SearchAlgorithm, SearchSpace, Supernet
 from jaxnas.fit import seeds, watch
 from jaxnas.fit.deriving import Tuning, best_drawn, heaviest, perturbed
-from jaxnas.fit.family import Part, nodes_of, variant_of
+from jaxnas.fit.family import Part, nodes_of, rule_of, variant_of
 from jaxnas.fit.problem import Found, Picture, Problem, Stop
 from jaxnas.fit.results import clock, metrics
 from jaxnas.fit.searching import Epochs, ends_of, epoch_lines, run_epochs
@@ -25,8 +25,8 @@ from jaxnas.search import (
     EarlyStop,
     Variant,
     WatchedState,
-    above,
     adam_l2,
+    by_score,
     carried,
     count_decisions,
     darts,
@@ -45,6 +45,8 @@ from jaxnas.train.loop import Outcome, load
 
 Keep = dict[str, np.ndarray]
 """Cell kind -> bool [S, O], the options that are left."""
+Measure = Callable[[int, WatchedState], tuple[WatchedState, dict[str, Any]]]
+"""(epoch, state) -> (state with what was measured, values for the metrics)."""
 
 
 class DartsSearch(NamedTuple):
@@ -74,10 +76,9 @@ class DartsSearch(NamedTuple):
         """The architecture of a mixture without a budget; traceable."""
         if self.settings.most_skips is not None:
             return limited_skips(self.space, self.problem.entry.operations, self.settings.most_skips)(weights)
-        entry = self.problem.entry
-        if self.settings.method == "fair_darts" and entry.name == "darts_free":
-            return above(self.space.discretize, entry.operations.index("none"))(weights)
-        return entry.derivations.get(self.settings.derive, self.space.discretize)(weights)
+        entry, settings = self.problem.entry, self.settings
+        rule = entry.derivations.get(settings.derive) or rule_of(settings.method, entry, self.space)
+        return rule(weights)
 
     def part(self, number: int, keep: Keep | None) -> Part:
         """What a variant is made of in a part of the search. keep: the options that are left, None for all."""
@@ -88,12 +89,16 @@ class DartsSearch(NamedTuple):
         operations = self.problem.entry.operations
         return Part(alone * self.steps, alone, settings.warmup_epochs, keep, rate, nodes, operations)
 
+    def relaxation(self, part: Part) -> Relaxation:
+        """That of the method in a part of the search."""
+        return variant_of(self.settings.method, part).relaxation
+
     def supernet(self, number: int, keep: Keep | None) -> Supernet:
         """That of a part of the search."""
         settings = self.settings
         cells = settings.depths[number] if settings.depths else settings.cells
         how = self.options if keep is None else {**self.options, "keep": keep}
-        return self.problem.supernet(settings.channels, cells, **how)._replace(space=self.space)
+        return self.problem.supernet(settings.channels, cells, **how)
 
     def algorithm(
         self, supernet: Supernet, part: Part, rate: float = 1.0, epochs: int | None = None,
@@ -188,17 +193,19 @@ def _one(
     def watching(supernet: Supernet, part: Part) -> SearchAlgorithm:
         return watched(this.algorithm(supernet, part), watch.measurements(settings.watch, settings.epochs), rule)
 
-    def fit(stage: Stage, number: int, supernet: Supernet, part: Part, state: WatchedState) -> Outcome:
-        space = this.space._replace(discretize=this.derived)
-        mean, told = variant_of(settings.method, part).relaxation.mean, _tell_weights(this, part)
-        measure = watch.make_measure(
-            settings.watch, space, supernet, this.epochs.split.valid, problem.dataset.augmentation,
-            settings.batch_size, watch_key, problem.dataset.objective, mean,
+    def measure_of(supernet: Supernet, part: Part) -> Measure:
+        if several:
+            return lambda epoch, state: (state, {})
+        return watch.make_measure(
+            settings.watch, this.space._replace(discretize=this.derived), supernet, this.epochs.split.valid,
+            problem.dataset.augmentation, settings.batch_size, watch_key, problem.dataset.objective,
+            this.relaxation(part).mean,
         )  # fmt: skip
 
+    def fit(stage: Stage, number: int, supernet: Supernet, part: Part, state: WatchedState) -> Outcome:
+        measure, told = measure_of(supernet, part), _tell_weights(this, part)
+
         def after_epoch(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
-            if several:
-                return state, told(state.search.alpha)
             state, measured = measure(epoch, state)
             return state, {**measured, **told(state.search.alpha)}
 
@@ -220,8 +227,7 @@ def _one(
             earlier.finish(done)
         state = load(earlier, state, "latest")
         seconds += done["seconds"]
-        weights = variant_of(settings.method, part).relaxation.mean(state.search.alpha)
-        before, keep = keep, weakest_by_alpha(weights, keep, left)
+        before, keep = keep, weakest_by_alpha(this.relaxation(part).mean(state.search.alpha), keep, left)
         part, supernet = this.part(number + 1, keep), this.supernet(number + 1, keep)
         if settings.depths:
             state = jax.jit(watching(supernet, part).init)(jax.random.fold_in(init_key, number + 1))
@@ -246,9 +252,7 @@ def _rule(this: DartsSearch) -> EarlyStop | None:
     return watch.rule_of(this.settings.watch, this.settings.early_stop, this.settings.epochs)
 
 
-def _narrowing(
-    this: DartsSearch, keep: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
-) -> Callable[[Any], Any]:
+def _narrowing(this: DartsSearch, keep: Keep, before: Keep) -> Callable[[Any], Any]:
     narrowing = this.problem.entry.narrowing
     if narrowing is None:
         raise ValueError(f"the supernet over {this.space.name} loses no operations")
@@ -261,16 +265,10 @@ def _derive(
 ) -> tuple[list[Arch], float]:  # fmt: skip
     """The architecture of each last state, and the seconds that a selection took."""
     settings, timer = this.settings, clock()
-    relaxation = variant_of(settings.method, part).relaxation
-    budget = this.problem.budget(this.space)
+    relaxation, budget = this.relaxation(part), this.problem.budget(this.space)
     if settings.derive == "score":
-        algorithm = this.algorithm(supernet, part)
-        count = settings.candidates
-        archs = [
-            best_drawn(algorithm, relaxation.mean, this.epochs, budget, state, count, key, stop)
-            for state, key in zip(states, keys, strict=True)
-        ]
-        return archs, timer()
+        drawing = by_score(this.algorithm(supernet, part), relaxation.mean, settings.candidates)
+        return best_drawn(drawing, this.epochs, budget, states, settings.candidates, keys, stop), timer()
     if settings.derive == "perturbation":
         entry = this.problem.entry
         nodes = nodes_of(entry, this.space.template()) if entry.keeps else {}
@@ -281,7 +279,7 @@ def _derive(
             return this.algorithm(supernet, part, 0.1, tuned, variant)
 
         algorithm = tuning(make, variant_of(settings.method, part))
-        by = Tuning(algorithm, settings.tune_epochs, nodes, entry.keeps, settings.batch_size)
+        by = Tuning(algorithm, settings.tune_epochs, decisions, nodes, entry.keeps, settings.batch_size)
         weights = perturbed(by, supernet, relaxation, this.epochs, this.layout, states, keys, run, stop, stage)
     else:
         weights = [relaxation.mean(state.alpha) for state in states]
@@ -294,10 +292,8 @@ def _derive(
 
 def _tell_weights(this: DartsSearch, part: Part, several: bool = False) -> Callable[[ArchWeights], dict[str, Any]]:
     """alpha -> the mixture's weights for the metrics, and what the architecture of that moment is truly worth."""
-    mixture = jax.jit(variant_of(this.settings.method, part).relaxation.mean)
-    if several:
-        mixture = jax.jit(jax.vmap(variant_of(this.settings.method, part).relaxation.mean))
-    derive = jax.jit(jax.vmap(this.derived) if several else this.derived)
+    each = jax.vmap if several else (lambda function: function)
+    mixture, derive = jax.jit(each(this.relaxation(part).mean)), jax.jit(each(this.derived))
     truth = this.problem.truth
 
     def told(alpha: ArchWeights) -> dict[str, Any]:

@@ -22,8 +22,6 @@ from jaxnas.runfolder import RunFolder
 from jaxnas.search import (
     DartsState,
     Projected,
-    by_score,
-    count_decisions,
     decided,
     make_projection,
     projected,
@@ -31,13 +29,16 @@ from jaxnas.search import (
 
 
 class Tuning(NamedTuple):
-    """Of a selection by perturbation. algorithm: a search on states that are `Projected`, for `epochs` epochs between
-    two decisions. nodes: as of `make_projection`, {} where each slot is one choice; keeps: edges that a node keeps.
-    batch_size: of the validation batches, all of which a decision is by.
+    """Of a selection by perturbation.
+
+    algorithm: a search on states that are `Projected`, for `epochs` epochs between two of the `decisions`. nodes: as of
+    `make_projection`, {} where each slot is one choice. keeps: edges that a node keeps. batch_size: of the validation
+    batches, all of which a decision is by.
     """
 
     algorithm: SearchAlgorithm
     epochs: int
+    decisions: int
     nodes: Mapping[str, Sequence[int]]
     keeps: int
     batch_size: int
@@ -65,19 +66,27 @@ def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key,
 
 
 def best_drawn(
-    algorithm: SearchAlgorithm, mean: Any, epochs: Epochs, budget: Budget, state: DartsState, count: int, key: Key,
-    stop: Stop,
-) -> Arch:  # fmt: skip
-    """Of `count` architectures that the mixture draws, within the budget, the one of the best validation metric."""
-    supernet: Any = algorithm.supernet
-    draw: Any = by_score(algorithm, mean, count).draw
+    algorithm: SearchAlgorithm, epochs: Epochs, budget: Budget, states: Sequence[DartsState], count: int,
+    keys: Sequence[Key], stop: Stop,
+) -> list[Arch]:  # fmt: skip
+    """For each state, of `count` architectures that it draws within the budget, the one of the best validation metric.
+
+    algorithm: one that draws, such as of `jaxnas.search.by_score`.
+    """
+    supernet, draw = algorithm.supernet, algorithm.draw
+    if supernet is None or draw is None:
+        raise ValueError("the algorithm must have its supernet, and draw architectures")
     score = score_of(supernet, epochs, min(_SCORE_BATCH, data.count(epochs.split.valid)))
-    archs = candidates_within(lambda own: draw(own, state, count), budget, count, key)
 
-    def best(scores: Mapping[str, Score]) -> int:
-        return int(np.argmax(scores["metric"](archs)))
+    def best(state: DartsState, key: Key) -> Arch:
+        archs = candidates_within(lambda own: draw(own, state, count), budget, count, key)
 
-    return jnp.asarray(archs[with_scores({"metric": lambda archs: score(state, archs)}, best, stop)])
+        def select(scores: Mapping[str, Score]) -> int:
+            return int(np.argmax(scores["metric"](archs)))
+
+        return jnp.asarray(archs[with_scores({"metric": lambda archs: score(state, archs)}, select, stop)])
+
+    return [best(state, key) for state, key in zip(states, keys, strict=True)]
 
 
 def perturbed(
@@ -90,12 +99,10 @@ def perturbed(
     layout: of so many states. keys: one of each. name: of the stage, in which a stopped selection is taken up again.
     """
     template = supernet.space.template()
-    nodes = {kind: ends for kind, ends in tuning.nodes.items() if tuning.keeps}
-    count = count_decisions(template, nodes, tuning.keeps)
     batches = _batches(epochs, tuning.batch_size)
     project = jax.jit(
         make_projection(
-            supernet, relaxation, nodes, edges=tuning.keeps, objective=epochs.dataset.objective
+            supernet, relaxation, tuning.nodes, edges=tuning.keeps, objective=epochs.dataset.objective
         )
     )  # fmt: skip
     several = len(states) > 1
@@ -112,8 +119,8 @@ def perturbed(
     decide_keys, run_keys = zip(*(jax.random.split(key) for key in keys), strict=True)
     outcome = run_epochs(
         tuning.algorithm, decide([projected(state, template) for state in states]), layout.keys(list(run_keys)),
-        epochs, (count - 1) * tuning.epochs, layout=layout, seeds=len(states), stage=run.stage(name), stop=stop,
-        after_epoch=after_epoch,
+        epochs, (tuning.decisions - 1) * tuning.epochs, layout=layout, seeds=len(states), stage=run.stage(name),
+        stop=stop, after_epoch=after_epoch,
     )  # fmt: skip
     return [
         decided(relaxation, own.fixed, own.rows).mean(own.search.alpha)

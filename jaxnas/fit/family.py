@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from jaxnas.base import ArchWeights
+from jaxnas.base import Arch, ArchWeights, SearchSpace
 from jaxnas.catalog import Entry
 from jaxnas.relax import There, softmax
 from jaxnas.search import (
     Variant,
+    above,
     beta_darts,
     darts_minus,
     drnas,
@@ -100,6 +101,13 @@ def supernet_options(method: Variation, entry: Entry, partial: int) -> dict[str,
             )
         options["operations"] = droppable(accepted["operations"].default)
     return options
+
+
+def rule_of(method: Variation, entry: Entry, space: SearchSpace) -> Callable[[ArchWeights], Arch]:
+    """How the method's paper reads an architecture off a mixture: by the rule of the space where it says nothing."""
+    if method == "fair_darts" and entry.name == "darts_free":
+        return above(space.discretize, entry.operations.index("none"))
+    return space.discretize
 
 
 def nodes_of(entry: Entry, template: ArchWeights) -> Mapping[str, Sequence[int]]:

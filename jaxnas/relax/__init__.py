@@ -10,10 +10,15 @@ import jax.numpy as jnp
 
 from jaxnas.base import ArchWeights, Array, Key, Relaxation
 
-__all__ = ["There", "by_slots", "masked", "softmax"]
+__all__ = ["There", "by_slots", "keys_of", "masked", "softmax"]
 
 There = Mapping[str, Any]
 """Cell kind -> bool [S, O], the options that pruning has left of each slot; laid out as mixture weights are."""
+
+
+def keys_of(key: Key, kinds: ArchWeights) -> dict[str, Key]:
+    """A key of its own for each cell kind."""
+    return dict(zip(sorted(kinds), jax.random.split(key, len(kinds)), strict=True))
 
 
 def masked(alpha: ArchWeights, there: There | None) -> ArchWeights:
@@ -41,15 +46,12 @@ def by_slots(
     if not scale >= 0:
         raise ValueError(f"scale, of the initial alpha, must not be negative, got {scale}")
 
-    def keys(key: Key, kinds: ArchWeights) -> dict[str, Key]:
-        return dict(zip(sorted(kinds), jax.random.split(key, len(kinds)), strict=True))
-
     def init(key: Key, template: ArchWeights) -> ArchWeights:
-        return {k: scale * jax.random.normal(own, template[k].shape) for k, own in keys(key, template).items()}
+        return {k: scale * jax.random.normal(own, template[k].shape) for k, own in keys_of(key, template).items()}
 
     def drawn(key: Key, alpha: ArchWeights, step: Array) -> ArchWeights:
         left = masked(alpha, there)
-        return {kind: weights(own, left[kind], step) for kind, own in keys(key, alpha).items()}
+        return {kind: weights(own, left[kind], step) for kind, own in keys_of(key, alpha).items()}
 
     def expected(alpha: ArchWeights) -> ArchWeights:
         return {kind: mean(own) for kind, own in masked(alpha, there).items()}

@@ -10,7 +10,7 @@ tau. What is derived is the option of the greatest alpha.
 
 Give it a supernet with `sampled=True`, which computes the sampled operations alone, as the authors do: the gradient of
 a slot then goes through the weight of what was taken. Over a whole mixture it goes through all, which is closer to the
-soft sample's, and four times as slow.
+soft sample's, and slower.
 
 Deviations: the weights of the network see the same kind of sample. In the DARTS space an edge takes one option, and two
 edges of a node are kept at the end, as there.

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import ArchWeights, Array, Key, PyTree, Relaxation
-from jaxnas.relax import There, softmax
+from jaxnas.relax import There, keys_of, softmax
 from jaxnas.search.darts import Variant
 
 
@@ -40,13 +40,11 @@ def pc_darts(nodes: Mapping[str, Sequence[int]], *, scale: float = 1e-3, there: 
     same = {kind: np.equal.outer(np.asarray(own), np.asarray(own)) for kind, own in nodes.items()}
 
     def init(key: Key, template: ArchWeights) -> PyTree:
-        slots = {kind: len(value) for kind, value in template.items()}
-        if slots != {kind: len(own) for kind, own in nodes.items()}:
-            given = {kind: len(own) for kind, own in nodes.items()}
+        slots, given = ({kind: len(own) for kind, own in each.items()} for each in (template, nodes))
+        if slots != given:
             raise ValueError(f"nodes must name one of each slot, {slots}, got {given}")
         key, edge_key = jax.random.split(key)
-        keys = dict(zip(sorted(template), jax.random.split(edge_key, len(template)), strict=True))
-        edges = {kind: scale * jax.random.normal(keys[kind], (count,)) for kind, count in slots.items()}
+        edges = {k: scale * jax.random.normal(own, (slots[k],)) for k, own in keys_of(edge_key, template).items()}
         return {"operations": operations.init(key, template), "edges": edges}
 
     def normalized(weights: ArchWeights, edges: Mapping[str, Array]) -> ArchWeights:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, ArchWeights, Array, Key, PyTree, SearchAlgorithm, Supernet
-from jaxnas.relax import There, masked, softmax
+from jaxnas.relax import There, keys_of, masked, softmax
 from jaxnas.search.darts import DartsState, Variant
 
 
@@ -28,7 +28,7 @@ def setn(*, there: There | None = None) -> Variant:
         key: Key, slope: Callable[[ArchWeights], ArchWeights], weights: ArchWeights, step: Array
     ) -> ArchWeights:
         del slope, step
-        keys = dict(zip(sorted(weights), jax.random.split(key, len(weights)), strict=True))
+        keys = keys_of(key, weights)
         flat = masked(jax.tree.map(jnp.zeros_like, weights), there)
         return {k: jax.nn.one_hot(jax.random.categorical(keys[k], own), own.shape[-1]) for k, own in flat.items()}
 
@@ -52,7 +52,7 @@ def by_score(algorithm: SearchAlgorithm, mean: Callable[[PyTree], ArchWeights], 
 
     def one(key: Key, state: DartsState) -> Arch:
         weights = mean(state.alpha)
-        keys = dict(zip(sorted(weights), jax.random.split(key, len(weights)), strict=True))
+        keys = keys_of(key, weights)
         # By the Gumbel-max trick the greatest of each slot is a draw by its weights.
         noisy = {k: jnp.log(own) + jax.random.gumbel(keys[k], own.shape) for k, own in weights.items()}
         return space.discretize({k: jax.nn.softmax(own) for k, own in noisy.items()})

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import ArchWeights, Array, Key
-from jaxnas.relax import There, softmax
+from jaxnas.relax import There, keys_of, softmax
 from jaxnas.search.darts import Variant
 
 
@@ -42,7 +42,7 @@ def smooth_darts(
         key: Key, slope: Callable[[ArchWeights], ArchWeights], weights: ArchWeights, step: Array
     ) -> ArchWeights:
         epsilon = first + (last - first) * jnp.minimum(step / total_steps, 1.0)
-        keys = dict(zip(sorted(weights), jax.random.split(key, len(weights)), strict=True))
+        keys = keys_of(key, weights)
         delta = {k: jax.random.uniform(keys[k], w.shape, minval=-1.0, maxval=1.0) * epsilon for k, w in weights.items()}
 
         def shifted(delta: ArchWeights) -> ArchWeights:

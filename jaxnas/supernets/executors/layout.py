@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Context, Key, PyTree, Stats
-from jaxnas.networks.blocks import draw, fresh_keys
+from jaxnas.networks.blocks import draw, fresh_keys, part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import Primitive, initial_stats
 
@@ -128,6 +128,25 @@ def at_edges(layout: Layout, params: PyTree, slot: Array) -> PyTree:
         at = jnp.asarray(place)[slot]
         result[group] = jax.tree.map(lambda leaf, at=at: leaf[at], params[group])
     return result
+
+
+class OfPath(NamedTuple):
+    """What the edges of a path run with, leaves [E, …]. given: whether they normalize by the statistics, or by the
+    batch. keys: None where nothing is random."""
+
+    params: PyTree
+    stats: Stats
+    given: bool
+    keys: Any
+
+
+def of_path(
+    primitives: Sequence[Primitive], layout: Layout, edges: Edges, params: PyTree, channels: int, context: Context
+) -> OfPath:
+    """channels: those that operations get."""
+    count, given = edges.slot.shape[0], not isinstance(context.bn, str)
+    stats = context.bn if given else edge_stats(primitives, layout, channels, count)
+    return OfPath(at_edges(layout, params, edges.slot), stats, given, part_keys(context, count))
 
 
 def used_edges(layout: Layout, edges: Edges, shapes: PyTree, alive: Array) -> PyTree:

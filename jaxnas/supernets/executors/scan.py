@@ -18,7 +18,6 @@ from jax import lax
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import add_at, at, looked_up, materialized
 from jaxnas.kernels.platform import outlined
-from jaxnas.networks.blocks import part_keys
 from jaxnas.ops.primitives import Primitive, Zero, operation_key
 from jaxnas.supernets.executors import layout as lay
 from jaxnas.supernets.executors.edge import Edge, draws, kept_op, mixed_op, sampled_op
@@ -192,10 +191,7 @@ def _path(
     context: Context,
 ) -> tuple[Array, Stats]:
     """The edges of a path, each by the operation of its number. past: bool [E], whose other channels go past it."""
-    count, channels = edges.slot.shape[0], inputs.shape[-1] // parts
-    own = lay.at_edges(layout, params, edges.slot)
-    stats = lay.edge_stats(primitives, layout, channels, count) if isinstance(context.bn, str) else context.bn
-    given = not isinstance(context.bn, str)
+    own, stats, given, keys = lay.of_path(primitives, layout, edges, params, inputs.shape[-1] // parts, context)
     nodes, first = layout.room(inputs), 0
     if not layout.halves:
         nodes, first = jnp.concatenate([inputs, nodes]), layout.inputs
@@ -205,7 +201,6 @@ def _path(
         for group in groups
         for o in range(len(primitives) + 1)
     ]
-    keys = part_keys(context, count)
 
     def edge(nodes: Array, item: Any) -> tuple[Array, Stats]:
         source, target, operation, beside, own, stats, key = item

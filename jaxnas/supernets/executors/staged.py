@@ -169,11 +169,7 @@ def _path(
     context: Context,
 ) -> tuple[Array, Stats]:
     """past: bool [E], whose other channels go past the operation; None where it gets all."""
-    count, channels = edges.slot.shape[0], inputs.shape[-1] // parts
-    given = not isinstance(context.bn, str)
-    stats = context.bn if given else lay.edge_stats(primitives, layout, channels, count)
-    own = lay.at_edges(layout, params, edges.slot)
-    keys = part_keys(context, count)
+    own, stats, given, keys = lay.of_path(primitives, layout, edges, params, inputs.shape[-1] // parts, context)
     nodes: list[Array] = []
     seen: list[Stats] = []
     for node in range(layout.nodes):
