@@ -24,8 +24,8 @@ class Darts:
     name: ClassVar[str] = "darts"
 
     method: Variation = "darts"
-    """DARTS, or a method that came after it (docs/differentiable.md). What is a method's own, such as a temperature, is as
-    in its paper; epochs, batches and learning rates are the settings below."""
+    """DARTS, or a method that came after it (docs/differentiable.md). What is a method's own, such as a temperature, is
+    as in its paper; epochs, batches and learning rates are the settings below."""
     order: Literal["first", "second", "second-fd"] = "first"
     """Hypergradient: first order, exact second order, or second order by the paper's finite difference. SNAS has one
     level, and none."""
