@@ -1,10 +1,15 @@
-"""The methods of this library against ground truth: what each finds in NAS-Bench-201's space on the data of digits201.
+"""The methods of this library against ground truth: what each finds in NAS-Bench-201's space.
 
     python -m benchmarks.leaderboard --folder leaderboard
     python -m benchmarks.leaderboard --folder leaderboard --methods darts,gdas --first-seed 1000 --seeds 4
+    python -m benchmarks.leaderboard --folder leaderboard --board cifar10_small --table CSV --data-dir DIR --seeds 3
+    python -m benchmarks.leaderboard --folder leaderboard --board cifar10 --table CSV --data-dir DIR --seeds 3
+
+There are three boards. digits201: the noisy digits, which come with the package, on a laptop. cifar10_small: CIFAR-10
+at 16 by 16 pixels, on a laptop. cifar10: CIFAR-10 at the scale of the papers, for a GPU.
 
 Each search learns from training and validation images alone; what it found is looked up in the table, whose networks
-were trained on the same data. A line a search is kept in FOLDER/searches.jsonl, with all settings of its method, and
+were trained on the same data. A line a search is kept in FOLDER/BOARD.jsonl, with all settings of its method, and
 the same command goes on where it stopped. Seeds are searched several at once, side by side on the cores. p:
 Mann-Whitney, one-sided, that the cells found are no better than all 15,625. Settings are to be chosen on seeds from
 1000 on, and the reported seeds, from 0 on, run once afterwards.
@@ -17,7 +22,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -27,6 +32,7 @@ from jaxnas.catalog import entry_of
 from jaxnas.data import Dataset, load_dataset
 from jaxnas.files import open_to_append
 from jaxnas.fit.devices import Devices, join
+from jaxnas.fit.family import Variation
 from jaxnas.fit.results import held_run, metrics
 from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
@@ -35,7 +41,7 @@ from jaxnas.tabular.compare import run_plan
 from jaxnas.tabular.methods import MethodSettings, make_plan
 from jaxnas.tabular.setting import make_setting
 
-SPACE, DATA = "nasbench201", "digits201"
+SPACE = "nasbench201"
 _DARTS = fit.Darts(
     epochs=40, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=3e-3,
     watch=fit.Watch(every=0, eigenvalue_every=0),
@@ -84,13 +90,74 @@ METHODS: Mapping[str, Any] = {
     "black_box-evolution": OnTable("evolution"),
     "black_box-predictor": OnTable("predictor"),
 }
-"""By the names of the table, each with its settings."""
+"""Of the board of digits201, by the names of the table, each with its settings."""
+
+FAMILY: tuple[Variation, ...] = (
+    "darts", "gdas", "snas", "pc_darts", "drnas", "fair_darts", "smooth_random", "darts_minus", "beta_darts", "setn",
+)  # fmt: skip
+
+
+def _on_cifar10(base: fit.Darts, one_shot: fit.OneShot, enas: fit.Enas) -> dict[str, Any]:
+    """The methods of a board of CIFAR-10."""
+    methods: dict[str, Any] = {name: dataclasses.replace(base, method=name) for name in FAMILY}
+    methods["darts-second"] = dataclasses.replace(base, order="second")
+    methods["darts-stopped"] = dataclasses.replace(base, early_stop=True, watch=_WATCH)
+    methods["darts_pt"] = dataclasses.replace(base, derive="perturbation")
+    return {**methods, "one_shot": one_shot, "enas": enas}
+
+
+_WATCH = fit.Watch(every=0, batches=2, window=3, lag=2, first=4)
+_SMALL = dataclasses.replace(_DARTS, epochs=25, cells=1, limit=10_000)
+_PAPER = fit.Darts(cells=5, batch_size=64, watch=fit.Watch(every=0, eigenvalue_every=0))
+
+
+class Board(NamedTuple):
+    """Data, whose images may be resized to a size; a metric of the table, the usual one for None; the methods."""
+
+    data: str
+    methods: Mapping[str, Any]
+    size: int | None = None
+    metric: str | None = None
+
+
+BOARDS = {
+    "digits201": Board("digits201", METHODS),
+    "cifar10_small": Board(
+        "cifar10",
+        _on_cifar10(
+            _SMALL,
+            _one_shot(epochs=25, cells=1, limit=10_000, valid_part=0.5),
+            dataclasses.replace(fit.preset("enas", SPACE, "small").method, epochs=25, cells=1, valid_part=0.5),
+        ),
+        16,
+        "c10_test@200",
+    ),
+    "cifar10": Board(
+        "cifar10",
+        {
+            **_on_cifar10(
+                _PAPER, fit.preset("one_shot", SPACE, "paper").method, fit.preset("enas", SPACE, "paper").method
+            ),
+            # The paper of NAS-Bench-201 searches five times as long where one operation of an edge is computed.
+            "gdas": dataclasses.replace(_PAPER, method="gdas", epochs=250),
+            "setn": dataclasses.replace(_PAPER, method="setn", epochs=250),
+        },
+        None,
+        "c10_test@200",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     folder: str = "leaderboard"
-    methods: str = ",".join(METHODS)
+    board: Literal["digits201", "cifar10_small", "cifar10"] = "digits201"
+    methods: str = ""
+    """Names with commas; all of the board by default."""
+    table: str = ""
+    """For CIFAR-10: the file of the table of NAS-Bench-201."""
+    data_dir: str | None = None
+    """For CIFAR-10: where TFDS has prepared it."""
     seeds: int = 20
     first_seed: int = 0
     at_once: int = 10
@@ -143,20 +210,25 @@ def main(config: Config) -> None:
     join(Devices())
     check_ranges("", config, count=("seeds", "at_once"), seed=("first_seed",))
     changes = json.loads(config.settings)
-    methods = {}
-    for name in config.methods.split(","):
-        if name not in METHODS:
-            raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
-        methods[name] = dataclasses.replace(METHODS[name], **changes) if changes else METHODS[name]
-    dataset = load_dataset(DATA)
-    truth = fit.truth_of(DATA, entry_of(SPACE).space(skeleton_of(fit.Training(), dataset)))
-    path = Path(config.folder) / "searches.jsonl"
+    board, methods = BOARDS[config.board], {}
+    for name in config.methods.split(",") if config.methods else board.methods:
+        if name not in board.methods:
+            raise ValueError(f"there is no method {name!r}; there are {', '.join(board.methods)}")
+        methods[name] = dataclasses.replace(board.methods[name], **changes) if changes else board.methods[name]
+    if bool(config.table) != (board.data != "digits201"):
+        raise ValueError("the boards of CIFAR-10 need the file of a table, --table nb201.csv; digits201 has its own")
+    dataset = load_dataset(board.data, config.data_dir, size=board.size)
+    space = entry_of(SPACE).space(skeleton_of(fit.Training(), dataset))
+    truth = fit.truth_of(config.table or board.data, space, board.metric)
+    path = Path(config.folder) / f"{config.board}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     for name, method in methods.items():
         there = {line["seed"] for line in done if line["method"] == name and line["settings"] == told(method)}
-        for first, count in groups([seed for seed in seeds if seed not in there], config.at_once):
+        # An early stop is one search's own.
+        most = 1 if getattr(method, "early_stop", False) else config.at_once
+        for first, count in groups([seed for seed in seeds if seed not in there], most):
             if isinstance(method, OnTable):
                 lines = on_table(method, first, count, truth)
             else:

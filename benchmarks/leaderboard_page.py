@@ -1,6 +1,7 @@
 """The table and the pictures of docs/leaderboard.md, from the searches that `benchmarks.leaderboard` kept.
 
 python -m benchmarks.leaderboard_page --folder docs/leaderboard --images docs/images
+python -m benchmarks.leaderboard_page --board cifar10_small --table nb201.csv --seeds 3
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
-from benchmarks.leaderboard import DATA, METHODS, SPACE, rows, table
+from benchmarks.leaderboard import BOARDS, SPACE, rows, table
 from jaxnas import command, fit
 from jaxnas.catalog import entry_of
 from jaxnas.data import load_dataset
@@ -26,26 +27,31 @@ from jaxnas.spaces import NASBENCH201_OPERATIONS
 @dataclasses.dataclass(frozen=True)
 class Config:
     folder: str = "docs/leaderboard"
+    board: Literal["digits201", "cifar10_small", "cifar10"] = "digits201"
+    table: str = ""
+    """For CIFAR-10: the file of the table of NAS-Bench-201."""
     images: str = "docs/images"
     seeds: int = 20
 
 
 def main(config: Config) -> None:
     """Prints the tables and draws two pictures: what every search found, and what it held on its way."""
-    lines = [json.loads(line) for line in (Path(config.folder) / "searches.jsonl").read_text().splitlines()]
-    found = {name: own for name, own in rows(METHODS, lines, range(config.seeds)).items() if own}
-    space = entry_of(SPACE).space(skeleton_of(fit.Training(), load_dataset(DATA)))
-    truth = fit.truth_of(DATA, space)
+    board = BOARDS[config.board]
+    lines = [json.loads(line) for line in (Path(config.folder) / f"{config.board}.jsonl").read_text().splitlines()]
+    found = {name: own for name, own in rows(board.methods, lines, range(config.seeds)).items() if own}
+    space = entry_of(SPACE).space(skeleton_of(fit.Training(), load_dataset("digits201")))
+    truth = fit.truth_of(config.table or board.data, space, board.metric)
     print(table(found, truth.values))
     print(epochs_table(found, truth.values))
     print(edges_table(found))
-    draw_found(found, truth, Path(config.images) / "leaderboard.png")
-    draw_curves(found, truth, Path(config.images) / "leaderboard_curves.png")
+    draw_found(found, truth, Path(config.images) / f"leaderboard_{config.board}.png")
+    draw_curves(found, truth, Path(config.images) / f"leaderboard_{config.board}_curves.png")
 
 
 def epochs_table(found: Mapping[str, Sequence[Mapping[str, Any]]], every: np.ndarray) -> str:
     """What a method held after some of its epochs: mean, standard error, and p against all cells."""
-    shown = (3, 5, 10, 20, 30, 40)
+    longest = max((len(line["curve"]) for own in found.values() for line in own if "curve" in line), default=0)
+    shown = [epoch for epoch in (3, 5, 10, 20, 30, 40, 50) if epoch <= longest]
     lines = ["", "| held after epoch | " + " | ".join(map(str, shown)) + " |", "| --- " * (1 + len(shown)) + "|"]
     for name, own in found.items():
         if "curve" not in own[0]:
