@@ -48,6 +48,9 @@ class Common:
     """How many images this batch has."""
     random_baselines: int = 1
     """How many random architectures, within the budget, are trained beside the found one."""
+    hand_designed: bool = True
+    """Trains networks that people designed beside the found one: a small one of many tutorials, and a ResNet (over the
+    chain a MobileNetV2, too) of as many multiply-adds."""
     seed: int = 0
     """All that is random follows from it."""
     seeds: int = 1
@@ -92,5 +95,6 @@ def travel(config: Common, method: fit.Method, entry: Entry | None = None) -> No
         folder=config.workdir, devices=config.devices, tensorboard=config.tensorboard, cache_dir=config.cache_dir,
         data_dir=config.data_dir, size=config.size, seed=config.seed, seeds=config.seeds, table=config.table,
         metric=config.metric, random_baselines=config.random_baselines,
+        hand_designed=config.hand_designed,
         limits=fit.Limits(config.max_params, config.max_macs, config.max_latency_ms, config.latency_batch),
     )  # fmt: skip

@@ -24,6 +24,7 @@ from jaxnas.networks import (
     darts_network,
     enas_macro_network,
     enas_micro_network,
+    mobilenetv2_within,
     nasbench201_network,
 )
 from jaxnas.ops.costs import CostTable
@@ -76,7 +77,8 @@ class Entry(NamedTuple):
     ends: the number of the node that each slot of a cell ends in, where slots are edges; keeps: how many edges a node
     keeps, 0 for all. derivations: other rules than the space's own to read an architecture off a mixture. Where costs
     add up over the operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it.
-    latency: (skeleton, images of a batch) -> milliseconds of each operation on this device.
+    latency: (skeleton, images of a batch) -> milliseconds of each operation on this device. by_hand: name -> (the most
+    multiply-adds, skeleton) -> a network that people have designed in this space, a baseline.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Entry(NamedTuple):
     cost_table: Callable[[Skeleton], CostTable] | None = None
     structure: Callable[[SearchSpace], Structure] | None = None
     latency: Callable[[Skeleton, int], LatencyTable] | None = None
+    by_hand: Mapping[str, Callable[[int, Skeleton], Network]] = MappingProxyType({})
 
 
 def _of_genotype(genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace:
@@ -176,6 +179,7 @@ CATALOG: dict[str, Entry] = {
             paper_cells=12,
             cost_table=chain_cost_table,
             structure=one_option_each,
+            by_hand={"mobilenetv2": mobilenetv2_within},
         ),
     )
 }

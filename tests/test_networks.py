@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.networks import darts_network, nasbench201_network, tutorial_cnn
-from jaxnas.networks.blocks import draw, equal_runs, fresh_keys
+from jaxnas.networks import (
+    darts_network,
+    mobilenetv2_within,
+    nasbench201_network,
+    resnet,
+    resnet_within,
+    tutorial_cnn,
+)
+from jaxnas.networks.blocks import conv_bn, draw, equal_runs, fresh_keys
 from jaxnas.networks.frame import _auxiliary
 from jaxnas.networks.nasbench201 import _halve
 from jaxnas.ops import layers
@@ -402,3 +409,44 @@ def test_tutorial_network(shape, params, macs):
 def test_tutorial_network_refuses_tiny_images():
     with pytest.raises(ValueError, match="4×4"):
         tutorial_cnn((3, 8, 1), 10)
+
+
+@pytest.mark.parametrize(("blocks", "params"), [(3, 269_722), (9, 853_018)])
+def test_resnet_has_the_parameters_of_the_paper(blocks, params):
+    """ResNet-20 has 0.27 million and ResNet-56 0.85 million (He et al. 2016, table 6); exactly, by a count by hand."""
+    network = resnet((32, 32, 3), 10, blocks, 16)
+    assert network.costs["params"] == params == count(network)
+    # Of two blocks at equal cost one halves the map and doubles the channels.
+    assert network.costs["macs"] == 442_368 + 9 * 16 * 16 * 1024 * 6 * blocks - 2 * 9 * 16 * 16 * 512 + 650
+
+
+def test_resnet_of_a_budget_costs_as_much_as_it_may():
+    for macs in (90_000, 1_000_000, 40_600_000):
+        network, blocks, channels = resnet_within(macs, (32, 32, 3), 10)
+        assert network.costs["macs"] <= macs < resnet((32, 32, 3), 10, blocks, channels + 1).costs["macs"]
+    assert resnet_within(41_000_000, (32, 32, 3), 10)[1:] == (3, 16)  # ResNet-20
+    with pytest.raises(ValueError, match="the smallest ResNet"):
+        resnet_within(10, (32, 32, 3), 10)
+
+
+def test_resnet_computes_its_sums():
+    """With weights of zero a block gives its shortcut: every second pixel, channels padded with zeros."""
+    network = resnet((5, 5, 1), 2, 1, 2)
+    params, stats = network.init(jax.random.key(0))
+    params["blocks"] = jax.tree.map(jnp.zeros_like, params["blocks"])
+    x = jax.random.normal(jax.random.key(1), (3, 5, 5, 1))
+    logits, aux = network.apply(params, x, Context(stats))
+    stem = jnp.maximum(conv_bn(x, params["stem"], Context(stats["stem"]))[0], 0)
+    pooled = jnp.pad(stem[:, ::4, ::4].mean((1, 2)), ((0, 0), (0, 6)))
+    dense = params["classifier"]
+    np.testing.assert_allclose(logits, pooled @ dense["kernel"] + dense["bias"][None], rtol=1e-5, atol=1e-6)
+    assert jax.tree.structure(aux.stats) == jax.tree.structure(stats)
+
+
+def test_mobilenetv2_of_a_budget():
+    skeleton = Skeleton(8, 3, (8, 8, 1), 10)
+    network = mobilenetv2_within(200_000, skeleton)
+    assert 100_000 < network.costs["macs"] <= 200_000
+    assert count(network) == network.costs["params"]
+    with pytest.raises(ValueError, match="narrowest MobileNetV2"):
+        mobilenetv2_within(10, skeleton)

@@ -27,7 +27,7 @@ from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
 from jaxnas.supernets import chain_supernet
 
 SMALL = [
-    *("--devices.count", "1"),  # programs for several compile for longer; test_parallel has those
+    *("--devices.count", "1", "--no-hand-designed"),  # programs for several compile for longer; test_parallel has those
     *("--search.epochs", "3", "--search.batch-size", "300", "--search.channels", "2"),
     *("--search.scoring.evaluations", "16", "--search.scoring.population", "5", "--search.scoring.batch-size", "360"),
     *(
@@ -57,7 +57,7 @@ def test_a_run_trains_scores_chooses_within_the_budget_and_resumes_to_the_same(t
     arguments += ["--search.prune", "4", "--max-latency-ms", "1e6", "--latency-batch", "2"]
     command.main(one_shot.main, Config, arguments, defaults)
     result = json.loads((run / "result.json").read_text())
-    assert {"best-of-random", "hand-designed"} == set(result["baselines"])
+    assert {"best-of-random"} == set(result["baselines"])
     assert max(result["macs"], result["baselines"]["best-of-random"]["macs"]) <= 14000
     selection = result["selection"]
     assert (selection["search"], selection["batch_norm"], selection["evaluations"]) == ("evolution", "recalibrated", 16)

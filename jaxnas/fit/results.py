@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxnas import draw, report
 from jaxnas.data import Dataset
+from jaxnas.fit import equal_cost
 from jaxnas.fit.problem import Picture, Problem, Stop
 from jaxnas.fit.settings import has_images
 from jaxnas.fit.truth_pictures import draw_truth
@@ -65,7 +68,7 @@ def finish(
     known: list[Picture] = []
     if problem.truth is not None:
         result["truth"] = {**result["truth"], **problem.truth.summary()}
-        known = draw_truth(problem.truth, every, lines, folder)
+        known = draw_truth(problem.truth, every, lines, folder, _peers(problem, every), result["truth"]["equal_cost"])
         tables = [truth_table(result["truth"], every), *tables]
     if draw.can_draw(result["genotype"]):
         draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
@@ -89,6 +92,14 @@ def finish(
     )
     run.finish(result)
     return result
+
+
+def _peers(problem: Problem, rows: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
+    """The values of all architectures that cost as much as one that was found."""
+    seeds = [row for name, row in rows.items() if name.startswith("seed-")] or [rows["found"]]
+    assert problem.truth is not None
+    archs = [problem.space.from_genotype(row["genotype"]) for row in seeds]
+    return np.concatenate(equal_cost.peers(problem.truth, archs))
 
 
 def _read_as(dataset: Dataset) -> dict[str, Any]:
@@ -135,6 +146,8 @@ def tell(path: Path | None, result: Mapping[str, Any]) -> None:
             f"true: {known['metric']} of {known['table']}, {known['measured']:,} measured, best {known['best']:.2f}, "
             f"mean {known['mean']:.2f}"
         )
+        if known["equal_cost"]:
+            print(equal_cost.told(known["equal_cost"]))
     print(f"\n{result['notation']}")
     if path is not None:
         print(f"report: {path / 'report' / 'index.html'}")

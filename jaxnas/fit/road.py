@@ -19,7 +19,7 @@ from jaxnas.benchmarks import Table
 from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry, entry_of
 from jaxnas.data import Dataset
-from jaxnas.fit import results, seeds
+from jaxnas.fit import equal_cost, results, seeds
 from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, with_costs, without_absent
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.latency import latency_table, network_milliseconds
@@ -72,6 +72,9 @@ class Road:
     """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     random_baselines: int = 1
     """Random architectures, within the budget, that are trained beside the found one."""
+    hand_designed: bool = True
+    """Whether networks that people designed are trained beside the found one: a small one of many tutorials, and a
+    ResNet (over the chain a MobileNetV2, too) of as many multiply-adds as the found network."""
     limits: Limits = Limits()
     table: str | os.PathLike[str] | Table | None = None
     """A table of measured architectures, by name, file or itself: what was found is looked up there."""
@@ -88,6 +91,7 @@ def run(
     seed: int = 0,
     seeds: int = 1,
     random_baselines: int = 1,
+    hand_designed: bool = True,
     limits: Limits | None = None,
     table: str | os.PathLike[str] | Table | None = None,
     metric: str | None = None,
@@ -102,9 +106,9 @@ def run(
 
     method: `Darts`, `Enas`, `OneShot`, `BlackBox`, or one of your own (`Method`). space: a name of
     `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir and size are as
-    of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, limits, table, metric: as of `Road`. folder: where
-    configuration, metrics, checkpoints, result and report go; the same call on the same folder goes on where it was
-    stopped.
+    of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric: as of `Road`.
+    folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder goes on
+    where it was stopped.
 
     Returns: what came out; None in the other processes of several.
 
@@ -112,7 +116,7 @@ def run(
     """
     road = Road(
         space, dataset, Training() if training is None else training, seed, seeds, random_baselines,
-        Limits() if limits is None else limits, table, metric,
+        hand_designed, Limits() if limits is None else limits, table, metric,
     )  # fmt: skip
     devices = Devices() if devices is None else devices
     check_method(method)
@@ -142,7 +146,7 @@ def run(
         "space": problem.entry.name,
         "search": settings_of(method),
         "train": dataclasses.asdict(road.training),
-        **{name: getattr(road, name) for name in ("seed", "random_baselines")},
+        **{name: getattr(road, name) for name in ("seed", "random_baselines", "hand_designed")},
         **({"seeds": road.seeds} if road.seeds > 1 else {}),
         "limits": dataclasses.asdict(road.limits),
         "data": data.fingerprint(dataset),
@@ -220,7 +224,7 @@ def _travel(
     if problem.seeds == 1:
         archs |= found[seeds.ONE].beside
     archs |= random_archs(problem, road.random_baselines, keys.random)
-    figures = train_all(run, problem, archs, keys.train, stop)
+    figures = train_all(run, problem, archs, keys.train, stop, road.hand_designed)
     if not is_first_process():
         return None
     for name, own in found.items():
@@ -229,6 +233,8 @@ def _travel(
         for name, arch in archs.items():
             figures[name]["truth"] = problem.truth.told(arch)
     figures, chosen = seeds.choose(run, problem, problem.space, {name: archs[name] for name in found}, figures)
+    if problem.truth is not None:
+        figures[seeds.ONE]["truth"]["equal_cost"] = equal_cost.compared(problem.truth, [archs[name] for name in found])
     kept = seeds.names(problem)[chosen or 0]
     timing = {"load": loading, "search": found[kept].seconds}
     if latency is not None:

@@ -19,7 +19,7 @@ from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, join, spread
 from jaxnas.fit.problem import Problem, Stop
 from jaxnas.fit.settings import Training, check_accumulate, has_images, image_shape_of, skeleton_of
-from jaxnas.networks import accumulated, tutorial_cnn
+from jaxnas.networks import accumulated, resnet_within, tutorial_cnn
 from jaxnas.objectives import classification
 from jaxnas.parallel import is_first_process, local
 from jaxnas.ranges import check_ranges, check_types
@@ -192,32 +192,55 @@ def fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> 
         raise ValueError(f"{error}; {hint}") from None
 
 
+def by_hand(problem: Problem, macs: int) -> dict[str, Network]:
+    """Networks that people designed, for the images of a problem: name -> network.
+
+    "tutorial-cnn" is what many begin with, and small. The others are as wide or deep as so many multiply-adds allow:
+    "resnet", and what the entry of the space has ("mobilenetv2" of the chain). One that does not fit is left out.
+    """
+    dataset = problem.dataset
+    if not has_images(dataset):
+        return {}
+    shape, outputs = dataset.image_shape, dataset.num_outputs
+    skeleton = skeleton_of(dataclasses.replace(problem.training, auxiliary=False), dataset)
+    networks = {"tutorial-cnn": tutorial_cnn(shape, outputs)}
+    made: dict[str, Callable[[], Network]] = {"resnet": lambda: resnet_within(macs, shape, outputs)[0]}
+    for name, within in problem.entry.by_hand.items():
+        made[name] = functools.partial(within, macs, skeleton)
+    for name, make in made.items():
+        with contextlib.suppress(ValueError):
+            networks[name] = make()
+    return networks
+
+
 def train_all(
-    run: RunFolder, problem: Problem, archs: Mapping[str, Arch], key: Key, stop: Stop
+    run: RunFolder, problem: Problem, archs: Mapping[str, Arch], key: Key, stop: Stop, hand_designed: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """Trains the named architectures and, on images, the hand-designed network under the same budget; name -> figures.
+    """Trains the named architectures and networks designed by hand under the same budget; name -> figures.
 
     The test split is read once for each network, after its training. The network named "found" is kept in the folder,
-    those of several seeds each in that of its stage.
+    those of several seeds each in that of its stage. What is designed by hand has the multiply-adds of the network
+    found, of several seeds the most (`by_hand`).
     """
     training, dataset, space, entry = problem.training, problem.dataset, problem.space, problem.entry
     skeleton, shared = skeleton_of(training, dataset), None
     if entry.together is not None and training.share_step and len(archs) > 1:
         shared = Trainer(entry.together(skeleton, space), training, dataset, problem.seed, problem.devices)
-    figures = {}
+    figures, macs = {}, 0
     for number, (name, arch) in enumerate(archs.items()):
         network = entry.network(arch, skeleton, space)
         trainer = shared or Trainer(network, training, dataset, problem.seed, problem.devices)
         kept = run.path if name == "found" else run.stage(f"train-{name}").path if name.startswith("seed-") else None
+        if name == "found" or name.startswith("seed-"):
+            macs = max(macs, int(network.costs["macs"]))
         figures[name] = trainer.figures(
             run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space, kept
         )
-    if has_images(dataset):
-        network = tutorial_cnn(dataset.image_shape, dataset.num_outputs)
-        plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
+    plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
+    for number, (name, network) in enumerate(by_hand(problem, macs).items() if hand_designed else ()):
         trainer = Trainer(network, plain, dataset, problem.seed, problem.devices)
-        own_key = jax.random.fold_in(key, len(archs))
-        figures["hand-designed"] = trainer.figures(run.stage("train-hand-designed"), network, None, own_key, stop)
+        own_key = jax.random.fold_in(key, len(archs) + number)
+        figures[name] = trainer.figures(run.stage(f"train-{name}"), network, None, own_key, stop)
     return figures
 
 

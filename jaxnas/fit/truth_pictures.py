@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 
 from jaxnas.draw import new_figure, save_plot
+from jaxnas.fit.equal_cost import told as told_compared
 from jaxnas.fit.truth import Truth
 
-_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#777777"
+_BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 def draw_truth(
-    truth: Truth, rows: Mapping[str, Mapping[str, Any]], lines: Sequence[Mapping[str, Any]], folder: Path
-) -> list[tuple[str, str, str]]:
+    truth: Truth, rows: Mapping[str, Mapping[str, Any]], lines: Sequence[Mapping[str, Any]], folder: Path,
+    peers: np.ndarray, compared: Mapping[str, Any] | None,
+) -> list[tuple[str, str, str]]:  # fmt: skip
     """A histogram of the table with the trained architectures in it, and the value that the search held over time.
 
     rows: name -> figures with "truth". lines: of the metrics, of which those with "true_value" are drawn; a search over
-    several seeds has a value of each.
+    several seeds has a value of each. peers: values [N] of architectures that cost as much as the found ones. compared:
+    what `equal_cost.compared` says.
     """
     held = [(line["step"], np.atleast_1d(line["true_value"])) for line in lines if "true_value" in line]
     where = "step of the search"
@@ -31,7 +34,12 @@ def draw_truth(
             where = "evaluations"
     figure = new_figure(9.0 if held else 5.0, 3.0, "constrained")
     left, *right = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
-    left.hist(truth.values[~np.isnan(truth.values)], 60, color="#cccccc")
+    known = truth.values[~np.isnan(truth.values)]
+    _, edges, _ = left.hist(known, 60, color="#cccccc", label="all")
+    if len(peers):
+        weights = np.full(len(peers), len(known) / len(peers))
+        left.hist(peers, edges, weights=weights, histtype="step", color=_GREEN, lw=1.2, label="equal cost, to scale")
+        left.legend(fontsize=7, frameon=False, loc="upper left")
     marked = {
         name: row["truth"]["value"] for name, row in rows.items() if row.get("truth", {}).get("value") is not None
     }
@@ -52,4 +60,6 @@ def draw_truth(
         axes.legend(fontsize=8, frameon=False)
     save_plot(figure, folder / "truth.png")
     caption = f"{len(truth.values):,} architectures of {truth.table.name} by {truth.metric}; those trained here marked."
+    if compared is not None:
+        caption += f" {told_compared(compared)}"
     return [("Ground truth", "truth.png", caption)]

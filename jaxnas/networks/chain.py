@@ -6,6 +6,7 @@ time; units of ShuffleNetV2 have no such sum.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -79,3 +80,30 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
         return layers.dense(global_pool(jax.nn.relu(jnp.asarray(x))), params["classifier"]), Aux(seen)
 
     return Network(init, apply, costs)
+
+
+def mobilenetv2_within(macs: int, skeleton: Skeleton) -> Network:
+    """MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381), as wide as so many multiply-adds allow.
+
+    It is the architecture of the chain space whose layers are all inverted bottlenecks of expansion 6 and 3×3, in a
+    skeleton with other channels. Of the paper's, the first bottleneck has expansion 1, and the widths of stages differ.
+
+    Raises: ValueError where not even the narrowest fits.
+    """
+    space = chain_space(chain_depths(skeleton.cells))
+    block = "mbconv6_3x3"
+    arch = jnp.array([choice.options.index(block) for choice in space.choices], jnp.int32)
+
+    def wide(channels: int) -> Skeleton:
+        return dataclasses.replace(skeleton, channels=channels)
+
+    def fits(channels: int) -> bool:
+        return int(space.costs(arch, wide(channels))["macs"]) <= macs
+
+    # ShuffleNet's units, which the space has too, need even channels.
+    channels = 2
+    if not fits(channels):
+        raise ValueError(f"the narrowest MobileNetV2 of {skeleton.cells} layers needs more than {macs:,} multiply-adds")
+    while fits(channels + 2):
+        channels += 2
+    return chain_network(arch, wide(channels), space)

@@ -1,0 +1,48 @@
+"""What was found beside random architectures of equal cost, on a table that is small enough to do by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jaxnas import fit
+from jaxnas.benchmarks import make_table
+from jaxnas.fit.equal_cost import compared, peers, told
+from jaxnas.spaces import product_space
+
+# Two choices of three options: the value is ten times the first and the second, the cost 100 times the first.
+ARCHS = np.array(list(itertools.product(range(3), range(3))))
+SPACE = product_space("two", {"first": ["a", "b", "c"], "second": ["a", "b", "c"]})
+
+
+def truth(macs):
+    values = {"test": 10.0 * ARCHS[:, 0] + ARCHS[:, 1]}
+    table = make_table("two", SPACE.choices, ARCHS, {**values, **({} if macs is None else {"macs": macs})})
+    return fit.truth_of(table, SPACE, "test")
+
+
+def test_equal_cost_is_by_the_multiply_adds_of_the_table():
+    known = truth(100.0 + 100.0 * ARCHS[:, 0])
+    assert [sorted(own) for own in peers(known, [[1, 2], [2, 0]])] == [[10, 11, 12], [20, 21, 22]]
+    near = truth(100.0 + np.array([0, 9, 10, 11, 12, 13, 14, 15, 16.0]))
+    assert sorted(peers(near, [[0, 0]])[0]) == [0, 1, 2]  # 10 % more is still equal
+
+
+def test_the_best_of_three_for_two_seeds_has_the_chance_of_one_in_nine():
+    found = compared(truth(100.0 + 100.0 * ARCHS[:, 0]), [[0, 2], [2, 2]])
+    assert (found["found"], found["random"]) == (12.0, 11.0)
+    assert found["p"] == pytest.approx(1 / 9, abs=0.01)
+    # Student's t of two values 20 apart: 12.7062 times their standard error, 10.
+    np.testing.assert_allclose(found["found_interval"], [12 - 127.062, 12 + 127.062], atol=0.001)
+    assert found["random_interval"] == [10.0, 12.0]  # of nine means the least and the greatest have 1/9 each
+    assert "2 seeds" in told(found)
+
+
+def test_one_seed_has_no_interval_and_a_table_without_costs_no_peers():
+    assert compared(truth(None), [[0, 2]]) is None
+    found = compared(truth(100.0 + 0.0 * ARCHS[:, 0]), [[2, 2]])
+    assert (found["found_interval"], found["random_interval"]) == (None, None)
+    assert found["p"] == pytest.approx(1 / 9, abs=0.01)
+    assert told(found).startswith(
+        "The cell found has 22.0 in the table. Random ones of equal cost (multiply-adds within 10%)"
+    )
