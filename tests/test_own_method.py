@@ -16,12 +16,6 @@ ROAD = {
     "training": TRAINING, "table": "digits201", "random_baselines": 1, "hand_designed": False,
     "devices": jaxnas.Devices(count=1),
 }  # fmt: skip
-    "training": TRAINING,
-    "table": "digits201",
-    "random_baselines": 1,
-    "hand_designed": False,
-    "devices": jaxnas.Devices(count=1),
-}
 
 
 def block(name):
