@@ -130,7 +130,8 @@ def _networks(result: Mapping[str, Any]) -> list[str]:
         ]
         cells = "".join(f'<td class="number">{_text(value)}</td>' for value in values)
         rows.append(f"<tr><th>{_text(name)}</th>{cells}</tr>")
-    return _wide(head, rows)
+    verdict = [f"<p>{_text(result['verdict'])}</p>"] if result.get("verdict") else []
+    return [*_wide(head, rows), *verdict]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

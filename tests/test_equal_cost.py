@@ -1,4 +1,4 @@
-"""What was found beside random architectures of equal cost, on a table that is small enough to do by hand."""
+"""What was found beside random architectures: of equal cost, on a table small enough to do by hand, and trained."""
 
 import itertools
 
@@ -8,6 +8,7 @@ import pytest
 from jaxnas import fit
 from jaxnas.benchmarks import make_table
 from jaxnas.fit.equal_cost import compared, peers, told
+from jaxnas.fit.results import verdict
 from jaxnas.spaces import product_space
 
 # Two choices of three options: the value is ten times the first and the second, the cost 100 times the first.
@@ -46,3 +47,23 @@ def test_one_seed_has_no_interval_and_a_table_without_costs_no_peers():
     assert told(found).startswith(
         "The cell found has 22.0 in the table. Random ones of equal cost (multiply-adds within 10%)"
     )
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([0.91, 0.95], "what was found is better"),
+        ([0.85, 0.95], "does not show that the search is better than chance"),
+        ([0.50, 0.69], "worse than a random one"),
+    ],
+)
+def test_a_report_says_whether_the_found_network_beat_the_best_random_one(interval, said):
+    def row(value, interval):
+        return {"test_accuracy": value, "test_interval": interval}
+
+    random = {"random-1": row(0.6, [0.55, 0.65]), "random-2": row(0.8, [0.7, 0.9]), "resnet": row(0.99, [0.98, 1.0])}
+    text = verdict({**row(sum(interval) / 2, interval), "metric": "accuracy", "baselines": random})
+    assert said in text
+    assert "the best of 2 random architectures" in text
+    assert "80.00%" in text
+    assert verdict({**row(0.5, [0.4, 0.6]), "metric": "accuracy", "baselines": {"resnet": random["resnet"]}}) is None

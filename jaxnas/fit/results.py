@@ -63,6 +63,7 @@ def finish(
         "command": command_line(),
         "timing": {**timing, **seconds},
     }
+    result["verdict"] = verdict(result)
     folder = run.path / "report"
     every = {"found": rows["found"], **result["baselines"]}
     known: list[Picture] = []
@@ -104,6 +105,28 @@ def _peers(problem: Problem, rows: Mapping[str, Mapping[str, Any]]) -> np.ndarra
 
 def _read_as(dataset: Dataset) -> dict[str, Any]:
     return {"read_as": dataclasses.asdict(form_of(dataset))} if has_images(dataset) else {}
+
+
+def verdict(result: Mapping[str, Any]) -> str | None:
+    """Whether this run shows that its search beat chance, in words; None where nothing random was trained beside it."""
+    metric = report.metric_of(result)
+    name = f"test_{metric}"
+    random = [row for other, row in result["baselines"].items() if other.startswith("random-")]
+    if not random:
+        return None
+    best = max(random, key=lambda row: row[name])
+    what = "the random architecture" if len(random) == 1 else f"the best of {len(random)} random architectures"
+    text = (
+        f"The found network has {report.shown(result[name], metric)} on the test split, {what} under the same training "
+        f"{report.shown(best[name], metric)}."
+    )
+    if result["test_interval"] is None:
+        return text
+    if result["test_interval"][0] > best["test_interval"][1]:
+        return f"{text} The 95 % intervals do not overlap: what was found is better."
+    if best["test_interval"][0] > result["test_interval"][1]:
+        return f"{text} The 95 % intervals do not overlap: what was found is worse than a random one."
+    return f"{text} The 95 % intervals overlap: this run does not show that the search is better than chance."
 
 
 def truth_table(known: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -148,6 +171,8 @@ def tell(path: Path | None, result: Mapping[str, Any]) -> None:
         )
         if known["equal_cost"]:
             print(equal_cost.told(known["equal_cost"]))
+    if result.get("verdict"):
+        print(result["verdict"])
     print(f"\n{result['notation']}")
     if path is not None:
         print(f"report: {path / 'report' / 'index.html'}")
