@@ -75,9 +75,11 @@ def defaults(config: type[Config], method: str, space: str) -> Callable[[Callabl
         size = flag("--preset") if flag("--preset") in SIZES else SIZES[0]
         found = preset(method, chosen, size)  # type: ignore[arg-type]
         search = {"search": found.method} if hasattr(config, "search") else {}
+        # A table is of the networks on one data set.
+        table = found.table if flag("--dataset") in ("", found.dataset) else None
         return config(
             space=chosen, preset=size, dataset=found.dataset, random_baselines=found.random_baselines,
-            train=found.training, workdir=f"runs/{method}", **search,
+            table=table, train=found.training, workdir=f"runs/{method}", **search,
         )  # fmt: skip
 
     return made

@@ -21,6 +21,7 @@ class Training:
     learning_rate: float = 0.025
     schedule: Literal["cosine", "step", "plateau"] = "cosine"
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 3e-4
     clip: float = 5.0
     label_smoothing: float = 0.0

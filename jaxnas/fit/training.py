@@ -257,8 +257,9 @@ class Trainer:
         self.steps = data.count(self.parts.train) // training.batch_size
         schedule, then = _schedule(training, self.steps)
         optimizer = schedules.sgd(
-            schedule, momentum=training.momentum, weight_decay=training.weight_decay, clip=training.clip, then=then
-        )
+            schedule, momentum=training.momentum, nesterov=training.nesterov, weight_decay=training.weight_decay,
+            clip=training.clip, then=then,
+        )  # fmt: skip
         self.spread = spread(devices, image_shape_of(dataset), training.batch_size)
         self.trainer = make_trainer(
             _accumulated(network, training.accumulate),
