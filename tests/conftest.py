@@ -32,6 +32,49 @@ LONG = (
 )  # fmt: skip
 
 
-def pytest_collection_modifyitems(items):
+# What takes longest, each beside quicker tests of the same subject.
+SLOW = {
+    "test_cells": ("test_the_laws_of_a_free_supernet",),
+    "test_darts": ("test_exact_and_difference_agree_on_a_real_cell",),
+    "test_digits201": ("test_a_lost_part_is_made_again",),
+    "test_family": ("test_parts_of_p_darts", "test_a_selection_by_perturbation"),
+    "test_fit": ("test_the_methods_after_darts_go_the_road",),
+    "test_health": ("test_the_eigenvalue_of_a_real_supernet",),
+    "test_hosts": ("",),
+    "test_mixtures": ("test_the_laws_of_supernets_hold", "test_used_is_what_a_path_reads"),
+    "test_networks": ("test_a_path_with_affine_norms_is_the_network", "test_stages_with_equal_cells"),
+    "test_one_shot_experiment": ("test_a_chain_is_trained_by_sandwiches",),
+    "test_one_shot_select": ("test_a_graph_network_told_costs",),
+    "test_own_method": ("test_an_algorithm_of_ones_own", "test_a_sampler_of_ones_own"),
+    "test_parallel": ("test_every_way_over_four_devices",),
+    "test_parts": ("test_a_second_order_step_in_parts",),
+    "test_platform": ("test_a_search_step_is_the_same", "test_seeds_are_the_same"),
+    "test_primitives": ("test_operations_of_ones_own_in_nasbench201", "test_a_darts_space_without_none"),
+    "test_pruning": ("test_a_search_goes_on", "test_what_is_left_computes"),
+    "test_pruning_experiment": ("test_a_search_shrinks",),
+    "test_reference": (
+        "test_mixture_and_path_and_their_gradients_are_those_of_the_loops[chain",
+        "test_mixture_and_path_and_their_gradients_are_those_of_the_loops[enas",
+        "test_a_sampled_mixture_and_its_gradients_are_those_of_the_loops",
+    ),
+    "test_single_path_digits": ("",),
+    "test_stops": ("test_a_signal_ends_between_two_parts",),
+    "test_tabular": ("test_on_a_table_with_gaps", "test_a_table_may_be_called_otherwise"),
+    "test_trainer": ("test_one_compiled_step_teaches", "test_spread_over_an_axis"),
+    "test_variants": ("test_second_order_is_the_numerical_derivative",),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the slow tests, too")
+
+
+def pytest_collection_modifyitems(config, items):
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    # A test that is named on the command line is wanted.
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.name.startswith(SLOW.get(item.path.stem, ()))]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
