@@ -36,7 +36,7 @@ from jaxnas.fit.family import Variation
 from jaxnas.fit.results import held_run, metrics
 from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import Seed, Some, check_settings
 from jaxnas.tabular.compare import run_plan
 from jaxnas.tabular.methods import MethodSettings, make_plan
 from jaxnas.tabular.setting import make_setting
@@ -158,9 +158,9 @@ class Config:
     """For CIFAR-10: the file of the table of NAS-Bench-201."""
     data_dir: str | None = None
     """For CIFAR-10: where TFDS has prepared it."""
-    seeds: int = 20
-    first_seed: int = 0
-    at_once: int = 10
+    seeds: Some = 20
+    first_seed: Seed = 0
+    at_once: Some = 10
     """How many seeds are searched in one program."""
     settings: str = "{}"
     """Other settings for all methods, in JSON: what was tried on the way is not the table."""
@@ -208,7 +208,7 @@ def on_table(method: OnTable, first: int, count: int, truth: fit.Truth) -> list[
 def main(config: Config) -> None:
     """Searches what is not there yet, then prints the table."""
     join(Devices())
-    check_ranges("", config, count=("seeds", "at_once"), seed=("first_seed",))
+    check_settings("", config, Config)
     changes = json.loads(config.settings)
     board, methods = BOARDS[config.board], {}
     for name in config.methods.split(",") if config.methods else board.methods:

@@ -21,8 +21,8 @@ from jaxnas import command
 from jaxnas.cache import enable_cache
 from jaxnas.data.dataset import fingerprint
 from jaxnas.data.digits import load_digits
-from jaxnas.making import Settings, check_settings, identity, make, read_start, start_fingerprint
-from jaxnas.ranges import check_ranges
+from jaxnas.making import Settings, check_making, identity, make, read_start, start_fingerprint
+from jaxnas.ranges import Count
 from jaxnas.runfolder import open_run
 from jaxnas.train.stop import stop_on_signal
 
@@ -31,7 +31,7 @@ from jaxnas.train.stop import stop_on_signal
 class Config(Settings):
     """The settings of the numbers, and what they do not depend on; on what was read from `start` they do."""
 
-    together: int | None = None
+    together: Count | None = None
     """Architectures of a device computed at once under vmap: by default 1 on a CPU, all of a part elsewhere."""
     start: str | None = None
     """A file of this experiment, of the same settings: what it has is not trained again."""
@@ -43,8 +43,7 @@ class Config(Settings):
 
 def main(config: Config) -> None:
     """Trains what is not there yet, then writes digits201.npz and a summary."""
-    check_settings(config)
-    check_ranges("", config, count=("together",))
+    check_making(config)
     if config.start is not None and not Path(config.start).is_file():
         raise OSError(f"there is no file {config.start}: leave out --start, or give a digits201.npz")
     enable_cache(config.cache_dir)
