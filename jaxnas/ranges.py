@@ -67,7 +67,7 @@ Between = Annotated[float, Within(_TINY, _BELOW_1, *["between 0 and 1"] * 2)]
 """A part of a whole that leaves something on both sides."""
 Fraction = Annotated[float, Within(0, 1, *["between 0 and 1"] * 2)]
 """None to all of it."""
-Finite = Annotated[float, Within(-1e6, 1e6, "finite, at least -1,000,000", "at most 1,000,000")]
+Finite = Annotated[float, Within(-1e6, 1e6, *["-1,000,000 to 1,000,000"] * 2)]
 Seed = Annotated[int, Within(0, 2**32 - 1, *["0 to 4294967295, what NumPy takes"] * 2)]
 
 
