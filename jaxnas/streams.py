@@ -110,6 +110,6 @@ def _taken(name: str, descriptor: int) -> Output | None:
         return stream.buffer
     output = Output(None if stream is None else descriptor)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = Text(output, encoding, errors="backslashreplace", line_buffering=True)  # type: ignore[type-var]
+    text = Text(output, encoding, errors="backslashreplace", line_buffering=True)  # type: ignore[arg-type]
     setattr(sys, name, text)
     return output
