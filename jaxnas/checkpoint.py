@@ -218,7 +218,7 @@ def _silent() -> Iterator[None]:
 
 
 def _files(folder: Path, synced: bool = False) -> dict[str, list[int]]:
-    """Name within the folder -> [size, CRC-32] of each file of a checkpoint. synced: brings them to the disk as well."""
+    """Name within the folder -> [size, CRC-32] of each file of a checkpoint. synced: brings them to the disk too."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != _FILES:
