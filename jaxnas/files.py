@@ -70,6 +70,14 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{os.fspath(path)!r:.80}: {error}; write out the folder") from None
 
 
+def check_new(path: Path, flag: str) -> None:
+    """Raises ValueError or OSError where a file cannot be made there, or something has that name already."""
+    if os.path.lexists(path):
+        raise ValueError(f"{flag} {path} is there already: take another name, or remove it")
+    if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise OSError(f"{flag} {path}: {path.absolute().parent} is no folder that can be written")
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replaces the content of `path` in one step, text as UTF-8; a link of that name becomes a file.
 

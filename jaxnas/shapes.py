@@ -1,7 +1,8 @@
 """The shape of JSON that is read back: what somebody edited, copied or cut is refused in one line, and not met later.
 
 A shape is a type: int, float, str, bool, None, dict, dict[str, X], list, list[X], Any, a union, or a TypedDict.
-Of an object in a TypedDict's shape more entries than the TypedDict names are allowed.
+`Annotated[X, Bounds(…)]` bounds a number, or the length of a list or a text. Of an object in a TypedDict's shape more
+entries than the TypedDict names are allowed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,14 @@ from __future__ import annotations
 import math
 import types
 import typing
-from typing import Any, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
+
+
+class Bounds(NamedTuple):
+    """The least and the most that a number, or the length of a list or a text, may be."""
+
+    least: float
+    most: float
 
 
 def check_shape(value: Any, shape: Any, what: str) -> None:
@@ -39,6 +47,15 @@ def _fault(value: Any, shape: Any, place: str) -> tuple[str, str, Any] | None:
     origin, inner = typing.get_origin(shape), typing.get_args(shape)
     if shape is Any:
         return None
+    if origin is Annotated:
+        (bounds,) = shape.__metadata__
+        size = len(value) if isinstance(value, list | str) else value
+        if fault := _fault(value, inner[0], place):
+            return fault
+        if bounds.least <= size <= bounds.most:
+            return None
+        between = f"{bounds.least:g}" if bounds.least == bounds.most else f"{bounds.least:g} to {bounds.most:g}"
+        return place, f"a list of {between}" if isinstance(value, list) else between, value
     if typing.is_typeddict(shape):
         return _object_fault(value, shape, place)
     if origin in (typing.Union, types.UnionType):
@@ -98,6 +115,8 @@ def _finite(value: float) -> bool:
 
 def _words(shape: Any) -> str:
     names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", dict: "an object"}
+    if typing.get_origin(shape) is Annotated:
+        shape = typing.get_args(shape)[0]
     origin = typing.get_origin(shape) or shape
     if typing.is_typeddict(origin):
         return "an object"

@@ -223,7 +223,7 @@ CASES = {
         "--data-dir ABSENT --archive FILE --allow-other-checksum": "FILE is cut short, damaged or no .tar.gz archive",
     },
     "predict": {
-        "--run OTHER": "no image given: name at least one file",
+        "--run OTHER": "no image given: name at least one file, folder or pattern",
         "--run OTHER FILE": "OTHER holds no trained network",
     },
     "compare": {

@@ -261,6 +261,7 @@ def test_splits_of_tfds_are_read_or_named(prepared, tmp_path):
         "images": {"train": 24, "valid": 10, "test": 6},
         "origins": {"train": "train but for a fifth", "valid": "validation", "test": "a fifth of train"},
         "not_read": ["split unlabeled"],
+        "lacking": {"test": ["frog", "horse", "ship", "truck"]},
         "classes": 10,
         "image_shape": [8, 12, 3],
     }

@@ -153,7 +153,8 @@ def test_a_picture_cut_short_is_named(tmp_path, capsys):
     from PIL import Image
 
     (tmp_path / "network").mkdir()
-    description = {"genotype": {}, "skeleton": {"image_shape": [8, 8, 1]}, "class_names": ["a"]}
+    skeleton = {"channels": 1, "cells": 1, "image_shape": [8, 8, 1], "num_classes": 2}
+    description = {"genotype": {}, "skeleton": skeleton, "class_names": ["a", "b"], "mean": [0.5], "std": [0.5]}
     (tmp_path / "network" / "network.json").write_text(json.dumps(description))
     picture = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(picture)

@@ -104,7 +104,8 @@ def _peers(problem: Problem, rows: Mapping[str, Mapping[str, Any]]) -> np.ndarra
 
 
 def _read_as(dataset: Dataset) -> dict[str, Any]:
-    return {"read_as": dataclasses.asdict(form_of(dataset))} if has_images(dataset) else {}
+    form = form_of(dataset) if has_images(dataset) else None
+    return {} if form is None else {"read_as": dataclasses.asdict(form)}
 
 
 def verdict(result: Mapping[str, Any]) -> str | None:
