@@ -53,6 +53,8 @@ TRAINING = {
     "--dataset cifra10": "cifra10",
     "--dataset folder:ABSENT": "ABSENT is no folder: give the folder that holds one folder of images for each class",
     "--data-dir ABSENT": "'digits' does not use it: leave out ABSENT",
+    "--label fine": "label is for data sets of TFDS with several, 'digits' has one: leave out fine",
+    "--size 5000": "size must be 1 to 4096 pixels, got 5000x5000",
     "--size 8": "digits are 8x8 and cannot be resized: leave out size 8x8",
     "--size 0": "Error parsing --size: a size is a number of pixels or HEIGHTxWIDTH",
     "--size 8x": "Error parsing --size",

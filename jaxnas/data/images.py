@@ -97,12 +97,14 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
     """The image of which the header alone is read. Raises DataError where it says that it is too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of damaged metadata and of sizes that are checked here
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise DataError(
-                    f"{name} has {width}×{height} pixels, more than the {MOST_PIXELS:,} that are read: make it smaller"
-                )
+        too_large = f"{name} has more than the {MOST_PIXELS:,} pixels that are read: make it smaller"
+        try:
+            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise DataError(too_large) from None
+        with opened as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(too_large)
             yield image
 
 

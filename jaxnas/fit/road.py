@@ -102,14 +102,15 @@ def run(
     cache_dir: str | None = None,
     data_dir: str | None = None,
     size: tuple[int, int] | None = None,
+    label: str | None = None,
 ) -> Result | None:
     """Searches, trains what was found and its baselines, tests them, and reports.
 
     method: `Darts`, `Enas`, `OneShot`, `BlackBox`, or one of your own (`Method`). space: a name of
-    `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir and size are as
-    of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric: as of `Road`.
-    folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder goes on
-    where it was stopped.
+    `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir, size and label
+    are as of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric: as of
+    `Road`. folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder
+    goes on where it was stopped.
 
     Returns: what came out; None in the other processes of several.
 
@@ -129,8 +130,8 @@ def run(
     _check_used(method, road, devices)
     if metric is not None and table is None:
         raise ValueError(f"metric {metric!r} is one of a table: give table too")
-    if not isinstance(dataset, str) and (data_dir, size) != (None, None):
-        raise ValueError("data_dir and size are for a data set that is given by name: leave them out")
+    if not isinstance(dataset, str) and (data_dir, size, label) != (None, None, None):
+        raise ValueError("data_dir, size and label are for a data set that is given by name: leave them out")
     enable_cache(cache_dir)
     join(devices)
     timer = results.clock()
@@ -138,7 +139,7 @@ def run(
     if folder is not None and is_first_process():
         check_folder(folder)
     if isinstance(dataset, str):
-        dataset = data.load_dataset(dataset, data_dir, size=size)
+        dataset = data.load_dataset(dataset, data_dir, size=size, label=label)
         if is_first_process():
             print(dataset.told(), flush=True)
     problem, latency = _problem(road, dataset, devices, folder)
