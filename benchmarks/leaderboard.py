@@ -33,7 +33,7 @@ from jaxnas.data import Dataset, load_dataset
 from jaxnas.files import open_to_append
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.family import Variation
-from jaxnas.fit.results import held_run, metrics
+from jaxnas.fit.results import held_run
 from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
 from jaxnas.ranges import Seed, Some, check_settings
@@ -179,7 +179,7 @@ def searched(method: Any, first: int, count: int, dataset: Dataset, truth: fit.T
     prepared = method.prepare(problem)
     with held_run(None, {}, {}) as (run, stop):
         found = list(prepared.search(run, stop).values())
-        epochs = [np.atleast_1d(line["true_value"]) for line in epoch_lines(metrics(run)) if "true_value" in line]
+        epochs = [np.atleast_1d(line["true_value"]) for line in epoch_lines(run.metrics()) if "true_value" in line]
     lines = []
     for number, own in enumerate(found):
         line = {"found": own.notation, "seconds": round(own.seconds / count, 1), **truth.told(own.arch)}

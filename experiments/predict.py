@@ -55,13 +55,14 @@ def main(config: Config) -> None:
         check_new(out, "--out")
     files = image_files(config.images)
     description = describe(config.run)
-    names, form, wrong = description["class_names"], image_form(description), _Wrong()
+    form, wrong = image_form(description), _Wrong()
     images = _readable(files, form, wrong)
     first = next(images, None)  # before the network is loaded
     if first is None:
         more = f" (and {len(wrong.told) - 1} more)" if len(wrong.told) > 1 else ""
         raise DataError(f"{wrong.told[0]}{more}")
     network = jaxnas.load(config.run)
+    names = description.get("class_names") or list(map(str, range(description["skeleton"]["num_classes"])))
     classify = jax.jit(lambda params, pixels: jax.nn.softmax(network.apply(params, pixels)))
     rows: list[tuple[Path, np.ndarray]] = []
     for batch in _batches(itertools.chain([first], images)):

@@ -44,7 +44,7 @@ class _Description(TypedDict):
 
     genotype: dict[str, Any]
     skeleton: _Skeleton
-    class_names: list[str]
+    class_names: NotRequired[list[str]]
     mean: NotRequired[list[float]]
     std: NotRequired[list[float]]
     images: NotRequired[_Form | None]
@@ -115,19 +115,14 @@ def image_form(description: Mapping[str, Any]) -> ImageForm:
 
 
 def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """Kept beside the parameters: genotype, skeleton, class_names, and of images their form, mean and std.
+    """Kept beside the parameters: genotype, skeleton, class_names, and of images their form, mean and std, if any.
 
     Raises OSError where nothing is kept, ValueError where it is damaged.
     """
     path = expanded(run) / "network" / "network.json"
     if not path.exists():
         raise OSError(f"{run} holds no trained network ({path} is missing): give the folder of a finished run")
-    description: dict[str, Any] = read_json(path, _Description, "train it again in another folder")
-    channels = description["skeleton"]["image_shape"][2:]
-    numbers = [description.get(name) for name in ("mean", "std")]
-    if "inputs" not in description and any(number is None or len(number) != channels[0] for number in numbers):
-        raise ValueError(f"{path}: mean and std must be a number for each channel; train it again in another folder")
-    return description
+    return dict(read_json(path, _Description, "train it again in another folder"))
 
 
 def _entry(description: Mapping[str, Any]) -> Entry:
@@ -159,6 +154,11 @@ def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
     Raises OSError where the folder holds no network, ValueError where it is damaged.
     """
     description = describe(run)
+    channels = description["skeleton"]["image_shape"][2]
+    if "inputs" not in description and any(len(description.get(name, ())) != channels for name in ("mean", "std")):
+        raise ValueError(f"{run}/network/network.json: mean and std must be a number for each of {channels} channels")
+    if len(description.get("class_names", ())) not in (0, description["skeleton"]["num_classes"]):
+        raise ValueError(f"{run}/network/network.json: class_names must be one for each class")
     genotype, skeleton, entry = description["genotype"], _skeleton(description), space or _entry(description)
     own = space_of(description, entry)
     network = entry.network(own.from_genotype(genotype), skeleton, own)

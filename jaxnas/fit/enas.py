@@ -11,7 +11,6 @@ from jaxnas.base import Objective, SearchAlgorithm, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo_policy, reinforce_policy
 from jaxnas.fit.controller_pictures import draw_controller
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem
-from jaxnas.fit.results import metrics
 from jaxnas.fit.sharing import Sharing, weight_sharing
 from jaxnas.objectives import CLASSIFICATION
 from jaxnas.ranges import (
@@ -151,4 +150,4 @@ def algorithm_of(
 def pictures(metric: str, run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
     """What the controller learned, and how candidates scored by the metric."""
     seed = None if len(found) == 1 else list(found).index(kept)
-    return draw_controller(metrics(run), found[kept].told["candidates"], run.path / "report", metric, seed)
+    return draw_controller(run.metrics(), found[kept].told["candidates"], run.path / "report", metric, seed)

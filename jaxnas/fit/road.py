@@ -170,6 +170,7 @@ def run(
             done = _travel(opened, problem, prepared, keys, road, latency, timer, stop)
         else:
             done = opened.result
+            results.check_result(done, opened.path / "result.json")
             print(f"{opened.path} is finished; another folder (--workdir) makes another run")
         if not is_first_process() or done is None:
             return None
