@@ -15,12 +15,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 from jaxnas import command
 from jaxnas.cache import enable_cache
 from jaxnas.data.dataset import fingerprint
 from jaxnas.data.digits import load_digits
+from jaxnas.files import expanded
 from jaxnas.making import Settings, check_making, identity, make, read_start, start_fingerprint
 from jaxnas.ranges import Count
 from jaxnas.runfolder import open_run
@@ -44,10 +44,11 @@ class Config(Settings):
 def main(config: Config) -> None:
     """Trains what is not there yet, then writes digits201.npz and a summary."""
     check_making(config)
-    if config.start is not None and not Path(config.start).is_file():
-        raise OSError(f"there is no file {config.start}: leave out --start, or give a digits201.npz")
+    start = None if config.start is None else expanded(config.start)
+    if start is not None and not start.is_file():
+        raise OSError(f"there is no file {start}: leave out --start, or give a digits201.npz")
     enable_cache(config.cache_dir)
-    earlier = None if config.start is None else read_start(config.start, config)
+    earlier = None if start is None else read_start(start, config)
     settings = identity(config)
     runtime = {name: value for name, value in dataclasses.asdict(config).items() if name not in settings}
     read = {"data": fingerprint(load_digits()), "start": start_fingerprint(earlier)}

@@ -19,6 +19,7 @@ import sys
 from jaxnas import command
 from jaxnas.benchmarks import chosen_metric, named_table
 from jaxnas.cache import enable_cache
+from jaxnas.files import expanded
 from jaxnas.ranges import Count, Seed, check_settings, numbers
 from jaxnas.tabular import known, make_predictor, run_learning_curves
 
@@ -50,7 +51,7 @@ def main(config: Config) -> None:
     """Runs what is not there yet, then writes table, curves and report."""
     enable_cache(config.cache_dir)
     check_settings("", config, Config)
-    table, usual = named_table(config.table, config.encoding)
+    table, usual = named_table(str(expanded(config.table)), config.encoding)
     of = known(table, config.signals.split(",") if config.signals else ())
     run_learning_curves(
         config.workdir,

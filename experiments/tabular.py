@@ -23,6 +23,7 @@ import sys
 from jaxnas import command
 from jaxnas.benchmarks import chosen_metric, named_table
 from jaxnas.cache import enable_cache
+from jaxnas.files import expanded
 from jaxnas.ranges import Count, Positive, Seed, check_settings
 from jaxnas.tabular import MethodSettings, make_front_setting, make_plan, make_setting, run_comparison
 
@@ -56,7 +57,7 @@ def main(config: Config) -> None:
     """Runs what is not there yet, then writes table, curves and report."""
     enable_cache(config.cache_dir)
     check_settings("", config, Config)
-    table, usual = named_table(config.table, config.encoding)
+    table, usual = named_table(str(expanded(config.table)), config.encoding)
     setting = make_setting(
         table,
         search=chosen_metric(table, config.search_metric, usual.get("search"), "--search-metric"),

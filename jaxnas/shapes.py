@@ -1,6 +1,7 @@
 """The shape of JSON that is read back: what somebody edited, copied or cut is refused in one line, and not met later.
 
-A shape is a type: int, float, str, bool, None, dict, dict[str, X], list, list[X], Any, a union, or a TypedDict.
+A shape is a type: int, float, str, bool, None, dict, dict[str, X], list, list[X], Any, a union, or a TypedDict;
+tuple[X, Y] is a list of just these two.
 `Annotated[X, Bounds(…)]` bounds a number, or the length of a list or a text. Of an object in a TypedDict's shape more
 entries than the TypedDict names are allowed.
 """
@@ -67,6 +68,11 @@ def _fault(value: Any, shape: Any, place: str) -> tuple[str, str, Any] | None:
         return deeper[0] if deeper else (place, " or ".join(map(_words, inner)), value)
     if not _is(value, origin or shape):
         return place, _words(shape), value
+    if origin is tuple:
+        if len(value) != len(inner):
+            return place, f"a list of {len(inner)}", value
+        parts = zip(value, inner, strict=True)
+        return next(filter(None, (_fault(part, hint, f"{place}[{n}]") for n, (part, hint) in enumerate(parts))), None)
     if origin is list:
         return next(
             filter(None, (_fault(entry, inner[0], f"{place}[{number}]") for number, entry in enumerate(value))), None
@@ -103,7 +109,7 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
-    return isinstance(value, kind)
+    return isinstance(value, list if kind is tuple else kind)
 
 
 def _finite(value: float) -> bool:
@@ -120,7 +126,7 @@ def _words(shape: Any) -> str:
     origin = typing.get_origin(shape) or shape
     if typing.is_typeddict(origin):
         return "an object"
-    if origin is list:
+    if origin in (list, tuple):
         return "a list"
     if origin in (None, types.NoneType):
         return "null"

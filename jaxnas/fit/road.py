@@ -19,6 +19,7 @@ from jaxnas.benchmarks import Table
 from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry, entry_of
 from jaxnas.data import Dataset
+from jaxnas.files import expanded
 from jaxnas.fit import equal_cost, results, seeds
 from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, with_costs, without_absent
 from jaxnas.fit.devices import Devices, join
@@ -135,7 +136,7 @@ def run(
     enable_cache(cache_dir)
     join(devices)
     timer = results.clock()
-    folder = None if folder is None else os.fspath(folder)
+    folder = None if folder is None else str(expanded(folder))
     if folder is not None and is_first_process():
         check_folder(folder)
     if isinstance(dataset, str):

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.base import Key, PyTree, Supernet
-from jaxnas.files import open_to_append, write_atomic
+from jaxnas.files import open_to_append, read_json_lines, write_atomic
 from jaxnas.fit.problem import SearchSplit, Stop
 from jaxnas.fit.scoring import Score, with_scores
 from jaxnas.ranges import Count
@@ -165,9 +165,6 @@ def _kept_in(folder: Path, name: str) -> Path:
 
 def _known(path: Path) -> dict[tuple[int, ...], float]:
     """The scores that a file has, whole lines alone: a kill may have cut the last one, which is removed."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    write_atomic(path, "".join(f"{line}\n" for line in lines))
-    try:
-        return {tuple(arch): value for arch, value in map(json.loads, lines)}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to score again") from error
+    entries = read_json_lines(path, tuple[list[int], float], "remove it to score again")
+    write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+    return {tuple(arch): value for arch, value in entries}
