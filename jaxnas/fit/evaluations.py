@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxnas.console import bar, put, renews_lines
 from jaxnas.files import open_to_append, parse_json, write_atomic
+from jaxnas.shapes import check_shape
 from jaxnas.train.progress import duration
 
 Evaluate = Callable[..., float | Sequence[float]]

@@ -13,14 +13,14 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.files import write_atomic
+from jaxnas.files import expanded, read_json, write_atomic
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import strided
 from jaxnas.ops.primitives import PRIMITIVES, initial_stats
