@@ -266,4 +266,4 @@ def test_wrong_input_is_told_with_its_value_before_anything_is_done(program, tmp
         right = stopped.value.code == 2 and placed(expected) in " ".join(error.split()) and "Traceback" not in error
         if not right or (tmp_path / "run").exists():
             wrong[flags] = f"{stopped.value.code}: {error}"
-    assert not wrong
+    assert not wrong, "\n".join(f"{flags}: {told}" for flags, told in wrong.items())

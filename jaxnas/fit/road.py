@@ -26,6 +26,7 @@ from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.latency import latency_table, network_milliseconds
 from jaxnas.fit.presets import PRESETS, SIZES, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, check_method, settings_of
+from jaxnas.fit.scores import ScoreComparison
 from jaxnas.fit.settings import Limits, Training, has_images, skeleton_of
 from jaxnas.fit.training import check_networks, check_training, fitting, train_all
 from jaxnas.fit.truth import truth_of
@@ -198,7 +199,8 @@ def _check_used(method: Method, road: Road, devices: Devices) -> None:
     if road.limits.latency_ms is None and batch != Limits.latency_batch:
         raise ValueError(f"latency_batch {batch} has an effect only with max_latency_ms: leave it out, or give that")
     compared = getattr(method, "comparison", None)
-    if road.table is None and compared not in [getattr(each, "comparison", None) for each in (type(method)(), *own)]:
+    defaults = [ScoreComparison(), *(getattr(each, "comparison", None) for each in own)]
+    if road.table is None and compared is not None and compared not in defaults:
         raise ValueError("search.comparison has an effect only with table: leave it out, or give that")
 
 
