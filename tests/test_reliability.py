@@ -16,6 +16,7 @@ from test_loop import Info, bits, metrics
 from experiments import predict
 from jaxnas import command
 from jaxnas.checkpoint import Checkpoints, abstract
+from jaxnas.draw import has_curves
 from jaxnas.runfolder import open_run
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import NonFiniteError, PhaseSteps, run
@@ -93,6 +94,23 @@ def test_a_stage_whose_checkpoints_are_gone_starts_anew_with_its_metrics(undistu
     assert len(metrics(tmp_path)) == 5
     shutil.rmtree(tmp_path / "stages" / "s" / "checkpoints")
     assert go(tmp_path) == undisturbed
+
+
+def test_a_stage_whose_metrics_are_gone_goes_on(undisturbed, tmp_path):
+    calls = []
+
+    def stop():
+        calls.append(1)
+        return signal.SIGTERM if len(calls) == 5 else None
+
+    with pytest.raises(Stopped):
+        go(tmp_path, stop)
+    (tmp_path / "metrics.jsonl").unlink()
+    state, lines = go(tmp_path)
+    assert state == undisturbed[0]
+    assert lines == undisturbed[1][5:]
+    assert has_curves(lines) == has_curves(undisturbed[1])
+    assert not has_curves([])
 
 
 def test_whichever_file_of_a_checkpoint_is_missing_what_is_restored_is_whole(tmp_path, capsys):
