@@ -31,7 +31,7 @@ class Within:
         """What `value` must be, None where it is in the range."""
         if self.least <= value <= self.most:
             return None
-        return self.highest if value > self.most and math.isfinite(value) else self.lowest
+        return self.highest if value > self.most and value != math.inf else self.lowest
 
 
 def _up_to(least: float, most: int, lowest: str) -> Within:
