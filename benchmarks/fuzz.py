@@ -62,7 +62,7 @@ MOST_SECONDS = 10.0
 PROGRAMS: dict[str, Any] = {
     name.rpartition(".")[2]: module
     for name, module in vars(experiments).items()
-    if isinstance(module, types.ModuleType) and hasattr(module, "Config")
+    if isinstance(module, types.ModuleType) and dataclasses.is_dataclass(getattr(module, "Config", None))
 }
 """Name -> module of every program."""
 _CHECKED = "holds a run of other settings or data"
@@ -239,8 +239,8 @@ def _search(folder: Path) -> None:
     )
 
 
-def read_run(run: Path) -> None:
-    """Reads all that programs read of a run; each reader is an attempt of its own."""
+def read_run(run: Path, file: str) -> None:
+    """Reads what programs read of a run where one of its files was changed; each reader is an attempt of its own."""
 
     def opened() -> None:
         with open_run(run, {"experiment": "retrain", "seed": 0, "data": {"checksum": "x"}}, {}) as held:
@@ -262,9 +262,9 @@ def read_run(run: Path) -> None:
         "load": lambda: load(run), "genotype": lambda: _as_arch(str(run)),
         "latency": lambda: load_latency(run / "latency.json"), "black box": lambda: _search(run / "black_box"),
     }  # fmt: skip
-    for name, reader in readers.items():
+    for name in FILES[file]:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            attempt(reader, f"{name} of {run}")
+            attempt(readers[name], f"{name} of {run}")
 
 
 def _as_arch(text: str) -> None:
@@ -273,10 +273,23 @@ def _as_arch(text: str) -> None:
     entry.space(Skeleton(4, min(size, 50), (16, 16, 3), 10)).from_genotype(genotype)
 
 
-FILES = (
-    "config.json", "result.json", "genotype.json", "metrics.jsonl", "latency.json", "network/network.json",
-    "stages/search/done.json", "black_box/config.json", "black_box/evaluations.jsonl", "black_box/result.json",
-)  # fmt: skip
+_SAVED = "stages/search/checkpoints/latest/1"
+FILES: dict[str, tuple[str, ...]] = {
+    "config.json": ("open", "compare"),
+    "result.json": ("open", "compare"),
+    "genotype.json": ("genotype",),
+    "metrics.jsonl": ("open",),
+    "latency.json": ("latency",),
+    "network/network.json": ("describe", "load", "compare"),
+    "stages/search/done.json": ("open",),
+    f"{_SAVED}/files.json": ("checkpoint",),
+    f"{_SAVED}/_CHECKPOINT_METADATA": ("checkpoint",),
+    f"{_SAVED}/meta/metadata": ("checkpoint",),
+    "black_box/config.json": ("black box",),
+    "black_box/evaluations.jsonl": ("black box",),
+    "black_box/result.json": ("black box",),
+}
+"""Files of a run -> who reads them."""
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -332,7 +345,9 @@ def check_file(run: Path, name: str, change: Callable[[bytes], bytes], scratch: 
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(run, copy)
     (copy / name).write_bytes(change((copy / name).read_bytes()))
-    read_run(copy)
+    if name.startswith(_SAVED) and not name.endswith("files.json"):
+        (copy / _SAVED / "files.json").unlink()  # whose checksums would tell
+    read_run(copy, name)
 
 
 # Genotypes and tables ---------------------------------------------------------------------------------------------
