@@ -155,7 +155,7 @@ CASES = {
         "--search.sampling best": "invalid choice 'best'",
         "--search.scoring.evaluations 3": "search.scoring.evaluations must be at least 16, got 3",
         "--search.scoring.population 0": "search.scoring.population must be at least 1, got 0",
-        "--search.scoring.batches 99": "search.scoring.batches 99 of 120 images are more than the 1077",
+        "--search.scoring.batches 99": "search.scoring.batches 99 of 360 images are more than the 1077",
         "--search.prune 3 4": "search.prune must fall to 2 at least",
         "--max-latency-ms 0": "max_latency_ms must be positive, got 0.0",
         "--max-params 0": "max_params must be positive, got 0",
@@ -260,6 +260,8 @@ def test_wrong_input_is_told_with_its_value_before_anything_is_done(program, tmp
             arguments += ["--workdir", str(tmp_path / "run")]
         if program == "retrain" and "--genotype" not in arguments:
             arguments += ["--genotype", "DARTS_V2"]
+        if program in ("one_shot", "black_box") and "--dataset" not in arguments:
+            arguments += ["--dataset", "digits"]  # as of the others
         with pytest.raises(SystemExit) as stopped:
             command.main(run, config, arguments, presets)
         error = capsys.readouterr().err

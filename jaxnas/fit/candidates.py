@@ -25,7 +25,7 @@ from jaxnas.fit.select import guided
 from jaxnas.fit.settings import Training, skeleton_of
 from jaxnas.fit.training import Trainer, check_training
 from jaxnas.fit.truth import curve
-from jaxnas.ranges import Count, UsedWith
+from jaxnas.ranges import Count, UsedWith, check_settings
 from jaxnas.runfolder import RunFolder, Stage
 
 Kind = Literal["random", "evolution", "local", "annealing", "reinforce", "predictor"]
@@ -52,6 +52,7 @@ class BlackBox:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_settings("search", self, type(self))
         settings = dataclasses.asdict(self)
         return train_candidates(problem, sampler_of(self, problem), self.evaluations, self.epochs, settings)
 

@@ -24,6 +24,7 @@ from jaxnas.ranges import (
     Share,
     UsedWith,
     Width,
+    check_settings,
 )
 from jaxnas.search import limited_skips
 
@@ -91,6 +92,7 @@ class Darts:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_settings("search", self, type(self))
         entry = problem.entry
         options = supernet_options(self.method, entry, self.partial)
         supernet = problem.supernet(self.channels, self.cells, **options)

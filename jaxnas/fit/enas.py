@@ -24,6 +24,7 @@ from jaxnas.ranges import (
     Share,
     Some,
     Width,
+    check_settings,
 )
 from jaxnas.runfolder import RunFolder
 from jaxnas.search import enas, path_metric
@@ -88,6 +89,7 @@ class Enas:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_settings("search", self, type(self))
         own = self.controller
         if own.batch_size % own.batches:
             raise ValueError(

@@ -25,7 +25,19 @@ from jaxnas.fit.selection_pictures import draw_selection
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.fit.truth import Truth, curve
 from jaxnas.parallel import local
-from jaxnas.ranges import Between, Count, Depth, Limit, Natural, NotNegative, Positive, Share, UsedWith, Width
+from jaxnas.ranges import (
+    Between,
+    Count,
+    Depth,
+    Limit,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    UsedWith,
+    Width,
+    check_settings,
+)
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.search import Paths, SinglePathState, fair_paths, sandwich_paths, single_path, uniform_paths
 from jaxnas.spaces import Pruned, chain_extremes, everything, prune
@@ -84,6 +96,7 @@ class OneShot:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_settings("search", self, type(self))
         self._check()
         alone = {"search.prune": bool(self.prune), "search.supernet": self.supernet is not None}
         seeds.check(problem, alone)
