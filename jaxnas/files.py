@@ -9,6 +9,7 @@ import io
 import json
 import os
 import stat
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -158,6 +159,21 @@ def read_json_lines(path: Path, shape: Any = Any, remedy: str = "take another fo
             raise ValueError(f"{path}, line {number} is damaged ({error}); {remedy}") from None
         values.append(value)
     return values
+
+
+MOST_UNPACKED = 1 << 31
+"""Bytes that an archive of arrays may unpack to: tables of a million architectures have some hundred million."""
+
+
+def check_unpacked(path: Path) -> None:
+    """Raises ValueError where an npz would unpack to more than that, or is no archive; only its directory is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"{path} is no npz archive ({error})") from None
+    if size > MOST_UNPACKED:
+        raise ValueError(f"{path} unpacks to {size:,} bytes, more than the {MOST_UNPACKED:,} that are read")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,13 +5,15 @@ import fcntl
 import json
 import os
 
+import numpy as np
 import pytest
 from test_compare import archs, make_run
 
 from experiments import compare, darts
 from jaxnas import command, fit
+from jaxnas.benchmarks.digits201 import read_digits201
 from jaxnas.console import printable, printable_text
-from jaxnas.files import expanded, read_json, read_json_lines
+from jaxnas.files import check_unpacked, expanded, read_json, read_json_lines
 from jaxnas.fit.settings import Training
 from jaxnas.ranges import check_settings, check_used
 from jaxnas.runfolder import Config, check_folder, open_run
@@ -183,6 +185,21 @@ def test_a_home_is_put_in(monkeypatch, tmp_path):
     with open_run("~/run", {}, {}) as run:
         assert run.path == tmp_path / "run"
     assert "cannot hold the character 0" in raises(expanded, "a\0b")
+
+
+def test_an_archive_of_arrays_that_unpacks_to_gigabytes_is_refused_by_its_directory(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, a=np.zeros(1000))
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (0xFFFF0000).to_bytes(4, "little")  # the size that it says
+    path.write_bytes(content)
+    assert "unpacks to 4,294,901,760 bytes" in raises(check_unpacked, path)
+    assert "unpacks to 4,294,901,760 bytes" in raises(read_digits201, path)
+    np.savez(path, about=np.array('{"fidelities": [1]}'))
+    assert "is not a file of digits201" in raises(read_digits201, path)
+    path.write_bytes(b"PK")
+    assert "is no npz archive" in raises(read_digits201, path)
 
 
 # Errors and what is printed ---------------------------------------------------------------------------------------
