@@ -23,7 +23,7 @@ from jaxnas.base import Batch, Skeleton
 from jaxnas.catalog import entry_of
 from jaxnas.fit.family import Part, Variation, nodes_of, supernet_options, variant_of
 from jaxnas.kernels.compiling import top_level_jit
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import Count, Depth, Width, check_settings
 from jaxnas.search import adam_l2, darts, exact, finite_difference, first_order, single_level
 from jaxnas.train.schedules import sgd
 
@@ -31,12 +31,12 @@ from jaxnas.train.schedules import sgd
 @dataclasses.dataclass(frozen=True)
 class Config:
     space: str = "nasbench201"
-    batch: int = 64
-    channels: int = 8
-    cells: int = 1
-    size: int = 16
+    batch: Count = 64
+    channels: Width = 8
+    cells: Depth = 1
+    size: Count = 16
     """Of the images."""
-    rounds: int = 5
+    rounds: Count = 5
     """Timed steps of each, after one that is not counted."""
 
 
@@ -78,7 +78,7 @@ class Step:
 
 
 def main(config: Config) -> None:
-    check_ranges("", config, count=("batch", "channels", "cells", "size", "rounds"))
+    check_settings("", config, Config)
     made: dict[str, Step] = {}
     for name, method, order in (
         *((method, method, "first") for method in get_args(Variation)),

@@ -33,10 +33,10 @@ from jaxnas.data import Dataset, load_dataset
 from jaxnas.files import open_to_append
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.family import Variation
-from jaxnas.fit.results import held_run, metrics
+from jaxnas.fit.results import held_run
 from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import Seed, Some, check_settings
 from jaxnas.tabular.compare import run_plan
 from jaxnas.tabular.methods import MethodSettings, make_plan
 from jaxnas.tabular.setting import make_setting
@@ -158,9 +158,9 @@ class Config:
     """For CIFAR-10: the file of the table of NAS-Bench-201."""
     data_dir: str | None = None
     """For CIFAR-10: where TFDS has prepared it."""
-    seeds: int = 20
-    first_seed: int = 0
-    at_once: int = 10
+    seeds: Some = 20
+    first_seed: Seed = 0
+    at_once: Some = 10
     """How many seeds are searched in one program."""
     settings: str = "{}"
     """Other settings for all methods, in JSON: what was tried on the way is not the table."""
@@ -179,7 +179,7 @@ def searched(method: Any, first: int, count: int, dataset: Dataset, truth: fit.T
     prepared = method.prepare(problem)
     with held_run(None, {}, {}) as (run, stop):
         found = list(prepared.search(run, stop).values())
-        epochs = [np.atleast_1d(line["true_value"]) for line in epoch_lines(metrics(run)) if "true_value" in line]
+        epochs = [np.atleast_1d(line["true_value"]) for line in epoch_lines(run.metrics()) if "true_value" in line]
     lines = []
     for number, own in enumerate(found):
         line = {"found": own.notation, "seconds": round(own.seconds / count, 1), **truth.told(own.arch)}
@@ -208,7 +208,7 @@ def on_table(method: OnTable, first: int, count: int, truth: fit.Truth) -> list[
 def main(config: Config) -> None:
     """Searches what is not there yet, then prints the table."""
     join(Devices())
-    check_ranges("", config, count=("seeds", "at_once"), seed=("first_seed",))
+    check_settings("", config, Config)
     changes = json.loads(config.settings)
     board, methods = BOARDS[config.board], {}
     for name in config.methods.split(",") if config.methods else board.methods:

@@ -2,13 +2,16 @@
 
     python -m benchmarks.soak --minutes 20 --kills 60
 
-Six experiments, as small as they go, take turns: a DARTS search with its early stop and the training of what it found,
-each batch on two devices of the CPU; a training alone; ENAS for two seeds at once, one on each device; one-shot
-scoring; candidates trained one by one; and a search by a predictor on a table. Each is run once undisturbed, which also
-fills the cache of compiled programs. Then it is started again and again in one folder, each time killed after a random
-time by SIGKILL, or by SIGTERM, on which it must exit with 75, or by two SIGTERMs, 143; when it finishes, everything in
-its result.json and in its metrics but the clock must be equal, and a new folder is begun. A run that finishes before
-its kill counts as a round without a kill. The rest of the last round is let finish.
+All programs that go on in a folder, as small as they go, take turns: a DARTS search with its early stop and the
+training of what it found, each batch on two devices of the CPU; one whose space shrinks; a training alone; ENAS and
+DARTS for two seeds at once; one-shot scoring, and one-shot search that a graph network guides and prunes by; candidates
+trained one by one; searches, and learning curves of a graph network, on a table; and a small part of the making of
+digits201. Each is run once undisturbed, which also fills the cache of compiled programs. Then it is started again and
+again in one folder, each time killed after a random time by SIGKILL, or by SIGTERM or SIGHUP, on which it must exit
+with 75, or by two SIGTERMs, 143; each third start writes its output into a pipe that nobody reads any more, which must
+change nothing. When it finishes, everything in its result.json and in its metrics but the clock must be equal, and a
+new folder is begun. A run that finishes before its kill counts as a round without a kill. The rest of the last round is
+let finish.
 """
 
 from __future__ import annotations
@@ -58,9 +61,34 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
         *_TINY_TRAINING,
     ),
     "predictor search": ("experiments.tabular", "--methods", "random,predictor", "--seeds", "2", "--evaluations", "40"),
+    "pruning": (
+        "experiments.darts", "--search.epochs", "6", "--search.channels", "2", "--search.cells", "1",
+        "--search.batch-size", "180", "--search.prune", "5", "3", "--random-baselines", "0", *_TINY_TRAINING,
+    ),
+    "seeds": (
+        "experiments.darts", "--seeds", "2", "--search.epochs", "4", "--search.channels", "2", "--search.cells", "1",
+        "--search.batch-size", "180", "--random-baselines", "0", *_TINY_TRAINING,
+    ),
+    "graph network": (
+        "experiments.one_shot", "--dataset", "digits", "--table", "None", "--search.epochs", "4",
+        "--search.channels", "2", "--search.batch-size", "300", "--search.prune", "3", "--search.prune-by", "predictor",
+        "--search.by", "predictor", "--search.predictor", "gnn", "--search.scoring.evaluations", "30",
+        "--search.scoring.population", "10", "--search.scoring.batch-size", "360", "--search.scoring.batches", "1",
+        "--random-baselines", "0", *_TINY_TRAINING,
+    ),
+    "learning curves": ("experiments.predictor", "--methods", "gp,gnn_alone", "--sizes", "8,16", "--draws", "2"),
+    "digits201": (
+        "experiments.make_digits201", "--classes", "24", "--part", "8", "--second", "8", "--timed", "3", "--epochs",
+        "2", "--fidelities", "1", "2", "--channels", "2", "--cells", "1", "--copies", "1",
+    ),
 }  # fmt: skip
 """Name -> module and flags."""
-CODES = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {75, -signal.SIGTERM}, "SIGTERM twice": {143, 75, -signal.SIGTERM}}
+CODES = {
+    "SIGKILL": {-signal.SIGKILL},
+    "SIGTERM": {75, -signal.SIGTERM},
+    "SIGHUP": {75, -signal.SIGHUP},
+    "SIGTERM twice": {143, 75, -signal.SIGTERM},
+}
 """What a run may exit with; by SIGTERM itself where it came before the program was ready to handle it."""
 
 
@@ -125,13 +153,13 @@ class _Soak:
 
     def disturb(self, chance: random.Random) -> str:
         """Starts or resumes the run and kills it; gives how, or "finished"."""
-        how = chance.choices(list(CODES), (5, 4, 1))[0]
-        process = self._start("disturbed")
+        how = chance.choices(list(CODES), (5, 3, 1, 1))[0]
+        process = self._start("disturbed", read=chance.random() > 1 / 3)
         wait = chance.uniform(0.0, self.seconds)
         try:
             process.wait(wait)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL if how == "SIGKILL" else signal.SIGTERM)
+            process.send_signal(signal.Signals[how.split()[0]])
             if how == "SIGTERM twice":
                 time.sleep(chance.uniform(0.0, 0.5))
                 process.send_signal(signal.SIGTERM)
@@ -167,17 +195,21 @@ class _Soak:
     def _log(self) -> Path:
         return self.folder / "log.txt"
 
-    def _start(self, run: str) -> subprocess.Popen[bytes]:
+    def _start(self, run: str, read: bool = True) -> subprocess.Popen[bytes]:
+        """read: whether anybody reads the output."""
         module, *flags = PROGRAMS[self.name]
         places = ["--workdir", str(self.folder / run), "--cache-dir", str(self.folder.parent / "cache")]
         with open(self._log(), "wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", module, *flags, *places],
                 cwd=ROOT,
-                stdout=log,
-                stderr=log,
+                stdout=log if read else subprocess.PIPE,
+                stderr=log if read else subprocess.STDOUT,
                 env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
             )
+        if process.stdout is not None:
+            process.stdout.close()
+        return process
 
 
 def numbers(run: Path) -> dict[str, Any]:
@@ -193,7 +225,10 @@ def numbers(run: Path) -> dict[str, Any]:
 
 def _without_clock(tree: Any) -> Any:
     if isinstance(tree, dict):
-        apart = ("timing", "command", "seconds", "wall_seconds")
+        apart = (
+            "timing", "command", "seconds", "wall_seconds", "fit_seconds", "predict_seconds", "seconds_an_epoch",
+            "time_model_relative_residual", "bytes",
+        )  # fmt: skip
         return {key: _without_clock(value) for key, value in tree.items() if key not in apart}
     return [_without_clock(value) for value in tree] if isinstance(tree, list) else tree
 

@@ -29,6 +29,8 @@ class Common:
     """digits, digits201, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
+    label: str | None = None
+    """What is learned, of a TFDS data set with several labels (cifar100 has label and coarse_label)."""
     size: Size = None
     """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
     workdir: str = "runs"
@@ -95,8 +97,8 @@ def travel(config: Common, method: fit.Method, entry: Entry | None = None) -> No
     fit.run(
         method, entry or config.space, config.dataset, config.train,
         folder=config.workdir, devices=config.devices, tensorboard=config.tensorboard, cache_dir=config.cache_dir,
-        data_dir=config.data_dir, size=config.size, seed=config.seed, seeds=config.seeds, table=config.table,
-        metric=config.metric, random_baselines=config.random_baselines,
+        data_dir=config.data_dir, size=config.size, label=config.label, seed=config.seed, seeds=config.seeds,
+        table=config.table, metric=config.metric, random_baselines=config.random_baselines,
         hand_designed=config.hand_designed,
         limits=fit.Limits(config.max_params, config.max_macs, config.max_latency_ms, config.latency_batch),
     )  # fmt: skip

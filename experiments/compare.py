@@ -11,12 +11,12 @@ from other seeds mostly find other cells of much the same accuracy: what to repo
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from jaxnas import command
+from jaxnas.files import expanded
 from jaxnas.fit import comparing
 
 
@@ -27,7 +27,8 @@ class Config:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders."""
     out: str | None = None
-    """A folder for table.csv and report/index.html with pictures; without it the table is only printed."""
+    """A folder for table.csv and report/index.html with pictures: a new or an empty one, or that of an earlier
+    comparison. Without it the table is only printed."""
 
 
 def main(config: Config) -> None:
@@ -36,7 +37,7 @@ def main(config: Config) -> None:
     methods = comparing.group(runs)
     print(comparing.text(runs, methods))
     if config.out is not None:
-        out = Path(config.out)
+        out = expanded(config.out)
         comparing.write(out, runs, methods)
         print(f"\ntable: {out / 'table.csv'}\nreport: {out / 'report' / 'index.html'}")
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 from jaxnas import command
 from jaxnas.cache import enable_cache
 from jaxnas.data.dataset import fingerprint
 from jaxnas.data.digits import load_digits
-from jaxnas.making import Settings, check_settings, identity, make, read_start, start_fingerprint
-from jaxnas.ranges import check_ranges
+from jaxnas.files import expanded
+from jaxnas.making import Settings, check_making, identity, make, read_start, start_fingerprint
+from jaxnas.ranges import Count
 from jaxnas.runfolder import open_run
 from jaxnas.train.stop import stop_on_signal
 
@@ -31,7 +31,7 @@ from jaxnas.train.stop import stop_on_signal
 class Config(Settings):
     """The settings of the numbers, and what they do not depend on; on what was read from `start` they do."""
 
-    together: int | None = None
+    together: Count | None = None
     """Architectures of a device computed at once under vmap: by default 1 on a CPU, all of a part elsewhere."""
     start: str | None = None
     """A file of this experiment, of the same settings: what it has is not trained again."""
@@ -43,12 +43,12 @@ class Config(Settings):
 
 def main(config: Config) -> None:
     """Trains what is not there yet, then writes digits201.npz and a summary."""
-    check_settings(config)
-    check_ranges("", config, count=("together",))
-    if config.start is not None and not Path(config.start).is_file():
-        raise OSError(f"there is no file {config.start}: leave out --start, or give a digits201.npz")
+    check_making(config)
+    start = None if config.start is None else expanded(config.start)
+    if start is not None and not start.is_file():
+        raise OSError(f"there is no file {start}: leave out --start, or give a digits201.npz")
     enable_cache(config.cache_dir)
-    earlier = None if config.start is None else read_start(config.start, config)
+    earlier = None if start is None else read_start(start, config)
     settings = identity(config)
     runtime = {name: value for name, value in dataclasses.asdict(config).items() if name not in settings}
     read = {"data": fingerprint(load_digits()), "start": start_fingerprint(earlier)}

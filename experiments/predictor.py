@@ -19,7 +19,8 @@ import sys
 from jaxnas import command
 from jaxnas.benchmarks import chosen_metric, named_table
 from jaxnas.cache import enable_cache
-from jaxnas.ranges import check_ranges, numbers
+from jaxnas.files import expanded
+from jaxnas.ranges import Count, Seed, check_settings, numbers
 from jaxnas.tabular import known, make_predictor, run_learning_curves
 
 
@@ -37,11 +38,11 @@ class Config:
     """With commas, of gnn_gp, gnn, gnn_alone, gp, gp_paths, mlp_paths, mlp."""
     sizes: str = "78,156,391"
     """How many architectures are shown, with commas."""
-    draws: int = 5
+    draws: Count = 5
     signals: str | None = None
     """Metrics that gnn, gp and gnn_gp are told of every architecture, with commas; those that are positive and reach
     over a factor of ten as logarithms."""
-    seed: int = 0
+    seed: Seed = 0
     workdir: str = "runs/predictor"
     cache_dir: str | None = None
 
@@ -49,8 +50,8 @@ class Config:
 def main(config: Config) -> None:
     """Runs what is not there yet, then writes table, curves and report."""
     enable_cache(config.cache_dir)
-    check_ranges("", config, seed=("seed",))
-    table, usual = named_table(config.table, config.encoding)
+    check_settings("", config, Config)
+    table, usual = named_table(str(expanded(config.table)), config.encoding)
     of = known(table, config.signals.split(",") if config.signals else ())
     run_learning_curves(
         config.workdir,

@@ -15,6 +15,7 @@ from typing import Literal
 
 from jaxnas import command
 from jaxnas.data.cifar10_archive import original, prepare, read_archive
+from jaxnas.files import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Config:
 
 def run(config: Config) -> None:
     """Prepares the data set, or says that it is there already."""
-    data_dir = config.data_dir.expanduser()
+    data_dir = expanded(config.data_dir)
     target = data_dir / "cifar10" / "3.0.2"
     if target.exists():
         print(f"{target} is there already; remove it to prepare it again")

@@ -23,7 +23,8 @@ import sys
 from jaxnas import command
 from jaxnas.benchmarks import chosen_metric, named_table
 from jaxnas.cache import enable_cache
-from jaxnas.ranges import check_ranges
+from jaxnas.files import expanded
+from jaxnas.ranges import Count, Positive, Seed, check_settings
 from jaxnas.tabular import MethodSettings, make_front_setting, make_plan, make_setting, run_comparison
 
 
@@ -37,17 +38,17 @@ class Config(MethodSettings):
     methods: str = "random,evolution,local,reinforce"
     """Of random, evolution, local, annealing, reinforce, enas, predictor, and where metrics have fidelities halving,
     hyperband."""
-    seeds: int = 1000
-    evaluations: int | None = None
+    seeds: Count = 1000
+    evaluations: Count | None = None
     """By default 300, or as many as the time budget allows."""
     search_metric: str | None = None
     report_metric: str | None = None
     front_metrics: str | None = None
     """Two metrics, with a comma, such as valid,-macs: also search for their front, by NSGA-II and at random."""
     time_metric: str | None = None
-    time_budget: float | None = None
+    time_budget: Positive | None = None
     """Simulated seconds; the evaluation that would exceed them is not made."""
-    seed: int = 0
+    seed: Seed = 0
     workdir: str = "runs/tabular"
     cache_dir: str | None = None
 
@@ -55,8 +56,8 @@ class Config(MethodSettings):
 def main(config: Config) -> None:
     """Runs what is not there yet, then writes table, curves and report."""
     enable_cache(config.cache_dir)
-    check_ranges("", config, seed=("seed",))
-    table, usual = named_table(config.table, config.encoding)
+    check_settings("", config, Config)
+    table, usual = named_table(str(expanded(config.table)), config.encoding)
     setting = make_setting(
         table,
         search=chosen_metric(table, config.search_metric, usual.get("search"), "--search-metric"),

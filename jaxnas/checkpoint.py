@@ -9,12 +9,14 @@ best by a metric.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +25,25 @@ import orbax.checkpoint as ocp
 
 from jaxnas.base import PyTree
 from jaxnas.console import tell
-from jaxnas.files import write_json
+from jaxnas.files import read_json, sync, write_json
 from jaxnas.fingerprint import checksum
 from jaxnas.memory import out_of_memory
+from jaxnas.shapes import check_shape
 
 _FILES = "files.json"
 _BLOCK = 1 << 20
+
+
+class _Leaf(TypedDict):
+    dtype: str
+    shape: list[int]
+
+
+class _Body(TypedDict):
+    """The JSON beside a state: what the caller gave, and path -> type and shape of its leaves."""
+
+    meta: dict[str, Any]
+    leaves: dict[str, _Leaf]
 
 
 class Restored(NamedTuple):
@@ -77,6 +92,10 @@ class Checkpoints:
         return self._restore(self._best, target)
 
     def _restore(self, manager: ocp.CheckpointManager, target: PyTree) -> Restored | None:
+        with _silent():
+            return self._newest_whole(manager, target)
+
+    def _newest_whole(self, manager: ocp.CheckpointManager, target: PyTree) -> Restored | None:
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
             try:
@@ -109,8 +128,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Closes the managers."""
-        self._latest.close()
-        self._best.close()
+        with _silent():
+            self._latest.close()
+            self._best.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -168,18 +188,37 @@ def _save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: Mappin
         meta=ocp.args.JsonSave({"body": body}),
     )
     try:
-        if step in manager.all_steps():
-            manager.delete(step)
-        manager.save(step, args=args, force=True)
-        manager.wait_until_finished()
-        write_json(Path(manager.directory / str(step)) / _FILES, _files(Path(manager.directory / str(step))))
+        with _silent():
+            if step in manager.all_steps():
+                manager.delete(step)
+            manager.save(step, args=args, force=True)
+            manager.wait_until_finished()
+        folder = Path(manager.directory / str(step))
+        write_json(folder / _FILES, _files(folder, synced=True))
+        sync(folder.parent)
     except (OSError, ValueError, RuntimeError) as error:  # A full disk is any of these, by the layer that meets it.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(f"cannot save the checkpoint of step {step} in {manager.directory}: {reason}") from error
 
 
-def _files(folder: Path) -> dict[str, list[int]]:
-    """Name within the folder -> [size, CRC-32] of each file of a checkpoint."""
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Within it Orbax tells nothing: what it raises is told in one line, before which it would put tracebacks of its
+    threads."""
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
+
+
+def _files(folder: Path, synced: bool = False) -> dict[str, list[int]]:
+    """Name within the folder -> [size, CRC-32] of each file of a checkpoint. synced: brings them to the disk too."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != _FILES:
@@ -188,6 +227,8 @@ def _files(folder: Path) -> dict[str, list[int]]:
                 while block := file.read(_BLOCK):
                     crc32 = zlib.crc32(block, crc32)
             files[path.relative_to(folder).as_posix()] = [path.stat().st_size, crc32]
+        if synced:
+            sync(path)
     return files
 
 
@@ -200,7 +241,7 @@ def _check_files(folder: Path) -> None:
     if not listed.exists():
         return
     there = _files(folder)
-    for name, (size, crc32) in json.loads(listed.read_text(encoding="utf-8")).items():
+    for name, (size, crc32) in read_json(listed, dict[str, list[int]]).items():
         if name not in there:
             raise ValueError(f"{name} is missing")
         if there[name][0] != size:
@@ -212,6 +253,7 @@ def _check_files(folder: Path) -> None:
 def _read_meta(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     record = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
     body = json.loads(record["body"])
+    check_shape(body, _Body, f"the checkpoint of step {step}")
     return body["meta"], body["leaves"]
 
 

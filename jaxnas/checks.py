@@ -36,7 +36,7 @@ def check_arch(choices: Sequence[Choice], arch: Any, owner: str) -> None:
 
     owner: what has the choices, for the message, in the singular.
     """
-    given = arch if hasattr(arch, "dtype") else np.asarray(arch)
+    given = arch if hasattr(arch, "dtype") else _array(arch)
     if given.shape != (len(choices),) or given.dtype.kind not in "iu":
         raise ValueError(
             f"{owner} has {len(choices)} choices, so its architectures are integers [{len(choices)}]; "
@@ -50,6 +50,13 @@ def check_arch(choices: Sequence[Choice], arch: Any, owner: str) -> None:
                 f"{owner}: choice {choice.name!r} has options 0 to {len(choice.options) - 1}, got {value}; "
                 "the architecture is of another space"
             )
+
+
+def _array(arch: Any) -> Any:
+    try:
+        return np.asarray(arch)
+    except jax.errors.TracerArrayConversionError:  # a list of numbers that are traced
+        return jnp.asarray(arch)
 
 
 def check_choices(choices: Sequence[Choice], others: Sequence[Choice], owner: str, other: str) -> None:
@@ -112,8 +119,14 @@ def _listed(shapes: Mapping[str, Any]) -> str:
 
 
 def checked_space(space: SearchSpace) -> SearchSpace:
-    """The space with functions that refuse architectures and weights of another one, by ValueError."""
+    """The space with functions that refuse architectures and weights of another one, by ValueError.
+
+    Raises: ValueError where two of its choices have one name.
+    """
     owner = f"the space {space.name!r}"
+    names = [choice.name for choice in space.choices]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{owner} has two choices of the name {twice[0]!r}: give each its own")
 
     def of_archs(function: Callable[..., Any], *places: int) -> Callable[..., Any]:
         """The function with a check of the arguments at these places."""

@@ -17,9 +17,10 @@ import jax
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from jaxnas.console import printable
 from jaxnas.memory import out_of_memory
 from jaxnas.parallel import is_first_process, lost_process
-from jaxnas.streams import take_standard_streams
+from jaxnas.streams import style_streams, take_standard_streams
 from jaxnas.train.finite import NonFiniteError
 from jaxnas.train.stop import Stopped
 
@@ -64,36 +65,52 @@ def main(
     flag -> value, "" where the flag is absent. printed: what the program prints is all that it makes, so that it has
     failed where standard output cannot be written; other programs end as their work does, whatever becomes of it.
 
-    Wrong input, which the library reports as ValueError or OSError, gives one line on stderr and exit code 2, and so
-    do too little memory and a device that is not there; a run that diverged gives one and exit code 3; a signal gives
-    75 (SIGTERM) or 130 (SIGINT). With JAXNAS_TRACEBACK=1 in the environment the traceback is shown.
+    What a user can cause (`line_of`) gives one line on stderr and exit code 2; a run that diverged gives one and exit
+    code 3; a signal gives 75 (SIGTERM, SIGHUP) or 130 (SIGINT). With JAXNAS_TRACEBACK=1 in the environment the
+    traceback is shown.
     """
     output = take_standard_streams()
     module = sys.modules[run.__module__]
     name = _name_of(module.__spec__.name if module.__spec__ else run.__module__)
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    default: Config | None = None
-    if callable(presets):
-        try:
-            default = presets(functools.partial(_value, arguments))
-        except (ValueError, OSError) as error:
-            _end(name, error, None)
-    elif presets is not None:
-        default = presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
-    parsed = tyro.cli(
-        config,
-        args=arguments,
-        prog=name if name.startswith("jaxnas ") else f"python -m {name}",
-        description=module.__doc__,
-        default=tyro.MISSING_NONPROP if default is None else default,
-    )
-    _compute_in_32_bits(name)
+    parsed: Config | None = None
     try:
+        style_streams(True)
+        parsed = parse(name, module.__doc__, config, sys.argv[1:] if arguments is None else list(arguments), presets)
+        style_streams(False)
+        _compute_in_32_bits(name)
         run(parsed)
         if printed and output is not None and output.error is not None and output.error.errno != errno.EPIPE:
             raise OSError(f"cannot write to standard output: {output.error.strerror}")
+    except KeyboardInterrupt:  # before the run folder was open
+        print(f"{name}: stopped by SIGINT before there was anything to save", file=sys.stderr)
+        _leave(130)
     except Exception as error:
         _end(name, error, parsed)
+
+
+def parse(
+    name: str,
+    about: str | None,
+    config: type[Config],
+    arguments: Sequence[str],
+    presets: Mapping[str, Config] | Callable[[Callable[[str], str]], Config] | None = None,
+) -> Config:
+    """The config that the arguments of a program say, as of `main`; nothing is checked but the types of its fields.
+
+    Raises: SystemExit for a flag that there is not, or a value of another type, which it tells; what `presets` raises.
+    """
+    default: Config | None = None
+    if callable(presets):
+        default = presets(functools.partial(_value, arguments))
+    elif presets is not None:
+        default = presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
+    return tyro.cli(
+        config,
+        args=arguments,
+        prog=name if name.startswith("jaxnas ") else f"python -m {name}",
+        description=about,
+        default=tyro.MISSING_NONPROP if default is None else default,
+    )
 
 
 def _name_of(module: str) -> str:
@@ -111,14 +128,13 @@ def _compute_in_32_bits(name: str) -> None:
 def _end(name: str, error: Exception, config: Any) -> NoReturn:
     """Tells of an error in one line and leaves with its exit code; raises one that is a fault of the program."""
     lost = lost_process(error)
-    told = lost or isinstance(error, (ValueError, OSError, NonFiniteError, Stopped))
-    line = _memory_line(error, config) or (None if told else _device_line(error))
-    if not (told or line) or os.environ.get("JAXNAS_TRACEBACK") == "1":
+    line = str(error) if lost or isinstance(error, (NonFiniteError, Stopped)) else line_of(error, config)
+    if line is None or os.environ.get("JAXNAS_TRACEBACK") == "1":
         if not jax.distributed.is_initialized():
             raise error
         traceback.print_exc()
         _leave(1)
-    line = " ".join((line or str(error)).split())
+    line = printable(" ".join(line.split()))
     if isinstance(error, Stopped):
         print(f"{name}: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -131,11 +147,31 @@ def _end(name: str, error: Exception, config: Any) -> NoReturn:
     _leave(2)
 
 
+def line_of(error: Exception, config: Any = None) -> str | None:
+    """What a user is told of an error that input, files, memory, devices or packages can cause, with the remedy.
+
+    None for an error of another kind, which is a fault of the program and keeps its traceback.
+    """
+    if line := _memory_line(error, config) or _device_line(error):
+        return line
+    if isinstance(error, ValueError | OSError):
+        return str(error) or type(error).__name__
+    if isinstance(error, RecursionError):
+        return "what was given is nested too deeply to be read: give something flatter"
+    if isinstance(error, OverflowError):
+        return f"a number is too large to compute with ({error}): give a smaller one"
+    if isinstance(error, ImportError):
+        return f"a package is missing or broken ({error}): install it"
+    if isinstance(error, RuntimeError):  # of JAX, of an executor, of a library
+        return f"{str(error) or type(error).__name__} (JAXNAS_TRACEBACK=1 in the environment shows where)"
+    return None
+
+
 def _memory_line(error: Exception, config: Any) -> str | None:
     """What to do against too little memory, by the flags that the program has; None for another error."""
     if not out_of_memory(error):
         return None
-    flags = list(_flags(config))
+    flags = list(_flags(config)) if dataclasses.is_dataclass(config) else []
     smaller = [flag for flag, field in flags if field in _SMALLER]
     more = [flag for flag, field in flags if field == "accumulate"]
     remedies = [f"give less for {', '.join(smaller)}"] if smaller else []

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import sys
 from typing import TextIO
+
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_OWN = r"\r\x1b\[K"
+_STYLES = r"\x1b\[[\d;]*m"
+_IN_NAMES = re.compile(f"[{_UNSEEN}]")
+_IN_TEXT = re.compile(rf"(?:{_OWN})|[{_UNSEEN}]")
+_IN_STYLED = re.compile(rf"(?:{_OWN}|{_STYLES})|[{_UNSEEN}]")
+
+
+def printable(name: str) -> str:
+    """A text of somebody else, such as a name, with all that steers a terminal or turns lines around written out."""
+    return _IN_NAMES.sub(lambda found: _escaped(found[0]), name)
+
+
+def printable_text(text: str, *, styled: bool = False) -> str:
+    """What a program prints, in the same way, but with its lines, tabs and renewed lines; styled: with its colors."""
+    return (_IN_STYLED if styled else _IN_TEXT).sub(lambda found: _kept(found[0]), text)
+
+
+def _kept(found: str) -> str:
+    return found if found in "\n\t" or len(found) > 1 else _escaped(found)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def put(text: str, output: TextIO | None, *, wait: bool = True) -> None:

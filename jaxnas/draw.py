@@ -288,6 +288,16 @@ def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]
     save_figure(curves_figure(lines, metric), path)
 
 
+def has_curves(lines: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether there is anything that `curves_figure` draws."""
+    return any(_is_curve(name, value) for line in lines for name, value in line.items())
+
+
+def _is_curve(name: str, value: Any) -> bool:
+    drawn = name.rpartition("_")[2] in ("loss", "metric", "accuracy")
+    return drawn and isinstance(value, int | float) and math.isfinite(value)
+
+
 def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> Figure:
     """Loss (left) and metric (right) over steps, one row for each stage.
 
@@ -303,7 +313,7 @@ def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") 
     for line in lines:
         for name, value in line.items():
             split, _, quantity = name.rpartition("_")
-            if quantity in ("loss", "metric", "accuracy") and isinstance(value, int | float) and math.isfinite(value):
+            if _is_curve(name, value):
                 label = _SPLITS.get(split, split.replace("_", " ")) + ("#" if line["phase"] == "epoch" else "")
                 found = stages.setdefault(line["stage"], {"loss": {}, metric: {}})[
                     "loss" if quantity == "loss" else metric

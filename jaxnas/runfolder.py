@@ -7,16 +7,18 @@
       result.json       what came out
       stages/NAME/      done.json once the stage is finished, and what the stage keeps, checkpoints among it
       .lock             held by `flock` while a process works here, so that a killed process leaves no lock
+                        (`jaxnas.lock`)
 
-Files are replaced in one step: a reader sees the old content or the new, never a part. Nothing here needs JAX but
-`versions`. Errors a user can mend are `ValueError` and `OSError` with one line that says how.
+Files are replaced in one step: a reader sees the old content or the new, never a part. What is read back is checked: a
+file of another shape, or a stage's result that is not as it was written, is refused. A folder that is refused is left
+as it was. Nothing here needs JAX but `versions`. Errors a user can mend are `ValueError` and `OSError` with one line
+that says how.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -25,14 +27,39 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
-from jaxnas.files import open_to_append, read_json, write_atomic, write_json
+from jaxnas.files import (
+    check_to_append,
+    expanded,
+    open_to_append,
+    read_json,
+    read_json_lines,
+    write_atomic,
+    write_json,
+)
+from jaxnas.fingerprint import checksum
+from jaxnas.lock import Lock
 
 _ABSENT = "(absent)"
 _LONGEST = 100
 _MOST = 8
 _PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Config(TypedDict):
+    """The shape of config.json."""
+
+    identity: dict[str, Any]
+    runtime: dict[str, Any]
+
+
+class Line(TypedDict):
+    """The shape of a line of metrics.jsonl, beside the numbers, and lists of numbers, that were measured."""
+
+    stage: str
+    phase: str
+    step: int
 
 
 def versions() -> dict[str, str]:
@@ -60,30 +87,38 @@ class Stage:
 
     @property
     def result(self) -> Any | None:
-        """What `finish` was given; None while the stage is not finished."""
-        done = self.path / "done.json"
-        return self._run.share(read_json(done) if done.exists() else None)
+        """What `finish` was given; None while the stage is not finished.
 
-    def finish(self, result: Any) -> None:
-        """Marks the stage as finished. `result` is JSON, not None."""
-        if result is None:
-            raise ValueError("a finished stage needs a result, got None; an empty dict will do")
-        write_json(self.path / "done.json", result)
+        Raises: ValueError where it is not as it was written.
+        """
+        done = self.path / "done.json"
+        return self._run.share(_unsealed(done) if done.exists() else None)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Marks the stage as finished. `result` is an object in JSON's terms, without an entry "checksum"."""
+        if not isinstance(result, Mapping) or "checksum" in result:
+            raise ValueError(f"a finished stage needs a result, an object without a checksum, got {result!r:.80}")
+        self._run.sync()
+        write_json(self.path / "done.json", {**result, "checksum": _seal(result)})
 
     def log(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl: `step` steps of this stage are done, and `values` is what they gave."""
         self._run.log({"stage": self.name, "phase": phase, "step": step, **values})
 
+    def sync(self) -> None:
+        """Brings the lines to the disk, before a checkpoint that comes after them."""
+        self._run.sync()
+
     def truncate_metrics(self, step: int) -> None:
         """Drops the lines of this stage that come after `step`, which a resumed run writes again."""
-        self._run.keep_metrics(lambda line: line.get("stage") != self.name or line["step"] <= step)
+        self._run.keep_metrics(lambda line: line["stage"] != self.name or line["step"] <= step)
 
 
 class RunFolder:
     """A run folder held by this process. Use `open_run`, and close it or use it as a context manager."""
 
     def __init__(
-        self, path: Path, lock: IO[str], *, resumed: bool, tensorboard: bool, share: Callable[[Any], Any]
+        self, path: Path, lock: Lock, *, resumed: bool, tensorboard: bool, share: Callable[[Any], Any]
     ) -> None:
         self.path = path
         self.share = share
@@ -110,6 +145,7 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes result.json in one step; put what depends on the clock under "timing"."""
+        self.sync()
         write_json(self.path / "result.json", result)
 
     def stage(self, name: str) -> Stage:
@@ -130,24 +166,31 @@ class RunFolder:
                 if name not in ("step", "epoch") and isinstance(value, int | float):
                     self._board.add_scalar(f"{line['stage']}/{name}", value, line["step"])
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl. Raises ValueError where one is damaged."""
+        return read_json_lines(self.metrics_path, Line)
+
     def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Keeps the lines of metrics.jsonl for which `keep(line)` holds, and drops a last line that was cut short."""
-        text = self.metrics_path.read_text(encoding="utf-8")
-        kept = []
-        for number, line in enumerate(text.splitlines(keepends=True), 1):
-            if not line.endswith("\n"):
-                continue
-            try:
-                if keep(json.loads(line)):
-                    kept.append(line)
-            except (ValueError, KeyError) as error:
-                raise ValueError(
-                    f"{self.metrics_path}, line {number} is damaged: {error}; take another folder"
-                ) from error
-        if "".join(kept) != text:
+        content = self.metrics_path.read_bytes()
+        texts = content.split(b"\n")[:-1]
+        kept = b"".join(text + b"\n" for text, line in zip(texts, self.metrics(), strict=True) if keep(line))
+        if kept != content:
             self._metrics.close()  # It would go on writing to the file that is replaced.
-            write_atomic(self.metrics_path, "".join(kept))
+            write_atomic(self.metrics_path, kept)
             self._metrics = self._open_metrics()
+
+    def sync(self) -> None:
+        """Brings what was logged to the disk, and makes sure that this process still holds the folder.
+
+        Raises: OSError where it does not, or the disk is full.
+        """
+        self._lock.check()
+        try:
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+        except OSError as error:
+            raise OSError(f"cannot write {self.metrics_path}: {error.strerror}") from error
 
     def _open_metrics(self) -> IO[str]:
         try:
@@ -189,11 +232,14 @@ def open_run(
     Raises ValueError where the folder is of other settings or data or holds something else, BlockingIOError where
     another process works in it, another OSError where it cannot be written.
     """
-    folder = Path(path).absolute()
+    folder = expanded(path).absolute()
+    wanted = json.loads(json.dumps(dict(identity), allow_nan=False))
+    _check_run(folder, wanted)  # before anything is written, also the lock
     _make_folder(folder)
-    lock = _lock(folder)
+    lock = Lock(folder / ".lock")
     try:
-        resumed = _configure(folder, identity, runtime)
+        resumed = _check_run(folder, wanted)
+        write_json(folder / "config.json", {"identity": wanted, "runtime": dict(runtime)})
         return RunFolder(folder, lock, resumed=resumed, tensorboard=tensorboard, share=share)
     except BaseException:
         lock.close()
@@ -234,7 +280,7 @@ def _short(value: Any) -> str:
 
 def check_folder(path: str | os.PathLike[str]) -> None:
     """Raises what `open_run` would of a folder that cannot be that of a run, but makes nothing."""
-    folder = Path(path).absolute()
+    folder = expanded(path).absolute()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         raise OSError(
@@ -247,8 +293,11 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 
 def _check_strangers(folder: Path) -> None:
-    strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    if strangers and not (folder / "config.json").exists():
+    if (folder / "config.json").exists():
+        return
+    # What a run leaves that was killed before it had a configuration, and what systems put into every folder.
+    strangers = sorted({entry.name for entry in folder.iterdir()} - {".lock", ".config.json.part", ".DS_Store"})
+    if strangers:
         raise ValueError(
             f"{folder} holds {strangers[0]!r} but no run (no config.json); choose an empty or a new folder"
         )
@@ -263,47 +312,41 @@ def _make_folder(path: Path) -> None:
         ) from error
 
 
-def _lock(folder: Path) -> IO[str]:
-    path = folder / ".lock"
-    try:
-        file = open_to_append(path)
-    except OSError as error:
-        raise OSError(f"cannot write in {folder}: {error.strerror}; choose a folder that can be written") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip()
-        file.close()
-        by = f"process {holder}" if holder else "another process"
-        raise BlockingIOError(f"{folder} is in use by {by}; wait for it to end or choose another folder") from None
-    except OSError as error:
-        file.close()
-        raise OSError(f"cannot lock {path}: {error.strerror}; choose a folder on a local file system") from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+def _check_run(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder has a run of this identity; it may also be empty or missing. Only reads.
 
-
-def _configure(folder: Path, identity: Mapping[str, Any], runtime: Mapping[str, Any]) -> bool:
-    """Writes config.json; returns whether there was one, and raises ValueError where it was another run's."""
+    Raises: ValueError for another run, something else, or files of a run that are damaged or no files; OSError.
+    """
+    if not folder.is_dir():
+        return False
     path = folder / "config.json"
-    wanted = json.loads(json.dumps(dict(identity), allow_nan=False))
-    resumed = path.exists()
-    if resumed:
-        config = read_json(path)
-        if not isinstance(config, dict) or not isinstance(config.get("identity"), dict):
-            raise ValueError(f"{path} is not the configuration of a run; choose another folder")
-        if differing := differences(config["identity"], wanted):
-            raise ValueError(
-                f"{folder} holds a run of other settings or data ({differing}); choose another folder, or give "
-                "the run what it was started with"
-            )
-    else:
+    if not path.exists():
         _check_strangers(folder)
-    write_json(path, {"identity": wanted, "runtime": dict(runtime)})
-    return resumed
+        return False
+    config = read_json(path, Config, "choose another folder")
+    if differing := differences(config["identity"], identity):
+        raise ValueError(
+            f"{folder} holds a run of other settings or data ({differing}); choose another folder, or give "
+            "the run what it was started with"
+        )
+    for name in (".lock", "metrics.jsonl"):
+        check_to_append(folder / name)
+    read_json_lines(folder / "metrics.jsonl", Line)
+    return True
+
+
+def _seal(result: Mapping[str, Any]) -> str:
+    return checksum(json.dumps(result, sort_keys=True, allow_nan=False))[:16]
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    """The result of a stage. Raises ValueError where it is not as it was written."""
+    remedy = f"remove {path.parent} to do that part again"
+    result = read_json(path, dict, remedy)
+    seal = result.pop("checksum", None)
+    if seal is None or seal != _seal(result):
+        raise ValueError(f"{path} was changed after it was written; {remedy}")
+    return dict(result)
 
 
 def _tensorboard(folder: Path) -> Any:

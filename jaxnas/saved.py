@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,40 @@ import numpy as np
 from jaxnas.base import Array, Context, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import network_inputs, normalize
-from jaxnas.data.dataset import Dataset, forms
+from jaxnas.data.dataset import DataError, Dataset, forms
 from jaxnas.data.images import ImageForm
-from jaxnas.files import read_json, write_json
+from jaxnas.files import expanded, read_json, write_json
+from jaxnas.shapes import Bounds
 
 if TYPE_CHECKING:
     from jaxnas.catalog import Entry
+
+
+class _Skeleton(TypedDict):
+    channels: Annotated[int, Bounds(1, 1 << 14)]
+    cells: Annotated[int, Bounds(1, 500)]
+    image_shape: Annotated[list[Annotated[int, Bounds(1, 1 << 14)]], Bounds(3, 3)]
+    num_classes: Annotated[int, Bounds(1, 1 << 24)]
+    auxiliary: NotRequired[bool]
+
+
+class _Form(TypedDict):
+    channels: Annotated[int, Bounds(1, 4)]
+    size: Annotated[list[Annotated[int, Bounds(1, 1 << 14)]], Bounds(2, 2)]
+    resizing: NotRequired[str]
+    background: NotRequired[int]
+
+
+class _Description(TypedDict):
+    """The shape of network.json."""
+
+    genotype: dict[str, Any]
+    skeleton: _Skeleton
+    class_names: NotRequired[list[str]]
+    mean: NotRequired[list[float]]
+    std: NotRequired[list[float]]
+    images: NotRequired[_Form | None]
+    inputs: NotRequired[list[str]]
 
 
 class Loaded(NamedTuple):
@@ -50,17 +78,23 @@ def save_network(
         description |= {
             "mean": dataset.augmentation.mean,
             "std": dataset.augmentation.std,
-            "images": dataclasses.asdict(form_of(dataset)),
+            "images": None if (form := form_of(dataset)) is None else dataclasses.asdict(form),
         }
     else:
         description["inputs"] = forms(dataset.train.inputs)
     write_json(folder / "network.json", description)
 
 
-def form_of(dataset: Dataset) -> ImageForm:
-    """What files are made into to be images of a data set: as its own were, all of one size."""
+def form_of(dataset: Dataset) -> ImageForm | None:
+    """What files are made into to be images of a data set: as its own were, all of one size.
+
+    None where no file has so many channels, or so large a side.
+    """
     height, width, channels = dataset.image_shape
-    return ImageForm(channels, (height, width))
+    try:
+        return ImageForm(channels, (height, width))
+    except DataError:
+        return None
 
 
 def image_form(description: Mapping[str, Any]) -> ImageForm:
@@ -69,23 +103,26 @@ def image_form(description: Mapping[str, Any]) -> ImageForm:
     Raises ValueError where it was trained on something else than images.
     """
     height, width, channels = description["skeleton"]["image_shape"]
-    if "inputs" in description:
+    if "inputs" in description and "images" not in description:
         raise ValueError(f"this network reads {', '.join(description['inputs'])} of each example, not files of images")
     if "images" not in description:  # of a network that was kept before this was
         return ImageForm(channels, (height, width))
     form = description["images"]
-    return ImageForm(**{**form, "size": tuple(form["size"])})
+    if form is None:
+        raise ValueError(f"this network reads images of {height}×{width}×{channels}, as no file has them")
+    given = {field.name: form[field.name] for field in dataclasses.fields(ImageForm) if field.name in form}
+    return ImageForm(**{**given, "size": tuple(form["size"])})
 
 
 def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """Kept beside the parameters: genotype, skeleton, class_names, and of images their form, mean and std.
+    """Kept beside the parameters: genotype, skeleton, class_names, and of images their form, mean and std, if any.
 
-    Raises OSError where nothing is kept.
+    Raises OSError where nothing is kept, ValueError where it is damaged.
     """
-    path = Path(run) / "network" / "network.json"
+    path = expanded(run) / "network" / "network.json"
     if not path.exists():
         raise OSError(f"{run} holds no trained network ({path} is missing): give the folder of a finished run")
-    return dict(read_json(path))
+    return dict(read_json(path, _Description, "train it again in another folder"))
 
 
 def _entry(description: Mapping[str, Any]) -> Entry:
@@ -103,7 +140,8 @@ def space_of(description: Mapping[str, Any], entry: Entry | None = None) -> Sear
 
 def _skeleton(description: Mapping[str, Any]) -> Skeleton:
     shape = description["skeleton"]
-    return Skeleton(**{**shape, "image_shape": tuple(shape["image_shape"])})
+    given = {field.name: shape[field.name] for field in dataclasses.fields(Skeleton) if field.name in shape}
+    return Skeleton(**{**given, "image_shape": tuple(shape["image_shape"])})
 
 
 def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
@@ -116,11 +154,16 @@ def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
     Raises OSError where the folder holds no network, ValueError where it is damaged.
     """
     description = describe(run)
+    channels = description["skeleton"]["image_shape"][2]
+    if "inputs" not in description and any(len(description.get(name, ())) != channels for name in ("mean", "std")):
+        raise ValueError(f"{run}/network/network.json: mean and std must be a number for each of {channels} channels")
+    if len(description.get("class_names", ())) not in (0, description["skeleton"]["num_classes"]):
+        raise ValueError(f"{run}/network/network.json: class_names must be one for each class")
     genotype, skeleton, entry = description["genotype"], _skeleton(description), space or _entry(description)
     own = space_of(description, entry)
     network = entry.network(own.from_genotype(genotype), skeleton, own)
     target = jax.eval_shape(network.init, jax.random.key(0))
-    with Checkpoints(Path(run) / "network") as checkpoints:
+    with Checkpoints(expanded(run) / "network") as checkpoints:
         restored = checkpoints.restore({"params": target[0], "stats": target[1]})
     if restored is None:
         raise OSError(f"{run}/network holds no whole checkpoint: run the training again")

@@ -1,4 +1,7 @@
-"""Standard output and standard error of a program whose work must not end, nor wait for ever, because of them."""
+"""Standard output and standard error of a program whose work must not end, nor wait for ever, because of them.
+
+What is printed holds names of files, classes and metrics that others chose: what would steer the terminal is written
+out."""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import select
 import sys
 from typing import Any
 
+from jaxnas.console import printable_text
 from jaxnas.train.stop import asked_to_stop
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -56,6 +60,23 @@ class Output(io.RawIOBase):
                 return
 
 
+class Text(io.TextIOWrapper):
+    """Text to an `Output`. styled: whether colors go through, as of a help text."""
+
+    styled = False
+
+    def write(self, text: str) -> int:
+        super().write(printable_text(text, styled=self.styled))
+        return len(text)
+
+
+def style_streams(styled: bool) -> None:
+    """Whether colors go through the standard streams that were taken."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Text):
+            stream.styled = styled
+
+
 def open_closed() -> None:
     """Opens the standard streams that are closed, as files of nothing.
 
@@ -89,6 +110,6 @@ def _taken(name: str, descriptor: int) -> Output | None:
         return stream.buffer
     output = Output(None if stream is None else descriptor)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = io.TextIOWrapper(output, encoding, errors="backslashreplace", line_buffering=True)  # type: ignore[type-var]
+    text = Text(output, encoding, errors="backslashreplace", line_buffering=True)  # type: ignore[arg-type]
     setattr(sys, name, text)
     return output

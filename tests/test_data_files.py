@@ -261,9 +261,75 @@ def test_splits_of_tfds_are_read_or_named(prepared, tmp_path):
         "images": {"train": 24, "valid": 10, "test": 6},
         "origins": {"train": "train but for a fifth", "valid": "validation", "test": "a fifth of train"},
         "not_read": ["split unlabeled"],
+        "lacking": {"test": ["frog", "horse", "ship", "truck"]},
         "classes": 10,
         "image_shape": [8, 12, 3],
     }
+
+
+def relabeled(folder, split, change):
+    """Changes the features of every record of a split of one file."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    path = folder / f"cifar10-{split}.tfrecord-00000-of-00001"
+    records = []
+    for record in tfrecord.read_records(path):
+        example = tf_example_pb2.Example.FromString(record)
+        change(example.features.feature)
+        records.append(example.SerializeToString())
+    tfrecord.write_records(path, records)
+
+
+def test_a_split_of_tfds_without_labels_is_not_read(prepared, tmp_path):
+    folder = copied(prepared, tmp_path, train="train", validation="test", test="test")
+
+    def unlabel(feature):
+        feature["label"].int64_list.value[:] = [-1]
+
+    relabeled(folder, "test", unlabel)
+    found = data.load_dataset("cifar10", str(tmp_path))
+    assert found.origins == {"train": "train but for a fifth", "valid": "validation", "test": "a fifth of train"}
+    assert found.not_read == ("split test, which has no labels",)
+    relabeled(folder, "train", unlabel)
+    with pytest.raises(data.DataError, match="train split has label -1"):
+        data.load_dataset("cifar10", str(tmp_path))
+
+
+def test_one_of_several_labels_of_tfds_is_chosen(prepared, tmp_path):
+    folder = copied(prepared, tmp_path, train="train", test="test")
+    features = json.loads((folder / "features.json").read_text())
+    label = features["featuresDict"]["features"]["label"]
+    features["featuresDict"]["features"]["parity"] = {**label, "classLabel": {"numClasses": "2"}}
+    (folder / "features.json").write_text(json.dumps(features))
+
+    def add(feature):
+        feature["parity"].int64_list.value[:] = [feature["label"].int64_list.value[0] % 2]
+
+    for split in ("train", "test"):
+        relabeled(folder, split, add)
+    usual, other = (data.load_dataset("cifar10", str(tmp_path), label=label) for label in (None, "parity"))
+    assert (usual.num_classes, other.num_classes) == (10, 2)
+    np.testing.assert_array_equal(usual.train.targets % 2, other.train.targets)
+    assert data.fingerprint(usual) != data.fingerprint(other)
+    with pytest.raises(data.DataError, match="no label 'color'; its labels are label, parity"):
+        data.load_dataset("cifar10", str(tmp_path), label="color")
+    info = json.loads((folder / "dataset_info.json").read_text())
+    del info["supervisedKeys"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(data.DataError, match="several labels: choose one by --label, of label, parity"):
+        data.load_dataset("cifar10", str(tmp_path))
+
+
+def test_a_pipe_in_place_of_a_description_is_not_waited_for(prepared, tmp_path):
+    folder = copied(prepared, tmp_path, train="train", test="test")
+    for name in ("dataset_info.json", "features.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(data.DataError, match=rf"{name} is no file"):
+            data.load_dataset("cifar10", str(tmp_path))
+        (folder / name).unlink()
+        (folder / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -354,6 +420,15 @@ def test_wrong_archives(capsys, tmp_path):
     write_archive(tmp_path / "part.tar.gz", leave_out="data_batch_3.bin")
     assert "it has no cifar-10-batches-bin/data_batch_3.bin" in run_program(capsys, *out, tmp_path / "part.tar.gz")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused_before_that(tmp_path):
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("zeros")
+        info.size = 1 << 30  # the header alone: nobody asks for the rest
+        archive.fileobj.write(info.tobuf())
+    with pytest.raises(data.DataError, match="unpacks to over"):
+        cifar10_archive.read_archive(tmp_path / "bomb.tar.gz")
 
 
 def test_registered_checksum_is_that_of_tfds():
@@ -506,7 +581,7 @@ def test_folder_of_different_sizes(tmp_path):
         data.load_dataset(f"folder:{tmp_path}")
     assert data.load_dataset(f"folder:{tmp_path}", size=8).train.inputs.shape == (11, 8, 8, 3)
     assert data.load_dataset(f"folder:{tmp_path}", size=(4, 7)).test.inputs.shape == (10, 4, 7, 3)
-    with pytest.raises(data.DataError, match="at least 1 pixel, got 0x7"):
+    with pytest.raises(data.DataError, match="1 to 4096 pixels, got 0x7"):
         data.load_dataset(f"folder:{tmp_path}", size=(0, 7))
 
 

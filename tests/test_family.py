@@ -10,7 +10,7 @@ from jaxnas.catalog import CATALOG, entry_of
 from jaxnas.fit import Darts, Devices, Problem, Training, Watch
 from jaxnas.fit.budget import make_budget
 from jaxnas.fit.family import VARIATIONS, supernet_options
-from jaxnas.fit.results import held_run, metrics
+from jaxnas.fit.results import held_run
 from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
 from jaxnas.ops.primitives import PRIMITIVES
@@ -42,7 +42,7 @@ def searched(method, problem, folder):
     """What is found, and the stages that are left."""
     prepared = method.prepare(problem)
     with held_run(str(folder), {}, {}) as (run, stop):
-        return prepared.search(run, stop), epoch_lines(metrics(run))
+        return prepared.search(run, stop), epoch_lines(run.metrics())
 
 
 def again(method, problem, folder):

@@ -9,7 +9,8 @@ import jaxnas
 ROOT = Path(jaxnas.__file__).parent
 LAYERS = (
     "base",
-    "files console cache memory ranges cholesky checks fingerprint objectives parallel kernels",
+    "shapes",
+    "files lock console cache memory ranges cholesky checks fingerprint objectives parallel kernels",
     "ops relax controllers predictors proxies report celllayout",
     "spaces data draw runfolder checkpoint testing",
     "networks benchmarks hardware",

@@ -121,7 +121,7 @@ def test_resizing_averages_what_a_pixel_covers():
     ("wrong", "message"),
     [
         ({"channels": 2}, "1, 3 or 4 channels .*, got 2"),
-        ({"channels": 3, "size": (0, 3)}, r"at least 1 pixel, got \(0, 3\)"),
+        ({"channels": 3, "size": (0, 3)}, r"1 to 4096 pixels, got \(0, 3\)"),
         ({"channels": 3, "resizing": "best"}, "unknown filter 'best'; known are nearest, "),
         ({"channels": 3, "background": 256}, "0 to 255, got 256"),
     ],

@@ -104,7 +104,7 @@ WRONG = {
     "no such signal": (["--signals", "tset"], "'tset'"),
     "sizes that are none": (["--sizes", "1 %"], "'1 %'"),
     "more than half": (["--sizes", "10,8000"], "half of the 15625"),
-    "no draws": (["--draws", "0"], "draws must be positive, got 0"),
+    "no draws": (["--draws", "0"], "draws must be at least 1, got 0"),
 }
 
 

@@ -8,7 +8,7 @@ from jaxnas import data
 from jaxnas.catalog import entry_of
 from jaxnas.fit import Darts, Devices, Problem, Training, Watch
 from jaxnas.fit.budget import make_budget
-from jaxnas.fit.results import held_run, metrics
+from jaxnas.fit.results import held_run
 from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
 from jaxnas.spaces import darts_space
@@ -29,7 +29,7 @@ def test_a_search_shrinks_and_resumes_to_the_same(tmp_path):
 
     def searched():
         with held_run(str(tmp_path / "run"), {}, {}) as (run, stop):
-            return prepared.search(run, stop)["found"], epoch_lines(metrics(run))
+            return prepared.search(run, stop)["found"], epoch_lines(run.metrics())
 
     found, epochs = searched()
     sizes = found.told["shrinking"]

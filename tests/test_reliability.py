@@ -16,6 +16,7 @@ from test_loop import Info, bits, metrics
 from experiments import predict
 from jaxnas import command
 from jaxnas.checkpoint import Checkpoints, abstract
+from jaxnas.draw import has_curves
 from jaxnas.runfolder import open_run
 from jaxnas.train.chunk import make_chunk
 from jaxnas.train.loop import NonFiniteError, PhaseSteps, run
@@ -95,6 +96,23 @@ def test_a_stage_whose_checkpoints_are_gone_starts_anew_with_its_metrics(undistu
     assert go(tmp_path) == undisturbed
 
 
+def test_a_stage_whose_metrics_are_gone_goes_on(undisturbed, tmp_path):
+    calls = []
+
+    def stop():
+        calls.append(1)
+        return signal.SIGTERM if len(calls) == 5 else None
+
+    with pytest.raises(Stopped):
+        go(tmp_path, stop)
+    (tmp_path / "metrics.jsonl").unlink()
+    state, lines = go(tmp_path)
+    assert state == undisturbed[0]
+    assert lines == undisturbed[1][5:]
+    assert has_curves(lines) == has_curves(undisturbed[1])
+    assert not has_curves([])
+
+
 def test_whichever_file_of_a_checkpoint_is_missing_what_is_restored_is_whole(tmp_path, capsys):
     """Either the file is not needed, or the checkpoint before serves; no half of a state ever comes back."""
     with Checkpoints(tmp_path / "saved") as checkpoints:
@@ -153,7 +171,8 @@ def test_a_picture_cut_short_is_named(tmp_path, capsys):
     from PIL import Image
 
     (tmp_path / "network").mkdir()
-    description = {"genotype": {}, "skeleton": {"image_shape": [8, 8, 1]}, "class_names": ["a"]}
+    skeleton = {"channels": 1, "cells": 1, "image_shape": [8, 8, 1], "num_classes": 2}
+    description = {"genotype": {}, "skeleton": skeleton, "class_names": ["a", "b"], "mean": [0.5], "std": [0.5]}
     (tmp_path / "network" / "network.json").write_text(json.dumps(description))
     picture = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(picture)

@@ -91,7 +91,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize("content", ['{"identity": {"se', "[]"])
 def test_a_damaged_configuration_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"config.json is not"):
+    with pytest.raises(ValueError, match=r"config.json(:| is not)"):
         open_run(tmp_path, IDENTITY, {})
 
 

@@ -144,23 +144,54 @@ time.sleep(0.7)
 """
 
 
+COMPILING = """
+import jax
+import jax.numpy as jnp
+from jaxnas.train.stop import stop_on_signal
+def long(x):
+    for n in range(2000):
+        x = jnp.sin(x) * jnp.cos(x + n)
+    return x
+lowered = jax.jit(long).lower(jnp.ones(4))
+with stop_on_signal(grace=60.0, compile_grace=0.5):
+    print("ready", flush=True)
+    lowered.compile()
+    jax.jit(lambda x: long(x + 1)).lower(jnp.ones(4)).compile()
+print("compiled")
+"""
+
+
 def test_one_signal_ends_a_program_in_a_call_that_does_not_return_and_cuts_no_save():
     running = []
-    for program in (ENDLESS, ENDLESS, SLOW_SAVE):
+    for program in (ENDLESS, ENDLESS, SLOW_SAVE, COMPILING):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[1], **pipes))
         assert running[-1].stdout.readline() == "ready\n"
-    for process, number in zip(running, (signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True):
+    for process, number in zip(running, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGHUP), strict=True):
         process.send_signal(number)
     begin = time.monotonic()
     told = [process.communicate(timeout=20) for process in running]
     assert time.monotonic() - begin < 10
-    assert [process.returncode for process in running] == [75, 130, 0]
+    assert [process.returncode for process in running] == [75, 130, 0, 75]
     for (_, err), name in zip(told, ("SIGTERM", "SIGINT"), strict=False):
-        assert f"{name}: ending after this part of the work, or in 1 s without saving" in err
-        assert f"{name}: no part of the work ended in 1 s; the same command goes on from what was saved" in err
+        assert f"{name}: ending after this part of the work, or without saving in 1 s, 7 s where a program" in err
+        assert f"{name}: no part of the work ended in 1 s; ended without saving, and the same command goes on" in err
     assert told[2][0] == "saved\n"
+    assert "SIGHUP: a program is being compiled; ended without saving, and the same command goes on" in told[3][1]
 
 
-def test_the_grace_ends_a_program_within_half_a_minute():
-    assert inspect.signature(stop_on_signal).parameters["grace"].default <= 25
+def test_the_grace_ends_a_program_within_half_a_minute_and_a_compilation_within_ten_seconds():
+    parameters = inspect.signature(stop_on_signal).parameters
+    assert parameters["grace"].default <= 25
+    assert parameters["compile_grace"].default <= 9
+
+
+def test_a_program_that_was_started_to_ignore_a_lost_terminal_does():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            assert stop() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -244,7 +244,7 @@ WRONG = {
     "no such method": (["--methods", "random,bohb"], "'bohb'"),
     "no such metric": (["--search-metric", "vaild"], "'vaild'"),
     "no such time": (["--time-metric", "hours", "--time-budget", "5"], "'hours'"),
-    "no seeds": (["--seeds", "0"], "seeds must be positive, got 0"),
+    "no seeds": (["--seeds", "0"], "seeds must be at least 1, got 0"),
     "no time for anything": (["--methods", "random", "--seeds", "2", "--time-budget", "0.5"], "allow more"),
     "a front of one": (["--front-metrics", "valid"], "two metrics"),
     "one fidelity": (["--methods", "halving", "--search-metric", "valid@4"], "several fidelities"),

@@ -8,17 +8,19 @@ saturated. The data is `jaxnas.data.load_dataset("digits201")`, and `jaxnas.maki
 
 from __future__ import annotations
 
-import json
 import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks.nasbench201 import functional_classes
 from jaxnas.benchmarks.table import Table, make_table
+from jaxnas.files import check_unpacked, parse_json
+from jaxnas.shapes import Bounds, check_shape
 from jaxnas.spaces.nasbench201 import NASBENCH201_OPERATIONS, nasbench201_cost_table, nasbench201_space
 
 DIGITS201_DESCRIPTIONS = {
@@ -59,14 +61,52 @@ def read_digits201(path: str | Path | None = None) -> tuple[dict[str, np.ndarray
     Raises: OSError, or ValueError where the file is not one of this benchmark.
     """
     source = resources.files("jaxnas.benchmarks").joinpath("digits201.npz") if path is None else Path(path)
+    if path is not None:
+        check_unpacked(Path(path))
     with source.open("rb") as file:
         try:
             with np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-                about = json.loads(str(arrays.pop("about")))
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            about = parse_json(str(arrays.pop("about")), "what it is about", "make it again")
+            check_shape(about, _About, "what it is about")
+            _check_arrays(arrays, len(about["fidelities"]))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{source} is not a file of digits201: {error}") from error
     return arrays, about
+
+
+class _Skeleton(TypedDict):
+    channels: int
+    cells: int
+    image_shape: list[int]
+    num_classes: int
+    auxiliary: bool
+
+
+class _About(TypedDict):
+    """The shape of how the arrays were made."""
+
+    skeleton: _Skeleton
+    fidelities: list[int]
+    images: Annotated[int, Bounds(1, 1 << 40)]
+    seconds_an_epoch: tuple[float, float]
+    config: dict[str, Any]
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], fidelities: int) -> None:
+    """Raises ValueError where an array is missing, or not of numbers of each class."""
+    for prefix in ("", "second_"):
+        count = len(np.atleast_1d(arrays[f"{prefix}test_correct"]))
+        for name, shape in (
+            ("test_correct", (count,)), ("valid_correct", (count, fidelities)), ("valid_loss", (count, fidelities)),
+        ):  # fmt: skip
+            array = arrays[f"{prefix}{name}"]
+            if array.shape != shape or array.dtype.kind not in "uif":
+                raise ValueError(f"{prefix}{name} must be numbers {list(shape)}, got {array.dtype} {list(array.shape)}")
+    second = arrays["second_classes"]
+    whole = second.dtype.kind in "ui" and second.shape == arrays["second_test_correct"].shape
+    if not whole or (second.size and not 0 <= second.min() <= second.max() < 5**6):
+        raise ValueError(f"second_classes must be numbers of classes, got {second.dtype} {list(second.shape)}")
 
 
 def digits201_table(path: str | Path | None = None) -> Table:

@@ -304,7 +304,7 @@ def _header(source: Columns) -> dict[str, Any]:
         if all(isinstance(header[key], kind) for key, kind in kinds.items()):
             choices = tuple(Choice(str(name), tuple(map(str, options))) for name, options in header["choices"])
             return {**header, "choices": choices}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(f"{source.path}, array {HEADER!r}: not as save_table writes it; save the table again")
 

@@ -220,7 +220,7 @@ def _json_records(path: Path) -> Iterator[Record]:
         if error.errno is not None:
             raise
         raise ValueError(f"{path}: not a gzip file; name it .json where it is not compressed") from None
-    except (EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (EOFError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path}: not records of NATS-Bench in JSON ({type(error).__name__}: {error})") from None
 
 

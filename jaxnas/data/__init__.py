@@ -19,7 +19,7 @@ from jaxnas.data.dataset import (
     count,
     fingerprint,
 )
-from jaxnas.data.images import ImageForm, read_image
+from jaxnas.data.images import ImageForm, image_files, read_image
 from jaxnas.data.pipeline import eval_batches, indices, make_batches, permuted, plain_batch, take
 from jaxnas.data.source import load_dataset
 from jaxnas.data.splits import Split, hold_out, limited, split
@@ -38,6 +38,7 @@ __all__ = [
     "fingerprint",
     "from_arrays",
     "hold_out",
+    "image_files",
     "indices",
     "is_normalized",
     "limited",

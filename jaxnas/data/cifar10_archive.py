@@ -25,7 +25,7 @@ from PIL import Image
 
 from jaxnas.data.dataset import DataError, Examples
 from jaxnas.data.tfrecord import write_records
-from jaxnas.files import open_new
+from jaxnas.files import expanded, open_new
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -33,6 +33,8 @@ SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 _PREFIX = "cifar-10-batches-bin/"
 _FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 _NAMES = "batches.meta.txt"
+_MOST_BYTES = 1 << 29
+"""The original unpacks to 185 MB."""
 _RECORD = 1 + 3 * 32 * 32
 
 
@@ -77,7 +79,7 @@ def original(archive: Path | None, downloads: Path, allow_other_checksum: bool, 
             downloads.mkdir(parents=True, exist_ok=True)
             download(archive, report)
     else:
-        archive = archive.expanduser()
+        archive = expanded(archive)
         if not archive.is_file():
             raise DataError(f"there is no archive {archive}")
     if not allow_other_checksum and (found := sha256(archive)) != SHA256:
@@ -95,20 +97,26 @@ def read_archive(path: Path) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """
     wanted = {_PREFIX + name for name in (*_FILES["train"], *_FILES["test"], _NAMES)}
     found: dict[str, bytes] = {}
+    unpacked = 0
     try:
         with tarfile.open(path, "r:gz") as archive:
             # In the archive's own order, since going back in a compressed file means to start again.
             for member in archive:
+                unpacked += member.size
+                if unpacked > _MOST_BYTES:  # before it is passed over, for which it would be unpacked
+                    raise DataError(f"{path} unpacks to over {_MOST_BYTES:,} bytes: it is not cifar-10-binary.tar.gz")
                 name = member.name.removeprefix("./")
                 if name in wanted and member.isreg() and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except FileNotFoundError:
         raise DataError(f"there is no archive {path}") from None
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is cut short, damaged or no .tar.gz archive: {error}") from error
     if missing := sorted(wanted - found.keys()):
         raise DataError(f"{path} is not cifar-10-binary.tar.gz: it has no {', '.join(missing)}")
-    names = tuple(found[_PREFIX + _NAMES].decode().split())
+    names = tuple(found[_PREFIX + _NAMES].decode(errors="replace").split())
     parts = {}
     for part, files in _FILES.items():
         data = b"".join(found[_PREFIX + file] for file in files)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxnas.base import Batch, Objective, PyTree
+from jaxnas.console import printable
 from jaxnas.data.stored import is_stored
 from jaxnas.fingerprint import checksum, row_checksums
 from jaxnas.objectives import CLASSIFICATION
@@ -177,6 +178,7 @@ class Dataset:
             noun(self.train): parts,
             "origins": {part: self.origins.get(part, part) for part in parts},
             "not_read": list(self.not_read),
+            **({"lacking": lacking} if (lacking := self._lacking()) else {}),
             **({"classes": self.num_classes} if self.class_names else {"targets": forms(self.train.targets)}),
             **(
                 {"inputs": forms(self.train.inputs)}
@@ -198,7 +200,21 @@ class Dataset:
             if self.augmentation is None
             else "×".join(map(str, self.image_shape))
         )
-        return f"{self.name}: {things} {', '.join(parts)}; {targets}, {inputs}{unread}"
+        lacking = "".join(
+            f"; no {things[:-1]} of {', '.join(names)} in {part}" for part, names in summary.get("lacking", {}).items()
+        )
+        return printable(f"{self.name}: {things} {', '.join(parts)}; {targets}, {inputs}{unread}{lacking}")
+
+    def _lacking(self) -> dict[str, list[str]]:
+        """Part -> the classes of which it has no example: one that has a single example is for training alone."""
+        if not self.class_names:
+            return {}
+        there = {part: np.unique(np.asarray(examples.targets)) for part, examples in self.parts().items()}
+        lacking = {
+            part: [name for label, name in enumerate(self.class_names) if label not in labels]
+            for part, labels in there.items()
+        }
+        return {part: names for part, names in lacking.items() if names}
 
     def _check_images(self, part: str, images: Any) -> None:
         if getattr(images, "ndim", 0) != 4 or images.dtype not in (np.uint8, np.float32):

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxnas.data.dataset import DataError, Dataset, Examples
-from jaxnas.data.images import ImageForm, is_gray, read_image, stack
+from jaxnas.data.images import SUFFIXES, ImageForm, is_gray, is_of_system, read_image, stack
 from jaxnas.data.splits import assembled, parts_of
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+from jaxnas.files import expanded
 
 
 def load_folder(path: str | Path, size: tuple[int, int] | None = None) -> Dataset:
@@ -24,7 +23,7 @@ def load_folder(path: str | Path, size: tuple[int, int] | None = None) -> Datase
     are. `size`, (H, W), resizes them; without it they must be of one size. What a system adds (names that begin with a
     dot or two underscores) is passed over; what else is not read, the data set names in `not_read`. Raises DataError.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     if not root.is_dir():
         raise DataError(f"{root} is no folder: give the folder that holds one folder of images for each class")
     named, others = parts_of(_folders(root))
@@ -57,7 +56,7 @@ def load_folder(path: str | Path, size: tuple[int, int] | None = None) -> Datase
 
 def _visible(root: Path) -> list[Path]:
     """What is in a folder, sorted by name, but for what systems add: ._image.png, .DS_Store, __MACOSX."""
-    return sorted(entry for entry in root.iterdir() if not entry.name.startswith((".", "__")))
+    return sorted(entry for entry in root.iterdir() if not is_of_system(entry.name))
 
 
 def _folders(root: Path) -> list[str]:
@@ -70,14 +69,14 @@ def _files(root: Path, classes: Sequence[str]) -> tuple[list[tuple[Path, int]], 
         raise DataError(f"{root} has classes that the training split has not: {', '.join(unknown)}")
     listed = []
     passed = Counter(
-        f"{entry.suffix} outside of a class" for entry in _visible(root) if entry.suffix.lower() in _SUFFIXES
+        f"{entry.suffix} outside of a class" for entry in _visible(root) if entry.suffix.lower() in SUFFIXES
     )
     for label, name in enumerate(classes):
         folder = root / name
         entries = _visible(folder) if folder.is_dir() else []
-        images = [entry for entry in entries if entry.suffix.lower() in _SUFFIXES]
+        images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
         if not images:
-            raise DataError(f"{folder} has no images ({', '.join(s[1:] for s in _SUFFIXES)})")
+            raise DataError(f"{folder} has no images ({', '.join(s[1:] for s in SUFFIXES)})")
         listed += [(image, label) for image in images]
         others = (entry for entry in entries if entry not in images)
         passed.update("folder" if entry.is_dir() else entry.suffix or "without a suffix" for entry in others)

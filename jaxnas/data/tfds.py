@@ -23,6 +23,7 @@ from jaxnas.data.images import ImageForm, read_image, stack
 from jaxnas.data.splits import assembled, parts_of
 from jaxnas.data.stored import StoredImages
 from jaxnas.data.tfrecord import positions, read_records
+from jaxnas.files import expanded
 from jaxnas.parallel import block, from_first, joined
 
 _BLOCK = 1024
@@ -30,15 +31,18 @@ _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _FORMS = "it must be digits, folder:PATH, or the name of a TFDS image-classification data set such as cifar10"
 
 
-def load_tfds(name: str, data_dir: str | None = None, size: tuple[int, int] | None = None) -> Dataset:
+def load_tfds(
+    name: str, data_dir: str | None = None, size: tuple[int, int] | None = None, label: str | None = None
+) -> Dataset:
     """Reads "name", "name:version", "name/config" or "name/config:version" from `data_dir`, which is only read.
 
     Without a version the newest on disk is taken. `data_dir` None means the directory that TFDS uses by default. The
     split "validation" (or valid, val, dev, eval) is that for validation. Where there is no "test", a fixed fifth of
-    "train" is kept for testing. Other splits are not read, and named in `not_read`. `size`, (H, W), resizes the images,
-    which is needed where they differ in size. Several processes load it together, each decoding a part; the images are
-    then `StoredImages`. Raises DataError where the data is not there, damaged, or no image classification, or where its
-    description names code outside TFDS.
+    "train" is kept for testing. Other splits are not read, and named in `not_read`, and so is one for validation or
+    testing that has no labels. `size`, (H, W), resizes the images, which is needed where they differ in size. label:
+    the feature to be learned, where there are several labels. Several processes load it together, each decoding a part;
+    the images are then `StoredImages`. Raises DataError where the data is not there, damaged, or no image
+    classification, or where its description names code outside TFDS.
     """
     # Half a second, which those who use other data need not wait.
     import tensorflow_datasets as tfds
@@ -46,7 +50,7 @@ def load_tfds(name: str, data_dir: str | None = None, size: tuple[int, int] | No
 
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", name):
         raise DataError(f"unknown data set {name!r}: {_FORMS}")
-    directory = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    directory = expanded(data_dir or tfds.core.constants.DATA_DIR)
     _check_descriptions(directory / re.split("[:/]", name)[0])
     try:
         info = builder_from_files(name, data_dir=str(directory)).info
@@ -56,22 +60,29 @@ def load_tfds(name: str, data_dir: str | None = None, size: tuple[int, int] | No
     except Exception as error:
         raise DataError(f"cannot read the description of {name} in {directory}: {error}") from error
 
-    image_key, label_key = _keys(name, info)
+    image_key, label_key = _keys(name, info, label)
     named, others = parts_of(info.splits)
     if "train" not in named:
         raise DataError(f"{name} has no split named train, only {', '.join(others)}: it cannot be trained on")
     class_names = info.features[label_key].names
     if len(class_names) < 2:
         raise DataError(f"{name} has {len(class_names)} class: take a data set with 2 classes or more")
-    form = ImageForm(info.features[image_key].shape[-1], size)
-    parts = {part: _read_split(info, split, image_key, label_key, form) for part, split in named.items()}
+    form = ImageForm(info.features[image_key].shape[-1] or 3, size)
     not_read = [f"split {split}" for split in others]
+    for part in ("valid", "test"):
+        if part in named and not _has_labels(info, named[part], label_key):
+            not_read.append(f"split {named.pop(part)}, which has no labels")
+    parts = {part: _read_split(info, split, image_key, label_key, form) for part, split in named.items()}
     return assembled(info.name, parts, named, class_names, not_read, info.name, info.full_name)
 
 
 def _check_descriptions(folder: Path) -> None:
     """Raises DataError where a description of a data set names a class outside TFDS, which reading it would import."""
-    for path in sorted([*folder.glob("*/features.json"), *folder.glob("*/*/features.json")]):
+    for path in sorted([*folder.glob("*/*.json"), *folder.glob("*/*/*.json")]):
+        if not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path} is no file: prepare the data set again")
+        if path.name != "features.json":
+            continue
         try:
             named = list(_class_names(json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, RecursionError) as error:
@@ -127,16 +138,21 @@ def _advice(name: str, directory: Path) -> str:
     )
 
 
-def _keys(name: str, info: Any) -> tuple[str, str]:
-    """The names of the image and of the label among the features of a data set."""
+def _keys(name: str, info: Any, wanted: str | None) -> tuple[str, str]:
+    """The names of the image and of the label, by default the usual one, among the features of a data set."""
     import tensorflow_datasets as tfds
 
     features = dict(info.features.items())
     keys = info.supervised_keys
+    images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
+    labels = sorted(key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel))
+    if wanted is not None and wanted not in labels:
+        raise DataError(f"{name} has no label {wanted!r}; its labels are {', '.join(labels) or 'none'}")
     if not (isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
-        images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
-        labels = [key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)]
-        keys = (images[0], labels[0]) if len(images) == len(labels) == 1 else (None, None)
+        if len(images) == 1 and len(labels) > 1 and wanted is None:
+            raise DataError(f"{name} has several labels: choose one by --label, of {', '.join(labels)}")
+        keys = (images[0] if len(images) == 1 else None, labels[0] if labels else None)
+    keys = (keys[0], wanted or keys[1])
     image, label = (features.get(key) for key in keys)
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise DataError(f"{name} is no image classification: its features are {', '.join(features)}")
@@ -182,6 +198,23 @@ def _read_split(info: Any, split: str, image_key: str, label_key: str, form: Ima
     stored = StoredImages(lambda numbers: stack(images(numbers), len(numbers), origin), count, pixels.shape[1:])
     stored.keep(own, pixels)
     return Examples(stored, joined(labels[block(count)], count))
+
+
+def _has_labels(info: Any, split: str, label_key: str) -> bool:
+    """Whether the first example of a split has a label: test splits of contests have -1 for all."""
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    about = info.splits[split]
+    for file, length in zip(about.filepaths, about.shard_lengths, strict=True):
+        if length:
+            (record,) = _read_file(str(file), info.file_format.value, length, np.arange(1), positions)
+            try:
+                values = tf_example_pb2.Example.FromString(record).features.feature[label_key].int64_list.value
+            except DecodeError as error:
+                raise DataError(f"{file}: record 0 cannot be read: {error}") from error
+            return len(values) == 1 and values[0] >= 0
+    return False
 
 
 def _read_file(

@@ -14,12 +14,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, Executor
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from jaxnas.checks import check_arch
 from jaxnas.draw import new_figure, save_plot
 from jaxnas.fit.evaluations import Evaluate, Evaluation, EvaluationProgress, Lines, Workers, takes_fidelity
 from jaxnas.runfolder import RunFolder, open_run, versions
+from jaxnas.shapes import Bounds, check_shape
 from jaxnas.train.stop import check_stop, heed_signals
 
 IDLE_ASKS = 300
@@ -196,6 +198,21 @@ def _drive(asked: _Asked, workers: Workers, log: Lines | None, stop: Callable[[]
         progress.close()
 
 
+class _AskLine(TypedDict):
+    ask: int
+    archs: list[list[int]]
+    fidelity: list[int]
+    wanted: list[bool]
+
+
+class _EvaluationLine(TypedDict):
+    evaluation: Annotated[int, Bounds(0, math.inf)]
+    arch: list[int]
+    values: NotRequired[list[float]]
+    error: NotRequired[str | None]
+    tries: int
+
+
 def _line(evaluation: Evaluation) -> dict[str, Any]:
     """The line of the file for an evaluation that is done; "time" is all that depends on the clock."""
     came = {"error": evaluation.error} if evaluation.values is None else {"values": evaluation.values}
@@ -320,6 +337,7 @@ class _Asked:
         """Takes what an earlier process has written. Raises ValueError where it is not what this one would write."""
         for number, line in enumerate(lines, 1):
             try:
+                check_shape(line, _AskLine if "ask" in line else _EvaluationLine, "it")
                 if "ask" in line:
                     arrays: Any = [np.array(line[name], kind) for name, kind in _KINDS.items()]
                     self.add(Candidates(*arrays))
@@ -327,6 +345,8 @@ class _Asked:
                 evaluation = self.history[line["evaluation"]]
                 if evaluation.arch.tolist() != line["arch"]:
                     raise ValueError(f"architecture {line['arch']} is not the one that was asked for")
+                if len(line.get("values", [0.0] * self._objectives)) != self._objectives:
+                    raise ValueError(f"values must be {self._objectives} numbers")
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"line {number} of evaluations.jsonl does not fit this search ({error}); take another folder"

@@ -7,7 +7,7 @@ import functools
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from jaxnas.fit.select import guided
 from jaxnas.fit.settings import Training, skeleton_of
 from jaxnas.fit.training import Trainer, check_training
 from jaxnas.fit.truth import curve
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import Count, UsedWith, check_settings
 from jaxnas.runfolder import RunFolder, Stage
 
 Kind = Literal["random", "evolution", "local", "annealing", "reinforce", "predictor"]
@@ -43,16 +43,16 @@ class BlackBox:
 
     sampler: Kind = "evolution"
     """Random search, aging evolution, local search, simulated annealing, REINFORCE, or search by a predictor."""
-    evaluations: int = 30
+    evaluations: Count = 30
     """Candidates that are trained."""
-    epochs: int = 3
+    epochs: Count = 3
     """Of the training of a candidate; all else of it is that of the final training."""
-    population: int = 10
+    population: Annotated[Count, UsedWith("sampler", "evolution", "predictor")] = 10
     """Of the evolution; the random start of a search by a predictor."""
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
-        check_ranges("search.", self, count=("evaluations", "epochs", "population"))
+        check_settings("search", self, type(self))
         settings = dataclasses.asdict(self)
         return train_candidates(problem, sampler_of(self, problem), self.evaluations, self.epochs, settings)
 

@@ -11,19 +11,35 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
 from jaxnas import draw, report
-from jaxnas.files import read_json, write_csv
-from jaxnas.fit.results import command_line
+from jaxnas.console import printable, printable_text, tell
+from jaxnas.files import expanded, read_json, write_csv, write_json
+from jaxnas.fit.results import check_result, command_line
 from jaxnas.fit.seeds import share_equal, share_equal_by_chance
 from jaxnas.report import metric_of
 from jaxnas.runfolder import differences, versions
 from jaxnas.saved import describe, space_of
 
 HEAD = ("run", "method", "test", "95 % interval", "valid", "params", "MACs", "search", "seed")
+
+
+class _Identity(TypedDict):
+    experiment: str
+    seed: int
+    data: NotRequired[dict[str, Any]]
+    space: NotRequired[str | None]
+
+
+class _Config(TypedDict):
+    """The shape of the config.json of a run that can be compared."""
+
+    identity: _Identity
+
+
 READ = ("data", "table", "supernet")
 """What of an identity are fingerprints. Those of data must be equal. Neither a table, with which scores are compared,
 nor a supernet that was taken over, which is the one that a run would train itself, makes another method."""
@@ -53,22 +69,36 @@ class Method(NamedTuple):
 
 
 def read_runs(paths: Sequence[str]) -> list[Run]:
-    """Raises ValueError or OSError for what is no finished run of a network, comes twice, or has other data."""
+    """The runs, of which a copy of another is left out, which is said on standard error.
+
+    Raises ValueError or OSError for what is no finished run of a network, comes twice, or has other data.
+    """
     if not paths:
         raise ValueError("no run given: name the folders of at least one finished run")
-    folders = [Path(path) for path in paths]
+    folders = [expanded(path) for path in paths]
     twice = [path for path, folder in zip(paths, folders, strict=True)
-             if sum(folder.absolute() == other.absolute() for other in folders) > 1]  # fmt: skip
+             if sum(folder.resolve() == other.resolve() for other in folders) > 1]  # fmt: skip
     if twice:
         raise ValueError(f"{twice[0]} is given twice: name each run once")
-    short = {folder: folder.absolute().name for folder in folders}
+    short = {folder: printable(folder.absolute().name) for folder in folders}
     unique = len(set(short.values())) == len(folders)
-    runs = [_read(folder, short[folder] if unique else str(folder)) for folder in folders]
+    runs = [_read(folder, short[folder] if unique else printable(str(folder))) for folder in folders]
     first = runs[0]
     for run in runs:
         if differing := differences({"data": first.data}, {"data": run.data}):
             raise ValueError(f"{run.path} is on other data than {first.path} ({differing}): give runs on one data set")
-    return runs
+    return _without_copies(runs)
+
+
+def _without_copies(runs: Sequence[Run]) -> list[Run]:
+    """Each run once: a copy says nothing about the spread over seeds."""
+    kept: dict[str, Run] = {}
+    for run in runs:
+        numbers = {name: value for name, value in run.result.items() if name not in ("timing", "command", "versions")}
+        same = kept.setdefault(json.dumps([run.settings, run.seed, numbers], sort_keys=True), run)
+        if same is not run:
+            tell(f"{run.path} has the settings, the seed and the numbers of {same.path}: it is counted once")
+    return list(kept.values())
 
 
 def _read(path: Path, name: str) -> Run:
@@ -76,15 +106,10 @@ def _read(path: Path, name: str) -> Run:
         raise OSError(f"there is no folder {path}: give the folder of a finished run")
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} is no run (no config.json): give the folder of a finished run")
-    config = read_json(path / "config.json")
-    identity = config.get("identity") if isinstance(config, dict) else None
-    if not isinstance(identity, dict) or "experiment" not in identity:
-        raise ValueError(f"{path / 'config.json'} is not the configuration of a run: give another folder")
+    identity = read_json(path / "config.json", _Config, "give another folder")["identity"]
     if not (path / "result.json").is_file():
         raise ValueError(f"{path} is not finished: run its command again, which goes on where it stopped")
-    result = read_json(path / "result.json")
-    if not isinstance(result, dict):
-        raise ValueError(f"{path / 'result.json'} is no result: it must be an object in JSON")
+    result = read_json(path / "result.json", dict, "give another folder")
     needed = (f"test_{metric_of(result)}", "test_interval", "notation", "genotype", "dataset", "params", "macs")
     lacking = [key for key in needed if key not in result]
     if lacking:
@@ -92,6 +117,7 @@ def _read(path: Path, name: str) -> Run:
             f"{path} is a run of {identity['experiment']}, which trains no found network, or damaged: its result.json "
             f"has no {lacking[0]!r}"
         )
+    check_result(result, path / "result.json")
     settings = dict(_flat({key: value for key, value in identity.items() if key not in READ}))
     seed = settings.pop("seed")
     return Run(name, path, identity.get("data", {}), settings, seed, result)
@@ -174,7 +200,7 @@ def text(runs: Sequence[Run], methods: Sequence[Method]) -> str:
     """The table, what each run found, and the seeds of each method, to be printed."""
     found = "".join(f"\n\n{run.name}\n  {run.result['notation']}" for run in runs)
     seeds = "".join(f"\n{told(method)}" for method in methods if len(method.runs) > 1)
-    return f"{text_table([HEAD, *rows(methods)])}{found}\n{seeds}".rstrip("\n")
+    return printable_text(f"{text_table([HEAD, *rows(methods)])}{found}\n{seeds}".rstrip("\n"))
 
 
 def text_table(lines: Sequence[Sequence[str]]) -> str:
@@ -190,14 +216,19 @@ def text_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
-    """table.csv and the report. Raises OSError where it cannot be written, ValueError where `out` is itself a run."""
-    if (out / "config.json").exists():
-        raise ValueError(f"--out {out} is the folder of a run: choose another folder")
+    """table.csv and the report, in a new or an empty folder or one that this wrote before.
+
+    Raises: OSError where it cannot be written, ValueError where `out` holds something else, which stays as it is.
+    """
     folder = out / "report"
+    names = ["table.csv", "report/index.html", "report/comparison.png"]
+    names += [f"report/cells-{number}.png" for number in range(len(runs))]
+    _check_own(out, names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {folder}: {error.strerror}; choose one that can be written") from error
+    write_json(out / _WRITTEN, {"wrote": names})  # first: a killed comparison can be written again
     write_csv(out / "table.csv", [_plain(run, method) for method in methods for run in method.runs])
     metric = metric_of(runs[0].result)
     draw.draw_comparison({run.name: run.result for run in runs}, folder / "comparison.png", metric)
@@ -219,6 +250,32 @@ def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
         pictures,
         [("Runs", HEAD, rows(methods)), *([("Seeds", ("methods run with several seeds",), seeds)] if seeds else [])],
     )
+
+
+_WRITTEN = "comparison.json"
+
+
+class _Written(TypedDict):
+    """The shape of comparison.json, which names the files that a comparison wrote."""
+
+    wrote: list[str]
+
+
+def _check_own(out: Path, names: Sequence[str]) -> None:
+    """Raises ValueError where a folder holds what no comparison wrote, and a file of these names would be lost."""
+    if (out / "config.json").exists():
+        raise ValueError(f"--out {out} is the folder of a run: choose another folder")
+    if not out.is_dir():
+        return
+    if not (out / _WRITTEN).exists():
+        strangers = sorted(entry.name for entry in out.iterdir() if entry.name != ".DS_Store")
+        if strangers:
+            raise ValueError(f"--out {out} holds {strangers[0]!r} and no comparison: choose an empty or a new folder")
+        return
+    wrote = set(read_json(out / _WRITTEN, _Written, "choose another folder")["wrote"])
+    for name in names:
+        if name not in wrote and (out / name).exists():
+            raise ValueError(f"--out {out} holds {name!r}, which no comparison wrote: choose another folder")
 
 
 def _plain(run: Run, method: Method) -> dict[str, Any]:

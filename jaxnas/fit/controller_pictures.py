@@ -22,6 +22,7 @@ def draw_controller(
     metric: what scores and rewards are of. seed: which of several in the lines, from 0.
     """
     steps = [line for line in lines if line["stage"] == "search" and line["phase"] == "controller"]
+    steps = [line for line in steps if line.keys() >= {"best_reward", "mean_reward", "baseline", "entropy"}]
     if seed is not None:
         steps = [{k: v[seed] if isinstance(v, list) else v for k, v in line.items()} for line in steps]
     figure = new_figure(9.0, 3.0, "constrained")

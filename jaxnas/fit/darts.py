@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from jaxnas.base import SearchSpace
 from jaxnas.fit import seeds, watch
@@ -13,7 +13,19 @@ from jaxnas.fit.family import Variation, supernet_options, variant_of
 from jaxnas.fit.problem import Prepared, Problem, search_split
 from jaxnas.fit.searching import Epochs
 from jaxnas.fit.settings import check_accumulate, image_shape_of
-from jaxnas.ranges import SUPERNET, check_ranges
+from jaxnas.ranges import (
+    Between,
+    Count,
+    Depth,
+    Limit,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    UsedWith,
+    Width,
+    check_settings,
+)
 from jaxnas.search import limited_skips
 
 
@@ -34,52 +46,53 @@ class Darts:
     rule of the space for the others. "perturbation" (DARTS-PT) takes the options without which the supernet is worst,
     and works after any method. "score" draws `candidates` by the mixture, and takes the best on the validation part.
     The DARTS space has "argmax", too. A budget derives the heaviest architecture within it."""
-    partial: int = 0
+    partial: Natural = 0
     """One in so many channels goes through the mixed operations (PC-DARTS); 1 is all channels. 0 is what the method
     has: 4 for pc_darts, 1 for the others."""
-    most_skips: int | None = None
+    most_skips: Natural | None = None
     """A derived cell has at most so many skip connections, where there is no budget. By default 2 for p_darts, and no
     limit for the others."""
-    candidates: int = 100
+    candidates: Count = 100
     """How many architectures the mixture draws for derive "score"."""
-    tune_epochs: int = 5
+    tune_epochs: Annotated[Count, UsedWith("derive", "perturbation")] = 5
     """For derive "perturbation": how many epochs the supernet is trained between two decisions, at a tenth of the
     learning rate."""
-    epochs: int = 50
-    batch_size: int = 64
-    channels: int = 16
-    cells: int = 8
-    learning_rate: float = 0.025
-    last_learning_rate: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
-    clip: float | None = 5.0
-    alpha_learning_rate: float = 3e-4
-    alpha_weight_decay: float = 1e-3
-    accumulate: int = 1
+    epochs: Count = 50
+    batch_size: Count = 64
+    channels: Width = 16
+    cells: Depth = 8
+    learning_rate: Positive = 0.025
+    last_learning_rate: NotNegative = 0.001
+    momentum: Share = 0.9
+    weight_decay: NotNegative = 3e-4
+    clip: Positive | None = 5.0
+    alpha_learning_rate: Positive = 3e-4
+    alpha_weight_decay: NotNegative = 1e-3
+    accumulate: Count = 1
     """Into how many parts, one after another, a batch that does not fit is cut (gradient accumulation)."""
-    warmup_epochs: int = 0
+    warmup_epochs: Natural = 0
     """Epochs in which only the weights move."""
-    valid_part: float = 0.5
+    valid_part: Between = 0.5
     """The part of the training split that the architecture learns from, where there is no validation split."""
-    limit: int = 0
+    limit: Limit = 0
     """Search on at most this many images of the training split; 0 is all."""
     early_stop: bool = False
     """End before a collapse, as watch.window and the others say (DARTS-ES)."""
-    prune: tuple[int, ...] = ()
+    prune: tuple[Natural, ...] = ()
     """The epochs are cut into equal parts, one more than there are numbers here. After each part but the last, every
     slot keeps so many options ("none" counts); parameters go on. By default no option is lost. p_darts keeps five
     eighths, then three eighths: of the 8 options of DARTS 5, then 3."""
-    depths: tuple[int, ...] = ()
+    depths: tuple[Depth, ...] = ()
     """How many cells the supernet has in each part of the epochs. Every part then begins with new parameters, and has
     its own schedules and `warmup_epochs`. By default parts go on in one supernet; those of p_darts have c, 2 c + 1 and
     3 c + 2 cells, where c is `cells`."""
-    skip_dropout: tuple[float, ...] = ()
+    skip_dropout: tuple[Share, ...] = ()
     """For p_darts: the rate of dropout after skip connections, at the start of each part. By default 0.1, 0.4, 0.7."""
     watch: watch.Watch = watch.Watch()
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_settings("search", self, type(self))
         entry = problem.entry
         options = supernet_options(self.method, entry, self.partial)
         supernet = problem.supernet(self.channels, self.cells, **options)
@@ -118,11 +131,6 @@ class Darts:
         )
 
     def _check(self, problem: Problem, space: SearchSpace) -> None:
-        check_ranges("search.", self, **SUPERNET)
-        check_ranges(
-            "search.", self, positive=("alpha_learning_rate",), count=("candidates", "tune_epochs"),
-            not_negative=("alpha_weight_decay", "warmup_epochs", "partial", "most_skips"),
-        )  # fmt: skip
         part = self.epochs // (len(self.prune) + 1) if self.depths else self.epochs
         if self.warmup_epochs >= part:
             raise ValueError(
@@ -134,6 +142,8 @@ class Darts:
         rules = ("paper", "perturbation", "score", *problem.entry.derivations)
         if self.derive not in rules:
             raise ValueError(f"search.derive must be {' or '.join(rules)} over {space.name}, got {self.derive!r}")
+        if self.candidates != Darts.candidates and self.derive != "score":
+            raise ValueError(f"search.candidates {self.candidates} are for search.derive score: leave them out")
         if self.most_skips is not None:
             if self.derive != "paper":
                 raise ValueError(f"search.most_skips is for search.derive paper, got {self.derive}: leave one out")
@@ -145,8 +155,6 @@ class Darts:
     def _check_parts(self, problem: Problem, space: SearchSpace) -> None:
         if self.skip_dropout and self.method != "p_darts":
             raise ValueError(f"search.skip_dropout is of p_darts, and {self.method} drops nothing: leave it out")
-        if not all(0 <= rate < 1 for rate in self.skip_dropout):
-            raise ValueError(f"search.skip_dropout must be at least 0 and less than 1, got {list(self.skip_dropout)}")
         for name in ("depths", "skip_dropout"):
             given = getattr(self, name)
             if given and len(given) != len(self.prune) + 1:
@@ -154,8 +162,6 @@ class Darts:
                     f"search.{name} must have {len(self.prune) + 1} numbers, one more than search.prune, "
                     f"got {list(given)}"
                 )
-        if any(depth < 1 for depth in self.depths):
-            raise ValueError(f"search.depths must be at least 1, got {list(self.depths)}")
         if not self.prune:
             return
         if problem.entry.narrowing is None:

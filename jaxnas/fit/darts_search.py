@@ -14,7 +14,7 @@ from jaxnas.fit import seeds, watch
 from jaxnas.fit.deriving import Tuning, best_drawn, heaviest, perturbed
 from jaxnas.fit.family import Part, nodes_of, rule_of, variant_of
 from jaxnas.fit.problem import Found, Picture, Problem, Stop
-from jaxnas.fit.results import clock, metrics
+from jaxnas.fit.results import clock
 from jaxnas.fit.searching import Epochs, ends_of, epoch_lines, run_epochs
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.networks import accumulated
@@ -241,7 +241,7 @@ def _one(
         f"perturbation{suffix}",
     )  # fmt: skip
     # A process that took the search up where it had ended has no metrics of it: the first one has.
-    lines = epoch_lines(metrics(run))
+    lines = epoch_lines(run.metrics())
     health = watch.told(lines, watch.stopped(outcome.state, rule, settings.watch)) if lines and not several else {}
     result = {"health": health, **({"shrinking": sizes} if settings.prune else {})}
     seconds += outcome.seconds + spent
@@ -315,11 +315,15 @@ def _size(epoch: int, keep: Mapping[str, np.ndarray], state: WatchedState) -> di
 
 def pictures(this: DartsSearch, run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
     """The mixture's weights over the epochs, and the signs of a collapse where they were watched."""
-    lines, folder = epoch_lines(metrics(run)), run.path / "report"
+    lines, folder = epoch_lines(run.metrics()), run.path / "report"
     one_by_one = this.problem.seeds > 1 and bool(this.settings.prune)
     if one_by_one:
         lines = [line for line in lines if line["stage"].endswith(f"-{kept}")]
-    history = {kind: np.array([line[f"weights_{kind}"] for line in lines]) for kind in this.space.template()}
+    kinds = list(this.space.template())
+    lines = [line for line in lines if all(f"weights_{kind}" in line for kind in kinds)]
+    if not lines:  # somebody took the metrics away
+        return []
+    history = {kind: np.array([line[f"weights_{kind}"] for line in lines]) for kind in kinds}
     if this.problem.seeds > 1 and not one_by_one:
         number = list(found).index(kept)
         history = {kind: weights[:, number] for kind, weights in history.items()}

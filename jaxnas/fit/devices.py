@@ -7,28 +7,30 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 
 from jaxnas.console import tell
 from jaxnas.kernels.compiling import without_locations
 from jaxnas.parallel import DataParallel, Way, data_parallel, join_hosts, on_one_device
+from jaxnas.ranges import Count, Natural, UsedWith
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
     """Over which devices and processes the batches are spread; results differ by rounding alone."""
 
-    count: int = 0
+    count: Natural = 0
     """How many devices share a batch; 0 is as many of them as divide it, on CPUs those that have enough to do each."""
     way: Way | None = None
     """By XLA's partitioner ("sharded"), or the step on each device's part by shard_map or pmap; by default shard_map on
     CPUs, for whose loop over edges the partitioner gathers activations, and sharded elsewhere."""
     coordinator: str | None = None
     """For several processes: "auto" on a TPU VM or under Slurm, else host:port of the first one."""
-    processes: int | None = None
+    processes: Annotated[Count | None, UsedWith("coordinator")] = None
     """How many there are, where the coordinator is not "auto"."""
-    process: int | None = None
+    process: Annotated[Natural | None, UsedWith("coordinator")] = None
     """Which of them this one is, from 0."""
 
 

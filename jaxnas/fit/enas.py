@@ -11,10 +11,21 @@ from jaxnas.base import Objective, SearchAlgorithm, Supernet
 from jaxnas.controllers import adam, lstm_controller, ppo_policy, reinforce_policy
 from jaxnas.fit.controller_pictures import draw_controller
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem
-from jaxnas.fit.results import metrics
 from jaxnas.fit.sharing import Sharing, weight_sharing
 from jaxnas.objectives import CLASSIFICATION
-from jaxnas.ranges import SUPERNET, check_ranges
+from jaxnas.ranges import (
+    Between,
+    Count,
+    Depth,
+    Finite,
+    Limit,
+    NotNegative,
+    Positive,
+    Share,
+    Some,
+    Width,
+    check_settings,
+)
 from jaxnas.runfolder import RunFolder
 from jaxnas.search import enas, path_metric
 from jaxnas.train import schedules
@@ -25,25 +36,25 @@ class EnasController:
     """The controller and how it learns; the defaults are those of the micro search."""
 
     update: Literal["reinforce", "ppo"] = "reinforce"
-    steps: int = 30
+    steps: Count = 30
     """In every epoch."""
-    samples: int = 10
+    samples: Some = 10
     """Architectures of a step."""
-    batch_size: int = 160
+    batch_size: Count = 160
     """Validation images of a step."""
-    batches: int = 1
+    batches: Count = 1
     """Into how many parts, normalized apart, they are cut."""
-    learning_rate: float = 0.0035
-    hidden: int = 64
-    depth: int = 1
-    temperature: float | None = None
-    tanh_constant: float = 1.1
-    op_tanh_reduce: float = 2.5
-    entropy_weight: float = 1e-4
-    ema: float = 0.99
-    skip_target: float = 0.4
-    skip_weight: float = 0.8
-    prior: float = 0.0
+    learning_rate: Positive = 0.0035
+    hidden: Width = 64
+    depth: Depth = 1
+    temperature: Positive | None = None
+    tanh_constant: Positive = 1.1
+    op_tanh_reduce: Positive = 2.5
+    entropy_weight: NotNegative = 1e-4
+    ema: Share = 0.99
+    skip_target: Between = 0.4
+    skip_weight: NotNegative = 0.8
+    prior: Finite = 0.0
     """Added to the scores of separable convolutions."""
 
 
@@ -57,37 +68,29 @@ class Enas:
 
     name: ClassVar[str] = "enas"
 
-    epochs: int = 150
-    batch_size: int = 160
-    channels: int = 20
-    cells: int = 8
-    learning_rate: float = 0.05
-    last_learning_rate: float = 0.0005
-    period: int = 10
+    epochs: Count = 150
+    batch_size: Count = 160
+    channels: Width = 20
+    cells: Depth = 8
+    learning_rate: Positive = 0.05
+    last_learning_rate: NotNegative = 0.0005
+    period: Count = 10
     """Epochs until the rate starts again, each time twice as many."""
-    momentum: float = 0.9
-    weight_decay: float = 2e-4
-    clip: float | None = None
-    valid_part: float = 0.1
+    momentum: Share = 0.9
+    weight_decay: NotNegative = 2e-4
+    clip: Positive | None = None
+    valid_part: Between = 0.1
     """The part of the training split that the controller learns from, where there is no validation split."""
-    candidates: int = 100
+    candidates: Count = 100
     """Drawn from the policy at the end, and as many at random, within the budget."""
-    limit: int = 0
+    limit: Limit = 0
     """Search on at most this many images of the training split; 0 is all."""
     controller: EnasController = EnasController()
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_settings("search", self, type(self))
         own = self.controller
-        check_ranges("search.", self, **SUPERNET)
-        check_ranges("search.", self, count=("period", "candidates"))
-        check_ranges(
-            "search.controller.",
-            own,
-            count=("steps", "samples", "batch_size", "batches", "hidden", "depth"),
-            positive=("learning_rate",),
-            finite=("prior",),
-        )
         if own.batch_size % own.batches:
             raise ValueError(
                 f"search.controller.batch_size {own.batch_size} is no multiple of search.controller.batches "
@@ -149,4 +152,4 @@ def algorithm_of(
 def pictures(metric: str, run: RunFolder, found: Mapping[str, Found], kept: str) -> list[Picture]:
     """What the controller learned, and how candidates scored by the metric."""
     seed = None if len(found) == 1 else list(found).index(kept)
-    return draw_controller(metrics(run), found[kept].told["candidates"], run.path / "report", metric, seed)
+    return draw_controller(run.metrics(), found[kept].told["candidates"], run.path / "report", metric, seed)

@@ -24,7 +24,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from jaxnas.console import bar, put, renews_lines
-from jaxnas.files import open_to_append, write_atomic
+from jaxnas.files import open_to_append, parse_json, write_atomic
+from jaxnas.shapes import check_shape
 from jaxnas.train.progress import duration
 
 Evaluate = Callable[..., float | Sequence[float]]
@@ -240,10 +241,10 @@ class Lines:
             raise
 
     def _read(self, number: int, line: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads(line))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self._path}, line {number} is damaged: {error}; take another folder") from error
+        what = f"{self._path}, line {number}"
+        value = parse_json(line, what, "take another folder")
+        check_shape(value, dict, what)
+        return dict(value)
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes a line at once."""

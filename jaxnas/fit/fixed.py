@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnas import spaces
 from jaxnas.catalog import CATALOG, Entry, entry_of_genotype
+from jaxnas.files import expanded
 from jaxnas.fit import seeds
 from jaxnas.fit.problem import Found, Prepared, Problem
 from jaxnas.spaces.genotypes import spaces_of
@@ -54,6 +55,8 @@ def read_genotype(text: str, space: str = "") -> tuple[Any, Entry]:
     of none.
     """
     given: Any = text
+    if text.startswith("~"):
+        given = text = str(expanded(text))
     if os.path.isdir(text):
         given = os.path.join(text, "genotype.json")
     elif os.path.isfile(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,19 @@ from jaxnas.fit.selection_pictures import draw_selection
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.fit.truth import Truth, curve
 from jaxnas.parallel import local
-from jaxnas.ranges import SUPERNET, check_ranges
+from jaxnas.ranges import (
+    Between,
+    Count,
+    Depth,
+    Limit,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    UsedWith,
+    Width,
+    check_settings,
+)
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.search import Paths, SinglePathState, fair_paths, sandwich_paths, single_path, uniform_paths
 from jaxnas.spaces import Pruned, chain_extremes, everything, prune
@@ -51,23 +63,23 @@ class OneShot:
     """uniform: a step takes one random path. fair: it takes as many paths as the largest choice has options, each
     option once, and updates by the sum of their gradients, so that it lasts so many times as long. sandwich, on the
     chain alone: it takes the largest, the smallest and two random architectures."""
-    epochs: int = 250
-    batch_size: int = 128
-    channels: int = 16
-    cells: int = 5
-    learning_rate: float = 0.05
-    last_learning_rate: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 2.5e-4
-    clip: float | None = 5.0
-    valid_part: float = 0.5
+    epochs: Count = 250
+    batch_size: Count = 128
+    channels: Width = 16
+    cells: Depth = 5
+    learning_rate: Positive = 0.05
+    last_learning_rate: NotNegative = 0.0
+    momentum: Share = 0.9
+    weight_decay: NotNegative = 2.5e-4
+    clip: Positive | None = 5.0
+    valid_part: Between = 0.5
     """The part of the training split that scores are of, where there is no validation split."""
-    limit: int = 0
+    limit: Limit = 0
     """Search on at most this many images of the training split; 0 is all."""
-    prune: tuple[int, ...] = ()
+    prune: tuple[Natural, ...] = ()
     """How many options every choice still has, at most, after each of the equal parts of the epochs: 4 3 leaves four
     of five, then three. The weakest are lost; parameters go on."""
-    prune_by: Literal["marginal", "predictor"] = "marginal"
+    prune_by: Annotated[Literal["marginal", "predictor"], UsedWith("prune")] = "marginal"
     """Which options are weakest. marginal: those with the lowest mean score, over scored architectures that have them.
     predictor: the same over many more architectures, whose scores a predictor gives."""
     by: Way = "evolution"
@@ -84,6 +96,7 @@ class OneShot:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        check_settings("search", self, type(self))
         self._check()
         alone = {"search.prune": bool(self.prune), "search.supernet": self.supernet is not None}
         seeds.check(problem, alone)
@@ -113,9 +126,12 @@ class OneShot:
         )
 
     def _check(self) -> None:
-        check_ranges("search.", self, **SUPERNET)
-        check_ranges("search.scoring.", self.scoring, count=("batches", "batch_size", "population"))
-        check_ranges("search.comparison.", self.comparison, count=("running_paths",))
+        guided = self.by != "evolution" or (self.prune and self.prune_by == "predictor")
+        if self.predictor != OneShot.predictor and not guided:
+            raise ValueError(
+                f"search.predictor {self.predictor} has an effect only with search.by predictor or ilp, or "
+                "search.prune_by predictor: leave it out, or give that"
+            )
         if self.scoring.evaluations < 16:
             raise ValueError(f"search.scoring.evaluations must be at least 16, got {self.scoring.evaluations}")
         falling = all(2 <= left < before for before, left in zip((math.inf, *self.prune), self.prune, strict=False))

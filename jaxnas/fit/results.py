@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -24,10 +23,56 @@ from jaxnas.fit.truth_pictures import draw_truth
 from jaxnas.parallel import from_first, is_first_process
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.saved import form_of
+from jaxnas.shapes import Bounds, check_shape
 from jaxnas.train.stop import heed_signals
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """Title, heads of the columns, rows."""
+
+
+class _Row(TypedDict):
+    """The shape of what a result says of one network, beside its metrics, whose names are those of the data set."""
+
+    params: int
+    macs: int
+    test_interval: Annotated[list[float], Bounds(2, 2)] | None
+
+
+class _Timing(TypedDict):
+    search: NotRequired[float | None]
+
+
+class _Truth(TypedDict):
+    metric: str
+    table: str
+    measured: int
+    best: float
+    mean: float
+    value: float | None
+    rank: int | None
+    percentile: float | None
+
+
+class _Result(_Row):
+    """The shape of the result of a road."""
+
+    notation: str
+    genotype: dict[str, Any]
+    dataset: str
+    metric: NotRequired[str]
+    baselines: NotRequired[dict[str, _Row]]
+    timing: NotRequired[_Timing]
+    truth: NotRequired[_Truth]
+
+
+def check_result(result: Any, path: Path) -> None:
+    """Raises ValueError, naming the file, where the content of result.json is not that of a road that was travelled."""
+    check_shape(result, _Result, str(path))
+    metric = report.metric_of(result)
+    for name, row in {"": result, **result.get("baselines", {})}.items():
+        where = f"{path}: baselines.{name}" if name else str(path)
+        check_shape(row.get(f"test_{metric}"), float, f"{where}: test_{metric}")
+        check_shape(row.get(f"valid_{metric}"), float | None, f"{where}: valid_{metric}")
 
 
 @contextlib.contextmanager
@@ -51,7 +96,7 @@ def finish(
     dataset = problem.dataset
     seconds = {f"train-{name}": entry["seconds"] for name, entry in figures.items()}
     rows = {name: {k: v for k, v in entry.items() if k != "seconds"} for name, entry in figures.items()}
-    lines = metrics(run)
+    lines = run.metrics()
     result = {
         **rows["found"],
         "metric": dataset.objective.name,
@@ -75,7 +120,10 @@ def finish(
         draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
         known = [("The found architecture", "cells.png", "What was found, operations on the edges."), *known]
     draw.draw_comparison(every, folder / "comparison.png", dataset.objective.name)
-    draw.draw_curves(lines, folder / "curves.png", dataset.objective.name)
+    curves: list[Picture] = []
+    if draw.has_curves(lines):  # else somebody took the metrics away
+        draw.draw_curves(lines, folder / "curves.png", dataset.objective.name)
+        curves.append(("Curves", "curves.png", "Losses and accuracies of every stage."))
     report.write(
         run.path,
         result,
@@ -87,7 +135,7 @@ def finish(
                 "On the test split, an accuracy with its 95 % interval; the same training for all.",
             ),
             *pictures,
-            ("Curves", "curves.png", "Losses and accuracies of every stage."),
+            *curves,
         ],
         tables,
     )
@@ -104,7 +152,8 @@ def _peers(problem: Problem, rows: Mapping[str, Mapping[str, Any]]) -> np.ndarra
 
 
 def _read_as(dataset: Dataset) -> dict[str, Any]:
-    return {"read_as": dataclasses.asdict(form_of(dataset))} if has_images(dataset) else {}
+    form = form_of(dataset) if has_images(dataset) else None
+    return {} if form is None else {"read_as": dataclasses.asdict(form)}
 
 
 def verdict(result: Mapping[str, Any]) -> str | None:
@@ -144,21 +193,16 @@ def _truth_cells(told: Mapping[str, Any]) -> tuple[str, str, str]:
     return f"{told['value']:.2f}", f"{told['rank']:,}", f"{told['percentile']:.1f}"
 
 
-def metrics(run: RunFolder) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
-
-
 def tell(path: Path | None, result: Mapping[str, Any]) -> None:
     """Prints the outcome of a finished run. path: its folder, where it has one that stays."""
-    rows = {"found": result, **result["baselines"]}
+    rows = {"found": result, **result.get("baselines", {})}
     known = result.get("truth")
     head = f"{'true':>9}{'rank':>8}" if known else ""
     print(f"\n{'network':<16}{'test':>8}  {'95 % interval':<18}{'valid':>8}{'params':>12}{'MACs':>14}{head}")
     metric = report.metric_of(result)
     for name, row in rows.items():
         interval = "" if row["test_interval"] is None else "{:.4f} to {:.4f}".format(*row["test_interval"])
-        valid = "–" if row[f"valid_{metric}"] is None else f"{row[f'valid_{metric}']:.4f}"
+        valid = "–" if row.get(f"valid_{metric}") is None else f"{row[f'valid_{metric}']:.4f}"
         value, rank, _ = _truth_cells(row["truth"]) if known and "truth" in row else ("", "", "")
         print(
             f"{name:<16}{row[f'test_{metric}']:>8.4f}  {interval:<18}{valid:>8}"

@@ -10,13 +10,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from jaxnas import data
 from jaxnas.checkpoint import fingerprint
-from jaxnas.files import read_json, write_atomic
+from jaxnas.files import expanded, read_json, read_json_lines, write_atomic
 from jaxnas.fit.problem import Problem, settings_of
-from jaxnas.runfolder import RunFolder, differences
+from jaxnas.runfolder import Line, RunFolder, differences
 
 _SELECTION = ("prune_by", "by", "predictor", "scoring", "comparison")
 """Settings that a trained supernet does not depend on."""
@@ -35,6 +35,14 @@ class Reusing(Protocol):
     def prune(self) -> tuple[int, ...]: ...
 
 
+class _Identity(TypedDict):
+    search: NotRequired[dict[str, Any]]
+
+
+class _Config(TypedDict):
+    identity: _Identity
+
+
 def check(settings: Reusing, problem: Problem) -> dict[str, Any] | None:
     """The fingerprint of the supernet named, None where none is.
 
@@ -46,7 +54,7 @@ def check(settings: Reusing, problem: Problem) -> dict[str, Any] | None:
         raise ValueError("a supernet that is pruned is of one search: leave out search.prune, or search.supernet")
     if problem.devices.coordinator is not None:
         raise ValueError("search.supernet is for one process: leave out devices.coordinator, or copy the run folder")
-    source = Path(settings.supernet)
+    source = expanded(settings.supernet)
     if not (source / "config.json").exists():
         raise FileNotFoundError(f"{source} is no run folder (no config.json); give one of a one-shot search")
     theirs = _identity(source)
@@ -68,15 +76,15 @@ def take(run: RunFolder, settings: Reusing) -> None:
     stage = run.stage("search")
     if settings.supernet is None or (stage.path / "checkpoints").exists():
         return
-    source = Path(settings.supernet)
+    source = expanded(settings.supernet)
     stage.truncate_metrics(-1)
-    for line in map(json.loads, (source / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+    for line in read_json_lines(source / "metrics.jsonl", Line):
         if line["stage"] == stage.name:
             run.log(line)
     theirs, ours = _identity(source)["search"], json.loads(json.dumps(settings_of(settings)))
-    if all(theirs["scoring"][name] == ours["scoring"][name] for name in _SCORING):
+    if all(theirs.get("scoring", {}).get(name) == ours["scoring"][name] for name in _SCORING):
         for path in (source / "stages" / "search").glob("scores-*.jsonl"):
-            if path.stem != "scores-running" or theirs["comparison"] == ours["comparison"]:
+            if path.stem != "scores-running" or theirs.get("comparison") == ours["comparison"]:
                 write_atomic(stage.path / path.name, path.read_bytes())
     # Last and in one step: once they are there, all the rest is.
     part = stage.path / ".checkpoints.part"
@@ -88,10 +96,7 @@ def take(run: RunFolder, settings: Reusing) -> None:
 
 
 def _identity(source: Path) -> dict[str, Any]:
-    config = read_json(source / "config.json")
-    identity = config.get("identity") if isinstance(config, dict) else None
-    if not isinstance(identity, dict):
-        raise ValueError(f"{source / 'config.json'} is not the configuration of a run: give another folder")
+    identity: dict[str, Any] = read_json(source / "config.json", _Config, "give another folder")["identity"]
     return identity
 
 

@@ -19,18 +19,21 @@ from jaxnas.benchmarks import Table
 from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry, entry_of
 from jaxnas.data import Dataset
+from jaxnas.files import expanded
 from jaxnas.fit import equal_cost, results, seeds
 from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, with_costs, without_absent
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.latency import latency_table, network_milliseconds
+from jaxnas.fit.presets import PRESETS, SIZES, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, check_method, settings_of
+from jaxnas.fit.scores import ScoreComparison
 from jaxnas.fit.settings import Limits, Training, has_images, skeleton_of
 from jaxnas.fit.training import check_networks, check_training, fitting, train_all
 from jaxnas.fit.truth import truth_of
 from jaxnas.hardware import LatencyTable, save_latency
 from jaxnas.networks import tutorial_cnn
 from jaxnas.parallel import is_first_process
-from jaxnas.ranges import check_ranges, check_types
+from jaxnas.ranges import Seed, Some, SomeOrNone, check_settings, check_used
 from jaxnas.runfolder import RunFolder, check_folder
 
 
@@ -67,10 +70,10 @@ class Road:
     dataset: str | Dataset
     """A data set, or the name of one, as of `jaxnas.data.load_dataset`."""
     training: Training = Training()
-    seed: int = 0
-    seeds: int = 1
+    seed: Seed = 0
+    seeds: Some = 1
     """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
-    random_baselines: int = 1
+    random_baselines: SomeOrNone = 1
     """Random architectures, within the budget, that are trained beside the found one."""
     hand_designed: bool = True
     """Whether networks that people designed are trained beside the found one: a small one of many tutorials, and a
@@ -101,14 +104,15 @@ def run(
     cache_dir: str | None = None,
     data_dir: str | None = None,
     size: tuple[int, int] | None = None,
+    label: str | None = None,
 ) -> Result | None:
     """Searches, trains what was found and its baselines, tests them, and reports.
 
     method: `Darts`, `Enas`, `OneShot`, `BlackBox`, or one of your own (`Method`). space: a name of
-    `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir and size are as
-    of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric: as of `Road`.
-    folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder goes on
-    where it was stopped.
+    `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir, size and label
+    are as of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric: as of
+    `Road`. folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder
+    goes on where it was stopped.
 
     Returns: what came out; None in the other processes of several.
 
@@ -120,21 +124,24 @@ def run(
     )  # fmt: skip
     devices = Devices() if devices is None else devices
     check_method(method)
-    check_types("", road, Road)
-    check_types("devices", devices, Devices)
-    check_types("search", method, type(method))
+    check_settings("search", method, type(method))
+    check_settings("train", road.training, Training)
+    check_settings("limits", road.limits, Limits, _FLAGS)
+    check_settings("", road, Road)
+    check_settings("devices", devices, Devices)
+    _check_used(method, road, devices)
     if metric is not None and table is None:
         raise ValueError(f"metric {metric!r} is one of a table: give table too")
-    if not isinstance(dataset, str) and (data_dir, size) != (None, None):
-        raise ValueError("data_dir and size are for a data set that is given by name: leave them out")
+    if not isinstance(dataset, str) and (data_dir, size, label) != (None, None, None):
+        raise ValueError("data_dir, size and label are for a data set that is given by name: leave them out")
     enable_cache(cache_dir)
     join(devices)
     timer = results.clock()
-    folder = None if folder is None else os.fspath(folder)
+    folder = None if folder is None else str(expanded(folder))
     if folder is not None and is_first_process():
         check_folder(folder)
     if isinstance(dataset, str):
-        dataset = data.load_dataset(dataset, data_dir, size=size)
+        dataset = data.load_dataset(dataset, data_dir, size=size, label=label)
         if is_first_process():
             print(dataset.told(), flush=True)
     problem, latency = _problem(road, dataset, devices, folder)
@@ -165,6 +172,7 @@ def run(
             done = _travel(opened, problem, prepared, keys, road, latency, timer, stop)
         else:
             done = opened.result
+            results.check_result(done, opened.path / "result.json")
             print(f"{opened.path} is finished; another folder (--workdir) makes another run")
         if not is_first_process() or done is None:
             return None
@@ -173,6 +181,27 @@ def run(
         read = functools.partial(saved.load, opened.path, problem.entry)
         loaded = read() if there is None else None
         return Result(problem.space, done, there, read if loaded is None else lambda: loaded)
+
+
+_FLAGS = {name: f"max_{name}" for name in ("params", "macs", "latency_ms")} | {"latency_batch": "latency_batch"}
+"""What the fields of `Limits` are called."""
+
+
+def _check_used(method: Method, road: Road, devices: Devices) -> None:
+    """Raises ValueError for a setting that was given and has no effect beside the others."""
+    name = method.name if method.name in PRESETS else "darts"
+    usual = [preset(name, entry_of(road.space), size) for size in SIZES]
+    own = [each.method for each in usual if isinstance(each.method, type(method))]
+    check_used("search", method, own)
+    check_used("train", road.training, [each.training for each in usual])
+    check_used("devices", devices)
+    batch = road.limits.latency_batch
+    if road.limits.latency_ms is None and batch != Limits.latency_batch:
+        raise ValueError(f"latency_batch {batch} has an effect only with max_latency_ms: leave it out, or give that")
+    compared = getattr(method, "comparison", None)
+    defaults = [ScoreComparison(), *(getattr(each, "comparison", None) for each in own)]
+    if road.table is None and compared is not None and compared not in defaults:
+        raise ValueError("search.comparison has an effect only with table: leave it out, or give that")
 
 
 class _Keys(NamedTuple):
@@ -189,9 +218,6 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     entry = entry_of(road.space)
     if has_images(dataset):
         fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_outputs), dataset)
-    check_ranges("", road, seed=("seed",), count=("seeds",), not_negative=("random_baselines",))
-    check_ranges("max_", road.limits, positive=("params", "macs", "latency_ms"))
-    check_ranges("", road.limits, count=("latency_batch",))
     check_training(road.training, dataset, road.seed, devices)
     skeleton = skeleton_of(road.training, dataset)
     space = with_costs(entry, entry.space(skeleton))

@@ -14,9 +14,10 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.base import Key, PyTree, Supernet
-from jaxnas.files import open_to_append, write_atomic
+from jaxnas.files import open_to_append, read_json_lines, write_atomic
 from jaxnas.fit.problem import SearchSplit, Stop
 from jaxnas.fit.scoring import Score, with_scores
+from jaxnas.ranges import Count
 from jaxnas.spaces import Pruned
 from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, running
 
@@ -28,12 +29,12 @@ class Scoring:
     batch_norm: Literal["batch", "recalibrated"] = "recalibrated"
     """batch: a path is normalized by the statistics of each validation batch. recalibrated: by those of some training
     batches along the same path."""
-    batch_size: int = 250
-    batches: int = 8
+    batch_size: Count = 250
+    batches: Count = 8
     """How many training batches the recalibration takes."""
-    evaluations: int = 1000
+    evaluations: Count = 1000
     """Architectures scored by the search, and as many random ones."""
-    population: int = 50
+    population: Count = 50
     """Size of the population of an evolution, and of the random start of a selection by predictor."""
 
 
@@ -43,9 +44,9 @@ class ScoreComparison:
 
     metric: str | None = None
     """The column; by default what searches on the table see, such as a validation accuracy."""
-    architectures: int = 500
+    architectures: Count = 500
     """Drawn at random from the table, scored under every policy of batch norm."""
-    running_paths: int = 1000
+    running_paths: Count = 1000
     """How many random paths the running averages are of; each path sees one training batch."""
 
 
@@ -164,9 +165,6 @@ def _kept_in(folder: Path, name: str) -> Path:
 
 def _known(path: Path) -> dict[tuple[int, ...], float]:
     """The scores that a file has, whole lines alone: a kill may have cut the last one, which is removed."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    write_atomic(path, "".join(f"{line}\n" for line in lines))
-    try:
-        return {tuple(arch): value for arch, value in map(json.loads, lines)}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to score again") from error
+    entries = read_json_lines(path, tuple[list[int], float], "remove it to score again")
+    write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+    return {tuple(arch): value for arch, value in entries}

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxnas.base import Skeleton
 from jaxnas.data import Dataset
+from jaxnas.ranges import Bound, Count, Depth, NotNegative, Positive, Share, UsedWith, Width
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How a network is trained from scratch; `jaxnas.fit.preset` has the values of the papers."""
 
-    epochs: int = 30
-    batch_size: int = 64
-    channels: int = 12
-    cells: int = 3
+    epochs: Count = 30
+    batch_size: Count = 64
+    channels: Width = 12
+    cells: Depth = 3
     """Of the network: all cells in the DARTS space, those of one stage in NAS-Bench-201's."""
-    learning_rate: float = 0.025
+    learning_rate: Positive = 0.025
     schedule: Literal["cosine", "step", "plateau"] = "cosine"
-    momentum: float = 0.9
+    momentum: Share = 0.9
     nesterov: bool = False
-    weight_decay: float = 3e-4
-    clip: float = 5.0
-    label_smoothing: float = 0.0
-    drop_path: float = 0.2
+    weight_decay: NotNegative = 3e-4
+    clip: Positive = 5.0
+    label_smoothing: Share = 0.0
+    drop_path: Share = 0.2
     auxiliary: bool = False
-    auxiliary_weight: float = 0.4
-    accumulate: int = 1
+    auxiliary_weight: Annotated[NotNegative, UsedWith("auxiliary")] = 0.4
+    accumulate: Count = 1
     """Into how many parts, one after another, a batch that does not fit is cut (gradient accumulation)."""
     cutout: bool = True
-    hold_out: float = 0.1
+    hold_out: Share = 0.1
     """The part of the training split kept back to choose the best epoch; 0 trains on all of it and takes the last."""
     share_step: bool = True
     """Found and random networks share one compiled step, the architecture being data, where the space has such."""
@@ -41,13 +42,13 @@ class Training:
 class Limits:
     """What the network that is trained in the end may cost; None is no limit."""
 
-    params: int | None = None
-    macs: int | None = None
+    params: Bound | None = None
+    macs: Bound | None = None
     """Multiply-adds for one image."""
-    latency_ms: float | None = None
+    latency_ms: Positive | None = None
     """The longest that a batch may take on this device. Each option is timed; a network is taken to need the sum of its
     options, which is fitted to two whole networks that are timed as well."""
-    latency_batch: int = 32
+    latency_batch: Count = 32
     """How many images this batch has."""
 
     @property

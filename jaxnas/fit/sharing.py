@@ -27,7 +27,7 @@ from jaxnas.fit.scoring import Score, with_scores
 from jaxnas.fit.searching import Epochs, run_epochs
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.parallel import local
-from jaxnas.ranges import check_ranges, check_types
+from jaxnas.ranges import Between, Count, Depth, Limit, Width, check_settings
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.train.loop import AfterEpoch
 from jaxnas.train.path_score import make_path_score
@@ -55,19 +55,19 @@ class Sharing:
     partitioner spreads the batch, and the step needs to know nothing of devices.
     """
 
-    epochs: int
-    batch_size: int
-    channels: int = 8
-    cells: int = 1
+    epochs: Count
+    batch_size: Count
+    channels: Width = 8
+    cells: Depth = 1
     batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    valid_part: float = 0.5
-    limit: int = 0
-    candidates: int = 100
-    score_batch: int = 250
+    valid_part: Between = 0.5
+    limit: Limit = 0
+    candidates: Count = 100
+    score_batch: Count = 250
     side_by_side: bool = False
     per_device: bool = False
-    log_every: int = 50
+    log_every: Count = 50
 
 
 def weight_sharing(
@@ -81,8 +81,7 @@ def weight_sharing(
 
     Raises: ValueError for what cannot work with the space, the data or the devices.
     """
-    check_types("search", sharing, Sharing)
-    check_ranges("search.", sharing, count=("epochs", "batch_size", "channels", "cells", "candidates", "score_batch"))
+    check_settings("search", sharing, Sharing)
     seeds.check(problem, {})
     if not sharing.per_device:
         problem = problem._replace(devices=_any_step(problem.devices))
@@ -110,7 +109,7 @@ def weight_sharing(
 
 def _any_step(devices: Devices) -> Devices:
     """The devices for steps that know no axis, which XLA's partitioner spreads. Raises ValueError for another way."""
-    check_types("devices", devices, Devices)
+    check_settings("devices", devices, Devices)
     if devices.way not in (None, "sharded"):
         raise ValueError(f"the steps of this algorithm know no devices.way {devices.way}: leave it out, or sharded")
     return dataclasses.replace(devices, way="sharded")
@@ -265,8 +264,8 @@ def search_shared(
     enable_cache(None)
     devices = _any_step(Devices() if devices is None else devices)
     join(devices)
-    sharing = Sharing(epochs, batch_size, candidates=candidates)
-    check_ranges("", sharing, count=("epochs", "batch_size", "candidates"))
+    sharing = Sharing(epochs, batch_size, valid_part=valid_part, limit=limit, candidates=candidates)
+    check_settings("", sharing, Sharing)
     if algorithm.supernet is None:
         raise ValueError("the algorithm does not say its supernet: give SearchAlgorithm(…, supernet=…)")
     supernet, space = algorithm.supernet, algorithm.supernet.space

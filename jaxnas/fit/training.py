@@ -22,7 +22,7 @@ from jaxnas.fit.settings import Training, check_accumulate, has_images, image_sh
 from jaxnas.networks import accumulated, resnet_within, tutorial_cnn
 from jaxnas.objectives import classification
 from jaxnas.parallel import is_first_process, local
-from jaxnas.ranges import check_ranges, check_types
+from jaxnas.ranges import check_settings
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
@@ -81,7 +81,7 @@ def train(
     """
     enable_cache(None)
     training, devices = Training() if training is None else training, Devices() if devices is None else devices
-    check_types("devices", devices, Devices)
+    check_settings("devices", devices, Devices)
     join(devices)
     check_training(training, dataset, seed, devices)
     return Trainer(network, training, dataset, seed, devices).train(network, None, jax.random.key(seed), stage, stop)
@@ -98,15 +98,7 @@ def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, e
 
 def check_training(training: Training, dataset: Dataset, seed: int, devices: Devices) -> None:
     """Raises ValueError for settings that cannot work with the data or devices, before anything is compiled."""
-    check_types("train", training, Training)
-    check_ranges(
-        "train.",
-        training,
-        count=("epochs", "batch_size", "channels", "cells"),
-        positive=("learning_rate", "clip"),
-        not_negative=("weight_decay", "auxiliary_weight"),
-        share=("momentum", "label_smoothing", "drop_path", "hold_out"),
-    )
+    check_settings("train", training, Training)
     parts = data.split(dataset, seed, training.hold_out)
     if training.batch_size > data.count(parts.train):
         raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxnas.base import Arch, Array, SearchSpace
 from jaxnas.benchmarks import Table, metric_column, named_table, table_fingerprint
 from jaxnas.checks import check_arch
+from jaxnas.files import expanded
 
 
 class Truth(NamedTuple):
@@ -101,7 +102,7 @@ def truth_of(table: str | os.PathLike[str] | Table, space: SearchSpace, metric: 
     if isinstance(table, Table):
         named = table
     else:
-        named, usual = named_table(os.fspath(table))
+        named, usual = named_table(str(expanded(table)))
     if [choice.options for choice in named.choices] != [choice.options for choice in space.choices]:
         raise ValueError(
             f"the table {named.name} is not over the choices of {space.name}: take another table or another space"

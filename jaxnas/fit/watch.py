@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, Objective, SearchSpace, Supernet
 from jaxnas.draw import metric_axis, new_figure, save_plot
+from jaxnas.ranges import Count, Natural, Positive, UsedWith
 from jaxnas.report import shown
 from jaxnas.search.health import (
     EarlyStop,
@@ -38,35 +39,33 @@ _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#777777"
 class Watch:
     """What is watched for a collapse, on validation images without augmentation, the same at every measurement."""
 
-    every: int = 1
+    every: Natural = 1
     """Epochs between two measurements of skip connections, entropy and the gap of mixture and path; 0 is none."""
-    batches: int = 8
+    batches: Annotated[Count, UsedWith("every")] = 8
     """Batches of search.batch_size images for the gap, as far as there are so many."""
-    eigenvalue_every: int = 1
+    eigenvalue_every: Natural = 1
     """Epochs between two dominant eigenvalues; 0 is none."""
-    eigenvalue_batches: int = 1
+    eigenvalue_batches: Annotated[Count, UsedWith("eigenvalue_every")] = 1
     """Batches for each eigenvalue."""
-    products: int = 20
+    products: Annotated[Count, UsedWith("eigenvalue_every")] = 20
     """Hessian-vector products for each eigenvalue, at most."""
-    window: int = EarlyStop().window
+    window: Count = EarlyStop().window
     """Of search.early_stop: how many eigenvalues a mean is of."""
-    lag: int = EarlyStop().lag
+    lag: Count = EarlyStop().lag
     """Of search.early_stop: the last mean is compared with the mean this many measurements earlier."""
-    ratio: float = EarlyStop().ratio
+    ratio: Positive = EarlyStop().ratio
     """Of search.early_stop: the search ends where the earlier mean is less than this share of the last one."""
-    first: int = EarlyStop().first
+    first: Natural = EarlyStop().first
     """Of search.early_stop: the number of the first eigenvalue, from 0, to whose architecture the search may return."""
 
 
 def rule_of(watch: Watch, early_stop: bool, epochs: int) -> EarlyStop | None:
     """The rule of an early stop, None without one; raises ValueError for a watch that cannot work."""
-    for name in ("every", "eigenvalue_every"):
-        if getattr(watch, name) < 0:
-            raise ValueError(f"search.watch.{name} must be 0 for never, or positive, got {getattr(watch, name)}")
-    for name in ("batches", "eigenvalue_batches", "products"):
-        if getattr(watch, name) < 1:
-            raise ValueError(f"search.watch.{name} must be at least 1, got {getattr(watch, name)}")
     if not early_stop:
+        usual = EarlyStop()
+        for name in EarlyStop._fields:
+            if getattr(watch, name) != getattr(usual, name):
+                raise ValueError(f"search.watch.{name} is of search.early_stop: leave it out, or give that")
         return None
     rule = EarlyStop(watch.window, watch.lag, watch.ratio, watch.first)
     try:

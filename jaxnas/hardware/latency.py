@@ -11,16 +11,16 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Context, Skeleton
-from jaxnas.files import write_atomic
+from jaxnas.files import expanded, read_json, write_atomic
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import strided
 from jaxnas.ops.primitives import PRIMITIVES, initial_stats
@@ -148,13 +148,19 @@ def save_latency(table: LatencyTable, path: str | os.PathLike[str]) -> None:
 
 def load_latency(path: str | os.PathLike[str]) -> LatencyTable:
     """Raises: OSError; ValueError, naming the file, where it is no table of latencies."""
-    try:
-        content: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        options = tuple(str(option) for option in content["options"])
-        times = {str(kind): np.array(value, np.float64) for kind, value in content["milliseconds"].items()}
-        if not times or any(value.ndim != 2 or value.shape[1] != len(options) for value in times.values()):
-            raise ValueError(f"times must be [S, {len(options)}]")
-        constant = float(content.get("constant", 0.0))
-        return LatencyTable(str(content["device"]), int(content["batch"]), options, times, constant)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no table of latencies ({error}); write it with save_latency") from None
+    content = read_json(expanded(path), _LatencyFile, "write it with save_latency")
+    times = {kind: np.array(value, np.float64) for kind, value in content["milliseconds"].items()}
+    options = tuple(content["options"])
+    if not times or any(value.ndim != 2 or value.shape[1] != len(options) for value in times.values()):
+        raise ValueError(
+            f"{path} is no table of latencies (times must be [S, {len(options)}]); write it with save_latency"
+        )
+    return LatencyTable(content["device"], content["batch"], options, times, content.get("constant", 0.0))
+
+
+class _LatencyFile(TypedDict):
+    device: str
+    batch: int
+    options: list[str]
+    milliseconds: dict[str, list[list[float]]]
+    constant: NotRequired[float]

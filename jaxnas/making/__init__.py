@@ -4,7 +4,7 @@ from jaxnas.making.parts import make, read_start, start_fingerprint
 from jaxnas.making.trainer import (
     Measured,
     Settings,
-    check_settings,
+    check_making,
     identity,
     make_trainer,
     representatives,
@@ -14,7 +14,7 @@ from jaxnas.making.trainer import (
 __all__ = [
     "Measured",
     "Settings",
-    "check_settings",
+    "check_making",
     "identity",
     "make",
     "make_trainer",

@@ -21,7 +21,7 @@ from jaxnas.data.digits import load_digits
 from jaxnas.data.digits201 import load_digits201
 from jaxnas.data.pipeline import make_batches
 from jaxnas.objectives import classification, cross_entropies
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import Count, Depth, Few, Natural, NotNegative, Positive, Seed, Width, check_settings
 from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train import trainer
 from jaxnas.train.schedules import cosine, sgd
@@ -34,30 +34,30 @@ class Settings:
     Optimizer and schedule are those of NAS-Bench-201; size, noise and length make the ranking informative.
     """
 
-    channels: int = 8
-    cells: int = 2
+    channels: Width = 8
+    cells: Depth = 2
     """In each of the three stages."""
-    epochs: int = 8
+    epochs: Count = 8
     fidelities: tuple[int, ...] = (1, 2, 4, 8)
     """Epochs after which a run is evaluated, the last one included."""
-    batch_size: int = 64
-    learning_rate: float = 0.1
+    batch_size: Count = 64
+    learning_rate: Positive = 0.1
     """At the start; it falls to 0 along a cosine."""
-    weight_decay: float = 5e-4
-    shift: int = 2
+    weight_decay: NotNegative = 5e-4
+    shift: Natural = 2
     """Pixels by which an image is moved at most."""
-    noise: float = 0.6
+    noise: NotNegative = 0.6
     """Of each pixel, in standard deviations of the pixels."""
-    copies: int = 3
+    copies: Few = 3
     """Of each validation and test image, each with its own shift and noise."""
-    classes: int | None = None
+    classes: Count | None = None
     """Only the first so many of the functional classes."""
-    second: int = 500
+    second: Count = 500
     """Classes that are trained a second time with another seed."""
-    timed: int = 30
+    timed: Count = 30
     """Single runs whose time is taken."""
-    seed: int = 0
-    part: int = 64
+    seed: Seed = 0
+    part: Count = 64
     """Architectures trained between two saves."""
 
 
@@ -66,16 +66,9 @@ def identity(settings: Settings) -> dict[str, Any]:
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(Settings)}
 
 
-def check_settings(settings: Settings) -> None:
+def check_making(settings: Settings) -> None:
     """Raises ValueError for what cannot work."""
-    check_ranges(
-        "",
-        settings,
-        count=("channels", "cells", "epochs", "batch_size", "copies", "classes", "second", "timed", "part"),
-        positive=("learning_rate",),
-        not_negative=("weight_decay", "shift", "noise"),
-        seed=("seed",),
-    )
+    check_settings("", settings, type(settings))
     fidelities, epochs = settings.fidelities, settings.epochs
     ascending = tuple(sorted(set(fidelities)))
     if fidelities != ascending or not ascending or ascending[0] < 1 or ascending[-1] != epochs:

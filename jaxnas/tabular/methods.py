@@ -12,7 +12,7 @@ import optax
 
 from jaxnas.base import Sampler
 from jaxnas.controllers import adam, lstm_controller, reinforce_policy
-from jaxnas.ranges import check_ranges
+from jaxnas.ranges import Count, Positive, Share, check_settings
 from jaxnas.samplers import (
     Bracket,
     controller_search,
@@ -42,18 +42,18 @@ COLDEST = 0.01
 class MethodSettings:
     """Population, sample size and averaging are those of NAS-Bench-201's programs."""
 
-    population: int = 10
-    sample_size: int = 3
-    learning_rate: float = 0.1
+    population: Count = 10
+    sample_size: Count = 3
+    learning_rate: Positive = 0.1
     """Of Adam in REINFORCE, the best of 0.01 to 0.5 on digits201; NAS-Bench-201's program has 0.5, NATS-Bench 0.01."""
-    controller_learning_rate: float = 0.02
+    controller_learning_rate: Positive = 0.02
     """Of Adam in enas, the best of 0.001 to 0.1 on digits201; NAS-Bench-201's program, whose controller it is, has
     0.001."""
-    ema: float = 0.9
-    temperature: float = 10.0
+    ema: Share = 0.9
+    temperature: Positive = 10.0
     """Of annealing at its start, in the unit of the search metric, the best of 0.3 to 30 on digits201; it falls to a
     hundredth of that."""
-    eta: float = 3.0
+    eta: Positive = 3.0
     """Of halving and hyperband."""
 
     def settings(self) -> dict[str, float]:
@@ -82,8 +82,7 @@ def make_plan(name: str, setting: Setting, settings: MethodSettings) -> Plan:
     """The method of that name. Raises ValueError for an unknown one and for settings that it cannot have."""
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
-    rates = ("learning_rate", "controller_learning_rate", "temperature")
-    check_ranges("", settings, positive=rates, count=("population", "sample_size"))
+    check_settings("", settings, type(settings))
     if name in ("halving", "hyperband") and setting.fidelities < 2:
         raise ValueError(f"{name} needs a search metric with several fidelities; {setting.search!r} has one")
     return METHODS[name](setting, settings)

@@ -11,7 +11,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxnas.base import Array, Key, PyTree
 from jaxnas.checkpoint import Checkpoints, Restored, abstract
 from jaxnas.parallel import arrays_from_first, from_first, is_first_process, is_key, largest, local
 from jaxnas.runfolder import Stage
+from jaxnas.shapes import check_shape
 from jaxnas.train.chunk import Chunk, Infos, check_same_types
 from jaxnas.train.finite import NonFiniteError, check_no_nan, first_non_finite, named
 from jaxnas.train.progress import Progress
@@ -128,12 +129,14 @@ def run(
                 if best is not None and (top is None or values[best] > top.value):
                     top = Best(values[best], done)
                     if checkpoints is not None:
-                        _save(checkpoints.save_best, _At(state, done, before + time.perf_counter() - started, top))
+                        _save(
+                            stage, checkpoints.save_best, _At(state, done, before + time.perf_counter() - started, top)
+                        )
             over = done == total or (done == epoch * epoch_steps and ended(state))
             signalled = largest([stop() or 0])[0] or None
             due = time.perf_counter() - saved >= save_seconds or signalled is not None or over
             if checkpoints is not None and due:
-                _save(checkpoints.save, _At(state, done, before + time.perf_counter() - started, top))
+                _save(stage, checkpoints.save, _At(state, done, before + time.perf_counter() - started, top))
                 saved = time.perf_counter()
             if signalled is not None:
                 raise Stopped(signalled, done, total, saved=stage is not None)
@@ -153,6 +156,13 @@ def load(stage: Stage, target: PyTree, which: Literal["latest", "best"]) -> PyTr
             f"{stage.path / 'checkpoints' / which} has no whole checkpoint; remove {stage.path} to run it again"
         )
     return restored.state
+
+
+class _Meta(TypedDict):
+    """What is saved with a state. best: value and step."""
+
+    seconds: float
+    best: list[float] | None
 
 
 class _At(NamedTuple):
@@ -194,6 +204,7 @@ def _start(
     if restored.step > total:
         raise ValueError(f"{stage.path} is at step {restored.step}, beyond the {total} steps asked for")
     stage.truncate_metrics(restored.step)
+    check_shape(restored.meta, _Meta, f"the checkpoint of step {restored.step} in {stage.path}")
     best = restored.meta["best"]
     return _At(place(restored.state), restored.step, restored.meta["seconds"], Best(*best) if best else None)
 
@@ -211,10 +222,12 @@ def _restore(checkpoints: Checkpoints | None, like: PyTree, which: Literal["late
     return Restored(arrays_from_first(zeros), told["meta"], told["step"])
 
 
-def _save(write: Callable[[int, PyTree, Mapping[str, Any]], None], at: _At) -> None:
+def _save(stage: Stage | None, write: Callable[[int, PyTree, Mapping[str, Any]], None], at: _At) -> None:
     check_no_nan(at.state, at.done)
     own = jax.tree.map(local, at.state)
     with saving():
+        if stage is not None:
+            stage.sync()  # lines that a checkpoint comes after are on the disk before it
         write(at.done, own, {"seconds": at.seconds, "best": at.best})
 
 

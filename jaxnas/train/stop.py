@@ -7,13 +7,15 @@ import math
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from jaxnas.console import tell
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP comes where a terminal or a connection is closed; a program that was started to ignore it, by nohup, does."""
 
 _came: list[int] = []
 """The first signal of this process, once one came: a process has one set of handlers."""
@@ -22,7 +24,7 @@ _saved = -math.inf
 
 
 class Stopped(RuntimeError):
-    """A run ended early because a signal asked it to. `exit_code`: 75 (try again) for SIGTERM, 130 for SIGINT."""
+    """A run ended early because a signal asked it to. `exit_code`: 130 for SIGINT, else 75 (try again)."""
 
     def __init__(self, number: int, done: int, total: int, *, saved: bool, unit: str = "step") -> None:
         how = "saved; the same command goes on from here" if saved else "not saved"
@@ -57,17 +59,35 @@ def saving() -> Iterator[None]:
         _saved = time.monotonic()
 
 
+def compiling(thread: int) -> bool:
+    """Whether a thread traces, lowers or compiles a program of JAX: nothing of that can be saved or cut short."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(_COMPILERS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_COMPILERS = tuple(os.path.join("jax", "_src", *path) for path in (
+    ("compiler.py",), ("interpreters", "mlir.py"), ("interpreters", "partial_eval.py"),
+))  # fmt: skip
+"""Ends of the paths of JAX's modules that are on the stack then."""
+
+
 @contextlib.contextmanager
-def stop_on_signal(grace: float = 25.0) -> Iterator[Callable[[], int | None]]:
-    """Within it, SIGTERM and SIGINT no longer end the process; gives a function that tells the first one that came.
+def stop_on_signal(grace: float = 25.0, compile_grace: float = 7.0) -> Iterator[Callable[[], int | None]]:
+    """Within it, SIGTERM, SIGINT and SIGHUP no longer end the process; gives a function that tells the first that came.
 
     The program asks that function between the parts of its work, saves and leaves. If it has not left `grace` seconds
     after the signal, it is taken to stand in a call that does not return, and the process ends as by a kill, with the
-    exit code of a stop: what was saved before is what it goes on from. `saving` does not count. A second signal ends
-    the process at once. Both also hold while a computation runs. Only for the main thread, which is the only one that
-    may handle signals: raises ValueError elsewhere.
+    exit code of a stop: what was saved before is what it goes on from. `saving` does not count. Where it compiles after
+    `compile_grace` seconds, it ends then: a compilation may take minutes, and nothing of it is lost but time. A second
+    signal ends the process at once. All also hold while a computation runs. Only for the main thread, which is the only
+    one that may handle signals: raises ValueError elsewhere.
     """
     _came.clear()
+    main = threading.get_ident()
     receive, send = os.pipe()
     os.set_blocking(send, False)
 
@@ -76,14 +96,14 @@ def stop_on_signal(grace: float = 25.0) -> Iterator[Callable[[], int | None]]:
         # signal does not, and this thread reads it.
         since = math.inf
         while True:
-            left = max(since, _saved) + grace - time.monotonic()
-            if left <= 0:
-                name = signal.Signals(_came[0]).name
-                tell(f"{name}: no part of the work ended in {grace:g} s; the same command goes on from what was saved "
-                     "before", wait=False)  # fmt: skip
+            waited = time.monotonic() - max(since, _saved)
+            if waited >= grace or (waited >= compile_grace and compiling(main)):
+                why = f"no part of the work ended in {grace:g} s" if waited >= grace else "a program is being compiled"
+                tell(f"{signal.Signals(_came[0]).name}: {why}; ended without saving, and the same command goes on from "
+                     "what was saved before", wait=False)  # fmt: skip
                 os._exit(_exit_code(_came[0]))
             # While a save runs, or before any signal, there is no end to wait for.
-            if not select.select([receive], [], [], min(left, 1.0) if _came else None)[0]:
+            if not select.select([receive], [], [], 0.2 if _came else None)[0]:
                 continue
             number = os.read(receive, 1)[0]
             if number == 0:
@@ -94,10 +114,12 @@ def stop_on_signal(grace: float = 25.0) -> Iterator[Callable[[], int | None]]:
                 os._exit(128 + number)
             _came.append(number)
             since = time.monotonic()
-            tell(f"\n{signal.Signals(number).name}: ending after this part of the work, or in {grace:g} s without "
-                 "saving; a second signal ends at once", wait=False)  # fmt: skip
+            tell(f"\n{signal.Signals(number).name}: ending after this part of the work, or without saving in {grace:g} "
+                 f"s, {compile_grace:g} s where a program is being compiled; a second signal ends at once",
+                 wait=False)  # fmt: skip
 
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    heeded = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
     wakeup = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
