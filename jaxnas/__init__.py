@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Supernet,
     )
     from jaxnas.catalog import CATALOG, Entry
+    from jaxnas.choices import depth, join, one_of, searchable, width
     from jaxnas.fit import (
         BlackBox,
         Darts,
@@ -49,6 +50,7 @@ _NAMES = {
         "SearchSpace", "Skeleton", "Supernet",
     ),
     "catalog": ("CATALOG", "Entry"),
+    "choices": ("depth", "join", "one_of", "searchable", "width"),
     "fit": (
         "BlackBox", "Darts", "Devices", "Enas", "Found", "Limits", "Method", "OneShot", "Problem", "Training",
         "preset", "rank", "run",
@@ -59,7 +61,7 @@ _NAMES = {
 """Module -> the names of it that stand here."""
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _PACKAGES = (
-    "benchmarks", "catalog", "controllers", "data", "draw", "fit", "hardware", "networks", "ops", "parallel",
+    "benchmarks", "catalog", "choices", "controllers", "data", "draw", "fit", "hardware", "networks", "ops", "parallel",
     "predictors", "proxies", "relax", "samplers", "search", "spaces", "supernets", "testing", "train",
 )  # fmt: skip
 
@@ -89,12 +91,17 @@ __all__ = [
     "Supernet",
     "Training",
     "darts",
+    "depth",
     "enas",
+    "join",
     "load",
+    "one_of",
     "preset",
     "rank",
     "run",
+    "searchable",
     "single_path",
+    "width",
 ]
 __version__ = metadata.version("jaxnas")
 

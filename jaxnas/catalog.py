@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxnas.base import Arch, ArchWeights, Network, SearchSpace, Skeleton, Supernet
 from jaxnas.hardware import (
     LatencyTable,
@@ -77,6 +79,9 @@ class Entry(NamedTuple):
     ends: the number of the node that each slot of a cell ends in, where slots are edges; keeps: how many edges a node
     keeps, 0 for all. derivations: other rules than the space's own to read an architecture off a mixture. Where costs
     add up over the operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it.
+    The table and the structure may have kinds beside those of the mixture, of options that are taken together
+    (`jaxnas.hardware.together`). Then costs: (options taken, cell kind -> [P, S, O], skeleton) -> their parameters and
+    multiply-adds, {"params": [P], "macs": [P]}.
     latency: (skeleton, images of a batch) -> milliseconds of each operation on this device. by_hand: name -> (the most
     multiply-adds, skeleton) -> a network that people have designed in this space, a baseline.
     """
@@ -99,6 +104,7 @@ class Entry(NamedTuple):
     structure: Callable[[SearchSpace], Structure] | None = None
     latency: Callable[[Skeleton, int], LatencyTable] | None = None
     by_hand: Mapping[str, Callable[[int, Skeleton], Network]] = MappingProxyType({})
+    costs: Callable[[Mapping[str, np.ndarray], Skeleton], dict[str, np.ndarray]] | None = None
 
 
 def _of_genotype(genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace:

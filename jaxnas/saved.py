@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, TypedDict
@@ -144,27 +146,38 @@ def _skeleton(description: Mapping[str, Any]) -> Skeleton:
     return Skeleton(**{**given, "image_shape": tuple(shape["image_shape"])})
 
 
-def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
+def load(run: str | os.PathLike[str], space: Entry | None = None, *, model: Any = None) -> Loaded:
     """The found and trained network of a run folder, as (apply, params).
 
-    space: the entry of a space of your own; those of the library are known by the genotype.
+    space: the entry of a space of your own; those of the library are known by the genotype. model: in its place, a
+    model with choices in it, or what `jaxnas.searchable` made of it.
 
     `apply(params, images)` takes uint8 images as they are on disk and normalizes them as in training, or what else the
     data set had as inputs; files become such images by `jaxnas.data.read_image` with `image_form(describe(run))`.
-    Raises OSError where the folder holds no network, ValueError where it is damaged.
+    Raises OSError where the folder holds no network, ValueError where it is damaged, or the model is not the one that
+    was searched: with other choices, or layers of other shapes.
     """
+    if space is not None and model is not None:
+        raise ValueError("give space or model, not both")
     description = describe(run)
     channels = description["skeleton"]["image_shape"][2]
     if "inputs" not in description and any(len(description.get(name, ())) != channels for name in ("mean", "std")):
         raise ValueError(f"{run}/network/network.json: mean and std must be a number for each of {channels} channels")
     if len(description.get("class_names", ())) not in (0, description["skeleton"]["num_classes"]):
         raise ValueError(f"{run}/network/network.json: class_names must be one for each class")
+    if model is not None:
+        space = _entry_of_model(model, description, run)
     genotype, skeleton, entry = description["genotype"], _skeleton(description), space or _entry(description)
     own = space_of(description, entry)
     network = entry.network(own.from_genotype(genotype), skeleton, own)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(expanded(run) / "network") as checkpoints:
-        restored = checkpoints.restore({"params": target[0], "stats": target[1]})
+        try:
+            restored = checkpoints.restore({"params": target[0], "stats": target[1]})
+        except ValueError as error:
+            if model is None:
+                raise
+            raise ValueError(f"the network of {run} is of another model: {error}") from error
     if restored is None:
         raise OSError(f"{run}/network holds no whole checkpoint: run the training again")
 
@@ -176,6 +189,39 @@ def load(run: str | os.PathLike[str], space: Entry | None = None) -> Loaded:
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
     return Loaded(apply, restored.state)
+
+
+def _entry_of_model(model: Any, description: Mapping[str, Any], run: Any) -> Entry:
+    """Of a model, or what `searchable` made of one. Raises ValueError where it has not the choices of the run."""
+    from jaxnas.choices import Searchable, searchable  # not before it is needed: most networks are of the library
+
+    genotype = description["genotype"]
+    if not isinstance(model, Searchable):
+        model = searchable(model, _example(description), name=str(genotype.get("space")))
+    names = {choice.name for choice in model.space.choices}
+    if names != genotype.keys() - {"space"}:
+        raise ValueError(
+            f"the network of {run} is of another model: it has the choices "
+            f"{', '.join(sorted(genotype.keys() - {'space'}))}, and this one has {', '.join(sorted(names))}"
+        )
+    return model.entry
+
+
+def _example(description: Mapping[str, Any]) -> PyTree:
+    """A batch of one example in the form of a run's data.
+
+    Raises: ValueError where inputs are neither one array nor arrays by their names.
+    """
+    if "inputs" not in description:
+        return jax.ShapeDtypeStruct((1, *description["skeleton"]["image_shape"]), jnp.float32)
+    inputs: dict[str, Any] = {}
+    for form in description["inputs"]:
+        found = re.fullmatch(r"(?:\['([^']*)'\] )?(\w+) (\[.*\])", form)
+        if found is None:
+            raise ValueError(f"inputs {form} cannot be made again: give what jaxnas.searchable made of the model")
+        name, kind, shape = found.groups()
+        inputs[name or ""] = jax.ShapeDtypeStruct((1, *json.loads(shape)), kind.replace("64", "32"))
+    return inputs.get("", inputs)
 
 
 def _checked(images: Any, image_shape: tuple[int, int, int]) -> Array:

@@ -16,7 +16,7 @@ LAYERS = (
     "networks benchmarks hardware",
     "supernets samplers",
     "catalog",
-    "search train saved",
+    "search train choices saved",
     "making",
     "streams",
     "tabular",

@@ -84,8 +84,11 @@ def make_budget(
 
     def by_table(archs: np.ndarray) -> dict[str, np.ndarray]:
         taken = {kind: np.asarray(value) > 0 for kind, value in one_hot(jnp.asarray(archs)).items()}
+        known = {} if entry.costs is None else entry.costs(taken, skeleton)
         return {
-            name: constant[name] + sum(np.einsum("aso,so->a", taken[k], part[k].astype(float)) for k in part)
+            name: known[name].astype(np.float64)
+            if name in known
+            else constant[name] + sum(np.einsum("aso,so->a", taken[k], part[k].astype(float)) for k in part)
             for name, part in parts.items()
         }
 
@@ -98,7 +101,8 @@ def make_budget(
         return jnp.log(jnp.stack(sums))
 
     constraints = tuple(Constraint(name, dict(parts[name]), upper=given[name] - constant[name]) for name in given)
-    return Budget(given, by_table, entry.structure(space), constraints, constant, signals, entry.vocabulary)
+    told = signals if entry.costs is None else None  # the sums of the table need more than the options taken
+    return Budget(given, by_table, entry.structure(space), constraints, constant, told, entry.vocabulary)
 
 
 def with_costs(entry: Entry, space: SearchSpace) -> SearchSpace:

@@ -10,10 +10,12 @@ from jaxnas.hardware.integer_program import (
     cost_budget,
     count_between,
     forbidden,
+    kind_of,
     one_option_each,
     pareto,
     reachable,
     solve,
+    together,
     two_edges_a_node,
 )
 from jaxnas.hardware.latency import (
@@ -44,6 +46,7 @@ __all__ = [
     "device_name",
     "fit_additive",
     "forbidden",
+    "kind_of",
     "load_latency",
     "median_milliseconds",
     "nasbench201_latency",
@@ -54,5 +57,6 @@ __all__ = [
     "save_latency",
     "solve",
     "sums",
+    "together",
     "two_edges_a_node",
 ]

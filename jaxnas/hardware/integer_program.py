@@ -42,12 +42,14 @@ class Constraint(NamedTuple):
 class Structure(NamedTuple):
     """Which x are architectures of a space. shapes: cell kind -> (S, O). rules: constraints that are never given up.
 
-    to_arch: cell kind -> 0 or 1 [S, O] -> architecture.
+    to_arch: cell kind -> 0 or 1 [S, O] -> architecture. beside: kinds of options that are taken together (`together`),
+    which scores, and the coefficients of a constraint, may leave out.
     """
 
     shapes: dict[str, tuple[int, int]]
     rules: tuple[Constraint, ...]
     to_arch: Callable[[Scores], Arch]
+    beside: frozenset[str] = frozenset()
 
 
 class Solution(NamedTuple):
@@ -84,6 +86,39 @@ def one_option_each(space: SearchSpace) -> Structure:
             row[kind][slot] = 1
             rules.append(Constraint(f"{kind} slot {slot}: one option", row, 1, 1))
     return Structure(shapes, tuple(rules), _to_arch(space))
+
+
+def together(structure: Structure, groups: Sequence[tuple[tuple[str, int], ...]]) -> Structure:
+    """A structure that also knows which options of several slots are taken together.
+
+    groups: of slots (kind, slot), each of which takes one option. A group is one more kind, `kind_of(group)`, of shape
+    [1, O1 * O2 * …], with the options of the last slot running fastest. So costs that are a product of what slots say
+    are a sum again, exactly (Glover & Woolsey 1974, https://doi.org/10.1287/opre.22.1.180).
+    """
+    shapes, rules = dict(structure.shapes), []
+    for group in groups:
+        counts = [structure.shapes[kind][1] for kind, _ in group]
+        shapes[kind_of(group)] = (1, int(np.prod(counts)))
+    for group in groups:
+        counts = [structure.shapes[kind][1] for kind, _ in group]
+        places = np.indices(counts).reshape(len(counts), -1)
+        for (kind, slot), own in zip(group, places, strict=True):
+            for option in range(structure.shapes[kind][1]):
+                row = {kind_of(group): (own == option).astype(np.float64)[None]}
+                row[kind] = np.zeros(structure.shapes[kind])
+                row[kind][slot, option] = -1
+                rules.append(Constraint(f"{kind} slot {slot} option {option} in {kind_of(group)}", row, 0, 0))
+
+    def to_arch(taken: Scores) -> Arch:
+        return structure.to_arch({kind: taken[kind] for kind in structure.shapes})
+
+    beside = structure.beside | {kind_of(group) for group in groups}
+    return Structure(shapes, (*structure.rules, *rules), to_arch, beside)
+
+
+def kind_of(group: tuple[tuple[str, int], ...]) -> str:
+    """The name of the kind of a group of slots."""
+    return " & ".join(f"{kind} {slot}" for kind, slot in group)
 
 
 def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, ...] = DARTS_OPERATIONS) -> Structure:
@@ -287,7 +322,7 @@ def _meets(constraint: Constraint, taken: Scores) -> bool:
 
 
 def _total(scores: Mapping[str, np.ndarray], taken: Scores) -> float:
-    return float(sum((np.asarray(scores[kind], np.float64) * taken[kind]).sum() for kind in taken))
+    return float(sum((np.asarray(scores[kind], np.float64) * taken[kind]).sum() for kind in scores))
 
 
 def _zeros(shapes: Mapping[str, tuple[int, int]]) -> Scores:
@@ -295,7 +330,8 @@ def _zeros(shapes: Mapping[str, tuple[int, int]]) -> Scores:
 
 
 def _flat(shapes: Mapping[str, tuple[int, int]], scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.asarray(scores[kind], np.float64).reshape(-1) for kind in shapes])
+    every = [scores[kind] if kind in scores else np.zeros(shape) for kind, shape in shapes.items()]
+    return np.concatenate([np.asarray(value, np.float64).reshape(-1) for value in every])
 
 
 def _split(shapes: Mapping[str, tuple[int, int]], x: np.ndarray) -> Scores:
@@ -305,7 +341,8 @@ def _split(shapes: Mapping[str, tuple[int, int]], x: np.ndarray) -> Scores:
 
 def _check(structure: Structure, name: str, scores: Mapping[str, np.ndarray]) -> None:
     shapes = {kind: tuple(np.shape(value)) for kind, value in scores.items()}
-    if shapes != structure.shapes:
+    wanted = {kind: shape for kind, shape in structure.shapes.items() if kind in shapes or kind not in structure.beside}
+    if shapes != wanted:
         raise ValueError(f"{name}: expected numbers of shape {structure.shapes}, got {shapes}")
     for kind, value in scores.items():
         if not np.isfinite(np.asarray(value, np.float64)).all():
