@@ -35,6 +35,11 @@ LONG = (
 # What takes longest, each beside quicker tests of the same subject.
 SLOW = {
     "test_cells": ("test_the_laws_of_a_free_supernet",),
+    "test_choices": (
+        "test_a_network_computes_what_its_path_does_in_training_with_dropout_and_in_evaluation[vit",
+        "test_its_supernet_obeys_the_laws[table",
+    ),
+    "test_choices_page": ("",),
     "test_darts": ("test_exact_and_difference_agree_on_a_real_cell",),
     "test_digits201": ("test_a_lost_part_is_made_again",),
     "test_family": ("test_parts_of_p_darts", "test_a_selection_by_perturbation"),

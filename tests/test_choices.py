@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 from jaxnas import choices
 from jaxnas.base import Context, Skeleton
+from jaxnas.choices import supernet
+from jaxnas.choices.rolling import find_rolls
 from jaxnas.choices.searching import counted
 from jaxnas.hardware import Constraint, solve
 from jaxnas.testing import check_space, check_supernet
@@ -118,3 +121,44 @@ def test_nothing_of_the_user_is_changed():
     assert outputs.shape == (4, 5)
     # Running statistics of the user move by a part of the batch's, as flax has it: 0.99 of 1, and a little.
     assert (told["batch_stats"]["BatchNorm_0"]["var"] >= 0.99).all()
+
+
+class Deep(nn.Module):
+    """Four blocks in a plain loop, between other layers; the first and the last are one choice."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4)(x)
+        for number in range(4):
+            y = nn.LayerNorm()(x)
+            layers = {"linear": nn.Dense(4), "gelu": lambda y: nn.Dense(4)(nn.gelu(y)), "skip": choices.identity}
+            x = x + choices.one_of(f"block{number % 3}", layers)(y)
+        return nn.Dense(2)(x)
+
+
+def test_blocks_of_a_python_loop_are_one_program_and_compute_the_same(monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    found, results = [], []
+
+    def watched(*arguments):
+        rolls = find_rolls(*arguments)
+        found.extend(rolls)
+        return rolls
+
+    for find in (watched, lambda *arguments: []):
+        monkeypatch.setattr(supernet, "find_rolls", find)
+        own = choices.searchable(Deep(), x)
+        params, weights = jitted(own.supernet.init)(jax.random.key(1)), own.space.template()
+        weights = jax.tree.map(lambda zeros: jax.nn.softmax(zeros + jnp.arange(3.0)[None]), weights)
+        arch = jnp.array([1, 0, 2])
+
+        def outputs(params, weights, own=own, arch=arch):
+            path = own.supernet.apply_path(params, arch, x, Context())[0]
+            mixed = own.supernet.apply(params, weights, x, Context())[0]
+            return jnp.sum(jnp.sin(path) + jnp.cos(mixed)), (path, mixed)
+
+        results.append(jitted(jax.value_and_grad(outputs, (0, 1), has_aux=True))(params, weights))
+    near(*results)
+    assert [(roll.rounds, roll.choices["block0"]) for roll in found[:1]] == [
+        (4, ("block0", "block1", "block2", "block0"))
+    ]

@@ -19,10 +19,8 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
         exec(block, names)
     own, arch, dataset = names["own"], names["arch"], names["dataset"]
     images = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
-    path = own.supernet.apply_path(
-        names["params"] if False else own.supernet.init(jax.random.key(0)), arch, images, Context()
-    )[0]
-    assert path.shape == (4, 10)
+    path = own.supernet.apply_path(names["params"], arch, images, Context())[0]
+    np.testing.assert_allclose(own.network(arch).apply(names["smaller"], images, Context())[0], path, atol=1e-4)
     vit, results = names["vit"], names["results"]
     for name, result in results.items():
         assert result.result["macs"] <= 80_000, name

@@ -77,13 +77,17 @@ class Parts:
         def prefix(sizes: Quantity, n: int) -> Any:
             return (jnp.arange(n) < sizes.of_path(taken)).astype(jnp.float32)
 
-        masks = []
+        masks: list[Any] = []
+        holding = {own: _holds(own, taken, self.source.found) for own in set(self.conditions)}
+        along: dict[int, Any] = {}
         for variable, conditions in zip(self.variables["params"], self.conditions, strict=True):
             axes = self.plan.axes[variable]
-            mask: Any = _holds(conditions, taken, self.source.found).reshape((1,) * len(axes))
+            mask: Any = holding[conditions].reshape((1,) * len(axes))
             for place, axis in enumerate(axes):
                 if layouts.changes(axis):
-                    own = layouts.mask(axis, prefix, lambda share: share.of_path(taken), jnp) > 0
+                    if id(axis.root) not in along:
+                        along[id(axis.root)] = layouts.mask(axis, prefix, lambda share: share.of_path(taken), jnp) > 0
+                    own = along[id(axis.root)]
                     mask = mask & own.reshape([-1 if at == place else 1 for at in range(len(axes))])
             masks.append(mask)
         return masks
