@@ -43,8 +43,8 @@ SETTINGS = (
     fit.Training, fit.Darts, fit.Enas, fit.OneShot, fit.BlackBox, fit.Limits, fit.Devices, fit.Sharing, Settings,
     MethodSettings, *(module.Config for module in fuzz.PROGRAMS.values()),
 )  # fmt: skip
-FREE = {"fidelities"}
-"""What is checked against another setting alone."""
+FREE = {"fidelities", "size", "batch_sizes", "steps"}
+"""What is checked with the data, or against another setting."""
 
 
 def has_range(hint):
