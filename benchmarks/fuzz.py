@@ -16,6 +16,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import tempfile
 import time
 import types
@@ -58,7 +59,9 @@ from jaxnas.saved import describe, image_form, save_network
 from jaxnas.train.finite import NonFiniteError
 
 MOST_SECONDS = 10.0
-"""That a failure may take."""
+"""Of computing that a failure may take; the machine may have other things to do."""
+_HANGS = 90
+"""Seconds after which it is taken to wait for ever."""
 PROGRAMS: dict[str, Any] = {
     name.rpartition(".")[2]: module
     for name, module in vars(experiments).items()
@@ -73,21 +76,36 @@ class FoundError(AssertionError):
     """A failure that is no line, or took too long."""
 
 
+@contextlib.contextmanager
+def limited(what: object) -> Iterator[None]:
+    """Raises FoundError where what is done within computes for too long, or does not end. Only in the main thread."""
+
+    def hangs(number: int, frame: object) -> None:
+        raise FoundError(f"no end after {_HANGS} s for {what!r}")
+
+    before, started = signal.signal(signal.SIGALRM, hangs), time.process_time()
+    signal.alarm(_HANGS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    if (seconds := time.process_time() - started) > MOST_SECONDS:
+        raise FoundError(f"{seconds:.0f} s for {what!r}")
+
+
 def attempt(work: Callable[[], object], what: object) -> str | None:
     """What a user is told of the failure of some work; None where it does not fail. Raises FoundError."""
-    started = time.monotonic()
     line: str | None = None
-    try:
-        work()
-    except NonFiniteError as error:
-        line = str(error)
-    except Exception as error:
-        line = command.line_of(error)
-        if line is None:
-            raise FoundError(f"{type(error).__name__} for {what!r}") from error
-    seconds = time.monotonic() - started
-    if seconds > MOST_SECONDS:
-        raise FoundError(f"{seconds:.0f} s for {what!r}")
+    with limited(what):
+        try:
+            work()
+        except NonFiniteError as error:
+            line = str(error)
+        except Exception as error:
+            line = command.line_of(error)
+            if line is None:
+                raise FoundError(f"{type(error).__name__} for {what!r}") from error
     return line
 
 
@@ -120,6 +138,14 @@ _PATHS = st.sampled_from(
 )  # fmt: skip
 
 
+_WRITTEN = {
+    "--workdir": ("OTHER", "FILE", "FILE/run", "PIPE", "IMAGES", "TABLE", "~nobody/x", "/dev/null", "x" * 300),
+    "--out": ("FILE", "PIPE", "EMPTY", "ABSENT", "OTHER", "RUN", "FILE/run", "~nobody/x"),
+    "--cache-dir": ("FILE", "PIPE", "EMPTY", "FILE/run", "~nobody/x"),
+}
+"""What is written to: within the folder of the fuzzer, and no folder in which the work would begin."""
+
+
 def _values(flag: str, hint: Any) -> st.SearchStrategy[list[str]]:
     """The words that may follow a flag."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -135,6 +161,8 @@ def _values(flag: str, hint: Any) -> st.SearchStrategy[list[str]]:
         return st.lists(_values(flag, inner[0]), max_size=3).map(lambda rows: [word for row in rows for word in row])
     if hint in (int, float):
         return st.one_of(_NUMBERS, _WORDS).map(lambda word: [word])
+    if flag in _WRITTEN:
+        return st.sampled_from(_WRITTEN[flag]).map(lambda word: [word])
     if flag.endswith("coordinator"):  # one that is well formed is waited for
         return st.sampled_from(["x", "x:y", ":", "localhost"]).map(lambda word: [word])
     return st.one_of(_PATHS, _WORDS, _NUMBERS).map(lambda word: [word])
@@ -158,23 +186,23 @@ def check_program(name: str, arguments: list[str], places: Path) -> None:
         if wanted and flag not in words:
             words += [flag, str(places / value)]
     main = module.run if name == "prepare_cifar10" else module.main
-    cache, started = jax.config.jax_compilation_cache_dir, time.monotonic()  # type: ignore[attr-defined]
+    cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with limited((name, words)), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             command.main(main, module.Config, words, getattr(module, "PRESETS", None))
     except SystemExit as stopped:
         code = stopped.code
+    except FoundError:
+        raise
     except BaseException as error:
         raise FoundError(f"{name} {words}: {type(error).__name__}") from error
     finally:
         jax.config.update("jax_compilation_cache_dir", cache)
-    seconds, told = time.monotonic() - started, err.getvalue()
+    told = err.getvalue()
     if code not in (0, 2) or "Traceback" in told or (code == 2 and not told.strip()):
         raise FoundError(f"{name} {words}: exit code {code}, {told!r}")
-    if seconds > MOST_SECONDS:
-        raise FoundError(f"{name} {words}: {seconds:.0f} s, {told!r}")
 
 
 def _placed(word: str, places: Path) -> str:

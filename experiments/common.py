@@ -12,6 +12,7 @@ from jaxnas import fit
 from jaxnas.catalog import CATALOG, Entry
 from jaxnas.command import Size
 from jaxnas.fit.presets import SIZES, preset
+from jaxnas.ranges import Bound, Count, Positive, Seed, Some, SomeOrNone
 
 Space = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CATALOG) + "}")]
 Preset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(SIZES) + "}")]
@@ -39,23 +40,23 @@ class Common:
     """Ground truth, a table over the same space: digits201 or a file. What was found is looked up there."""
     metric: str | None = None
     """The metric of the table that is shown; by default the one that is usually reported of it."""
-    max_params: int | None = None
+    max_params: Bound | None = None
     """The most parameters that the network which is trained in the end may have."""
-    max_macs: int | None = None
+    max_macs: Bound | None = None
     """The most multiply-adds that this network may need for one image."""
-    max_latency_ms: float | None = None
+    max_latency_ms: Positive | None = None
     """The longest that this network may take for a batch on this device. Each option is timed; a network is taken to
     need the sum of its options, which is fitted to two whole networks that are timed as well."""
-    latency_batch: int = 32
+    latency_batch: Count = 32
     """How many images this batch has."""
-    random_baselines: int = 1
+    random_baselines: SomeOrNone = 1
     """How many random architectures, within the budget, are trained beside the found one."""
     hand_designed: bool = True
     """Trains networks that people designed beside the found one: a small one of many tutorials, and a ResNet (over the
     chain a MobileNetV2, too) of as many multiply-adds."""
-    seed: int = 0
+    seed: Seed = 0
     """All that is random follows from it."""
-    seeds: int = 1
+    seeds: Some = 1
     """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     train: fit.Training = fit.Training()
     devices: fit.Devices = fit.Devices()

@@ -19,7 +19,7 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize("name", sorted(fuzz.PROGRAMS))
 def test_flags(name, places, tmp_path):
-    assert fuzz.tried(fuzz.checks(places, tmp_path)[f"program {name}"], 5, 0) is None
+    assert fuzz.tried(fuzz.checks(places, tmp_path)[f"program {name}"], 4, 0) is None
 
 
 def test_files_genotypes_and_tables(places, tmp_path):
@@ -43,8 +43,8 @@ SETTINGS = (
     fit.Training, fit.Darts, fit.Enas, fit.OneShot, fit.BlackBox, fit.Limits, fit.Devices, fit.Sharing, Settings,
     MethodSettings, *(module.Config for module in fuzz.PROGRAMS.values()),
 )  # fmt: skip
-FREE = {"fidelities"}
-"""What is checked against another setting alone."""
+FREE = {"fidelities", "size", "batch_sizes", "steps"}
+"""What is checked with the data, or against another setting."""
 
 
 def has_range(hint):

@@ -3,9 +3,11 @@
 import gc
 import io
 import json
+import re
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +187,21 @@ def test_a_picture_cut_short_is_named(tmp_path, capsys):
         assert stopped.value.code == 2
         assert str(picture) in error
         assert error.count("\n") == 1
+
+
+def test_every_line_of_the_documentation_names_tests_that_there_are():
+    here = Path(__file__).parent
+    rows = [
+        row.rsplit("|", 2)[1]
+        for row in (here.parent / "docs" / "reliability.md").read_text(encoding="utf-8").splitlines()
+        if row.startswith("| ") and row.count("|") == 4 and not row.startswith(("| What happens", "| ---"))
+    ]
+    assert len(rows) > 50
+    for row in rows:
+        named, file = set(), ""
+        for own, test in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", row):
+            file = own or file
+            named.add(file)
+            assert not test or f"def {test}(" in (here / file).read_text(encoding="utf-8"), (file, test)
+        assert named or "The same tests" in row, row
+        assert all((here / file).is_file() for file in named)
