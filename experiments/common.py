@@ -49,6 +49,9 @@ class Common:
     need the sum of its options, which is fitted to two whole networks that are timed as well."""
     latency_batch: Count = 32
     """How many images this batch has."""
+    latency_table: str | None = None
+    """A file with the columns choice, option and milliseconds, of the device where the network is to run. Its sums are
+    limited in place of those that are measured here (docs/own_table.md)."""
     random_baselines: SomeOrNone = 1
     """How many random architectures, within the budget, are trained beside the found one."""
     hand_designed: bool = True
@@ -101,5 +104,7 @@ def travel(config: Common, method: fit.Method, entry: Entry | None = None) -> No
         data_dir=config.data_dir, size=config.size, label=config.label, seed=config.seed, seeds=config.seeds,
         table=config.table, metric=config.metric, random_baselines=config.random_baselines,
         hand_designed=config.hand_designed,
-        limits=fit.Limits(config.max_params, config.max_macs, config.max_latency_ms, config.latency_batch),
+        limits=fit.Limits(
+            config.max_params, config.max_macs, config.max_latency_ms, config.latency_batch, config.latency_table
+        ),
     )  # fmt: skip

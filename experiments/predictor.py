@@ -2,6 +2,7 @@
 
     python -m experiments.predictor --table nb201.csv --metric c10_test@200 --methods gnn_gp,gnn,gp,gp_paths,mlp
     python -m experiments.predictor --table nb201.csv --metric c10_test@200 --signals c10_params,c10_macs
+    python -m experiments.predictor --table mine.csv --space darts --architecture genotype --metric accuracy
 
 A draw is a random set of architectures. A method is fitted to their values, as normal scores, and asked about all
 others but those that compute the same function as one of the set. Reported: Kendall's tau (b), Spearman's rho, and the
@@ -17,52 +18,49 @@ import shlex
 import sys
 
 from jaxnas import command
-from jaxnas.benchmarks import chosen_metric, named_table
+from jaxnas.benchmarks import chosen_metric
 from jaxnas.cache import enable_cache
-from jaxnas.files import expanded
-from jaxnas.ranges import Count, Seed, check_settings, numbers
-from jaxnas.tabular import known, make_predictor, run_learning_curves
+from jaxnas.ranges import Count, check_settings, numbers
+from jaxnas.tabular import GivenTable, known, make_predictor, predictor_names, run_learning_curves, usual_sizes
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(GivenTable):
     """With the defaults, on the shipped benchmark, about two minutes."""
 
-    table: str = "digits201"
-    """A file or a name, as for experiments.tabular."""
-    encoding: str | None = None
-    """Of a CSV without architecture strings: its columns of option numbers, with commas."""
     metric: str | None = None
     """What is predicted; by default what experiments.tabular reports."""
-    methods: str = "gnn_gp,gnn,gp,gp_paths,mlp_paths,mlp"
-    """With commas, of gnn_gp, gnn, gnn_alone, gp, gp_paths, mlp_paths, mlp."""
-    sizes: str = "78,156,391"
-    """How many architectures are shown, with commas."""
+    methods: str | None = None
+    """With commas, of gnn_gp, gnn, gnn_alone, gp, gp_paths, mlp_paths, mlp; by default all but gnn_alone that there are
+    for the table."""
+    sizes: str | None = None
+    """How many architectures are shown, with commas; by default 78,156,391 as far as they are half of the table."""
     draws: Count = 5
     signals: str | None = None
     """Metrics that gnn, gp and gnn_gp are told of every architecture, with commas; those that are positive and reach
-    over a factor of ten as logarithms."""
-    seed: Seed = 0
+    over a factor of ten as logarithms. They may have gaps."""
     workdir: str = "runs/predictor"
-    cache_dir: str | None = None
 
 
 def main(config: Config) -> None:
     """Runs what is not there yet, then writes table, curves and report."""
     enable_cache(config.cache_dir)
     check_settings("", config, Config)
-    table, usual = named_table(str(expanded(config.table)), config.encoding)
-    of = known(table, config.signals.split(",") if config.signals else ())
+    signals = [signal.strip() for signal in config.signals.split(",")] if config.signals else []
+    table, usual = config.read(config.metric, *signals)
+    of = known(table, signals)
+    names = [name.strip() for name in config.methods.split(",")] if config.methods else predictor_names(of)
+    metric = chosen_metric(table, config.metric, usual.get("report"), "--metric")
     run_learning_curves(
         config.workdir,
         table,
         of,
-        {name: make_predictor(name, of) for name in config.methods.split(",")},
-        metric=chosen_metric(table, config.metric, usual.get("report"), "--metric"),
-        sizes=numbers("sizes", config.sizes),
+        {name: make_predictor(name, of) for name in names},
+        metric=metric,
+        sizes=usual_sizes(table, metric) if config.sizes is None else numbers("sizes", config.sizes),
         draws=config.draws,
         seed=config.seed,
-        runtime={name: getattr(config, name) for name in ("table", "encoding", "methods", "workdir", "cache_dir")},
+        runtime={**config.given(), "methods": config.methods, "workdir": config.workdir},
         command=shlex.join(["python", "-m", "experiments.predictor", *sys.argv[1:]]),
     )
 

@@ -2,9 +2,10 @@
 
     python -m experiments.tabular
     python -m experiments.tabular --table nb201.csv --methods random,evolution,reinforce --evaluations 95
+    python -m experiments.tabular --table mine.csv --space darts --architecture genotype --search-metric accuracy
 
-A benchmark is "digits201", which comes with the package (NAS-Bench-201's cells trained on noisy digits), or a file: a
-CSV of NAS-Bench-201 with its column arch_str, or any table that `jaxnas.benchmarks.load_table` reads. Regret is the
+A table is "digits201", which comes with the package (NAS-Bench-201's cells trained on noisy digits), or a file of yours
+over any space of the library or over the values that occur in its columns (docs/own_table.md). Regret is the
 best value of the report metric in the table less that of the best architecture found; a metric written "-NAME" is
 better when smaller. A table may lack a part of its space: its coverage is told first, methods draw among the rows that
 have what is searched, and those that cannot pay nothing for what is not there. Also told: after how many evaluations a
@@ -21,20 +22,16 @@ import shlex
 import sys
 
 from jaxnas import command
-from jaxnas.benchmarks import chosen_metric, named_table
+from jaxnas.benchmarks import chosen_metric
 from jaxnas.cache import enable_cache
-from jaxnas.files import expanded
-from jaxnas.ranges import Count, Positive, Seed, check_settings
-from jaxnas.tabular import MethodSettings, make_front_setting, make_plan, make_setting, run_comparison
+from jaxnas.ranges import Count, Positive, check_settings
+from jaxnas.tabular import GivenTable, MethodSettings, make_front_setting, make_plan, make_setting, run_comparison
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MethodSettings):
+class Config(MethodSettings, GivenTable):
     """What is compared on which table; how methods are set is in `MethodSettings`."""
 
-    table: str = "digits201"
-    encoding: str | None = None
-    """Of a CSV without architecture strings: its columns of option numbers, with commas."""
     methods: str = "random,evolution,local,reinforce"
     """Of random, evolution, local, annealing, reinforce, enas, predictor, and where metrics have fidelities halving,
     hyperband."""
@@ -42,26 +39,29 @@ class Config(MethodSettings):
     evaluations: Count | None = None
     """By default 300, or as many as the time budget allows."""
     search_metric: str | None = None
+    """What methods see; by default the usual one of the table, or else --report-metric."""
     report_metric: str | None = None
+    """By what their finds are judged; by default the usual one, or else --search-metric."""
     front_metrics: str | None = None
     """Two metrics, with a comma, such as valid,-macs: also search for their front, by NSGA-II and at random."""
     time_metric: str | None = None
     time_budget: Positive | None = None
     """Simulated seconds; the evaluation that would exceed them is not made."""
-    seed: Seed = 0
     workdir: str = "runs/tabular"
-    cache_dir: str | None = None
 
 
 def main(config: Config) -> None:
     """Runs what is not there yet, then writes table, curves and report."""
     enable_cache(config.cache_dir)
     check_settings("", config, Config)
-    table, usual = named_table(str(expanded(config.table)), config.encoding)
+    front = [metric.strip() for metric in config.front_metrics.split(",")] if config.front_metrics else []
+    table, usual = config.read(config.search_metric, config.report_metric, config.time_metric, *front)
+    search = usual.get("search") or config.report_metric or usual.get("report")
+    report = usual.get("report") or config.search_metric or usual.get("search")
     setting = make_setting(
         table,
-        search=chosen_metric(table, config.search_metric, usual.get("search"), "--search-metric"),
-        report=chosen_metric(table, config.report_metric, usual.get("report"), "--report-metric"),
+        search=chosen_metric(table, config.search_metric, search, "--search-metric"),
+        report=chosen_metric(table, config.report_metric, report, "--report-metric"),
         evaluations=config.evaluations,
         time=config.time_metric or usual.get("time"),
         time_budget=config.time_budget,
@@ -69,12 +69,12 @@ def main(config: Config) -> None:
     run_comparison(
         config.workdir,
         setting,
-        {name: make_plan(name, setting, config) for name in config.methods.split(",")},
+        {name: make_plan(name, setting, config) for name in map(str.strip, config.methods.split(","))},
         seeds=config.seeds,
         seed=config.seed,
-        front=None if config.front_metrics is None else make_front_setting(table, config.front_metrics.split(",")),
+        front=make_front_setting(table, front) if front else None,
         settings=config.settings(),
-        runtime={name: getattr(config, name) for name in ("table", "encoding", "methods", "workdir", "cache_dir")},
+        runtime={**config.given(), "methods": config.methods, "workdir": config.workdir},
         command=shlex.join(["python", "-m", "experiments.tabular", *sys.argv[1:]]),
     )
 

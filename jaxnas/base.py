@@ -86,7 +86,7 @@ class SearchSpace(NamedTuple):
     """Changes exactly one choice to another of its options, uniformly over the neighbors."""
     crossover: Callable[[Key, Arch, Arch], Arch]
     neighbors: Callable[[Arch], tuple[Array, Array]]
-    """arch -> (archs [M, D], valid bool [M]): all architectures that differ in one choice."""
+    """arch -> (archs [M, D], valid bool [M]): all that differ in one choice, and which of them are in the space."""
     canonical: Callable[[Arch], Arch]
     template: Callable[[], ArchWeights]
     """Zeros in the shape of the mixture's weights."""
@@ -101,6 +101,8 @@ class SearchSpace(NamedTuple):
     """Reads the JSON form or the field's notation; raises ValueError naming what is wrong."""
     notation: Callable[[Arch], str]
     """The field's own notation, as printed by the papers' programs."""
+    vocabulary: tuple[str, ...] = ()
+    """What the operation ids of `graph` mean, which predictors need."""
 
 
 class Batch(NamedTuple):

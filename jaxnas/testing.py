@@ -221,7 +221,8 @@ def _check_moves(space: SearchSpace, mutate_keys: Array, cross_keys: Array, arch
     for arch, others, there in zip(rows, around, valid, strict=False):
         found = others[there]
         _law(among(found, arch), "neighbors differ in one choice")
-        _law(len(np.unique(found, axis=0)) == (sizes - 1).sum(), "neighbors are all, each once", f"{len(found)}")
+        _law(bool(there.any()), "an architecture has a neighbor in the space")
+        _law(len(np.unique(others, axis=0)) == (sizes - 1).sum(), "neighbors are all, each once", f"{len(found)}")
     a, b = rows, np.roll(rows, 1, axis=0)
     child = np.asarray(jax.jit(jax.vmap(space.crossover))(cross_keys, jnp.asarray(a), jnp.asarray(b)))
     _law(((child == a) | (child == b)).all(), "crossover takes each choice from a parent")

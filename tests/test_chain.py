@@ -147,15 +147,15 @@ def test_the_graph_leaves_identities_out():
     graph = space.graph(arch)
     names = [spaces.chain_graph_operations()[o] for o in graph.ops[0].tolist()]
     assert [n for n, there in zip(names, graph.mask[0].tolist(), strict=True) if there] == [
-        "stem", "mbconv3_3x3", "reduce shuffle_3x3", "mbconv3_3x3",
+        "stem", "mbconv3_3x3", "reduce shuffle_3x3", "mbconv3_3x3", "output",
     ]  # fmt: skip
-    assert {tuple(edge) for edge in np.argwhere(graph.adjacency[0]).tolist()} == {(0, 2), (2, 4), (4, 6)}
+    assert {tuple(edge) for edge in np.argwhere(graph.adjacency[0]).tolist()} == {(0, 2), (2, 4), (4, 6), (6, 7)}
     # The same network otherwise placed: the same graph but for the order of the places.
     other = space.graph(space.from_genotype("mbconv3_3x3 identity identity | shuffle_3x3 mbconv3_3x3 identity"))
     for one in (graph, other):
         kept = np.flatnonzero(one.mask[0])
-        np.testing.assert_array_equal(one.adjacency[0][np.ix_(kept, kept)], np.eye(4, k=1))
-        np.testing.assert_array_equal(np.asarray(one.ops[0])[kept], np.asarray(graph.ops[0])[[0, 2, 4, 6]])
+        np.testing.assert_array_equal(one.adjacency[0][np.ix_(kept, kept)], np.eye(5, k=1))
+        np.testing.assert_array_equal(np.asarray(one.ops[0])[kept], np.asarray(graph.ops[0])[[0, 2, 4, 6, 7]])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,16 @@ from experiments import predictor
 from jaxnas import command
 from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, named_table, save_table
 from jaxnas.files import read_json
-from jaxnas.tabular import MethodSettings, compare, known, make_plan, make_predictor, make_setting, measure_predictor
+from jaxnas.tabular import (
+    MethodSettings,
+    compare,
+    known,
+    make_plan,
+    make_predictor,
+    make_setting,
+    measure_predictor,
+    predictor_names,
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +94,9 @@ def test_a_table_of_plain_choices_has_predictors_too(folder):
     values = np.asarray(table.metrics["good"], np.float64)
     found = measure_predictor(make_predictor("gp", of), of, graphs, values, 20, draws=2)
     assert min(found["tau"]) > 0.7
-    with pytest.raises(ValueError, match="methods for it are gp, mlp"):
-        make_predictor("gnn", of)
+    assert predictor_names(of) == ["gnn_gp", "gnn", "gp", "mlp"]
+    with pytest.raises(ValueError, match="methods for it are gnn_gp, gnn, gp, mlp"):
+        make_predictor("gp_paths", of)
 
 
 def test_search_by_a_predictor_is_a_method():

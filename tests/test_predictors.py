@@ -15,6 +15,7 @@ from scipy import stats
 from jaxnas import predictors
 from jaxnas.base import Graph
 from jaxnas.benchmarks import functional_classes
+from jaxnas.kernels.masked_max import masked_max
 from jaxnas.predictors.gaussian_process import Block
 from jaxnas.spaces import NASBENCH201_EDGES, darts_space, graph_operations, nasbench201_graph_operations
 from jaxnas.spaces.nasbench201 import nasbench201_space
@@ -298,3 +299,41 @@ def test_wrong_settings_name_the_value(case):
     build, expected = WRONG[case]
     with pytest.raises(ValueError, match=re.escape(expected)):
         build()
+
+
+def test_places_in_levels_change_nothing_of_the_graph_network():
+    """Places that are never joined are updated together: the network is the same, with other places left out too."""
+    space = darts_space(2)
+    vocabulary, form = space.vocabulary, predictors.functional_form(space.vocabulary, ("skip_connect",))
+    archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 32))
+    raw = jax.vmap(space.graph)(archs)
+    graphs = jax.vmap(form)(raw)
+    levels = predictors.levels_of(np.asarray(raw.adjacency.sum((0, 1))), np.asarray(graphs.mask.any((0, 1))))
+    assert len(levels) < len(graphs.ops[0, 0]) - 2
+    for earlier, later in itertools.combinations(range(len(levels)), 2):
+        assert not np.asarray(raw.adjacency)[:, :, levels[later]][..., levels[earlier]].any()
+    one = jax.tree.map(lambda leaf: leaf[0], graphs)
+    plain = predictors.gnn(len(vocabulary), one, width=4, hidden=4)
+    short = predictors.gnn(len(vocabulary), one, width=4, hidden=4, levels=levels)
+    params = plain.init(jax.random.key(1))
+    nothing = jnp.zeros((32, 0))
+    found = [jax.jit(jax.vmap(each.apply, (None, 0, 0)))(params, graphs, nothing) for each in (plain, short)]
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-5, atol=1e-6)
+    assert np.std(found[0]) > 1e-3
+    with pytest.raises(ValueError, match="levels hold places of 0 to"):
+        predictors.gnn(len(vocabulary), one, levels=levels[:-1])
+
+
+def test_the_masked_maximum_and_its_gradient():
+    values = jax.random.uniform(jax.random.key(0), (2, 5, 3))
+    mask = jax.random.bernoulli(jax.random.key(1), 0.5, (2, 4, 5))
+
+    def plain(values):
+        return jnp.max(jnp.where(mask[..., None], values[:, None], 0.0), axis=2)
+
+    np.testing.assert_array_equal(masked_max(values, mask), plain(values))
+    weights = jax.random.normal(jax.random.key(2), (2, 4, 3))
+    ours, theirs = (
+        jax.grad(lambda v, f=f: (f(v) * weights).sum())(values) for f in (lambda v: masked_max(v, mask), plain)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)

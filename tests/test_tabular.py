@@ -229,7 +229,7 @@ def test_on_a_table_with_gaps_coverage_is_said_first_and_budgets_are_equal(tmp_p
     there = sum(not line.endswith(",") for line in lines)
     assert said.startswith(f"sparse: {len(cells)} of the 18 architectures are in the table, {there} (")
     result = read_json(tmp_path / "run" / "result.json")
-    assert result["coverage"] == {"space": 18, "rows": len(cells), "measured": there}
+    assert result["coverage"] == {"space": 18, "rows": len(cells), "measured": there, "sparse": False}
     counts = {row["method"]: row["evaluations"] for row in result["methods"]}
     assert counts.pop("predictor") < 25  # it measures none twice after its start, and there are fewer
     assert set(counts.values()) == {25}

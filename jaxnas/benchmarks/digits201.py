@@ -142,7 +142,7 @@ def digits201_table(path: str | Path | None = None) -> Table:
         "seconds": (constant + slope * macs)[:, None] * np.array(about["fidelities"]),
     }
     fidelities = dict.fromkeys(("valid", "valid_loss", "seconds"), labels)
-    return make_table("digits201", nasbench201_space().choices, cells, metrics, DIGITS201_DESCRIPTIONS, fidelities)
+    return make_table("digits201", nasbench201_space(), cells, metrics, DIGITS201_DESCRIPTIONS, fidelities)
 
 
 def _percent(arrays: dict[str, np.ndarray], prefix: str, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,21 +7,23 @@ user's: CSV with one row for each cell in the official order. The benchmark's ow
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxnas.base import Array
-from jaxnas.benchmarks.loading import Columns, read_csv, read_genotypes, read_integers, read_numbers
-from jaxnas.benchmarks.table import Table, make_table
+from jaxnas.benchmarks.cells import holds_words, read_genotypes, read_integers, read_metrics, read_numbers
+from jaxnas.benchmarks.columns import Columns, read_columns
+from jaxnas.benchmarks.table import Table, make_table, space_size
 from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, NASBENCH201_OPERATIONS, nasbench201_space
 
 _DATASETS = {"c10": "CIFAR-10", "c100": "CIFAR-100", "in16": "ImageNet-16-120"}
 _TIMED = {"c10_train_time": "cifar10-valid", "c100_train_time": "cifar100", "in16_train_time": "ImageNet16-120"}
 
 NASBENCH201_DESCRIPTIONS = {
+    "index": "official number of the cell",
     "c10_val": "CIFAR-10 validation accuracy in %, trained on the training half, mean over seeds",
     "c10_test": "CIFAR-10 TEST accuracy in %, trained on training and validation half, mean over seeds",
     "c10valid_oritest_200_s888": "CIFAR-10 TEST-set accuracy in % after 200 epochs on the training half, seed 888 "
@@ -54,7 +56,7 @@ HARDWARE_METRICS = {
 
 
 def nasbench201_table(path: str | os.PathLike[str]) -> Table:
-    """NAS-Bench-201 from a CSV with a column `arch_str` and any of the columns that follow; others are passed over.
+    """NAS-Bench-201 from a file with a column `arch_str` and any of the columns that follow.
 
     Accuracies after 12 epochs and 200: `c10_val_12`, `c10_test_12`, `c10_test_200`, and those of c100 and in16, become
     the metrics `c10_val` (fidelity "12"), `c10_test` (fidelities "12" and "200") and so on: `query(arch,
@@ -63,58 +65,81 @@ def nasbench201_table(path: str | os.PathLike[str]) -> Table:
     `in16_train_time`, of fidelities "12" and "200", are no measurements but `nasbench201_time` of `c10_macs`.
 
     The two fidelities are two runs, each with its own schedule, not two checkpoints of one; no validation accuracy
-    after 200 epochs is there. A column `index` must count the rows from 0.
+    after 200 epochs is there. Every other column of numbers is a metric of its own name, `index` is the official
+    number of a cell, by which the rows are put in order. A file may have a part of the cells.
 
     Raises: OSError, or ValueError naming the row and column of what is wrong.
     """
-    source = read_csv(path)
+    source = read_columns(path)
     space = nasbench201_space()
     archs = _read_strings(source, "arch_str")
-    if "index" in source.columns:
-        wrong = np.flatnonzero(read_integers(source, "index") != np.arange(len(archs)))
-        if len(wrong):
-            row = int(wrong[0])
-            raise source.error(row, "index", f"{source.columns['index'][row]!r} where {row} follows; sort the rows")
+    order = _official_order(source, len(archs), space_size(space.choices))
     metrics: dict[str, np.ndarray] = {}
-    fidelities: dict[str, list[str]] = {}
+    fidelities: dict[str, Sequence[str]] = {}
+    taken = {"arch_str"}
     for metric in NASBENCH201_DESCRIPTIONS:
         if metric.endswith(("_macs", "_params")):
             column = metric.replace("_macs", "_flops") + "_M"
             if column in source.columns:
                 metrics[metric] = np.round(read_numbers(source, column) * 1e6)
+                taken.add(column)
         elif metric in source.columns:
             metrics[metric] = read_numbers(source, metric)
+            taken.add(metric)
         else:
             labels = [label for label in ("12", "200") if f"{metric}_{label}" in source.columns]
             if labels:
-                columns = [read_numbers(source, f"{metric}_{label}") for label in labels]
-                metrics[metric], fidelities[metric] = np.stack(columns, axis=1), labels
+                columns = [f"{metric}_{label}" for label in labels]
+                metrics[metric] = np.stack([read_numbers(source, column) for column in columns], axis=1)
+                fidelities[metric] = labels
+                taken.update(columns)
+    others = [column for column in source.columns if column not in taken]
+    words = [column for column in others if holds_words(source, column)]
+    own, own_labels = read_metrics(source, [column for column in others if column not in words])
+    metrics |= {metric: value for metric, value in own.items() if metric not in metrics}
+    fidelities |= {metric: labels for metric, labels in own_labels.items() if metric not in fidelities}
     if "c10_macs" in metrics:
         for metric, dataset in _TIMED.items():
             times = [nasbench201_time(metrics["c10_macs"], epochs, dataset) for epochs in (12, 200)]
             metrics[metric], fidelities[metric] = np.stack([np.asarray(time) for time in times], axis=1), ["12", "200"]
-    if not metrics:
-        raise ValueError(f"{source.path} has no column of NAS-Bench-201 beside arch_str; it needs c10_val_12 or others")
-    described = {metric: NASBENCH201_DESCRIPTIONS[metric] for metric in metrics}
+    if not metrics.keys() - {"index"}:
+        raise ValueError(f"{source.path} has no column of numbers beside arch_str; it needs c10_val_12 or others")
+    described = {metric: text for metric, text in NASBENCH201_DESCRIPTIONS.items() if metric in metrics}
     source.check_archs(space.choices, archs, ["arch_str"] * archs.shape[1])
-    return make_table("nasbench201", space.choices, archs, metrics, described, fidelities)
+    metrics = {metric: value[order] for metric, value in metrics.items()}
+    notes = [f"not read, because it holds words: {', '.join(words)}"] if words else []
+    return make_table("nasbench201", space, archs[order], metrics, described, fidelities, notes)
+
+
+def _official_order(source: Columns, count: int, cells: int) -> np.ndarray:
+    """The rows in the order of their official numbers, or of the file where it has none; int [A]."""
+    if "index" not in source.columns:
+        return np.arange(count)
+    numbers = read_integers(source, "index")
+    outside = np.flatnonzero((numbers < 0) | (numbers >= cells))
+    if len(outside):
+        row = int(outside[0])
+        raise source.error(row, "index", f"{numbers[row]} is no number of a cell; there are 0 to {cells - 1}")
+    order = np.argsort(numbers, kind="stable")
+    twice = np.flatnonzero(numbers[order][1:] == numbers[order][:-1])
+    if len(twice):
+        row = int(order[twice[0] + 1])
+        raise source.error(row, "index", f"{numbers[row]} is the number of another row; each cell has its own")
+    return order
 
 
 def hw_nasbench201_table(path: str | os.PathLike[str], nasbench201: Table) -> Table:
     """HW-NAS-Bench on the cells of NAS-Bench-201, from a CSV with a column `index` and one for each metric.
 
-    nasbench201: the table whose rows the indices count, as from `nasbench201_table`. Entries of -1, which could not be
+    nasbench201: the table of the cells, as from `nasbench201_table`; its metric `index` says which they are, where it
+    is not complete. Cells that it lacks are left out. Entries of -1, which could not be
     measured, are missing; `missing(table)` counts them. Columns: `HARDWARE_METRICS` after c10_, c100_ or in16_.
 
     Raises: OSError, or ValueError naming the row and column of what is wrong.
     """
-    source = read_csv(path)
+    source = read_columns(path)
     index = read_integers(source, "index")
-    count = len(nasbench201.archs)
-    wrong = np.flatnonzero((index < 0) | (index >= count))
-    if len(wrong):
-        reason = f"{index[wrong[0]]} is no row of the table {nasbench201.name!r}, which has 0 to {count - 1}"
-        raise source.error(int(wrong[0]), "index", reason)
+    rows = _rows_of_numbers(source, index, nasbench201)
     known = {f"{short}_{measure}" for short in _DATASETS for measure in HARDWARE_METRICS}
     metrics: dict[str, np.ndarray] = {}
     for column in source.columns:
@@ -134,9 +159,36 @@ def hw_nasbench201_table(path: str | os.PathLike[str], nasbench201: Table) -> Ta
     for metric in metrics:
         short, _, measure = metric.partition("_")
         described[metric] = f"{_DATASETS[short]} network: {HARDWARE_METRICS[measure]}"
-    archs = np.asarray(nasbench201.archs)[index]
-    source.check_archs(nasbench201.choices, archs, ["index"] * archs.shape[1])
-    return make_table("hw_nasbench201", nasbench201.choices, archs, metrics, described)
+    there = np.flatnonzero(rows >= 0)
+    archs = np.asarray(nasbench201.archs)[rows[there]]
+    metrics = {metric: value[there] for metric, value in metrics.items()}
+    part = source._replace(row=lambda row: source.row(int(there[row])))
+    part.check_archs(nasbench201.choices, archs, ["index"] * archs.shape[1])
+    return make_table("hw_nasbench201", nasbench201.space or nasbench201.choices, archs, metrics, described)
+
+
+def _rows_of_numbers(source: Columns, numbers: np.ndarray, nasbench201: Table) -> np.ndarray:
+    """The row of each official number in the table of NAS-Bench-201, -1 where the table lacks the cell.
+
+    Raises: ValueError for a number of no cell, and where the table lacks cells and does not say which.
+    """
+    count, cells = len(nasbench201.archs), space_size(nasbench201.choices)
+    wrong = np.flatnonzero((numbers < 0) | (numbers >= cells))
+    if len(wrong):
+        reason = f"{numbers[wrong[0]]} is no number of a cell; NAS-Bench-201 has 0 to {cells - 1}"
+        raise source.error(int(wrong[0]), "index", reason)
+    if "index" not in nasbench201.metrics and count < cells:
+        raise ValueError(
+            f"{source.path} counts all {cells:,} cells of NAS-Bench-201; the table {nasbench201.name!r} lacks "
+            f"{cells - count:,} of them and has no column index that says which: give it one, or the whole table"
+        )
+    row = np.full(cells, -1)
+    known = np.arange(cells) if "index" not in nasbench201.metrics else np.asarray(nasbench201.metrics["index"])
+    row[known.astype(np.int64)] = np.arange(count)
+    found = row[numbers]
+    if (found < 0).all():
+        raise ValueError(f"{source.path} has none of the {count:,} cells of the table {nasbench201.name!r}")
+    return found
 
 
 def nasbench201_time(macs: ArrayLike, epochs: int = 12, dataset: str = "cifar10-valid") -> Array:

@@ -146,7 +146,7 @@ def nats_table(path: str | os.PathLike[str]) -> Table:
         raise ValueError(f"{path}, record {numbers[fault.row]}: {fault.reason}")
     metrics = {metric: values[:, m] for m, metric in enumerate(_METRICS)}
     descriptions = {metric: source.description for metric, source in _METRICS.items()}
-    return make_table("natsbench", space.choices, archs, metrics, descriptions, dict.fromkeys(metrics, SCHEDULES))
+    return make_table("natsbench", space, archs, metrics, descriptions, dict.fromkeys(metrics, SCHEDULES))
 
 
 def _measure(record: Record) -> np.ndarray:

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnas.base import Arch, Array, Choice, Key
+from jaxnas.base import Arch, Array, Choice, SearchSpace
+from jaxnas.benchmarks.near import moves_among
 from jaxnas.checks import check_arch
 from jaxnas.fingerprint import checksum
 from jaxnas.spaces.product import Product, product
@@ -25,19 +26,24 @@ from jaxnas.spaces.product import Product, product
 LOOKUP_LIMIT = 1 << 22
 """Spaces of up to so many architectures, 4,194,304, have an array with the row of each; larger ones are searched by
 bisection over the rows, which needs no more memory than the rows do and log2(A) steps a query."""
+CANONICAL_ROWS = 1 << 14
+"""Rows that are brought into canonical form at a time."""
 
 
 class Table(NamedTuple):
     """A benchmark over a product of choices, as made by `make_table`.
 
-    moves: `Product` of the choices; where not all architectures have a row, `moves_among` those that do. archs: int32
-    [A, D], every row. metrics: name -> float32 [A], or [A, F] with the fidelities in the order of their cost; NaN where
-    a value is missing. index: arch -> int32 row, -1 where the table has none. query: (arch, metric, fidelity=-1) ->
-    float32 [], NaN where the value is missing, the table has no such row, or a traced fidelity is out of range. Both
-    are traceable and work under `vmap`. `fidelity` is an index, -1 the last, an integer or a traced one; "NAME@LABEL"
+    moves: `Product` of the choices; where not all architectures have a row, moves among those that do. archs: int32
+    [A, D], every row, in canonical form where the table is over a space. metrics: name -> float32 [A], or [A, F] with
+    the fidelities in the order of their cost; NaN where a value is missing. index: arch -> int32 row, -1 where the
+    table has none. query: (arch, metric, fidelity=-1) -> float32 [], NaN where the value is missing, the table has no
+    such row, or a traced fidelity is out of range. Both are traceable and work under `vmap`. `fidelity` is an index, -1
+    the last, an integer or a traced one; "NAME@LABEL"
     as the metric takes the fidelity of that label. An unknown metric or a Python integer out of range raises
     ValueError. descriptions: name -> what a metric is. fidelities: name -> F labels, for metrics that have several or a
-    labeled one.
+    labeled one. space: of which the architectures are, None where they are a plain product. nearest: arch -> that of
+    the nearest row, which is the same where it has one; None where the rows are dense enough for moves of one change.
+    notes: sentences on how the table was read, for the person who gave it.
     """
 
     name: str
@@ -49,6 +55,9 @@ class Table(NamedTuple):
     query: Callable[..., Array]
     descriptions: Mapping[str, str] = MappingProxyType({})
     fidelities: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    space: SearchSpace | None = None
+    nearest: Callable[[Arch], Arch] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Fault(NamedTuple):
@@ -64,46 +73,74 @@ def find_fault(choices: Sequence[Choice], archs: np.ndarray, row_name: Callable[
 
     row_name: row -> how the reader of an error finds it.
     """
-    sizes = np.array([len(choice.options) for choice in choices])
-    outside = np.argwhere((archs < 0) | (archs >= sizes))
-    if len(outside):
-        row, d = (int(at) for at in outside[0])
-        reason = f"choice {choices[d].name!r} has options 0 to {sizes[d] - 1}, got {archs[row, d]}"
-        return Fault(row, d, reason)
-    _, first, inverse = np.unique(archs, axis=0, return_index=True, return_inverse=True)
-    original = first[inverse.reshape(-1)]
-    repeats = np.flatnonzero(original != np.arange(len(archs)))
+    outside = find_outside(choices, archs)
+    if outside is not None:
+        return outside
+    first, group = distinct(choices, archs)
+    repeats = np.flatnonzero(first[group] != np.arange(len(archs)))
     if len(repeats):
         row = int(repeats[0])
-        reason = f"the same architecture as {row_name(int(original[row]))}; keep one row for each, or their mean"
+        reason = f"the same architecture as {row_name(int(first[group[row]]))}; keep one row for each, or their mean"
         return Fault(row, None, reason)
     return None
 
 
+def find_outside(choices: Sequence[Choice], archs: np.ndarray) -> Fault | None:
+    """The first entry of integer archs [A, D] that is no option, else None."""
+    sizes = np.array([len(choice.options) for choice in choices])
+    outside = np.argwhere((archs < 0) | (archs >= sizes))
+    if not len(outside):
+        return None
+    row, d = (int(at) for at in outside[0])
+    return Fault(row, d, f"choice {choices[d].name!r} has options 0 to {sizes[d] - 1}, got {archs[row, d]}")
+
+
+def distinct(choices: Sequence[Choice], archs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the first row of each different architecture, in their order, int [U]; which of them each row is, int [A])."""
+    codes = archs @ _radix(choices).T
+    first = group = np.zeros(len(archs), np.int64)
+    for place, word in enumerate(codes.T):
+        if place:
+            word = np.unique(word, return_inverse=True)[1].reshape(-1)
+            word = group * (int(word.max()) + 1) + word
+        _, first, group = np.unique(word, return_index=True, return_inverse=True)
+        group = group.reshape(-1)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[group]
+
+
 def make_table(
     name: str,
-    choices: Sequence[Choice],
+    choices: SearchSpace | Sequence[Choice],
     archs: ArrayLike,
     metrics: Mapping[str, ArrayLike],
     descriptions: Mapping[str, str] | None = None,
     fidelities: Mapping[str, Sequence[str]] | None = None,
+    notes: Sequence[str] = (),
 ) -> Table:
     """A table from arrays.
 
-    archs: integers [A, D]. metrics: name -> numbers [A] or [A, F], the cheapest fidelity first; NaN where a value is
+    choices: of a plain product, or a space, whose canonical form, moves and graphs are then those of the table. archs:
+    integers [A, D]. metrics: name -> numbers [A] or [A, F], the cheapest fidelity first; NaN where a value is
     missing. fidelities: name -> labels of the F columns, by default "0", "1", …; a metric [A] needs none.
 
     Raises: ValueError where shapes do not fit, an entry is no option of its choice, two rows are equal, a value is
     infinite, or a name is used that is not there.
     """
-    choices = tuple(choices)
+    space = choices if isinstance(choices, SearchSpace) else None
+    choices = tuple(choices.choices if isinstance(choices, SearchSpace) else choices)
     everywhere = product(choices)
+    if space is not None:
+        everywhere = Product(space.sample, space.mutate, space.crossover, space.neighbors)
     rows = np.asarray(archs)
     if rows.ndim != 2 or rows.shape[1] != len(choices) or not len(rows) or rows.dtype.kind not in "iu":
         raise ValueError(
             f"archs must be integers [A, {len(choices)}], one row for each architecture and one column for each "
             f"choice, got {rows.dtype} {list(rows.shape)}"
         )
+    rows, canonical = canonical_rows(space, choices, rows)
     fault = find_fault(choices, rows, lambda row: f"row {row}")
     if fault:
         raise ValueError(f"row {fault.row} of archs: {fault.reason}")
@@ -125,45 +162,39 @@ def make_table(
 
     def index(arch: Arch) -> Array:
         check_arch(choices, arch, owner)
-        return lookup(arch)
+        return lookup(arch if canonical is None else canonical(arch))
 
     query = _make_query(index, arrays, labels)
-    moves = everywhere if len(rows) == space_size(choices) else moves_among(everywhere, jnp.asarray(rows), index)
-    return Table(name, choices, moves, jnp.asarray(rows), arrays, index, query, dict(descriptions or {}), labels)
+    moves, nearest = everywhere, None
+    if len(rows) < space_size(choices):
+        moves, nearest = moves_among(everywhere, rows, index)
+    described = dict(descriptions or {})
+    return Table(
+        name, choices, moves, jnp.asarray(rows), arrays, index, query, described, labels, space, nearest, tuple(notes)
+    )
+
+
+def canonical_rows(
+    space: SearchSpace | None, choices: tuple[Choice, ...], rows: np.ndarray
+) -> tuple[np.ndarray, Callable[[Arch], Arch] | None]:
+    """(the rows in canonical form, what makes it, None where that is nothing)."""
+    if space is None or find_outside(choices, rows) is not None:  # which is told later
+        return rows, None
+    program = jax.make_jaxpr(space.canonical)(jax.ShapeDtypeStruct((len(choices),), jnp.int32)).jaxpr
+    if program.outvars[0] is program.invars[0]:
+        return rows, None
+    make = jax.jit(jax.vmap(space.canonical))
+    rows = rows.astype(np.int32)
+    parts = [rows[start : start + CANONICAL_ROWS] for start in range(0, len(rows), CANONICAL_ROWS)]
+    if len(parts) > 1:  # one shape alone, so that it is compiled once
+        filled = np.concatenate([parts[-1], rows[: CANONICAL_ROWS - len(parts[-1])]])
+        return np.concatenate([np.asarray(make(part)) for part in (*parts[:-1], filled)])[: len(rows)], space.canonical
+    return np.asarray(make(rows)), space.canonical
 
 
 def space_size(choices: Sequence[Choice]) -> int:
     """How many architectures the product of some choices has."""
     return math.prod(len(choice.options) for choice in choices)
-
-
-def moves_among(everywhere: Product, archs: Array, index: Callable[[Arch], Array]) -> Product:
-    """The moves of a product that lead to the rows archs [A, D] alone, index: arch -> its row, -1 where it has none.
-
-    sample: uniform over the rows. mutate: uniform over the neighbors that have a row; where none does, any row.
-    crossover: of the product, and the first parent where it has no row. neighbors: valid are those that have a row.
-    """
-
-    def sample(key: Key) -> Arch:
-        # By way of a float, as in `product`; rounding may give its end.
-        at = (jax.random.uniform(key) * len(archs)).astype(jnp.int32)
-        return archs[jnp.minimum(at, len(archs) - 1)]
-
-    def mutate(key: Key, arch: Arch) -> Arch:
-        neighbor_key, sample_key = jax.random.split(key)
-        near, there = neighbors(arch)
-        drawn = jnp.where(there, jax.random.uniform(neighbor_key, there.shape), -1.0)
-        return jnp.where(there.any(), near[jnp.argmax(drawn)], sample(sample_key))
-
-    def crossover(key: Key, a: Arch, b: Arch) -> Arch:
-        child = everywhere.crossover(key, a, b)
-        return jnp.where(index(child) >= 0, child, a)
-
-    def neighbors(arch: Arch) -> tuple[Array, Array]:
-        near, valid = everywhere.neighbors(arch)
-        return near, valid & (jax.vmap(index)(near) >= 0)
-
-    return Product(sample, mutate, crossover, neighbors)
 
 
 def measured(table: Table, metrics: Sequence[str]) -> np.ndarray:
@@ -193,7 +224,8 @@ def only_rows(table: Table, rows: np.ndarray) -> Table:
         raise ValueError(f"no row of {table.name} has all the values that are needed; leave out a metric")
     kept = {name: np.asarray(value)[rows] for name, value in table.metrics.items()}
     archs = np.asarray(table.archs)[rows]
-    return make_table(table.name, table.choices, archs, kept, table.descriptions, table.fidelities)
+    over = table.choices if table.space is None else table.space
+    return make_table(table.name, over, archs, kept, table.descriptions, table.fidelities, table.notes)
 
 
 def missing(table: Table) -> dict[str, int]:
@@ -253,10 +285,9 @@ def _check_labels(metric: str, value: np.ndarray, labels: Sequence[str] | None) 
     return result
 
 
-def _make_index(choices: tuple[Choice, ...], archs: np.ndarray) -> Callable[[Arch], Array]:
-    """arch -> row, by a mixed-radix code in as many int32 words as it needs."""
+def _radix(choices: Sequence[Choice]) -> np.ndarray:
+    """int32 [W, D]: archs @ radix.T is a mixed-radix code in as many int32 words as it needs."""
     sizes = np.array([len(choice.options) for choice in choices], np.int32)
-    lookup_size = space_size(choices)
     words: list[list[int]] = [[]]  # the choices of each word; their sizes multiply to less than 2^31
     for d, size in enumerate(sizes.tolist()):
         if math.prod(sizes[words[-1]].tolist()) * size >= 1 << 31:
@@ -266,6 +297,13 @@ def _make_index(choices: tuple[Choice, ...], archs: np.ndarray) -> Callable[[Arc
     for word, members in enumerate(words):
         for place, d in enumerate(members):
             radix[word, d] = math.prod(sizes[members[place + 1 :]].tolist())
+    return radix
+
+
+def _make_index(choices: tuple[Choice, ...], archs: np.ndarray) -> Callable[[Arch], Array]:
+    """arch -> row, by its mixed-radix code."""
+    sizes = np.array([len(choice.options) for choice in choices], np.int32)
+    lookup_size, radix = space_size(choices), _radix(choices)
     codes = archs @ radix.T  # int32 [A, W]
 
     def encode(arch: Arch) -> tuple[Array, Array]:

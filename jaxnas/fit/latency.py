@@ -10,12 +10,14 @@ import numpy as np
 
 from jaxnas.base import Arch, Context, SearchSpace, Skeleton
 from jaxnas.catalog import CATALOG, Entry
+from jaxnas.files import expanded
 from jaxnas.hardware import (
     AdditiveFit,
     LatencyTable,
     device_name,
     load_latency,
     median_milliseconds,
+    read_latency_table,
     sums,
 )
 
@@ -58,6 +60,15 @@ def latency_table(
         return table
     times = {kind: scale * value for kind, value in table.milliseconds.items()}
     return table._replace(milliseconds=times, constant=float(least - scale * totals[ends[0]]))
+
+
+def given_latency_table(entry: Entry, space: SearchSpace, path: str) -> LatencyTable:
+    """The table of a file of any user. Raises: OSError; ValueError where it is none, or costs of the space do not add
+    up."""
+    if entry.structure is None or entry.cost_table is None:
+        known = [entry.name for entry in CATALOG.values() if entry.structure is not None]
+        raise ValueError(f"latencies do not add up in {space.name}: --latency-table is for {', '.join(known)}")
+    return read_latency_table(expanded(path), space)
 
 
 def network_milliseconds(entry: Entry, arch: Arch, space: SearchSpace, skeleton: Skeleton, batch: int) -> float:

@@ -20,10 +20,11 @@ from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry, entry_of
 from jaxnas.data import Dataset
 from jaxnas.files import expanded
+from jaxnas.fingerprint import checksum
 from jaxnas.fit import equal_cost, results, seeds
 from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, with_costs, without_absent
 from jaxnas.fit.devices import Devices, join
-from jaxnas.fit.latency import latency_table, network_milliseconds
+from jaxnas.fit.latency import given_latency_table, latency_table, network_milliseconds
 from jaxnas.fit.presets import PRESETS, SIZES, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, check_method, settings_of
 from jaxnas.fit.scores import ScoreComparison
@@ -155,7 +156,7 @@ def run(
         "train": dataclasses.asdict(road.training),
         **{name: getattr(road, name) for name in ("seed", "random_baselines", "hand_designed")},
         **({"seeds": road.seeds} if road.seeds > 1 else {}),
-        "limits": dataclasses.asdict(road.limits),
+        "limits": {**dataclasses.asdict(road.limits), "latency_table": _content(road.limits, latency)},
         "data": data.fingerprint(dataset),
         "table": None if problem.truth is None else {**problem.truth.fingerprint, "metric": problem.truth.metric},
         **prepared.identity,
@@ -222,13 +223,19 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     skeleton = skeleton_of(road.training, dataset)
     space = with_costs(entry, entry.space(skeleton))
     truth = None if road.table is None else truth_of(road.table, space, road.metric)
-    if road.limits.latency_ms is not None and devices.coordinator is not None:
+    given = road.limits.latency_table
+    if given is not None and road.limits.latency_ms is None:
+        raise ValueError(f"latency_table {given} limits nothing without max_latency_ms")
+    if road.limits.latency_ms is not None and given is None and devices.coordinator is not None:
         raise ValueError("max_latency_ms is measured, by each process otherwise: leave out devices.coordinator")
     check_networks(entry, space, road.training, dataset)
     latency = None
     if road.limits.latency_ms is not None:  # last: it takes time
         kept = None if folder is None else Path(folder) / "latency.json"
-        latency = latency_table(entry, space, skeleton, road.limits.latency_batch, kept)
+        if given is None:
+            latency = latency_table(entry, space, skeleton, road.limits.latency_batch, kept)
+        else:
+            latency = given_latency_table(entry, space, given)
 
     @functools.cache  # asked for by every part of the road
     def budget(left: SearchSpace) -> Budget:
@@ -264,15 +271,27 @@ def _travel(
     kept = seeds.names(problem)[chosen or 0]
     timing = {"load": loading, "search": found[kept].seconds}
     if latency is not None:
-        timing["latency_ms"] = _tell_latency(figures[seeds.ONE], archs[kept], problem, latency)
+        measured = _tell_latency(figures[seeds.ONE], archs[kept], problem, latency)
+        timing |= {} if measured is None else {"latency_ms": measured}
     pictures = prepared.pictures(run, found, kept)
     tables = seeds.tables({name: archs[name] for name in found}, figures)
     return results.finish(run, problem, figures, {**timing, "total": timer()}, pictures, tables)
 
 
-def _tell_latency(figures: dict[str, Any], arch: Arch, problem: Problem, latency: LatencyTable) -> float:
-    """Puts the latency that was predicted of the found network into its figures; gives the measured one."""
+def _content(limits: Limits, latency: LatencyTable | None) -> str | None:
+    """The fingerprint of a latency table from a file, wherever it lies."""
+    if limits.latency_table is None or latency is None:
+        return None
+    return checksum(str(latency.constant), *latency.milliseconds, *latency.milliseconds.values())
+
+
+def _tell_latency(figures: dict[str, Any], arch: Arch, problem: Problem, latency: LatencyTable) -> float | None:
+    """Puts the predicted latency of the found network into its figures; gives the one measured here, if any."""
     predicted = float(problem.budget(problem.space).costs(np.asarray(arch)[None])["latency_ms"][0])
+    if not latency.batch:  # of a file, measured elsewhere
+        figures["latency"] = {"device": latency.device, "predicted_ms": predicted}
+        print(f"latency: {predicted:.3f} ms by the sum of {latency.device}", flush=True)
+        return None
     skeleton = skeleton_of(problem.training, problem.dataset)
     measured = network_milliseconds(problem.entry, arch, problem.space, skeleton, latency.batch)
     figures["latency"] = {"device": latency.device, "batch": latency.batch, "predicted_ms": predicted}

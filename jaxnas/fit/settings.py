@@ -50,6 +50,8 @@ class Limits:
     options, which is fitted to two whole networks that are timed as well."""
     latency_batch: Count = 32
     """How many images this batch has."""
+    latency_table: str | None = None
+    """A CSV of choice, option and milliseconds (`jaxnas.hardware.read_latency_table`), in place of what is measured."""
 
     @property
     def given(self) -> dict[str, float]:

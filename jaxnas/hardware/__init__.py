@@ -28,6 +28,7 @@ from jaxnas.hardware.latency import (
     operation_timer,
     save_latency,
 )
+from jaxnas.hardware.latency_file import read_latency_table
 
 __all__ = [
     "AdditiveFit",
@@ -54,6 +55,7 @@ __all__ = [
     "operation_timer",
     "pareto",
     "reachable",
+    "read_latency_table",
     "save_latency",
     "solve",
     "sums",

@@ -13,7 +13,7 @@ from jaxnas.predictors.encodings import (
 from jaxnas.predictors.ensemble import average, ensemble
 from jaxnas.predictors.functional import functional_form
 from jaxnas.predictors.gaussian_process import Block, gaussian_process
-from jaxnas.predictors.gnn import gnn
+from jaxnas.predictors.gnn import gnn, levels_of
 from jaxnas.predictors.losses import Loss, normal_scores, pairwise_hinge, pairwise_logistic, squared
 from jaxnas.predictors.mlp import mlp
 from jaxnas.predictors.regression import Regressor, regression
@@ -29,6 +29,7 @@ __all__ = [
     "functional_form",
     "gaussian_process",
     "gnn",
+    "levels_of",
     "mlp",
     "normal_scores",
     "one_hot",

@@ -17,8 +17,8 @@ from jaxnas.base import Array, Graph
 def functional_form(vocabulary: Sequence[str], identities: Sequence[str] = ()) -> Callable[[Graph], Graph]:
     """graph -> graph, traceable; entry (i, j) of its adjacency counts the ways from node i to j over identities only.
 
-    vocabulary: the names of the graph's operations; what begins with "input" is a source, "output" the sink, and "sum",
-    where there is one, an identity. identities: names of operations that pass their input on unchanged, as
+    vocabulary: the names of the graph's operations; what begins with "input" and "stem" are sources, "output" the sink,
+    "sum", where there is one, an identity. identities: names of operations that pass their input on unchanged, as
     "skip_connect" does where its stride is 1. Sources and sink always stay.
 
     Raises: ValueError where a name is missing from the vocabulary.
@@ -26,11 +26,12 @@ def functional_form(vocabulary: Sequence[str], identities: Sequence[str] = ()) -
     for name in ("output", *identities):
         if name not in vocabulary:
             raise ValueError(f"there is no operation {name!r} in the vocabulary {', '.join(vocabulary)}")
-    sources = jnp.asarray([name.startswith("input") for name in vocabulary])
+    begins = [name.startswith("input") or name == "stem" for name in vocabulary]
+    sources = jnp.asarray(begins)
     passing = jnp.asarray([name in (*identities, "sum") for name in vocabulary])
     sink = vocabulary.index("output")
-    if not sources.any():
-        raise ValueError(f"no operation begins with 'input' in the vocabulary {', '.join(vocabulary)}")
+    if not any(begins):
+        raise ValueError(f"no operation is 'stem' or begins with 'input' in the vocabulary {', '.join(vocabulary)}")
 
     def cell(adjacency: Array, ops: Array, mask: Array) -> tuple[Array, Array]:
         count = len(ops)

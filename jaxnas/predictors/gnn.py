@@ -12,17 +12,22 @@ own parameters and its x are both directions' states of the round before. Read o
 forward, that of the first ones backward, and the sum over nodes of the product of both, to which only nodes on a way
 through the cell have much to give; these, of all cell kinds, and whatever is not learned go to dense layers.
 
-One pass costs N node updates whatever the depth; all architectures go through it at once, with dense adjacency.
+One pass costs N node updates whatever the depth; all architectures go through it at once, with dense adjacency. Places
+that are never joined are updated together, which makes the pass as long as the deepest cell and not as its places.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.base import Array, Graph, Key
+from jaxnas.kernels.masked_max import masked_max
 from jaxnas.predictors.encodings import Encoding
 from jaxnas.predictors.mlp import dense_apply, dense_init, encoded_size
 from jaxnas.predictors.regression import Regressor
@@ -36,18 +41,23 @@ def gnn(
     rounds: int = 2,
     hidden: int = 32,
     encode: Encoding | None = None,
+    levels: Sequence[Sequence[int]] | None = None,
 ) -> Regressor:
     """vocabulary: the number of operation ids. example: any graph of the space, for its shape. encode: an encoding or
-    `signals` that the dense layers see beside the graph's state.
+    `signals` that the dense layers see beside the graph's state. levels: groups of places of which no two are joined in
+    any graph, and which are fed by earlier groups alone, as of `levels_of`; places that are in none are never there.
+    The last place must be in one. By default each place is a level.
 
-    Raises: ValueError where a number is less than 1.
+    Raises: ValueError where a number is less than 1, or the levels are not such groups.
     """
     for name, number in (("vocabulary", vocabulary), ("width", width), ("rounds", rounds), ("hidden", hidden)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     encoding = (lambda graph: jnp.zeros(0)) if encode is None else encode
     features = encoded_size(encoding, example)
-    kinds = example.ops.shape[0]
+    kinds, count = example.ops.shape
+    order, ends = _in_order(count, levels)
+    output = int(np.flatnonzero(order == count - 1)[0])
 
     def init(key: Key) -> dict[str, Any]:
         *round_keys, dense_key = jax.random.split(key, rounds + 1)
@@ -70,38 +80,65 @@ def gnn(
         return params
 
     def apply(params: dict[str, Any], graph: Graph, encoded: Array) -> Array:
-        # Both directions of all cell kinds are one batch: [2, G, N, …], the second with nodes in reversed order.
-        edges = jnp.stack([graph.adjacency, graph.adjacency.transpose(0, 2, 1)[:, ::-1, ::-1]])
-        ops = jnp.stack([graph.ops, graph.ops[:, ::-1]])
-        mask = jnp.stack([graph.mask, graph.mask[:, ::-1]])
-        states = jnp.zeros((2, *graph.ops.shape, 0))
+        mask = graph.mask[:, order]
+        edges = graph.adjacency[:, order[:, None], order[None]] * (mask[:, :, None] & mask[:, None])
+        # Products with ones and zeros in place of gathers, whose gradients would add entry by entry.
+        kind = vocabulary * np.arange(kinds)[:, None]
+        ops = jax.nn.one_hot(graph.ops[:, order] + kind, kinds * vocabulary)
+        states = [jnp.zeros(0)] * 2
         for r, each in enumerate(params["rounds"]):
-            index = (jnp.arange(2)[:, None, None], jnp.arange(kinds)[None, :, None], ops)
-            gate, bias = each["gate"][index], each["bias"][index]
-            if r:
-                forward, backward = states[0], states[1, :, ::-1]
-                both = jnp.concatenate([forward, backward], axis=2)
-                bias += jnp.einsum("dgni,dio->dgno", jnp.stack([both, both[:, ::-1]]), each["before"])
-            along_kinds = jax.vmap(_flow, (None, 0, 0, 0, 0))
-            states = jax.vmap(along_kinds)(each["weight"], edges, gate, bias, mask)
-        forward, backward = states[0], states[1, :, ::-1]
-        starts = backward * (graph.mask & ~(graph.adjacency > 0).any(axis=1))[:, :, None]
-        through = (forward * backward).sum(axis=1) * params["scale"][None]
-        read = jnp.concatenate([forward[:, -1], starts.sum(axis=1), through], axis=1)
+            after = []
+            for direction, backward in enumerate((False, True)):
+                gate, bias = (ops @ each[name][direction].reshape(-1, width) for name in ("gate", "bias"))
+                if r:
+                    bias += jnp.concatenate(states, axis=2) @ each["before"][direction]
+                after.append(_flow(each["weight"][direction], edges, gate, bias, mask, ends, backward))
+            states = after
+        forward, backward_states = states
+        starts = backward_states * (mask & ~(edges > 0).any(axis=1))[:, :, None]
+        through = (forward * backward_states).sum(axis=1) * params["scale"][None]
+        read = jnp.concatenate([forward[:, output], starts.sum(axis=1), through], axis=1)
         return dense_apply(params["dense"], jnp.concatenate([read.reshape(-1), encoded]))[0]
 
     return Regressor(example, features, encoding, init, apply)
 
 
-def _flow(weight: Array, edges: Array, gate: Array, bias: Array, mask: Array) -> Array:
-    """States [N, W] of all nodes in one direction. edges [N, N], gate and bias [N, W], mask [N]."""
-    count, width = gate.shape
+def levels_of(adjacency: np.ndarray, there: np.ndarray) -> list[list[int]]:
+    """Groups of places for `gnn`. adjacency: [N, N], not 0 where a place may feed another; of a graph, or the sum of
+    many. there: bool [N], places that some graph has.
 
-    def visit(states: Array, node: tuple[Array, ...]) -> tuple[Array, None]:
-        place, incoming, gate, bias, there = node
-        # States are not negative and 0 where nothing was visited yet, so that a plain product masks the maximum.
-        most = jnp.max((incoming > 0)[:, None] * states, axis=0)
-        state = jax.nn.relu(jnp.concatenate([incoming @ states, most]) @ weight * gate + bias)
-        return states.at[place].set(jnp.where(there, state, 0.0)), None
+    A place is as far on as the longest way to it, by way of places of any kind, so that it stays right where some of
+    these are contracted.
+    """
+    far = np.zeros(len(adjacency), int)
+    for place in range(len(adjacency)):
+        before = np.flatnonzero(adjacency[:place, place])
+        far[place] = 1 + max(far[before], default=-1)
+    found = [[int(place) for place in np.flatnonzero((far == level) & there)] for level in range(int(far.max()) + 1)]
+    return [level for level in found if level]
 
-    return jax.lax.scan(visit, jnp.zeros((count, width)), (jnp.arange(count), edges.T, gate, bias, mask))[0]
+
+def _in_order(count: int, levels: Sequence[Sequence[int]] | None) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """(places int [N] level by level, where each level begins and ends among them)."""
+    levels = [[place] for place in range(count)] if levels is None else levels
+    order = [place for level in levels for place in level]
+    if len(set(order)) < len(order) or not set(order) <= set(range(count)) or count - 1 not in order:
+        raise ValueError(f"levels hold places of 0 to {count - 1}, each once and the last one, got {list(levels)}")
+    ends = np.cumsum([0, *map(len, levels)]).tolist()
+    return np.array(order), list(itertools.pairwise(ends))
+
+
+def _flow(
+    weight: Array, edges: Array, gate: Array, bias: Array, mask: Array, ends: list[tuple[int, int]], backward: bool
+) -> Array:
+    """States [G, N, W] of all nodes in one direction, level by level. edges [G, N, N], gate and bias [G, N, W]."""
+    states: list[Array] = []
+    for start, end in reversed(ends) if backward else ends:
+        state = bias[:, start:end]
+        if states:
+            before = jnp.concatenate(states[::-1] if backward else states, axis=1)
+            incoming = edges[:, start:end, end:] if backward else edges[:, :start, start:end].transpose(0, 2, 1)
+            most = masked_max(before, incoming > 0)
+            state += jnp.concatenate([incoming @ before, most], axis=2) @ weight * gate[:, start:end]
+        states.append(jnp.where(mask[:, start:end, None], jax.nn.relu(state), 0.0))
+    return jnp.concatenate(states[::-1] if backward else states, axis=1)

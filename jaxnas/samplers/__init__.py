@@ -16,6 +16,7 @@ from jaxnas.samplers.predictor_search import (
 )
 from jaxnas.samplers.random_search import random_search
 from jaxnas.samplers.reinforce import reinforce
+from jaxnas.samplers.rows import onto_rows
 from jaxnas.samplers.simulate import Search, Trace, over_seeds, simulate
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "hyperband",
     "local_search",
     "nondominated",
+    "onto_rows",
     "over_seeds",
     "predictor_search",
     "random_search",

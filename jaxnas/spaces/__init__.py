@@ -45,6 +45,16 @@ from jaxnas.spaces.enas_micro import (
     enas_micro_slots,
     enas_micro_space,
 )
+from jaxnas.spaces.families import FAMILIES, Family, space_of_choices, space_of_texts
+from jaxnas.spaces.nasbench101 import (
+    NASBENCH101_EDGES,
+    NASBENCH101_OPERATIONS,
+    NASBENCH101_VERTICES,
+    nasbench101_arch,
+    nasbench101_canonical,
+    nasbench101_space,
+    nasbench101_valid,
+)
 from jaxnas.spaces.nasbench201 import (
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
@@ -60,6 +70,7 @@ from jaxnas.spaces.plain import product_space
 from jaxnas.spaces.pruned import Pruned, everything, prune
 from jaxnas.spaces.published import PUBLISHED
 from jaxnas.spaces.reading import read_genotype
+from jaxnas.spaces.sizes import NATSBENCH_SIZES, natsbench_size_space
 
 __all__ = [
     "CELL_KINDS",
@@ -69,12 +80,18 @@ __all__ = [
     "ENAS_MACRO_GRAPH_OPERATIONS",
     "ENAS_MACRO_OPERATIONS",
     "ENAS_MICRO_OPERATIONS",
+    "FAMILIES",
+    "NASBENCH101_EDGES",
+    "NASBENCH101_OPERATIONS",
+    "NASBENCH101_VERTICES",
     "NASBENCH201_EDGES",
     "NASBENCH201_OPERATIONS",
+    "NATSBENCH_SIZES",
     "PUBLISHED",
     "CellEdges",
     "CellShape",
     "ChainStage",
+    "Family",
     "MacroStage",
     "Pruned",
     "chain_cost_table",
@@ -104,14 +121,21 @@ __all__ = [
     "everything",
     "genotype_space",
     "graph_operations",
+    "nasbench101_arch",
+    "nasbench101_canonical",
+    "nasbench101_space",
+    "nasbench101_valid",
     "nasbench201_choices",
     "nasbench201_cost_table",
     "nasbench201_graph_operations",
     "nasbench201_live",
     "nasbench201_space",
     "nasbench201_stages",
+    "natsbench_size_space",
     "product_space",
     "prune",
     "read_genotype",
+    "space_of_choices",
+    "space_of_texts",
     "stride_of",
 ]

@@ -125,15 +125,15 @@ def chain_extremes(space: SearchSpace, skeleton: Skeleton) -> tuple[Arch, Arch]:
 
 
 def chain_graph_operations(blocks: Sequence[str] = CHAIN_BLOCKS) -> tuple[str, ...]:
-    """What the operation ids of `graph` mean: the blocks, the same where they halve the image, and the stem."""
-    return (*blocks, *(f"reduce {name}" for name in blocks), "stem")
+    """What the operation ids of `graph` mean: the blocks, the same where they halve the image, "stem", "output"."""
+    return (*blocks, *(f"reduce {name}" for name in blocks), "stem", "output")
 
 
 def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN_BLOCKS) -> SearchSpace:
     """The space of networks with stages of some depths; the skeleton of a network has as many cells as layers.
 
-    Its notation is the names of the blocks, with "|" between stages. Its graph has a place for the stem and for every
-    layer; identities are masked out, and what is before them feeds what is after.
+    Its notation is the names of the blocks, with "|" between stages. Its graph has a place for the stem, for every
+    layer and for the output; identities are masked out, and what is before them feeds what is after.
 
     Raises: ValueError for a stage without layers, blocks that do not exist or are there twice, and a space without a
     choice.
@@ -182,13 +182,13 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
 
     def graph(arch: Arch) -> Graph:
         operations = jnp.take_along_axis(jnp.asarray(meaning), arch[:, None], axis=1)[:, 0]
-        stem = jnp.full(1, vocabulary.index("stem"), jnp.int32)
+        stem, output = (jnp.full(1, vocabulary.index(name), jnp.int32) for name in ("stem", "output"))
         there = operations != (vocabulary.index("identity") if "identity" in blocks else -1)
-        mask = jnp.concatenate([jnp.ones(1, bool), there])
+        mask = jnp.concatenate([jnp.ones(1, bool), there, jnp.ones(1, bool)])
         rank = jnp.cumsum(mask)
         follows = rank[None, :] == rank[:, None] + 1
         adjacency = (follows & mask[:, None] & mask[None, :]).astype(jnp.float32)
-        return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], mask[None])
+        return Graph(adjacency[None], jnp.concatenate([stem, operations, output])[None], mask[None])
 
     space = SearchSpace(
         name="chain",
@@ -203,6 +203,7 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         to_genotype=lambda arch: {"space": "chain", "stages": names(arch)},
         from_genotype=lambda genotype: _read(genotype, depths, choices),
         notation=lambda arch: " | ".join(" ".join(stage) for stage in names(arch)),
+        vocabulary=vocabulary,
     )
     return checked_space(space)
 

@@ -304,6 +304,7 @@ def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, fr
         to_genotype=to_genotype,
         from_genotype=from_genotype,
         notation=lambda arch: genotypes.print_darts(to_genotype(arch)),
+        vocabulary=graph_operations(names),
     )
     return checked_space(space)
 

@@ -35,7 +35,7 @@ from jaxnas.spaces.product import entries, product
 from jaxnas.spaces.reading import read_genotype
 
 ENAS_MACRO_OPERATIONS = tuple(MACRO_PRIMITIVES)
-ENAS_MACRO_GRAPH_OPERATIONS = (*ENAS_MACRO_OPERATIONS, "stem")
+ENAS_MACRO_GRAPH_OPERATIONS = (*ENAS_MACRO_OPERATIONS, "stem", "output")
 """What the operation ids of `graph` mean."""
 
 
@@ -95,7 +95,7 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
     """The space of networks with some layers; the skeleton of a network must have as many cells.
 
     The notation is that of the authors' programs, the numbers of an architecture in its order. Its graph has a place
-    for every state; a layer's is fed by the state before and by those that it adds.
+    for every state, and one for the output; a layer's is fed by the state before and by those that it adds.
 
     Raises: ValueError where there are fewer than three layers.
     """
@@ -156,6 +156,7 @@ def enas_macro_space(layers: int = 12) -> SearchSpace:
         to_genotype=to_genotype,
         from_genotype=from_genotype,
         notation=lambda arch: " ".join(map(str, entries(choices, arch))),
+        vocabulary=ENAS_MACRO_GRAPH_OPERATIONS,
     )
     return checked_space(space)
 
@@ -224,6 +225,6 @@ def _counted(listed: Any) -> str:
 
 def _graph(arch: Arch, layers: int) -> Graph:
     operations, skips = enas_macro_skips(arch, layers)
-    adjacency = jnp.eye(layers + 1, k=1) + jnp.pad(skips.T.astype(jnp.float32), ((0, 1), (1, 0)))
-    stem = jnp.full(1, ENAS_MACRO_GRAPH_OPERATIONS.index("stem"), jnp.int32)
-    return Graph(adjacency[None], jnp.concatenate([stem, operations])[None], jnp.ones((1, layers + 1), bool))
+    adjacency = jnp.eye(layers + 2, k=1) + jnp.pad(skips.T.astype(jnp.float32), ((0, 2), (1, 1)))
+    stem, output = (jnp.full(1, ENAS_MACRO_GRAPH_OPERATIONS.index(name), jnp.int32) for name in ("stem", "output"))
+    return Graph(adjacency[None], jnp.concatenate([stem, operations, output])[None], jnp.ones((1, layers + 2), bool))

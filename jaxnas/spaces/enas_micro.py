@@ -29,7 +29,7 @@ from jaxnas.base import Arch, ArchWeights, Array, Choice, SearchSpace, Skeleton
 from jaxnas.checks import checked_space
 from jaxnas.ops.primitives import Operations, names_of
 from jaxnas.spaces import genotypes
-from jaxnas.spaces.darts import CELL_KINDS, CellEdges, cell_graph, darts_costs
+from jaxnas.spaces.darts import CELL_KINDS, CellEdges, cell_graph, darts_costs, graph_operations
 from jaxnas.spaces.literals import shown
 from jaxnas.spaces.product import entries, product
 from jaxnas.spaces.reading import read_genotype
@@ -140,6 +140,7 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
         to_genotype=to_genotype,
         from_genotype=from_genotype,
         notation=notation,
+        vocabulary=graph_operations(all_names),
     )
     return checked_space(space)
 

@@ -92,5 +92,6 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
         to_genotype=to_genotype,
         from_genotype=from_genotype,
         notation=notation,
+        vocabulary=tuple(f"{choice.name}={option}" for choice in choices for option in choice.options),
     )
     return checked_space(space)

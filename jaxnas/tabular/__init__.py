@@ -6,11 +6,13 @@ report; `run_learning_curves` is for predictors.
 
 from jaxnas.tabular.compare import Comparison, compare
 from jaxnas.tabular.fronts import FrontSetting, hypervolume, make_front_setting, search_fronts
-from jaxnas.tabular.learning import learning_rows, measure_predictor, run_learning_curves
+from jaxnas.tabular.given import GivenTable
+from jaxnas.tabular.known import Known, known
+from jaxnas.tabular.learning import learning_rows, measure_predictor, run_learning_curves, usual_sizes
 from jaxnas.tabular.methods import METHODS, MethodSettings, Plan, make_plan
 from jaxnas.tabular.outcome import Outcome, evaluations_to_best, regret_curve, summary
 from jaxnas.tabular.pictures import text_table
-from jaxnas.tabular.predictors import PREDICTORS, Known, known, make_predictor
+from jaxnas.tabular.predictors import PREDICTORS, make_predictor, predictor_names
 from jaxnas.tabular.run import run_comparison
 from jaxnas.tabular.setting import Coverage, Setting, make_setting
 
@@ -20,6 +22,7 @@ __all__ = [
     "Comparison",
     "Coverage",
     "FrontSetting",
+    "GivenTable",
     "Known",
     "MethodSettings",
     "Outcome",
@@ -35,10 +38,12 @@ __all__ = [
     "make_predictor",
     "make_setting",
     "measure_predictor",
+    "predictor_names",
     "regret_curve",
     "run_comparison",
     "run_learning_curves",
     "search_fronts",
     "summary",
     "text_table",
+    "usual_sizes",
 ]

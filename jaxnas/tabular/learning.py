@@ -24,14 +24,22 @@ from jaxnas.benchmarks import Table, metric_column, table_fingerprint
 from jaxnas.files import write_csv
 from jaxnas.predictors import normal_scores
 from jaxnas.runfolder import RunFolder, open_run, versions
+from jaxnas.tabular.known import Known
 from jaxnas.tabular.pictures import draw_learning_curves
-from jaxnas.tabular.predictors import Known
 from jaxnas.tabular.run import NOTHING
 from jaxnas.train.stop import check_stop, stop_on_signal
 
 TOP = 10
 """The regret is that of the best of so many."""
 MEASURES = ("tau", "rho", "regret")
+USUAL_SIZES = (78, 156, 391)
+"""Architectures that are shown, 0.5, 1 and 2.5 % of NAS-Bench-201."""
+
+
+def usual_sizes(table: Table, metric: str) -> list[int]:
+    """`USUAL_SIZES` as far as they are at most half of what is measured; half of that where none is."""
+    half = int((~np.isnan(metric_column(table, metric))).sum()) // 2
+    return [size for size in USUAL_SIZES if size <= half] or [half]
 
 
 def run_learning_curves(
@@ -70,6 +78,8 @@ def run_learning_curves(
         "signals": signals, "seed": seed,
     }  # fmt: skip
     with open_run(workdir, identity, runtime) as run, stop_on_signal() as stop:
+        for note in table.notes:
+            print(f"{table.name}: {note}")
         graphs = jax.jit(jax.vmap(of.graph))(table.archs)
         outcomes: dict[str, dict[int, Any]] = {name: {} for name in predictors}
         for number, (name, size) in enumerate(itertools.product(predictors, sizes)):

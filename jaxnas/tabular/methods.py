@@ -21,6 +21,7 @@ from jaxnas.samplers import (
     halving,
     hyperband,
     local_search,
+    onto_rows,
     predictor_search,
     random_search,
     reinforce,
@@ -29,7 +30,8 @@ from jaxnas.samplers import (
     successive_halving,
 )
 from jaxnas.samplers.simulate import ASKS_A_STEP
-from jaxnas.tabular.predictors import known, make_predictor
+from jaxnas.tabular.known import known
+from jaxnas.tabular.predictors import make_predictor
 from jaxnas.tabular.setting import Setting
 
 MOST_PREDICTED = 500
@@ -109,7 +111,7 @@ def _annealing(setting: Setting, settings: MethodSettings) -> Plan:
 
 def _reinforce(setting: Setting, settings: MethodSettings) -> Plan:
     sampler = reinforce(setting.table.choices, optax.adam(settings.learning_rate), ema=settings.ema)
-    return Plan(sampler, setting.evaluations)
+    return Plan(_on_rows(sampler, setting), setting.evaluations)
 
 
 def _enas(setting: Setting, settings: MethodSettings) -> Plan:
@@ -117,7 +119,13 @@ def _enas(setting: Setting, settings: MethodSettings) -> Plan:
         setting.table.choices, hidden=32, depth=2, temperature=5.0, tanh_constant=2.5, op_tanh_reduce=1.0
     )
     policy = reinforce_policy(controller, adam(settings.controller_learning_rate))
-    return Plan(controller_search(policy), setting.evaluations)
+    return Plan(_on_rows(controller_search(policy), setting), setting.evaluations)
+
+
+def _on_rows(sampler: Sampler, setting: Setting) -> Sampler:
+    """A sampler that knows the choices alone, on a sparse table told of the rows that are nearest."""
+    nearest = setting.table.nearest
+    return sampler if nearest is None else onto_rows(sampler, nearest)
 
 
 def _predictor(setting: Setting, settings: MethodSettings) -> Plan:

@@ -49,7 +49,8 @@ def run_comparison(
     start = time.perf_counter()
     plans = checked_plans(samplers, setting, seeds)
     with open_run(workdir, _identity(setting, seeds, seed, front, settings), runtime) as run, stop_on_signal() as stop:
-        print(f"{setting.table.name}: {setting.coverage.text()}")
+        for note in (setting.coverage.text(), *setting.table.notes):
+            print(f"{setting.table.name}: {note}")
         outcomes: dict[str, Outcome] = {}
         for number, (name, plan) in enumerate(plans.items()):
             stage = run.stage(name)
@@ -153,7 +154,7 @@ def _write(
 ) -> None:
     setting, _, rows, notes = comparison
     write_csv(run.path / "table.csv", rows)
-    said = [("Coverage", ("architectures",), [(setting.coverage.text(),)])]
+    said = [("Coverage", ("architectures",), [(note,) for note in (setting.coverage.text(), *setting.table.notes)])]
     if notes:
         said.append(("Below the budget", ("method",), [(note,) for note in notes]))
     page = report.write(run.path, result, pictures, said)

@@ -20,13 +20,16 @@ class Coverage(NamedTuple):
     space: int
     rows: int
     measured: int
+    sparse: bool = False
 
     def text(self) -> str:
-        """The numbers in one sentence."""
-        return (
-            f"{self.rows:,} of the {self.space:,} architectures are in the table, "
+        """The numbers in one sentence, or two."""
+        space = f"{self.space:,}" if self.space < 10**9 else f"{float(self.space):.2g}"
+        told = (
+            f"{self.rows:,} of the {space} architectures are in the table, "
             f"{self.measured:,} ({100 * self.measured / self.space:.3g} %) with all that is searched"
         )
+        return told + ("; they are sparse, so that searches move to the nearest rows" if self.sparse else "")
 
 
 class Setting(NamedTuple):
@@ -72,8 +75,9 @@ def make_setting(
     most that a run makes; by default 300, or as many as the time budget allows. time: the metric of what an evaluation
     costs. time_budget: simulated seconds; the evaluation that would exceed them is not made.
 
-    Raises: ValueError for an unknown metric, a limit that allows nothing, or a row that can be found by `search` and
-    has no value of `report`.
+    Rows without a value of `search`, `time` or `report` are left out, which the table's notes say of the last.
+
+    Raises: ValueError for an unknown metric, a limit that allows nothing, or where no row has all values.
     """
     for name, number in (("evaluations", evaluations), ("time_budget", time_budget)):
         if number is not None and not number > 0:
@@ -82,15 +86,18 @@ def make_setting(
     for metric in (search, report, *read[1:]):
         metric_column(table, metric)
     there = measured(table, read)
-    coverage = Coverage(space_size(table.choices), len(table.archs), len(there))
     if not len(there):
         raise ValueError(f"no architecture of {table.name} has a value of {' and '.join(map(repr, read))}")
     whole = table_fingerprint(table)
-    table = only_rows(table, there)
-    reported = metric_column(table, report)
+    reported = metric_column(table, report)[there]
     lacking = int(np.isnan(reported).sum())
-    if lacking:
+    if lacking == len(there):
         raise ValueError(f"{lacking} architectures that can be found by {search!r} have no {report!r} to be reported")
+    rows, table = len(table.archs), only_rows(table, there[~np.isnan(reported)])
+    if lacking:
+        table = table._replace(notes=(*table.notes, f"{lacking:,} rows without {report} are left out"))
+    reported = reported[~np.isnan(reported)]
+    coverage = Coverage(space_size(table.choices), rows, len(table.archs), table.nearest is not None)
     most = expected = evaluations or 300
     if time_budget is not None:
         most, expected = _affordable(table, evaluations, time, time_budget)

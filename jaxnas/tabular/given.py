@@ -1,0 +1,49 @@
+"""The table that a person gives to a program, as a part of its config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from jaxnas.benchmarks import Table, named_table
+from jaxnas.files import expanded
+from jaxnas.ranges import Seed
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenTable:
+    """Which table, and how it is read."""
+
+    table: str = "digits201"
+    """digits201, or a file: CSV, TSV, JSON, npz, or the release of NAS-Bench-101."""
+    space: str | None = None
+    """The space of the architectures in a file: darts, nasbench201, nasbench101, natsbench_size, enas_micro, enas_macro
+    or chain."""
+    architecture: str | None = None
+    """The column of a file that has architectures in the notation of --space, or as genotypes in JSON."""
+    encoding: str | None = None
+    """The columns of a file that have the options of the choices, with commas; or one column of tuples or of strings of
+    digits."""
+    duplicates: str = "refuse"
+    """What several rows of one architecture are: refuse, mean, first, or seeds, which also gives each run and their
+    standard deviation as metrics."""
+    seed: Seed = 0
+    cache_dir: str | None = None
+
+    def read(self, *metrics: str | None) -> tuple[Table, dict[str, str]]:
+        """The table and its usual metrics, as of `named_table`. metrics: what was asked for, which must be numbers.
+
+        Raises: ValueError or OSError where there is no such table.
+        """
+        needed: Sequence[str] = [metric for metric in metrics if metric]
+        return named_table(
+            str(expanded(self.table)), self.encoding, space=self.space, architecture=self.architecture,
+            duplicates=self.duplicates, needed=needed,
+        )  # fmt: skip
+
+    def given(self) -> dict[str, Any]:
+        """What numbers do not depend on once the table is read, for config.json."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(GivenTable) if field.name != "seed"
+        }
