@@ -21,7 +21,7 @@ from jaxnas.cache import enable_cache
 from jaxnas.data.dataset import fingerprint
 from jaxnas.data.digits import load_digits
 from jaxnas.files import expanded
-from jaxnas.making import Settings, check_making, identity, make, read_start, start_fingerprint
+from jaxnas.making import Settings, check_making, make, read_start, run_identity, start_fingerprint
 from jaxnas.ranges import Count
 from jaxnas.runfolder import open_run
 from jaxnas.train.stop import stop_on_signal
@@ -49,7 +49,7 @@ def main(config: Config) -> None:
         raise OSError(f"there is no file {start}: leave out --start, or give a digits201.npz")
     enable_cache(config.cache_dir)
     earlier = None if start is None else read_start(start, config)
-    settings = identity(config)
+    settings = run_identity(config)
     runtime = {name: value for name, value in dataclasses.asdict(config).items() if name not in settings}
     read = {"data": fingerprint(load_digits()), "start": start_fingerprint(earlier)}
     with (

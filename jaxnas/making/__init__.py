@@ -5,9 +5,9 @@ from jaxnas.making.trainer import (
     Measured,
     Settings,
     check_making,
-    identity,
     make_trainer,
     representatives,
+    run_identity,
     training_batches,
 )
 
@@ -15,11 +15,11 @@ __all__ = [
     "Measured",
     "Settings",
     "check_making",
-    "identity",
     "make",
     "make_trainer",
     "read_start",
     "representatives",
+    "run_identity",
     "start_fingerprint",
     "training_batches",
 ]

@@ -25,7 +25,7 @@ from jaxnas.data.dataset import count
 from jaxnas.data.digits import load_digits
 from jaxnas.files import write_atomic
 from jaxnas.fingerprint import checksum
-from jaxnas.making.trainer import Measured, Settings, identity, make_trainer, representatives, skeleton
+from jaxnas.making.trainer import Measured, Settings, make_trainer, representatives, run_identity, skeleton
 from jaxnas.runfolder import RunFolder, Stage, differences, versions
 from jaxnas.train.progress import duration
 from jaxnas.train.stop import check_stop
@@ -141,7 +141,7 @@ def read_start(path: str | Path, settings: Settings) -> Arrays:
     Raises: OSError, or ValueError where it is not a file of digits201 or was made with other settings.
     """
     arrays, about = read_digits201(path)
-    if differing := differences(about["config"], json.loads(json.dumps(identity(settings)))):
+    if differing := differences(about["config"], json.loads(json.dumps(run_identity(settings)))):
         raise ValueError(f"{path} was made with other settings ({differing}); leave out --start or give those")
     return arrays
 
@@ -206,7 +206,7 @@ def _write(
         "fidelities": settings.fidelities,
         "images": settings.copies * count(load_digits().test),
         "seconds_an_epoch": seconds_an_epoch,
-        "config": identity(settings),
+        "config": run_identity(settings),
         "versions": versions(),
     }
     arrays: dict[str, Any] = {}

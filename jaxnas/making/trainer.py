@@ -61,7 +61,7 @@ class Settings:
     """Architectures trained between two saves."""
 
 
-def identity(settings: Settings) -> dict[str, Any]:
+def run_identity(settings: Settings) -> dict[str, Any]:
     """The settings by name, without those that a subclass adds."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(Settings)}
 
