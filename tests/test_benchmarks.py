@@ -299,7 +299,7 @@ def test_files_that_are_no_tables(tmp_path):
     refused(tmp_path / "t.parquet", r"a file that ends in one of \.csv, .*\.npz, got '\.parquet'")
     csv, npz = tmp_path / "t.csv", tmp_path / "t.npz"
     csv.write_bytes(b"x,acc\n0,\xff\n")
-    refused(csv, "not UTF-8 text", encoding=["x"])
+    refused(csv, "not UTF-8 text", encoding=["x"], metrics=["acc"])
     for content in (b"", b"text", pickle.dumps([1]), b"PK\x03\x04"):
         npz.write_bytes(content)
         refused(npz, "not an npz archive")
@@ -314,7 +314,8 @@ def test_files_that_are_no_tables(tmp_path):
     np.savez(npz, archs=np.where(archs, np.nan, 1.0), acc=np.zeros(3))
     refused(npz, "array 'archs': an encoding holds integers or words, got float64 with gaps")
     np.savez(npz, archs=archs, acc=["a", "b", "c"])
-    refused(npz, "array 'acc': a metric holds numbers")
+    refused(npz, "no column of numbers beside the architectures")
+    refused(npz, "row 0, column 'acc': 'a' is no number", metrics=["acc"])
     np.savez(npz, archs=archs)
     refused(npz, "no column beside the architectures")
     np.savez(npz, archs=archs, acc=[1, np.inf, 2])

@@ -80,7 +80,10 @@ def find_fault(choices: Sequence[Choice], archs: np.ndarray, row_name: Callable[
     repeats = np.flatnonzero(first[group] != np.arange(len(archs)))
     if len(repeats):
         row = int(repeats[0])
-        reason = f"the same architecture as {row_name(int(first[group[row]]))}; keep one row for each, or their mean"
+        same = row_name(int(first[group[row]]))
+        reason = (
+            f"the same architecture as {same}; keep one row for each, or read them by duplicates: mean, first, seeds"
+        )
         return Fault(row, None, reason)
     return None
 
