@@ -25,9 +25,7 @@ class ConvNet(nn.Module):
             y = nn.Conv(y.shape[-1], (3, 3), feature_group_count=y.shape[-1])(y)
             return x + nn.Conv(channels, (1, 1))(nn.GroupNorm(2)(y))
 
-        x = choices.one_of(
-            "block", {"inverted": inverted, "conv": nn.Conv(channels, (3, 3)), "skip": choices.identity}
-        )(x)
+        x = choices.one_of("block", {"inverted": inverted, "conv": nn.Conv(channels, (3, 3)), "skip": choices.skip})(x)
         x = choices.depth("depth", [nn.Conv(channels, (3, 3)) for _ in range(2)], (0, 1, 2))(x)
         x = nn.Dropout(0.3, deterministic=not train)(x)
         return nn.Dense(5)(x.mean((1, 2)))
@@ -121,7 +119,7 @@ class NnxNet(nnx.Module):
                     nnx.Linear(hidden, channels, rngs=rngs),
                 ),
                 "conv": nnx.Conv(channels, channels, (3, 3), rngs=rngs),
-                "skip": choices.identity,
+                "skip": choices.skip,
             },
         )  # fmt: skip
         self.blocks = choices.depth("depth", [nnx.Linear(channels, channels, rngs=rngs) for _ in range(2)], (0, 1, 2))

@@ -131,7 +131,7 @@ class Deep(nn.Module):
         x = nn.Dense(4)(x)
         for number in range(4):
             y = nn.LayerNorm()(x)
-            layers = {"linear": nn.Dense(4), "gelu": lambda y: nn.Dense(4)(nn.gelu(y)), "skip": choices.identity}
+            layers = {"linear": nn.Dense(4), "gelu": lambda y: nn.Dense(4)(nn.gelu(y)), "skip": choices.skip}
             x = x + choices.one_of(f"block{number % 3}", layers)(y)
         return nn.Dense(2)(x)
 

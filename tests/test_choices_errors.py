@@ -56,7 +56,7 @@ def other_shapes(self, x):
 
 def without_effect(self, x):
     nn.Dense(choices.width("size", (2, 4)))(x)
-    return choices.one_of("layer", {"a": nn.Dense(4), "b": choices.identity})(x)
+    return choices.one_of("layer", {"a": nn.Dense(4), "b": choices.skip})(x)
 
 
 def turned_around(self, x):
@@ -71,7 +71,7 @@ def by_the_width(self, x):
 
 def fewer_of_more(self, x):
     heads = choices.width("heads", (1, 2))
-    return nn.Dense(8)(x).reshape(2, heads, 8 // heads).sum(1).mean(-1)
+    return nn.Dense(8)(x).reshape(x.shape[0], heads, 8 // heads).sum(1).mean(-1)
 
 
 def in_a_loop(self, x):
@@ -80,7 +80,7 @@ def in_a_loop(self, x):
 
 def keeps_state(self, x):
     count = self.variable("counter", "count", lambda: jnp.zeros(()))
-    return choices.one_of("layer", {"a": nn.Dense(4), "b": choices.identity})(x) + count.value
+    return choices.one_of("layer", {"a": nn.Dense(4), "b": choices.skip})(x) + count.value
 
 
 def nothing(self, x):
@@ -122,7 +122,7 @@ def test_options_are_checked_where_they_stand():
         (lambda: choices.width("size", ()), "has 0 options"),
         (lambda: choices.width("a b", (1, 2)), "without spaces"),
         (lambda: choices.value("v", (1, 1)), "has an option twice: 1, 1"),
-        (lambda: choices.depth("d", [choices.identity], (0, 2)), "has 1 blocks, so it cannot be"),
+        (lambda: choices.depth("d", [choices.skip], (0, 2)), "has 1 blocks, so it cannot be"),
         (lambda: choices.join("j", {"a": X}, ("a", "b")), "joins b; there are a"),
         (lambda: choices.join("j", {"a": X, "b": X}, how="max"), "how must be sum, mean or concat"),
     ):

@@ -7,16 +7,16 @@ from typing import Any
 
 from jaxnas.choices import linen, nnx
 from jaxnas.choices.asking import asking, check_options, line, value, width
-from jaxnas.choices.layers import call_join, check_depth, check_join, identity, narrow
+from jaxnas.choices.layers import call_join, check_depth, check_join, narrow, skip
 from jaxnas.choices.searching import Searchable, searchable
 
-__all__ = ["Searchable", "depth", "identity", "join", "narrow", "one_of", "searchable", "value", "width"]
+__all__ = ["Searchable", "depth", "join", "narrow", "one_of", "searchable", "skip", "value", "width"]
 
 
 def one_of(name: str, layers: Mapping[str, Any]) -> Any:
     """A layer among several.
 
-    layers: option -> a flax module, or a function of the inputs, which may make modules; `identity` gives back its
+    layers: option -> a flax module, or a function of the inputs, which may make modules; `skip` gives back its
     input. All must give outputs of one shape. Each option has parameters of its own, and so has each place where a
     choice of one name stands.
 

@@ -18,7 +18,7 @@ from jaxnas.choices.marks import choose, gate
 Call = Callable[..., Any]
 
 
-def identity(x: Any, *_: Any, **__: Any) -> Any:
+def skip(x: Any, *_: Any, **__: Any) -> Any:
     """The option that gives back its first input."""
     return x
 
