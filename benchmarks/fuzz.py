@@ -15,6 +15,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -134,7 +135,8 @@ _NUMBERS = st.one_of(
 ).map(str)
 _PATHS = st.sampled_from(
     ["FILE", "PIPE", "EMPTY", "ABSENT", "OTHER", "IMAGES", "ONE", "RUN", "folder:IMAGES", "folder:ONE", "folder:PIPE",
-     "~", "~nobody/x", "FILE/run", "", ".", "/dev/null", "TABLE", "digits", "digits201", "x" * 300]
+     "~", "~nobody/x", "FILE/run", "PIPE.csv", "PIPE.npz",
+     "PIPE.json", "", ".", "/dev/null", "TABLE", "digits", "digits201", "x" * 300]
 )  # fmt: skip
 
 
@@ -207,7 +209,7 @@ def check_program(name: str, arguments: list[str], places: Path) -> None:
 
 def _placed(word: str, places: Path) -> str:
     before, _, name = word.rpartition(":")
-    if name.partition("/")[0] not in ("FILE", "PIPE", "EMPTY", "ABSENT", "OTHER", "IMAGES", "ONE", "RUN", "TABLE"):
+    if re.split("[/.]", name)[0] not in ("FILE", "PIPE", "EMPTY", "ABSENT", "OTHER", "IMAGES", "ONE", "RUN", "TABLE"):
         return word
     return f"{before}:{places / name}" if before else str(places / name)
 
@@ -215,7 +217,8 @@ def _placed(word: str, places: Path) -> str:
 def make_places(folder: Path) -> Path:
     """Files and folders of the kinds that flags are given."""
     (folder / "FILE").write_bytes(b"\x00\xffnothing")
-    os.mkfifo(folder / "PIPE")
+    for name in ("PIPE", "PIPE.csv", "PIPE.npz", "PIPE.json"):
+        os.mkfifo(folder / name)
     (folder / "EMPTY").mkdir()
     (folder / "OTHER").mkdir()
     (folder / "OTHER" / "config.json").write_text(json.dumps({"identity": {"another": "run"}, "runtime": {}}))

@@ -71,6 +71,13 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{os.fspath(path)!r:.80}: {error}; write out the folder") from None
 
 
+def check_no_pipe(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a pipe, a socket or a device, which would be waited for; OSError where nothing is there."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{os.fspath(path)} is a pipe or a device, and no file: give a file")
+
+
 def check_new(path: Path, flag: str) -> None:
     """Raises ValueError or OSError where a file cannot be made there, or something has that name already."""
     if os.path.lexists(path):
@@ -167,6 +174,7 @@ MOST_UNPACKED = 1 << 31
 
 def check_unpacked(path: Path) -> None:
     """Raises ValueError where an npz would unpack to more than that, or is no archive; only its directory is read."""
+    check_no_pipe(path)
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())

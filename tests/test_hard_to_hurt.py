@@ -11,7 +11,9 @@ from test_compare import archs, make_run
 
 from experiments import compare, darts
 from jaxnas import command, fit
+from jaxnas.benchmarks import named_table
 from jaxnas.benchmarks.digits201 import read_digits201
+from jaxnas.benchmarks.natsbench import nats_records
 from jaxnas.console import printable, printable_text
 from jaxnas.files import check_unpacked, expanded, read_json, read_json_lines
 from jaxnas.fit.settings import Training
@@ -200,6 +202,14 @@ def test_an_archive_of_arrays_that_unpacks_to_gigabytes_is_refused_by_its_direct
     assert "is not a file of digits201" in raises(read_digits201, path)
     path.write_bytes(b"PK")
     assert "is no npz archive" in raises(read_digits201, path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".npz", ".jsonl", ".pickle.pbz2", ""])
+def test_a_pipe_in_place_of_a_table_is_not_waited_for(suffix, tmp_path):
+    path = tmp_path / f"table{suffix}"
+    os.mkfifo(path)
+    for read in (named_table, read_digits201, lambda path: list(nats_records(path))):
+        assert str(path) in raises(read, str(path))
 
 
 # Errors and what is printed ---------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxnas.base import Choice
 from jaxnas.benchmarks.table import find_fault
+from jaxnas.files import check_no_pipe, check_unpacked
 
 HEADER = "@table"
 """The entry of an npz in which `save_table` keeps what is no array, as JSON."""
@@ -108,6 +109,7 @@ def read_csv(path: str | os.PathLike[str]) -> Columns:
 
 def _encoding(path: str | os.PathLike[str]) -> str:
     """UTF-8, or UTF-16 where the file begins with its mark, as some spreadsheets write it."""
+    check_no_pipe(path)
     with open(path, "rb") as file:
         return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
@@ -294,6 +296,7 @@ def read_npz(path: str | os.PathLike[str]) -> Columns:
     """
     unreadable = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
     columns: dict[str, np.ndarray] = {}
+    check_no_pipe(path)
     with open(path, "rb") as file:
         try:
             archive = np.load(file, allow_pickle=False)
@@ -301,6 +304,7 @@ def read_npz(path: str | os.PathLike[str]) -> Columns:
             raise ValueError(f"{path}: not an npz archive ({error}); write it with numpy.savez") from None
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError(f"{path}: a single array, not an npz archive; write it with numpy.savez")
+        check_unpacked(Path(path))
         with archive:
             for name in archive.files:
                 try:

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxnas.benchmarks.table import Table, canonical_rows, distinct, make_table
 from jaxnas.data.tfrecord import read_records
+from jaxnas.files import check_no_pipe
 from jaxnas.spaces.literals import shown
 from jaxnas.spaces.nasbench101 import nasbench101_entries, nasbench101_space
 
@@ -66,6 +67,7 @@ def is_nasbench101(path: str | os.PathLike[str]) -> bool:
         return True
     if path.suffix not in (".json", ".jsonl"):
         return False
+    check_no_pipe(path)
     with open(path, encoding="utf-8", errors="replace") as file:
         start = file.read(2000).lstrip()
     return start.startswith("[") and '"input,' in start and not start.startswith("[{")
@@ -147,6 +149,7 @@ def nasbench101_runs(path: str | os.PathLike[str]) -> Iterator[Run101]:
 
 
 def _lists(path: str | os.PathLike[str]) -> Iterator[Any]:
+    check_no_pipe(path)
     if Path(path).suffix == ".tfrecord":
         for number, record in enumerate(read_records(path)):
             yield _parsed(path, number, record)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnas.benchmarks.table import Table, find_fault, make_table
+from jaxnas.files import check_no_pipe
 from jaxnas.spaces.nasbench201 import nasbench201_space
 
 SCHEDULES = ("12", "200")
@@ -103,6 +104,7 @@ def nats_records(path: str | os.PathLike[str]) -> Iterator[Record]:
     plain containers and numbers.
     """
     path = Path(path)
+    check_no_pipe(path)
     if path.name.endswith((".json", ".json.gz")):
         yield from _json_records(path)
         return
