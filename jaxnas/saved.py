@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Array, Context, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.base import Array, Context, Network, PyTree, SearchSpace, Skeleton, Stats
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data.augment import network_inputs, normalize
 from jaxnas.data.dataset import DataError, Dataset, forms
@@ -167,9 +167,7 @@ def load(run: str | os.PathLike[str], space: Entry | None = None, *, model: Any 
         raise ValueError(f"{run}/network/network.json: class_names must be one for each class")
     if model is not None:
         space = _entry_of_model(model, description, run)
-    genotype, skeleton, entry = description["genotype"], _skeleton(description), space or _entry(description)
-    own = space_of(description, entry)
-    network = entry.network(own.from_genotype(genotype), skeleton, own)
+    network = network_of(description, space)
     target = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpoints(expanded(run) / "network") as checkpoints:
         try:
@@ -180,15 +178,28 @@ def load(run: str | os.PathLike[str], space: Entry | None = None, *, model: Any 
             raise ValueError(f"the network of {run} is of another model: {error}") from error
     if restored is None:
         raise OSError(f"{run}/network holds no whole checkpoint: run the training again")
+    return Loaded(applied(description, network), restored.state)
+
+
+def network_of(description: Mapping[str, Any], space: Entry | None = None) -> Network:
+    """The untrained network that `describe` described. space: the entry of a space of your own."""
+    entry = space or _entry(description)
+    own = space_of(description, entry)
+    return entry.network(own.from_genotype(description["genotype"]), _skeleton(description), own)
+
+
+def applied(description: Mapping[str, Any], network: Network) -> Callable[[PyTree, Array], Any]:
+    """`Loaded.apply` of the network that `describe` described: takes inputs as they are on disk; traceable."""
 
     def apply(params: PyTree, images: Array) -> Any:
         if "inputs" in description:
             x = _checked_inputs(images, description["inputs"])
         else:
-            x = normalize(_checked(images, skeleton.image_shape), description["mean"], description["std"])
+            image_shape = tuple(description["skeleton"]["image_shape"])
+            x = normalize(_checked(images, image_shape), description["mean"], description["std"])
         return network.apply(params["params"], x, Context(bn=params["stats"]))[0]
 
-    return Loaded(apply, restored.state)
+    return apply
 
 
 def _entry_of_model(model: Any, description: Mapping[str, Any], run: Any) -> Entry:

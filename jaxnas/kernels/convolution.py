@@ -11,13 +11,15 @@ from jax import lax
 
 from jaxnas.base import PLAIN, Array, Context
 from jaxnas.kernels.gate import where_wanted
-from jaxnas.kernels.platform import by_platform
+from jaxnas.kernels.platform import by_platform, platform
 
 
 def pointwise(x: Array, kernel: Array, stride: int = 1, context: Context = PLAIN) -> Array:
     """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out] -> [B, ceil(H/stride), ceil(W/stride), C_out]."""
+    if platform() == "plain":
+        return _convolve(x, kernel.astype(x.dtype)[None, None], stride, 0)
     if stride != 1:
-        x = x[:, ::stride, ::stride]
+        x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))  # indices would be looked up, of a batch of any size
     # flattened: the gradient of a product over four dimensions is several times slower on a CPU
     flat = x.reshape(-1, x.shape[-1])
     matrix = kernel.astype(x.dtype)

@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxnas.base import PLAIN, Array, Context
 from jaxnas.kernels.gate import where_wanted
-from jaxnas.kernels.many_depthwise import many_depthwise
+from jaxnas.kernels.many_depthwise import grouped, many_depthwise
 from jaxnas.kernels.platform import outlined, platform
 from jaxnas.kernels.windows import output_size, pad, spread, taps_of, window
 
@@ -37,6 +37,8 @@ def relu_depthwise(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, 
 def _of_platform(x: Array, kernel: Array, stride: int, dilation: int, context: Context, relu: bool) -> Array:
     if platform() == "cpu":
         return _depthwise(x, kernel.astype(x.dtype), context.wanted, stride, dilation, relu)
+    if platform() == "plain":
+        return grouped(jax.nn.relu(x) if relu else x, kernel.astype(x.dtype), stride, dilation)
     # One of one. An accelerator computes all gradients, as `where_wanted` says.
     return many_depthwise(x[None, None], kernel[None, None], stride, dilation, relu)[0, 0]
 

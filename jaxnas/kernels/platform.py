@@ -10,7 +10,8 @@ from typing import Any, Literal
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-Platform = Literal["cpu", "gpu", "tpu"]
+Platform = Literal["cpu", "gpu", "tpu", "plain"]
+"""plain: no device, but forms for other programs to read: each layer one operation of XLA, where there is one."""
 
 _supposed: Platform | None = None
 

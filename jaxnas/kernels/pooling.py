@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxnas.base import Array
 from jaxnas.kernels.many_depthwise import correlate
-from jaxnas.kernels.platform import by_platform, outlined
+from jaxnas.kernels.platform import by_platform, outlined, platform
 from jaxnas.kernels.windows import output_size, pad, spread, taps_of, window, windows
 
 
@@ -48,7 +50,16 @@ def max_pool(x: Array, stride: int = 1) -> Array:
 
     Of equal entries the first in row-major order takes the whole gradient.
     """
+    if platform() == "plain":
+        return _reduced(x, -jnp.inf, lax.max, stride)
     return _max_and_tap(x, stride)[0]
+
+
+def _reduced(x: Array, start: float, combine: Callable[..., Array], stride: int) -> Array:
+    """Of each 3x3 window, as XLA has it."""
+    return lax.reduce_window(
+        x, np.array(start, x.dtype), combine, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+    )
 
 
 def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -102,7 +113,8 @@ def _window_sums(x: Array, stride: int) -> Array:
     def at_once(x: Array) -> Array:
         return correlate(x[None, None], jnp.ones((1, 1, 3, 3, 1), x.dtype), stride, 1)[0, 0]
 
-    return by_platform(x, cpu=shifted, default=at_once)
+    plain = functools.partial(_reduced, start=0.0, combine=lax.add, stride=stride)
+    return by_platform(x, cpu=shifted, plain=plain, default=at_once)
 
 
 def _pool_counts(height: int, width: int, stride: int) -> Array:

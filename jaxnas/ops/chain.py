@@ -118,7 +118,7 @@ def _unit(name: str, main: _Steps, side: _Steps) -> Primitive:
     def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
         main_steps, side_steps = branches(x.shape[-1], stride)
         half = x.shape[-1] // 2
-        passing, other = (x[..., :half], x[..., half:]) if stride == 1 else (x, x)
+        passing, other = jnp.split(x, (half,), -1) if stride == 1 else (x, x)
         y, seen = _run(main_steps, params["main"], other, context)
         if side_steps:
             passing, more = _run(side_steps, params["side"], passing, context, len(main_steps))

@@ -118,7 +118,8 @@ def factorized_reduce_init(key: Key, channels_in: int, channels_out: int) -> Par
 
 def factorized_reduce(x: Array, params: Params, context: Context = PLAIN) -> Array:
     """Halves height and width by two strided 1x1 convolutions, the second one pixel further on (zeros beyond)."""
-    onward = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+    padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    onward = lax.slice(padded, (0, 1, 1, 0), padded.shape)
     pairs = ((x, params["first"]), (onward, params["second"]))
     return jnp.concatenate([pointwise(y, kernel, 2, context) for y, kernel in pairs], -1)
 
