@@ -61,7 +61,8 @@ _NAMES = {
 """Module -> the names of it that stand here."""
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _PACKAGES = (
-    "benchmarks", "catalog", "choices", "controllers", "data", "draw", "fit", "hardware", "networks", "ops", "parallel",
+    "benchmarks", "catalog", "choices", "controllers", "data", "draw", "export", "fit", "hardware", "networks", "ops",
+    "parallel",
     "predictors", "proxies", "relax", "samplers", "search", "spaces", "supernets", "testing", "train",
 )  # fmt: skip
 

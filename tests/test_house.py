@@ -17,7 +17,7 @@ LAYERS = (
     "supernets samplers",
     "catalog",
     "search train choices saved",
-    "making",
+    "making export",
     "streams",
     "tabular",
     "command",

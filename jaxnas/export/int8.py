@@ -22,10 +22,10 @@ _STACKED = "cells"
 
 
 class Int8(NamedTuple):
-    """A kernel. values: int8 [...]. scale: float32, of size 1 in all axes but the channels and those of stacked cells."""
+    """A kernel. values: int8 [...]. scale: float32, of size 1 in all axes but channels and stacked cells."""
 
-    values: Array
-    scale: Array
+    values: Array | np.ndarray
+    scale: Array | np.ndarray
 
     def floats(self) -> Array:
         """The kernel, float32."""

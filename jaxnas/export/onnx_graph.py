@@ -33,7 +33,7 @@ class Tensor(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """A constant that JAX broadcasts to a shape with the batch in it. array: of the same rank, 1 where it is repeated."""
+    """A constant that JAX broadcasts to a shape with the batch in it. array: of the rank, 1 where it is repeated."""
 
     array: np.ndarray
     shape: tuple[Any, ...]

@@ -118,15 +118,15 @@ def _window(
     operation: str, graph: Graph, out: Any, inputs: Sequence[Value], *, window_dimensions: Any, window_strides: Any,
     padding: Any, base_dilation: Any, window_dilation: Any, **_: Any,
 ) -> Tensor:  # fmt: skip
-    """A maximum, or a sum, which is a mean times the size of the window, in the last dimensions of the graph's tensor."""
+    """A maximum, or a sum, which is a mean times the size of the window, in the last dimensions of the tensor."""
     image = graph.whole(inputs[0])
     sliding = [axis for axis, size in enumerate(window_dimensions) if size > 1 or window_strides[axis] > 1]
     still = [axis for axis in range(len(image.shape)) if axis not in sliding]
     if len(still) != 2 or any(step != 1 for step in base_dilation):
         raise ValueError("ONNX has windows over all axes but two, of inputs that are not spread")
     image = graph.ordered(image, (*still, *sliding))
-    taken = {name: [values[axis] for axis in sliding] for name, values in
-             (("kernel_shape", window_dimensions), ("strides", window_strides), ("dilations", window_dilation))}  # fmt: skip
+    given = {"kernel_shape": window_dimensions, "strides": window_strides, "dilations": window_dilation}
+    taken = {name: [values[axis] for axis in sliding] for name, values in given.items()}
     taken["pads"] = [padding[axis][0] for axis in sliding] + [padding[axis][1] for axis in sliding]
     like = image._replace(shape=out.shape)
     if operation == "MaxPool":
@@ -208,16 +208,18 @@ def _slice(
 
 def _one_window(
     graph: Graph, out: Any, inputs: Sequence[Value], *, dimension_numbers: Any, slice_sizes: Any, **_: Any
-) -> Tensor:
+) -> Value:
     """What indexing by slices is where the batch may be of any size: a lookup of one window, whose place is known."""
     value, start = inputs
-    if not isinstance(start, np.ndarray) or start.ndim != 1 or dimension_numbers.collapsed_slice_dims:
+    collapsed = dimension_numbers.collapsed_slice_dims
+    if not isinstance(start, np.ndarray) or start.ndim != 1:
         raise ValueError("only one window, at a known place, is looked up")
     value = graph.whole(value)
     starts = dict(zip(dimension_numbers.start_index_map, start.tolist(), strict=True))
     cuts = [(axis, starts.get(axis, 0), starts.get(axis, 0) + size, 1) for axis, size in enumerate(slice_sizes)
             if size != value.shape[axis]]  # fmt: skip
-    return _cut(value, out, graph, cuts)
+    value = _cut(value, value._replace(shape=tuple(slice_sizes)), graph, cuts)
+    return _squeezed(graph, out, [value], dimensions=collapsed) if collapsed else value
 
 
 def _split(graph: Graph, out: Any, inputs: Sequence[Value], *, sizes: Any, axis: int) -> list[Value]:
@@ -292,9 +294,9 @@ def _batch_size(graph: Graph, out: Any, inputs: Sequence[Value], *, dim: Any) ->
 
 
 _SAME_NAMES = {
-    "abs": "Abs", "add": "Add", "add_any": "Add", "and": "And", "ceil": "Ceil", "cos": "Cos", "div": "Div", "erf": "Erf",
-    "exp": "Exp", "floor": "Floor", "log": "Log", "logistic": "Sigmoid", "min": "Min", "mul": "Mul",
-"neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow", "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt", "tan": "Tan",
+    "abs": "Abs", "add": "Add", "add_any": "Add", "and": "And", "ceil": "Ceil", "cos": "Cos", "div": "Div",
+    "erf": "Erf", "exp": "Exp", "floor": "Floor", "log": "Log", "logistic": "Sigmoid", "min": "Min", "mul": "Mul",
+    "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow", "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt", "tan": "Tan",
     "tanh": "Tanh",
 }  # fmt: skip
 

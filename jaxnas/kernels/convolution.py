@@ -19,7 +19,9 @@ def pointwise(x: Array, kernel: Array, stride: int = 1, context: Context = PLAIN
     if platform() == "plain":
         return _convolve(x, kernel.astype(x.dtype)[None, None], stride, 0)
     if stride != 1:
-        x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))  # indices would be looked up, of a batch of any size
+        x = lax.slice(
+            x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1)
+        )  # indices would be looked up, of a batch of any size
     # flattened: the gradient of a product over four dimensions is several times slower on a CPU
     flat = x.reshape(-1, x.shape[-1])
     matrix = kernel.astype(x.dtype)
