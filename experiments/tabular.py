@@ -34,7 +34,7 @@ class Config(MethodSettings, GivenTable):
 
     methods: str = "random,evolution,local,reinforce"
     """Of random, evolution, local, annealing, reinforce, enas, predictor, and where metrics have fidelities halving,
-    hyperband."""
+    hyperband; optuna_tpe and optuna_cma are Optuna's samplers, one run after another: take 20 seeds."""
     seeds: Count = 1000
     evaluations: Count | None = None
     """By default 300, or as many as the time budget allows."""
@@ -43,7 +43,9 @@ class Config(MethodSettings, GivenTable):
     report_metric: str | None = None
     """By what their finds are judged; by default the usual one, or else --search-metric."""
     front_metrics: str | None = None
-    """Two metrics, with a comma, such as valid,-macs: also search for their front, by NSGA-II and at random."""
+    """Two metrics, with a comma, such as valid,-macs: also search for their front."""
+    front_methods: str = "nondominated,random"
+    """Of nondominated (NSGA-II), random, optuna_tpe, optuna_nsga2."""
     time_metric: str | None = None
     time_budget: Positive | None = None
     """Simulated seconds; the evaluation that would exceed them is not made."""
@@ -73,6 +75,7 @@ def main(config: Config) -> None:
         seeds=config.seeds,
         seed=config.seed,
         front=make_front_setting(table, front) if front else None,
+        front_methods=tuple(map(str.strip, config.front_methods.split(","))),
         settings=config.settings(),
         runtime={**config.given(), "methods": config.methods, "workdir": config.workdir},
         command=shlex.join(["python", "-m", "experiments.tabular", *sys.argv[1:]]),

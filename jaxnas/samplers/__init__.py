@@ -7,6 +7,7 @@ from jaxnas.samplers.halving import Bracket, Rung, evaluations, halving, hyperba
 from jaxnas.samplers.local_search import local_search
 from jaxnas.samplers.moves import Moves
 from jaxnas.samplers.nondominated import nondominated
+from jaxnas.samplers.optuna_bridge import from_optuna, to_optuna
 from jaxnas.samplers.predictor_search import (
     Acquisition,
     expected_improvement,
@@ -30,6 +31,7 @@ __all__ = [
     "evaluations",
     "evolution",
     "expected_improvement",
+    "from_optuna",
     "halving",
     "hyperband",
     "local_search",
@@ -44,5 +46,6 @@ __all__ = [
     "simulated_annealing",
     "successive_halving",
     "thompson",
+    "to_optuna",
     "upper_confidence",
 ]

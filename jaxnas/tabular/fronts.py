@@ -1,17 +1,19 @@
-"""Two objectives on a table: fronts found by NSGA-II and by random search beside the true one."""
+"""Two objectives on a table: fronts found by NSGA-II, random search and others beside the true one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxnas.base import Sampler
 from jaxnas.benchmarks import Table, measured, metric_column, only_rows
-from jaxnas.samplers import nondominated, over_seeds, random_search, simulate
+from jaxnas.samplers import from_optuna, nondominated, over_seeds, random_search, simulate
 from jaxnas.samplers.nondominated import front
+from jaxnas.tabular.methods import optuna_maker
 
 POPULATION = 20
 
@@ -48,24 +50,53 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     return float(area)
 
 
-def search_fronts(setting: FrontSetting, evaluations: int, seeds: int, seed: int) -> dict[str, Any]:
-    """Runs of NSGA-II and of random search: the share of the true front's hypervolume, and one run's front, as JSON.
+def _nondominated(setting: FrontSetting, evaluations: int) -> Sampler:
+    return nondominated(setting.table.moves, 2, population=POPULATION)
 
-    evaluations: of a run. The reference of hypervolumes is the worst of each metric.
+
+def _random(setting: FrontSetting, evaluations: int) -> Sampler:
+    return random_search(setting.table.moves, batch=POPULATION)
+
+
+def _optuna_tpe(setting: FrontSetting, evaluations: int) -> Sampler:
+    return from_optuna(optuna_maker("TPESampler"), setting.table.choices, evaluations, objectives=2)
+
+
+def _optuna_nsga2(setting: FrontSetting, evaluations: int) -> Sampler:
+    make = optuna_maker("NSGAIISampler", population_size=POPULATION)
+    return from_optuna(make, setting.table.choices, evaluations, objectives=2)
+
+
+FRONT_METHODS: dict[str, Callable[[FrontSetting, int], Sampler]] = {
+    "nondominated": _nondominated,
+    "random": _random,
+    "optuna_tpe": _optuna_tpe,
+    "optuna_nsga2": _optuna_nsga2,
+}
+"""Name -> what makes the sampler for so many evaluations."""
+FRONT_USUAL = ("nondominated", "random")
+
+
+def search_fronts(
+    setting: FrontSetting, evaluations: int, seeds: int, seed: int, methods: Sequence[str] = FRONT_USUAL
+) -> dict[str, Any]:
+    """Runs of each method: the share of the true front's hypervolume, and one run's front, as JSON.
+
+    evaluations: of a run. methods: of `FRONT_METHODS`. The reference of hypervolumes is the worst of each metric.
+
+    Raises: ValueError for an unknown method.
     """
     table, metrics, points = setting
-    steps = math.ceil(evaluations / POPULATION)
+    samplers = {name: front_sampler(name, setting, evaluations) for name in methods}
     truth = front(points)
     reference = np.nanmin(points, axis=0)
     whole = hypervolume(points[truth], reference)
-    samplers = {
-        "nondominated": nondominated(table.moves, 2, population=POPULATION),
-        "random": random_search(table.moves, batch=POPULATION),
-    }
     outcome: dict[str, Any] = {}
     for name, sampler in samplers.items():
         # Random search takes one objective; what it evaluates does not depend on that.
         objectives = metrics[:1] if name == "random" else metrics
+        asked = jax.eval_shape(sampler.ask, jax.random.key(0), jax.eval_shape(sampler.init, jax.random.key(0)))
+        steps = math.ceil(evaluations / len(asked.archs))
         search = simulate(sampler, table, objectives, steps=steps, evaluations=evaluations)
         _, trace = over_seeds(search)(jax.random.split(jax.random.key(seed), seeds))
         rows = np.asarray(trace.rows).reshape(seeds, -1)
@@ -78,3 +109,10 @@ def search_fronts(setting: FrontSetting, evaluations: int, seeds: int, seed: int
             "front": points[found[middle]].tolist(),
         }
     return {"metrics": list(metrics), "truth": points[truth].tolist(), "methods": outcome}
+
+
+def front_sampler(name: str, setting: FrontSetting, evaluations: int) -> Sampler:
+    """The sampler of that name. Raises ValueError for an unknown one, and where its package is not installed."""
+    if name not in FRONT_METHODS:
+        raise ValueError(f"there is no method {name!r} for a front; there are {', '.join(FRONT_METHODS)}")
+    return FRONT_METHODS[name](setting, evaluations)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -18,6 +20,7 @@ from jaxnas.samplers import (
     controller_search,
     evaluations,
     evolution,
+    from_optuna,
     halving,
     hyperband,
     local_search,
@@ -147,6 +150,27 @@ def _hyperband(setting: Setting, settings: MethodSettings) -> Plan:
     return _repeated(setting, hyperband(range(setting.fidelities), settings.eta))
 
 
+def _optuna(name: str, integers: bool, setting: Setting, settings: MethodSettings) -> Plan:
+    """A sampler of Optuna with its own defaults."""
+    choices = setting.table.choices
+    sampler = from_optuna(optuna_maker(name), choices, setting.evaluations, integers=integers)
+    return Plan(sampler, setting.evaluations)
+
+
+def optuna_maker(name: str, **settings: Any) -> Callable[[int], Any]:
+    """seed -> the sampler of that name in `optuna.samplers`. Raises ValueError where the package is not installed."""
+    for package in ("optuna", *(("cmaes",) if name == "CmaEsSampler" else ())):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"{name} needs the package {package}: pip install 'jaxnas[optuna]'")
+
+    def make(seed: int) -> Any:
+        import optuna
+
+        return getattr(optuna.samplers, name)(seed=seed, **settings)
+
+    return make
+
+
 def _repeated(setting: Setting, brackets: tuple[Bracket, ...]) -> Plan:
     rounds = math.ceil(setting.evaluations / sum(evaluations(brackets).values()))
     fewer = "a rung has as many as the rung before has different values for"
@@ -163,5 +187,7 @@ METHODS: dict[str, Callable[[Setting, MethodSettings], Plan]] = {
     "predictor": _predictor,
     "halving": _halving,
     "hyperband": _hyperband,
+    "optuna_tpe": functools.partial(_optuna, "TPESampler", False),
+    "optuna_cma": functools.partial(_optuna, "CmaEsSampler", True),
 }
 """Name -> what makes its plan."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,7 @@ from jaxnas.base import Sampler
 from jaxnas.files import write_csv
 from jaxnas.runfolder import RunFolder, open_run, versions
 from jaxnas.tabular.compare import Comparison, checked_plans, comparison_of, run_plan
-from jaxnas.tabular.fronts import FrontSetting, search_fronts
+from jaxnas.tabular.fronts import FRONT_USUAL, FrontSetting, front_sampler, search_fronts
 from jaxnas.tabular.methods import Plan
 from jaxnas.tabular.outcome import Outcome
 from jaxnas.tabular.pictures import draw_fronts, draw_regret, draw_table, text_table
@@ -32,6 +32,7 @@ def run_comparison(
     seeds: int = 1000,
     seed: int = 0,
     front: FrontSetting | None = None,
+    front_methods: Sequence[str] = FRONT_USUAL,
     settings: Mapping[str, Any] = NOTHING,
     runtime: Mapping[str, Any] = NOTHING,
     command: str | None = None,
@@ -40,7 +41,7 @@ def run_comparison(
 
     workdir: gets stages/NAME/done.json for each method, table.csv, result.json and report/index.html. samplers: name ->
     sampler or plan; the name stands for it, so one that has changed needs another name, another folder or other
-    `settings`. front: also search for the front of two metrics, by NSGA-II and at random. settings: what the samplers
+    `settings`. front: also search for the front of two metrics, by front_methods. settings: what the samplers
     were made with, in JSON's terms; a folder with others is refused. runtime: what numbers do not depend on, to be kept
     in config.json. command: by which the run was started, for the report.
 
@@ -48,7 +49,11 @@ def run_comparison(
     """
     start = time.perf_counter()
     plans = checked_plans(samplers, setting, seeds)
-    with open_run(workdir, _identity(setting, seeds, seed, front, settings), runtime) as run, stop_on_signal() as stop:
+    if front is not None:
+        for name in front_methods:
+            front_sampler(name, front, setting.evaluations)
+    identity = _identity(setting, seeds, seed, front, front_methods, settings)
+    with open_run(workdir, identity, runtime) as run, stop_on_signal() as stop:
         for note in (setting.coverage.text(), *setting.table.notes):
             print(f"{setting.table.name}: {note}")
         outcomes: dict[str, Outcome] = {}
@@ -66,7 +71,7 @@ def run_comparison(
             fronts = stage.result
             if fronts is None:
                 check_stop(stop, len(plans), len(plans), "method")
-                fronts = search_fronts(front, setting.evaluations, seeds, seed)
+                fronts = search_fronts(front, setting.evaluations, seeds, seed, front_methods)
                 stage.finish(fronts)
         comparison = comparison_of(setting, plans, outcomes)
         pictures = _draw(run.path / "report", comparison, seeds)
@@ -86,7 +91,12 @@ def run_comparison(
 
 
 def _identity(
-    setting: Setting, seeds: int, seed: int, front: FrontSetting | None, settings: Mapping[str, Any]
+    setting: Setting,
+    seeds: int,
+    seed: int,
+    front: FrontSetting | None,
+    front_methods: Sequence[str],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "experiment": "tabular",
@@ -97,6 +107,8 @@ def _identity(
         "evaluations": setting.evaluations,
         "time_budget": setting.time_budget,
         "front_metrics": None if front is None else list(front.metrics),
+        # Those that were always there are not named, so that older folders go on.
+        **({} if front is None or front_methods == FRONT_USUAL else {"front_methods": list(front_methods)}),
         "seeds": seeds,
         "seed": seed,
         "settings": dict(settings),
