@@ -12,9 +12,11 @@ from jaxnas import fit
 from jaxnas.catalog import CATALOG, Entry
 from jaxnas.command import Size
 from jaxnas.fit.presets import SIZES, preset
+from jaxnas.loggers import LOGGERS
 from jaxnas.ranges import Bound, Count, Positive, Seed, Some, SomeOrNone
 
 Space = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CATALOG) + "}")]
+Logger = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(LOGGERS) + "}")]
 Preset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(SIZES) + "}")]
 
 
@@ -63,8 +65,9 @@ class Common:
     """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     train: fit.Training = fit.Training()
     devices: fit.Devices = fit.Devices()
-    tensorboard: bool = False
-    """Metrics also go to the run folder's tensorboard/ (needs tensorboardX)."""
+    logger: tuple[Logger, ...] = ()
+    """Where metrics and the result go too, into the run folder: tensorboard, wandb (WANDB_MODE=offline stays off the
+    network), mlflow (to the server of MLFLOW_TRACKING_URI where that is set)."""
     cache_dir: str | None = None
     """Where compiled programs are kept between runs; the user's cache folder by default."""
 
@@ -100,7 +103,7 @@ def travel(config: Common, method: fit.Method, entry: Entry | None = None) -> No
         raise ValueError(f"there is no preset {config.preset!r}: --preset is one of {', '.join(SIZES)}")
     fit.run(
         method, entry or config.space, config.dataset, config.train,
-        folder=config.workdir, devices=config.devices, tensorboard=config.tensorboard, cache_dir=config.cache_dir,
+        folder=config.workdir, devices=config.devices, loggers=config.logger, cache_dir=config.cache_dir,
         data_dir=config.data_dir, size=config.size, label=config.label, seed=config.seed, seeds=config.seeds,
         table=config.table, metric=config.metric, random_baselines=config.random_baselines,
         hand_designed=config.hand_designed,

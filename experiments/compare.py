@@ -27,8 +27,8 @@ class Config:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders."""
     out: str | None = None
-    """A folder for table.csv and report/index.html with pictures: a new or an empty one, or that of an earlier
-    comparison. Without it the table is only printed."""
+    """A folder for table.csv, table.tex for LaTeX, and report/index.html with pictures: a new or an empty one, or that of
+    an earlier comparison. Without it the table is only printed."""
 
 
 def main(config: Config) -> None:
@@ -39,7 +39,7 @@ def main(config: Config) -> None:
     if config.out is not None:
         out = expanded(config.out)
         comparing.write(out, runs, methods)
-        print(f"\ntable: {out / 'table.csv'}\nreport: {out / 'report' / 'index.html'}")
+        print(f"\ntable: {out / 'table.csv'}, {out / 'table.tex'}\nreport: {out / 'report' / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -442,14 +443,21 @@ def new_figure(width: float, height: float, layout: Any = None) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes a PNG in one step, and the folder where it is missing. Raises ValueError for another ending, OSError."""
+    """Writes a PNG, and an SVG beside it, each in one step, and the folder where it is missing.
+
+    Raises: ValueError for another ending than .png, OSError.
+    """
     target = Path(path)
     if target.suffix != ".png":
         raise ValueError(f"pictures are PNG files, got {str(path)!r}; end its name in .png")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, buffer.getvalue())
+    forms: tuple[tuple[str, dict[str, Any]], ...] = ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": DPI}))
+    # The same picture is the same file: no date, and no names by chance.
+    with matplotlib.rc_context({"svg.hashsalt": "jaxnas"}):
+        for suffix, options in forms:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix[1:], **options)
+            write_atomic(target.with_suffix(suffix), buffer.getvalue())
 
 
 def save_plot(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -1,7 +1,7 @@
 """The report of a run: one page, `report/index.html`, with its result, its pictures and how it was made.
 
-The page needs no network and no script, and its pictures lie beside it. What it shows of a result is text: everything
-is escaped.
+The page needs no network, and its pictures lie beside it, each also as SVG where that was drawn. A script inside the
+page sorts its tables; without it all is there. What it shows of a result is text: everything is escaped.
 """
 
 from __future__ import annotations
@@ -41,7 +41,38 @@ figure img { display: block; max-width: 100%; height: auto; background: #fff; bo
              border-radius: .4rem; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; }
 h3 { font-size: 1rem; margin: 0 0 .4rem; }
+thead th[tabindex] { cursor: pointer; }
+thead th[aria-sort=ascending]::after { content: " ▲"; }
+thead th[aria-sort=descending]::after { content: " ▼"; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); gap: 0 1.5rem; }
+svg { width: 100%; height: auto; }
+svg polyline { fill: none; stroke: #0072b2; stroke-width: 1.5; }
+svg text { font: 10px system-ui, sans-serif; fill: var(--soft); }
 """
+_SCRIPT = """
+for (const table of document.querySelectorAll("table.wide")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  const key = (row, column) => {
+    const text = row.cells[column].textContent.trim();
+    const number = parseFloat(text.replace(/[,\u00a0±<>]/g, ""));
+    return Number.isNaN(number) ? text.toLowerCase() : number;
+  };
+  const order = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+  heads.forEach((head, column) => {
+    const sort = () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach(other => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const rows = [...body.rows].sort((a, b) => order(key(a, column), key(b, column)));
+      body.append(...(down ? rows.reverse() : rows));
+    };
+    head.tabIndex = 0;
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
+  });
+}
+"""
+"""Sorts a table by the column whose head is clicked, numbers before text; clicked again, the other way round."""
 
 
 def write(
@@ -73,28 +104,50 @@ def write(
         *_section("Beside other networks", _networks(result)),
         *_section("Found genotype", _genotype(result)),
         *[part for title, head, rows in tables for part in _section(title, _table(head, rows))],
-        *_section("Pictures", [part for picture in pictures for part in _figure(*picture)]),
+        *_section("Pictures", [part for picture in pictures for part in _figure(folder, *picture)]),
         *_section("Time", _pairs({_label(k): _duration(v) for k, v in (result.get("timing") or {}).items()})),
         *_section("Versions", _pairs({k: str(v) for k, v in (result.get("versions") or {}).items()})),
         *_section("Command", [f"<pre>{_text(result['command'])}</pre>"] if result.get("command") else []),
     ]
-    page = [
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "index.html", page(f"Architecture search{dataset}", body))
+    return folder / "index.html"
+
+
+def write_index(
+    path: Path, title: str, lead: str, head: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]]
+) -> None:
+    """Writes a page with one table, in one step. A cell is text, or (text, address relative to the page)."""
+
+    def cell(value: str | tuple[str, str]) -> str:
+        if isinstance(value, str):
+            return f"<td>{_text(value)}</td>"
+        return f'<td><a href="{_text(quote(value[1]))}">{_text(value[0])}</a></td>'
+
+    lines = ["<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows]
+    table = _wide("".join(f"<th>{_text(name)}</th>" for name in head), lines)
+    write_atomic(path, page(title, [f"<h1>{_text(title)}</h1>", f'<p class="lead">{_text(lead)}</p>', *table]))
+
+
+def page(title: str, body: Sequence[str], refresh: float | None = None) -> str:
+    """A whole page. body: elements, escaped where they must be. refresh: seconds after which a browser reloads it."""
+    return "\n".join([
         "<!DOCTYPE html>",
         '<html lang="en">',
         "<head>",
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Architecture search{_text(dataset)}</title>",
+        *([] if refresh is None else [f'<meta http-equiv="refresh" content="{refresh:.0f}">']),
+        f"<title>{_text(title)}</title>",
         f"<style>{_STYLE}</style>",
         "</head>",
         "<body>",
         *body,
+        f"<script>{_SCRIPT}</script>",
         "</body>",
         "</html>",
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "index.html", "\n".join(page) + "\n")
-    return folder / "index.html"
+        "",
+    ])  # fmt: skip
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, str]:
@@ -168,12 +221,14 @@ def _pairs(values: Mapping[str, str]) -> list[str]:
     return ["<table><tbody>", *rows, "</tbody></table>"] if rows else []
 
 
-def _figure(title: str, relative: str, caption: str) -> list[str]:
+def _figure(folder: Path, title: str, relative: str, caption: str) -> list[str]:
+    """A picture, which leads to itself as SVG where that lies beside it."""
+    drawn = Path(relative).with_suffix(".svg").as_posix()
+    large = drawn if (folder / drawn).is_file() else relative
     return [
         "<figure>",
         f"<h3>{_text(title)}</h3>",
-        f'<a href="{_text(quote(relative))}">'
-        f'<img src="{_text(quote(relative))}" alt="{_text(title)}" loading="lazy"></a>',
+        f'<a href="{_text(quote(large))}"><img src="{_text(quote(relative))}" alt="{_text(title)}" loading="lazy"></a>',
         f"<figcaption>{_text(caption)}</figcaption>",
         "</figure>",
     ]

@@ -24,7 +24,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypedDict
@@ -40,6 +40,8 @@ from jaxnas.files import (
 )
 from jaxnas.fingerprint import checksum
 from jaxnas.lock import Lock
+from jaxnas.livepage import LivePage
+from jaxnas.loggers import Logger, check_loggers, numbers, open_logger
 
 _ABSENT = "(absent)"
 _LONGEST = 100
@@ -118,13 +120,14 @@ class RunFolder:
     """A run folder held by this process. Use `open_run`, and close it or use it as a context manager."""
 
     def __init__(
-        self, path: Path, lock: Lock, *, resumed: bool, tensorboard: bool, share: Callable[[Any], Any]
+        self, path: Path, lock: Lock, *, resumed: bool, loggers: Sequence[Logger], share: Callable[[Any], Any]
     ) -> None:
         self.path = path
         self.share = share
         self.resumed = resumed
         self._lock = lock
-        self._board = _tensorboard(path) if tensorboard else None
+        self._loggers = loggers
+        self._live = LivePage(path)
         self._metrics = self._open_metrics()
         try:
             self.keep_metrics(lambda line: True)
@@ -147,6 +150,8 @@ class RunFolder:
         """Writes result.json in one step; put what depends on the clock under "timing"."""
         self.sync()
         write_json(self.path / "result.json", result)
+        for logger in self._loggers:
+            logger.finish(numbers(result))
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; its `result` tells whether it was finished before."""
@@ -161,10 +166,11 @@ class RunFolder:
             self._metrics.flush()
         except OSError as error:
             raise OSError(f"cannot write {self.metrics_path}: {error.strerror}") from error
-        if self._board is not None:
-            for name, value in line.items():
-                if name not in ("step", "epoch") and isinstance(value, int | float):
-                    self._board.add_scalar(f"{line['stage']}/{name}", value, line["step"])
+        stage, step = str(line["stage"]), int(line["step"])
+        values = {name: value for name, value in numbers(line).items() if name not in ("step", "epoch")}
+        for logger in self._loggers:
+            logger.log(stage, step, values)
+        self._live.log(stage, step, values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl. Raises ValueError where one is damaged."""
@@ -202,8 +208,10 @@ class RunFolder:
         """Releases the folder."""
         with contextlib.suppress(OSError):  # `log` flushes, and has said so where that failed.
             self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        for logger in self._loggers:
+            logger.close()
+        if not (self.path / "result.json").exists():
+            self._live.stopped()
         self._lock.close()
 
     def __enter__(self) -> RunFolder:
@@ -220,18 +228,20 @@ def open_run(
     identity: Mapping[str, Any],
     runtime: Mapping[str, Any],
     *,
-    tensorboard: bool = False,
+    loggers: Sequence[str] = (),
     share: Callable[[Any], Any] = lambda value: value,
 ) -> RunFolder:
     """Creates a run folder, or takes up the one that is there.
 
     identity: what the numbers depend on (JSON); a folder with another identity is refused. runtime: what they do not
-    depend on; it is written anew each time. tensorboard: metrics also go to `path`/tensorboard. share: gives all
-    processes of a run over several hosts the result that the first one reads; each process has a folder of its own.
+    depend on; it is written anew each time. loggers: names of `jaxnas.loggers.LOGGERS`, to which metrics go too. share:
+    gives all processes of a run over several hosts the result that the first one reads; each process has a folder of
+    its own.
 
     Raises ValueError where the folder is of other settings or data or holds something else, BlockingIOError where
     another process works in it, another OSError where it cannot be written.
     """
+    check_loggers(loggers)
     folder = expanded(path).absolute()
     wanted = json.loads(json.dumps(dict(identity), allow_nan=False))
     _check_run(folder, wanted)  # before anything is written, also the lock
@@ -240,7 +250,8 @@ def open_run(
     try:
         resumed = _check_run(folder, wanted)
         write_json(folder / "config.json", {"identity": wanted, "runtime": dict(runtime)})
-        return RunFolder(folder, lock, resumed=resumed, tensorboard=tensorboard, share=share)
+        opened = [open_logger(name, folder, identity) for name in loggers]
+        return RunFolder(folder, lock, resumed=resumed, loggers=opened, share=share)
     except BaseException:
         lock.close()
         raise
@@ -347,11 +358,3 @@ def _unsealed(path: Path) -> dict[str, Any]:
     if seal is None or seal != _seal(result):
         raise ValueError(f"{path} was changed after it was written; {remedy}")
     return dict(result)
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ValueError("TensorBoard needs the package tensorboardX: pip install 'jaxnas[tensorboard]'") from error
-    return SummaryWriter(str(folder / "tensorboard"))

@@ -6,10 +6,14 @@ import json
 import jax
 import numpy as np
 import pytest
+from pages import check_links
 
 from experiments import compare
+from experiments import report as report_program
 from jaxnas import command
+from jaxnas.fit.comparing import _escaped
 from jaxnas.fit.seeds import share_equal_by_chance
+from jaxnas.runfolder import open_run
 from jaxnas.spaces import darts_space, nasbench201_space
 
 SPACES = {"darts": darts_space(), "nasbench201": nasbench201_space()}
@@ -60,6 +64,14 @@ def test_seeds_are_one_method_with_mean_std_and_agreement(tmp_path, capsys):
     with open(tmp_path / "out" / "table.csv", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [float(row["test_accuracy"]) for row in table] == [*values, 0.93]
+    lines = (tmp_path / "out" / "table.tex").read_text().splitlines()
+    assert lines[0] == r"\begin{tabular}{lrrrr}"
+    mean, std = 100 * np.mean(values), 100 * np.std(values, ddof=1)
+    assert lines[4:6] == [
+        rf"darts order=first & 3 & ${mean:.2f} \pm {std:.2f}$ & 12,345 & 678,901 \\",
+        r"darts order=second & 1 & $93.00$ & 12,345 & 678,901 \\",
+    ]
+    check_links(tmp_path / "out" / "report" / "index.html", {"table": 3})
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "order=second" in page
     assert "choices in common" in page
@@ -117,3 +129,47 @@ def test_wrong_folders_are_one_line_and_exit_code_two(tmp_path, capsys):
         assert stopped.value.code == 2, error
         assert expected in error
         assert error.count("\n") == 1
+
+
+def test_latex_has_no_character_with_a_meaning():
+    assert _escaped(r"100 % of a_b & {c} \\ ~^") == (
+        r"100 \% of a\_b \& \{c\} \textbackslash{}\textbackslash{} \textasciitilde{}\textasciicircum{}"
+    )
+
+
+def test_all_runs_below_a_folder_are_on_one_page_with_their_states(tmp_path, capsys):
+    root = tmp_path / "runs"
+    made = {"a/first": 0.91, "second <b>": 0.95}
+    for name, accuracy in made.items():
+        folder = make_run(root / name, archs(1)[0], accuracy)
+        (folder / ".lock").touch()
+        (folder / "report").mkdir()
+        (folder / "report" / "index.html").touch()
+    (root / "empty").mkdir()
+    (root / "second <b>" / "inside").mkdir()
+    (root / "second <b>" / "inside" / "config.json").write_text("{}")
+    damaged = root / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    (damaged / ".lock").touch()
+    with open_run(root / "now", {"experiment": "enas", "seed": 3}, {}) as run:
+        run.stage("search").log("epoch", 1, {"loss": 2.0})
+        command.main(report_program.main, report_program.Config, [str(root)])
+        printed = capsys.readouterr().out.splitlines()
+        assert sorted(printed[0].removeprefix("finished: ").split(", ")) == sorted(made)
+        assert printed[1:] == ["running: now", "stopped: damaged", f"report: {root / 'index.html'}"]
+    page = check_links(root / "index.html", {"table": 1})
+    assert {"91.00%", "95.00%", "running", "second <b>", "enas"} <= set(page.texts)
+    assert sorted(page.links) == [
+        "a/first/report/index.html",
+        "now/report/index.html",
+        "second%20%3Cb%3E/report/index.html",
+    ]
+    command.main(report_program.main, report_program.Config, [str(root)])
+    assert "stopped: now, damaged" in capsys.readouterr().out
+    for folder, error in ((root / "empty", "there is no run below"), (root / "now", "is itself a run"),
+                          (root / "nowhere", "there is no folder")):  # fmt: skip
+        with pytest.raises(SystemExit) as stopped:
+            command.main(report_program.main, report_program.Config, [str(folder)])
+        assert stopped.value.code == 2
+        assert error in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path, capsys, monkeypatch
     folder = str(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "tensorboardX", None)  # is asked for once the folder is there
     with pytest.raises(SystemExit):
-        command.main(darts.main, darts.Config, ["--workdir", folder, "--tensorboard"], darts.PRESETS)
+        command.main(darts.main, darts.Config, ["--workdir", folder, "--logger", "tensorboard"], darts.PRESETS)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         command.main(darts.main, darts.Config, ["--workdir", folder, "--seed", "1"], darts.PRESETS)
@@ -104,8 +104,8 @@ def finished(monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "tensorboardX", None)
             with pytest.raises(SystemExit):
-                start("--tensorboard")
-        assert "TensorBoard needs the package tensorboardX" in capsys.readouterr().err
+                start("--logger", "tensorboard")
+        assert "tensorboard needs the package tensorboardX" in capsys.readouterr().err
         write_json(run / "result.json", FINISHED)
 
     return make

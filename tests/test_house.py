@@ -11,7 +11,7 @@ LAYERS = (
     "base",
     "shapes",
     "files lock console cache memory ranges cholesky checks fingerprint objectives parallel kernels",
-    "ops relax controllers predictors proxies report celllayout",
+    "ops relax controllers predictors proxies report livepage loggers celllayout",
     "spaces data draw runfolder checkpoint testing",
     "networks benchmarks hardware",
     "supernets samplers",

@@ -166,7 +166,15 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
 
     # The same supernet in another place is the same to a run, and one whose parameters are others is not.
     def refused(supernet):
-        given = [*another, "--search.supernet", str(supernet), "--workdir", str(tmp_path / "third"), "--tensorboard"]
+        given = [
+            *another,
+            "--search.supernet",
+            str(supernet),
+            "--workdir",
+            str(tmp_path / "third"),
+            "--logger",
+            "tensorboard",
+        ]
         with pytest.raises(SystemExit):
             command.main(one_shot.main, Config, given, defaults)
         return capsys.readouterr().err

@@ -1,10 +1,12 @@
 """The page of a run shows what is there, and nothing of it as markup."""
 
-from html.parser import HTMLParser
+import re
 
 import pytest
+from pages import Page, check_links
 
-from jaxnas import report
+from jaxnas import livepage, report
+from jaxnas.runfolder import open_run
 
 RESULT = {
     "test_accuracy": 0.9751,
@@ -38,31 +40,6 @@ RESULT = {
 }
 
 
-class Page(HTMLParser):
-    """Gathers the texts, the pictures and the elements of a page, and sees that elements are closed in turn."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.texts, self.images, self.tags, self.open = [], [], set(), []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        if tag == "img":
-            self.images.append(dict(attrs))
-        elif tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style" and data.strip():
-            self.texts.append(data.strip())
-
-
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "report").mkdir()
@@ -83,7 +60,8 @@ def test_the_page_shows_the_result_as_text(run):
     ):  # fmt: skip
         assert wanted in page.texts
     assert any("<script>alert(1)</script>" in data for data in page.texts)
-    assert not {"script", "b", "digits", "cpu", "link"} & page.tags
+    assert not {"b", "digits", "cpu", "link"} & set(page.tags)
+    assert page.tags["script"] == 1  # ours, which sorts tables
     assert "http" not in text  # Nothing is fetched.
     assert sorted(path.name for path in (run / "report").iterdir()) == ["a.png", "b c.png", "index.html"]
 
@@ -95,6 +73,9 @@ def test_the_page_shows_each_picture_in_turn(run):
     assert [image["alt"] for image in page.images] == ["First <i>", 'Second "x"']
     assert {"First <i>", "One & two", "Three"} <= set(page.texts)
     assert "i" not in page.tags
+    assert page.links == ["b%20c.png", "a.png"]
+    (run / "report" / "a.svg").write_bytes(b"svg")
+    assert check_links(report.write(run, RESULT, pictures), {"img": 2}).links == ["b%20c.png", "a.svg"]
 
 
 @pytest.mark.parametrize("relative", ["missing.png", "../outside.png", "", "/etc/hostname"])
@@ -110,3 +91,41 @@ def test_what_a_result_does_not_have_is_left_out(tmp_path):
     page = Page(report.write(tmp_path, {"test_accuracy": 0.5}, []).read_text(encoding="utf-8"))
     assert "50.00%" in page.texts
     assert not {"Beside other networks", "Found genotype", "Pictures", "Time", "Versions", "Command"} & set(page.texts)
+
+
+def test_a_page_fits_a_phone():
+    """No width but in relative units or as a limit, tables scroll in themselves, and the viewport is the device's."""
+    head = "abcdefghij"
+    page = report.page("title", report._table(head, [tuple(head)]))
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in Page(page).meta
+    assert re.search(r'<div class="scroll"><table', page)
+    assert ".scroll { overflow-x: auto; }" in page
+    widths = re.findall(r"[{;\s](?:min-)?width:\s*([^;}]+)[;}]", page)
+    assert set(widths) <= {"100%"}
+
+
+def test_a_running_page_shows_the_curves_and_reloads_until_the_run_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(livepage, "EVERY", 0.0)
+    path = tmp_path / "run" / "report" / "index.html"
+    with open_run(tmp_path / "run", {}, {}) as run:
+        stage = run.stage("search <i>")
+        for step in range(1, 1001):
+            stage.log("epoch", step, {"epoch": 1, "loss_<b>": 1000.0 - step, "bad": float(step)})
+        page = check_links(path, {"polyline": 2, "table": 0, "i": 0, "b": 0})
+        assert any(meta.get("http-equiv") == "refresh" for meta in page.meta)
+        assert {"search <i>", "loss <b>: 0", "999", "step 1", "1000"} <= set(page.texts)
+        points = re.search(r'points="([^"]*)"', path.read_text())[1].split()
+        assert 100 < len(points) <= 402
+        heights = [float(point.split(",")[1]) for point in points]
+        assert heights == sorted(heights)  # a loss that falls is drawn downward, which is to greater y
+    page = check_links(path, {"polyline": 2})
+    assert not any("http-equiv" in meta for meta in page.meta)
+    assert any(text.startswith("stopped") for text in page.texts)
+
+
+def test_the_report_of_a_finished_run_stays_when_the_run_is_closed(tmp_path):
+    with open_run(tmp_path / "run", {}, {}) as run:
+        run.stage("train").log("epoch", 1, {"loss": 1.0})
+        report.write(run.path, RESULT, [])
+        run.finish({"test_accuracy": 0.5})
+    assert "97.51%" in (tmp_path / "run" / "report" / "index.html").read_text()

@@ -219,8 +219,8 @@ def test_tensorboard_is_written_or_its_package_asked_for(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "tensorboardX", None)
         with pytest.raises(ValueError, match=r"pip install 'jaxnas\[tensorboard\]'"):
-            open_run(tmp_path, {}, {}, tensorboard=True)
-    with open_run(tmp_path, {}, {}, tensorboard=True) as run:
+            open_run(tmp_path, {}, {}, loggers=["tensorboard"])
+    with open_run(tmp_path, {}, {}, loggers=["tensorboard"]) as run:
         run.stage("search").log("weights", 1, {"loss": 0.5})
     assert b"search/loss" in b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnas import draw, report
 from jaxnas.console import printable, printable_text, tell
-from jaxnas.files import expanded, read_json, write_csv, write_json
+from jaxnas.files import expanded, read_json, write_atomic, write_csv, write_json
 from jaxnas.fit.results import check_result, command_line
 from jaxnas.fit.seeds import share_equal, share_equal_by_chance
 from jaxnas.report import metric_of
@@ -215,8 +215,36 @@ def text_table(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
+def latex(methods: Sequence[Method]) -> str:
+    """A tabular of the methods: mean and standard deviation over the seeds, mean costs. It needs no package."""
+    metric = metric_of(methods[0].runs[0].result)
+    scale, unit = (100, r" (\%)") if metric.endswith("accuracy") else (1, "")
+    lines = [
+        r"\begin{tabular}{lrrrr}",
+        r"\hline",
+        rf"Method & Seeds & Test {_escaped(metric)}{unit} & Parameters & MACs \\",
+        r"\hline",
+    ]
+    for method in methods:
+        spread = rf" \pm {scale * method.std:.2f}" if len(method.runs) > 1 else ""
+        costs = [float(np.mean([run.result[name] for run in method.runs])) for name in ("params", "macs")]
+        cells = [_escaped(method.name), str(len(method.runs)), f"${scale * method.mean:.2f}{spread}$"]
+        lines.append(" & ".join([*cells, *(f"{cost:,.0f}" for cost in costs)]) + r" \\")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
+
+
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    character: f"\\{character}" for character in "&%$#_{}"
+}
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
 def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
-    """table.csv and the report, in a new or an empty folder or one that this wrote before.
+    """table.csv, table.tex and the report, in a new or an empty folder or one that this wrote before.
 
     Raises: OSError where it cannot be written, ValueError where `out` holds something else, which stays as it is.
     """
@@ -230,6 +258,7 @@ def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
         raise OSError(f"cannot make the folder {folder}: {error.strerror}; choose one that can be written") from error
     write_json(out / _WRITTEN, {"wrote": names})  # first: a killed comparison can be written again
     write_csv(out / "table.csv", [_plain(run, method) for method in methods for run in method.runs])
+    write_atomic(out / "table.tex", latex(methods))
     metric = metric_of(runs[0].result)
     draw.draw_comparison({run.name: run.result for run in runs}, folder / "comparison.png", metric)
     pictures = [(f"Test {metric}", "comparison.png", "With its 95 % interval; the interval of a mean is another one.")]

@@ -77,14 +77,16 @@ def check_result(result: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def held_run(
-    folder: str | None, identity: Mapping[str, Any], runtime: Mapping[str, Any], *, tensorboard: bool = False
+    folder: str | None, identity: Mapping[str, Any], runtime: Mapping[str, Any], *, loggers: Sequence[str] = ()
 ) -> Iterator[tuple[RunFolder, Stop]]:
     """A run folder, held, and what tells of a signal. folder: None is one that is gone afterwards."""
     with contextlib.ExitStack() as resources:
         if folder is None or not is_first_process():
             # Another process computes as the first one does, and what it writes is thrown away.
             folder = resources.enter_context(tempfile.TemporaryDirectory()) + "/run"
-        run = resources.enter_context(open_run(folder, identity, runtime, tensorboard=tensorboard, share=from_first))
+        if not is_first_process():
+            loggers = ()
+        run = resources.enter_context(open_run(folder, identity, runtime, loggers=loggers, share=from_first))
         yield run, resources.enter_context(heed_signals())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from jaxnas.fit.settings import Limits, Training, has_images, skeleton_of
 from jaxnas.fit.training import check_networks, check_training, fitting, train_all
 from jaxnas.fit.truth import truth_of
 from jaxnas.hardware import LatencyTable, save_latency
+from jaxnas.loggers import check_loggers
 from jaxnas.networks import tutorial_cnn
 from jaxnas.parallel import is_first_process
 from jaxnas.ranges import Seed, Some, SomeOrNone, check_settings, check_used
@@ -101,7 +102,7 @@ def run(
     metric: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     devices: Devices | None = None,
-    tensorboard: bool = False,
+    loggers: Sequence[str] = (),
     cache_dir: str | None = None,
     data_dir: str | None = None,
     size: tuple[int, int] | None = None,
@@ -113,7 +114,7 @@ def run(
     `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir, size and label
     are as of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric: as of
     `Road`. folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder
-    goes on where it was stopped.
+    goes on where it was stopped. loggers: names of `jaxnas.loggers.LOGGERS`, to which metrics go too.
 
     Returns: what came out; None in the other processes of several.
 
@@ -139,6 +140,7 @@ def run(
     join(devices)
     timer = results.clock()
     folder = None if folder is None else str(expanded(folder))
+    check_loggers(loggers)
     if folder is not None and is_first_process():
         check_folder(folder)
     if isinstance(dataset, str):
@@ -162,10 +164,10 @@ def run(
         **prepared.identity,
     }
     runtime = {
-        "folder": folder, "devices": dataclasses.asdict(devices), "dataset": dataset.name, "tensorboard": tensorboard,
+        "folder": folder, "devices": dataclasses.asdict(devices), "dataset": dataset.name, "loggers": list(loggers),
         **{name: getattr(method, name) for name in getattr(method, "runtime", ())},
     }  # fmt: skip
-    with results.held_run(folder, identity, runtime, tensorboard=tensorboard) as (opened, stop):
+    with results.held_run(folder, identity, runtime, loggers=loggers) as (opened, stop):
         there = None if folder is None else opened.path
         if opened.result is None:
             if latency is not None:
