@@ -2,13 +2,14 @@
 
 Each is an object with three methods, made by `open_logger`. A resumed run goes on in the same run of the tool, whose id
 is kept in the run folder's loggers.json. Both services work without a network: Weights & Biases with WANDB_MODE=offline
-in the environment, into the run folder's wandb/; MLflow into the run folder's mlflow/ where MLFLOW_TRACKING_URI names
-no server.
+in the environment, into the run folder's wandb/; MLflow into the run folder's mlflow.db where MLFLOW_TRACKING_URI
+names no server.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ class _Wandb:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         import wandb
 
-        own = _kept_id(folder, "wandb", wandb.util.generate_id)
+        own = _kept_id(folder, "wandb", lambda: secrets.token_hex(4))
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "jaxnas"), name=folder.name, id=own, resume="allow",
             dir=str(folder), config=dict(identity), settings=wandb.Settings(console="off", silent=True),
@@ -110,10 +111,10 @@ class _Wandb:
         self._run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}})
 
     def finish(self, result: Mapping[str, float]) -> None:
-        self._run.summary.update(dict(result))
+        self._run.log({f"result/{name}": value for name, value in result.items()})
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 class _MLflow:
@@ -122,7 +123,7 @@ class _MLflow:
         from mlflow.tracking import MlflowClient
 
         self._metric = Metric
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlflow").as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
         self._client = MlflowClient(tracking_uri=uri)
         self._id = _kept_id(folder, "mlflow", lambda: self._new(folder, identity))
         self._finished = False

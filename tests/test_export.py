@@ -2,6 +2,10 @@
 
 import functools
 import json
+import re
+import shlex
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +14,7 @@ import onnx
 import pytest
 
 from experiments import export as program
+from experiments import report as report_program
 from jaxnas import command, export
 from jaxnas.base import Context, Skeleton
 from jaxnas.catalog import CATALOG
@@ -216,3 +221,25 @@ def test_what_cannot_be_exported_is_one_line_and_exit_code_two(run, tmp_path, ca
     monkeypatch.setattr(of_run, "FORMATS", {**of_run.FORMATS, "onnx": ("no_such_package",)})
     with pytest.raises(ValueError, match=r"onnx needs the package no_such_package: pip install 'jaxnas\[export\]'"):
         export.export_run(run, ["onnx"], tmp_path)
+
+
+def test_the_commands_and_the_python_of_the_page_run(run, tmp_path, monkeypatch, capsys):
+    """Those that export and read; what trains is left to the tests of its programs."""
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    shutil.copytree(run, tmp_path / "runs" / "demo")
+    (tmp_path / "runs" / "demo" / ".lock").touch()
+    monkeypatch.chdir(tmp_path)
+    programs = {"export": program, "report": report_program}
+    commands = [shlex.split(line)[2:] for line in re.findall(r"^python -m experiments\.\w+ .*$", text, re.MULTILINE)]
+    mine = [line for line in commands if line[0].partition(".")[2] in programs]
+    assert len(mine) == 4
+    for name, *arguments in mine:
+        module = programs[name.partition(".")[2]]
+        command.main(module.main, module.Config, arguments)
+    assert (tmp_path / "exported" / "network.onnx").stat().st_size > 0
+    assert "stopped: demo" not in capsys.readouterr().out
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert names["other"].shape == (3, 10)
+    assert len(names["study"].trials) == 20
