@@ -173,10 +173,12 @@ def test_files_have_the_size_of_their_figure_and_leave_nothing_else(tmp_path):
     draw.draw_genotype(PUBLISHED["DARTS_V1"], tmp_path / "a.png")
     width, height = draw.genotype_figure(PUBLISHED["DARTS_V1"]).get_size_inches() * draw.DPI
     assert png_size(tmp_path / "a.png") == (round(width), round(height))
+    drawn = (tmp_path / "a.svg").read_bytes()
     draw.draw_genotype(PUBLISHED["DARTS_V1"], tmp_path / "a.png")  # Replaces it.
+    assert (tmp_path / "a.svg").read_bytes() == drawn  # the same picture, the same file
     with pytest.raises(ValueError, match=r"end its name in \.png"):
         draw.draw_genotype(PUBLISHED["DARTS_V1"], tmp_path / "a.pdf")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
     assert of_the_user() == before
 
 
