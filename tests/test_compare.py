@@ -71,7 +71,7 @@ def test_seeds_are_one_method_with_mean_std_and_agreement(tmp_path, capsys):
         rf"darts order=first & 3 & ${mean:.2f} \pm {std:.2f}$ & 12,345 & 678,901 \\",
         r"darts order=second & 1 & $93.00$ & 12,345 & 678,901 \\",
     ]
-    check_links(tmp_path / "out" / "report" / "index.html", {"table": 3})
+    check_links(tmp_path / "out" / "report" / "index.html", {"table": 4})
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "order=second" in page
     assert "choices in common" in page

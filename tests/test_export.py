@@ -95,13 +95,15 @@ def test_what_onnx_has_no_form_for_is_refused_by_name():
 
 def test_onnx_of_other_operations_and_inputs():
     def function(inputs):
-        x, y = inputs["x"], inputs["y"]
+        x, y, square = inputs["x"], inputs["y"], inputs["square"]
+        both = (square + 2 * square.transpose(0, 2, 1))[:, 0]  # of tensors in two orders
         chosen = jnp.where(x > y[:, None], jnp.tanh(x), jnp.exp(-jnp.square(x)))
         scaled = jnp.clip(chosen, -0.5, 0.5) ** 3 / (1 + jnp.abs(y))[:, None]
-        return jnp.concatenate([scaled.T.reshape(2, 2, -1)[0].T, jnp.maximum(x.max(1), y)[:, None]], axis=1)
+        return jnp.concatenate([scaled.T.reshape(2, 2, -1)[0].T, jnp.maximum(x.max(1), y)[:, None], both], axis=1)
 
     random = np.random.default_rng(3)
-    inputs = {"x": random.normal(size=(5, 4)).astype(np.float32), "y": random.normal(size=5).astype(np.float32)}
+    shapes = {"x": (5, 4), "y": (5,), "square": (5, 3, 3)}
+    inputs = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     model = to_onnx(function, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs))
     np.testing.assert_allclose(run_onnx(model, inputs), function(inputs), rtol=1e-5, atol=1e-6)
 
