@@ -27,8 +27,8 @@ class Config:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders."""
     out: str | None = None
-    """A folder for table.csv, table.tex for LaTeX, and report/index.html with pictures: a new or an empty one, or that of
-    an earlier comparison. Without it the table is only printed."""
+    """A folder for table.csv, table.tex for LaTeX, and report/index.html with pictures: a new or an empty one, or that
+    of an earlier comparison. Without it the table is only printed."""
 
 
 def main(config: Config) -> None:

@@ -39,8 +39,8 @@ from jaxnas.files import (
     write_json,
 )
 from jaxnas.fingerprint import checksum
-from jaxnas.lock import Lock
 from jaxnas.livepage import LivePage
+from jaxnas.lock import Lock
 from jaxnas.loggers import Logger, check_loggers, numbers, open_logger
 
 _ABSENT = "(absent)"

@@ -249,8 +249,9 @@ def write(out: Path, runs: Sequence[Run], methods: Sequence[Method]) -> None:
     Raises: OSError where it cannot be written, ValueError where `out` holds something else, which stays as it is.
     """
     folder = out / "report"
-    names = ["table.csv", "report/index.html", "report/comparison.png"]
-    names += [f"report/cells-{number}.png" for number in range(len(runs))]
+    drawn = ["comparison", *(f"cells-{number}" for number in range(len(runs)))]
+    names = ["table.csv", "table.tex", "report/index.html"]
+    names += [f"report/{name}.{form}" for name in drawn for form in ("png", "svg")]
     _check_own(out, names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
