@@ -2,7 +2,7 @@
 
 A docstring here is a few paragraphs. Names of code stand in single backquotes, and arguments are described in running
 text, as "name: description." In the reference each argument gets a line of its own, "Returns:" and "Raises:" stand out,
-and every character that reStructuredText would read as markup is escaped. Doctests and indented blocks stay as they are.
+and characters that reStructuredText would read as markup are escaped. Doctests and indented blocks stay as they are.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 _CODE = re.compile(r"(`+[^`\n]+`+)")
 _MARKUP = re.compile(r"([\\*`|_<>])")

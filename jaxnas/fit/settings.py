@@ -40,7 +40,11 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the network that is trained in the end may cost; None is no limit."""
+    """What the network that is trained in the end may cost; None is no limit.
+
+    >>> Limits(macs=400_000).given
+    {'macs': 400000}
+    """
 
     params: Bound | None = None
     macs: Bound | None = None

@@ -60,5 +60,11 @@ def by_slots(
 
 
 def softmax(scale: float = 1e-3, *, there: There | None = None) -> Relaxation:
-    """DARTS (Liu et al. 2019, eq. 2): the softmax of each slot, neither random nor annealed."""
+    """DARTS (Liu et al. 2019, eq. 2): the softmax of each slot, neither random nor annealed.
+
+    >>> relaxation = softmax()
+    >>> alpha = {"cell": jnp.log(jnp.array([[1.0, 3.0]]))}
+    >>> relaxation.mean(alpha)["cell"].round(2).tolist()
+    [[0.25, 0.75]]
+    """
     return by_slots(lambda key, alpha, step: jax.nn.softmax(alpha), jax.nn.softmax, scale, there=there)
