@@ -93,7 +93,7 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
     >>> arch.tolist()
     [3, 0, 1, 0, 0, 2]
     >>> space.costs(arch, Skeleton(channels=16, cells=5, image_shape=(32, 32, 3), num_classes=10))
-    {'params': 268886, 'macs': 41000000}
+    {'params': 344346, 'macs': 47104650}
     """
     primitives = named(operations)
     names, choices = names_of(operations), nasbench201_choices(operations)
