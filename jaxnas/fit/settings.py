@@ -36,8 +36,8 @@ class Training:
     """The share of the training split that is kept back to choose the best epoch. 0 trains on all, and takes the last
     epoch."""
     share_step: bool = True
-    """Found and random networks are trained by one compiled step, where the space has a step that takes the architecture
-    as data."""
+    """Found and random networks are trained by one compiled step, where the space has a step that takes the
+    architecture as data."""
 
 
 @dataclasses.dataclass(frozen=True)
