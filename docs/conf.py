@@ -52,3 +52,5 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 # Types of signatures are names of other libraries, or short names of ours, which no page has under that name.
 nitpick_ignore_regex = [("py:.*", ".*")]
+# A word such as `prune` in a docstring may be the name of several things; then it leads to one of them.
+suppress_warnings = ["ref.python"]

@@ -7,10 +7,13 @@ and characters that reStructuredText would read as markup are escaped. Doctests 
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -117,8 +120,28 @@ def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any)
     return None
 
 
+_ANNOTATED = re.compile(r"Annotated\[([^,\[\]]+), \w+\([^()]*\)\]")
+
+
+def _plain_types(app: Sphinx) -> None:
+    """Settings are shown with the types of their values; their ranges would fill the page (`jaxnas.ranges`)."""
+    ranges: Any = importlib.import_module("jaxnas.ranges")
+    for name, kind in vars(ranges).copy().items():
+        if get_origin(kind) is Annotated:
+            setattr(ranges, name, kind.__origin__)
+    for package in ("fit", "tabular", "making"):  # which read them from there
+        importlib.import_module(f"jaxnas.{package}")
+    modules = [module for name, module in sys.modules.items() if name.startswith("jaxnas.")]
+    for kind in (kind for module in modules for kind in vars(module).values() if isinstance(kind, type)):
+        if dataclasses.is_dataclass(kind):
+            for annotations in (kind.__dict__.get("__annotations__", {}), kind.__init__.__annotations__):
+                for name, text in annotations.items():
+                    annotations[name] = _ANNOTATED.sub(r"\1", text) if isinstance(text, str) else text
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
+    app.connect("builder-inited", _plain_types, priority=1)
     app.connect("autodoc-process-docstring", _process)
     app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True}
