@@ -134,7 +134,7 @@ def _plain_types(app: Sphinx) -> None:
     modules = [module for name, module in sys.modules.items() if name.startswith("jaxnas.")]
     for kind in (kind for module in modules for kind in vars(module).values() if isinstance(kind, type)):
         if dataclasses.is_dataclass(kind):
-            for annotations in (kind.__dict__.get("__annotations__", {}), kind.__init__.__annotations__):
+            for annotations in (kind.__annotations__, kind.__init__.__annotations__):
                 for name, text in annotations.items():
                     annotations[name] = _ANNOTATED.sub(r"\1", text) if isinstance(text, str) else text
 
