@@ -23,6 +23,7 @@ lint: $(READY)
 
 # The site; warnings are errors, and the tutorials are executed where they have changed.
 docs: $(VENV)/.ready-docs
+	rm -rf docs/reference/generated
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs build/docs
 	@echo "open build/docs/index.html"
 
