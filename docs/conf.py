@@ -1,5 +1,6 @@
 """The site of the documentation: `make docs` builds it into build/docs, and executes the tutorials."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import jaxnas
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+# Tutorials wait for compilers and not for what they made.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 project = "jaxnas"
 author = "The jaxnas authors"
