@@ -35,11 +35,11 @@ class Common:
     label: str | None = None
     """What is learned, of a TFDS data set with several labels (cifar100 has label and coarse_label)."""
     size: Size = None
-    """Images of the data set are resized to this when they are read, which is needed where they differ in size."""
+    """Images are resized to this when they are read. It is needed where they differ in size."""
     workdir: str = "runs"
     """The run folder."""
     table: str | None = None
-    """Ground truth, a table over the same space: digits201 or a file. What was found is looked up there."""
+    """Ground truth: a table over the same space, digits201 or a file, in which the found architecture is looked up."""
     metric: str | None = None
     """The metric of the table that is shown; by default the one that is usually reported of it."""
     max_params: Bound | None = None
@@ -47,10 +47,10 @@ class Common:
     max_macs: Bound | None = None
     """The most multiply-adds that this network may need for one image."""
     max_latency_ms: Positive | None = None
-    """The longest that this network may take for a batch on this device. Each option is timed; a network is taken to
-    need the sum of its options, which is fitted to two whole networks that are timed as well."""
+    """The longest time of this network for a batch on this device. Each option is timed. The time of a network is
+    estimated as the sum over its options, and the sum is fitted to two whole networks, which are timed as well."""
     latency_batch: Count = 32
-    """How many images this batch has."""
+    """Images of the batch whose time is limited."""
     latency_table: str | None = None
     """A file with the columns choice, option and milliseconds, of the device where the network is to run. Its sums are
     limited in place of those that are measured here (docs/own_table.md)."""
@@ -60,7 +60,7 @@ class Common:
     """Trains networks that people designed beside the found one: a small one of many tutorials, and a ResNet (over the
     chain a MobileNetV2, too) of as many multiply-adds."""
     seed: Seed = 0
-    """All that is random follows from it."""
+    """The seed of everything that is random."""
     seeds: Some = 1
     """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
     train: fit.Training = fit.Training()

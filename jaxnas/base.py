@@ -29,6 +29,9 @@ class Skeleton:
 
     `cells` counts all cells for the DARTS space and the cells of one stage for NAS-Bench-201. `channels` is the width
     of the first stage. `image_shape` is (H, W, C).
+
+    >>> Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)
+    Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10, auxiliary=False)
     """
 
     channels: int

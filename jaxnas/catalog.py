@@ -206,7 +206,15 @@ CATALOG["darts_free"] = CATALOG["darts"]._replace(
 
 
 def entry_of(space: str | Entry) -> Entry:
-    """The entry of a name, or the entry that is given. Raises: ValueError for a name that `CATALOG` has not got."""
+    """The entry of a name, or the entry that is given. Raises: ValueError for a name that `CATALOG` has not got.
+
+    >>> entry_of("chain").name
+    'chain'
+    >>> entry_of("darst")
+    Traceback (most recent call last):
+        ...
+    ValueError: there is no space 'darst'; there are ...
+    """
     if isinstance(space, Entry):
         return space
     if space not in CATALOG:

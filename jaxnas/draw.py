@@ -404,7 +404,11 @@ def operation_colors(operations: Iterable[str]) -> dict[str, str]:
 
 
 def figures(count: float) -> str:
-    """A count in three figures or as it is: 3349342 -> "3.35 M"."""
+    """A count in three figures or as it is: 3349342 -> "3.35 M".
+
+    >>> figures(3349342), figures(528359050), figures(12)
+    ('3.35 M', '528 M', '12')
+    """
     for unit, value in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= 0.9995 * value:
             return f"{count / value:.{2 - int(math.log10(max(count / value, 1)) + 1e-3)}f} {unit}"

@@ -58,6 +58,9 @@ def regression() -> Objective:
     It is the mean over the W numbers of an example. Outputs [B, 1] fit targets [B].
 
     Raises: ValueError, while tracing, where outputs and targets have different shapes.
+
+    >>> regression().loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).tolist()
+    [0.0, 4.0]
     """
 
     def loss(outputs: Array, targets: Array) -> Array:

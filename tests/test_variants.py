@@ -485,10 +485,10 @@ def test_slots_that_are_decided_stay_so_while_the_others_are_searched_on(numbers
 
 
 def test_the_variant_of_the_docs_runs_as_it_stands(capsys):
-    page = (pathlib.Path(__file__).parents[1] / "docs" / "differentiable.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def sharper" in block]
+    page = pathlib.Path(__file__).parents[1] / "docs" / "tutorials" / "own_variant.md"
+    defined, run, *_ = re.findall(r"```{code-cell} python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     names = {}
-    exec(code.replace("epochs=20", "epochs=1, limit=128"), names)
+    exec(defined + run.replace("epochs=2", "epochs=1, limit=128"), names)
     assert capsys.readouterr().out.count("~") == 6
     weights = names["sharper"](10, last=1.0).relaxation.weights(fresh(), ALPHA, STEP(10))
     np.testing.assert_allclose(weights["cell"], jax.nn.softmax(2 * ALPHA["cell"]), rtol=1e-6)

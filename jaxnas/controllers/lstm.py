@@ -83,8 +83,8 @@ def lstm_controller(
 
     The macro search has tanh_constant 1.5 and, in effect, op_tanh_reduce 1. NAS-Bench-201's ENAS has hidden 32, depth
     2, temperature 5, tanh_constant 2.5, op_tanh_reduce 1. None leaves temperature or squashing out. skip_target: the
-    probability of a skip connection from which `skip_divergence` counts. prior: name of an option -> what is added to
-    its score after squashing, not learned.
+    probability of a skip connection that `skip_divergence` measures the distance from. prior: name of an option -> a
+    constant that is added to its score after squashing.
 
     Raises: ValueError where a number is out of its range, `prior` names no option, or `make_plan` raises.
     """

@@ -40,7 +40,7 @@ class _Step(NamedTuple):
 def make_plan(choices: tuple[Choice, ...]) -> Plan:
     """The steps for some choices, in their order.
 
-    Raises: ValueError where there is no choice, or what one reads is not said rightly.
+    Raises: ValueError where there is no choice, or where `Choice.reads` does not fit the nodes.
     """
     if not choices:
         raise ValueError("there are no choices; give those of a space")

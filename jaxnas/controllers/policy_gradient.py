@@ -50,7 +50,7 @@ class PolicyInfo(NamedTuple):
 class Update(Protocol):
     """(state, archs [P, D], rewards [P], valid bool [P] or None for all) -> (state, info).
 
-    Architectures that are not valid count nothing; without any, the state stays as it is.
+    Architectures that are not valid are left out. Where none is valid, the state stays as it is.
     """
 
     def __call__(
@@ -105,7 +105,7 @@ def ppo_policy(
     entropy_weight: float = 1e-4,
     skip_weight: float = 0.8,
 ) -> PolicyGradient:
-    """Several steps on the same samples, of which no one may change the probability by more than a factor 1 ± clip.
+    """Several steps on the same samples; beyond a factor of 1 ± clip a change of their probability is not rewarded.
 
     In place of (R + e H - b) log p, with A the same advantage and r the ratio of probabilities to those when sampled,
     min(r A, clipped r A) (PPO, equation 7). Its first step is that of `reinforce_policy`.

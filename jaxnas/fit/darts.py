@@ -36,22 +36,23 @@ class Darts:
     name: ClassVar[str] = "darts"
 
     method: Variation = "darts"
-    """DARTS, or a method that came after it (docs/differentiable.md). What is a method's own, such as a temperature, is
-    as in its paper; epochs, batches and learning rates are the settings below."""
+    """DARTS, or a method that came after it (docs/differentiable.md). Each method has the constants of its paper, such
+    as a temperature. Epochs, batches and learning rates are the settings below."""
     order: Literal["first", "second", "second-fd"] = "first"
-    """Hypergradient: first order, exact second order, or second order by the paper's finite difference. SNAS has one
-    level, and none."""
+    """The hypergradient: first order, exact second order, or second order by the paper's finite difference. SNAS has a
+    single level, so it has no hypergradient."""
     derive: str = "paper"
-    """How an architecture is read off the mixture. "paper" is what the method's paper does: "score" for setn, the
-    rule of the space for the others. "perturbation" (DARTS-PT) takes the options without which the supernet is worst,
-    and works after any method. "score" draws `candidates` by the mixture, and takes the best on the validation part.
-    The DARTS space has "argmax", too. A budget derives the heaviest architecture within it."""
+    """How an architecture is read off the mixture. "paper" does what the method's paper does: "score" for setn, the
+    rule of the space for the others. "perturbation" (DARTS-PT) removes options one at a time, and takes those that the
+    supernet misses most; it works after any method. "score" draws `candidates` from the mixture, and takes the best on
+    the validation part. The DARTS space has "argmax", too. Under a budget the heaviest architecture within it is
+    derived."""
     partial: Natural = 0
-    """One in so many channels goes through the mixed operations (PC-DARTS); 1 is all channels. 0 is what the method
-    has: 4 for pc_darts, 1 for the others."""
+    """K sends one channel in K through the mixed operations (PC-DARTS); 1 sends all. 0 takes the method's own K: 4 for
+    pc_darts, 1 for the others."""
     most_skips: Natural | None = None
-    """A derived cell has at most so many skip connections, where there is no budget. By default 2 for p_darts, and no
-    limit for the others."""
+    """The most skip connections of a derived cell, where there is no budget. By default 2 for p_darts, and no limit for
+    the others."""
     candidates: Count = 100
     """How many architectures the mixture draws for derive "score"."""
     tune_epochs: Annotated[Count, UsedWith("derive", "perturbation")] = 5
@@ -69,22 +70,22 @@ class Darts:
     alpha_learning_rate: Positive = 3e-4
     alpha_weight_decay: NotNegative = 1e-3
     accumulate: Count = 1
-    """Into how many parts, one after another, a batch that does not fit is cut (gradient accumulation)."""
+    """Gradient accumulation: a batch is cut into this many parts, which are computed one after another."""
     warmup_epochs: Natural = 0
     """Epochs in which only the weights move."""
     valid_part: Between = 0.5
-    """The part of the training split that the architecture learns from, where there is no validation split."""
+    """The share of the training split from which the architecture learns, where there is no validation split."""
     limit: Limit = 0
-    """Search on at most this many images of the training split; 0 is all."""
+    """The search uses at most this many images of the training split; 0 is all."""
     early_stop: bool = False
-    """End before a collapse, as watch.window and the others say (DARTS-ES)."""
+    """Ends the search before a collapse (DARTS-ES). watch.window, lag, ratio and first set the rule."""
     prune: tuple[Natural, ...] = ()
-    """The epochs are cut into equal parts, one more than there are numbers here. After each part but the last, every
-    slot keeps so many options ("none" counts); parameters go on. By default no option is lost. p_darts keeps five
-    eighths, then three eighths: of the 8 options of DARTS 5, then 3."""
+    """How many options every slot keeps ("none" counts). N numbers cut the epochs into N + 1 equal parts; after each
+    part but the last, the weakest options go. 5 3 keeps five, then three. Parameters are carried over. By default all
+    options stay, and p_darts keeps five eighths, then three eighths."""
     depths: tuple[Depth, ...] = ()
     """How many cells the supernet has in each part of the epochs. Every part then begins with new parameters, and has
-    its own schedules and `warmup_epochs`. By default parts go on in one supernet; those of p_darts have c, 2 c + 1 and
+    its own schedules and `warmup_epochs`. By default all parts share one supernet. For p_darts they have c, 2 c + 1 and
     3 c + 2 cells, where c is `cells`."""
     skip_dropout: tuple[Share, ...] = ()
     """For p_darts: the rate of dropout after skip connections, at the start of each part. By default 0.1, 0.4, 0.7."""

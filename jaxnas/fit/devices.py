@@ -22,16 +22,16 @@ class Devices:
     """Over which devices and processes the batches are spread; results differ by rounding alone."""
 
     count: Natural = 0
-    """How many devices share a batch; 0 is as many of them as divide it, on CPUs those that have enough to do each."""
+    """How many devices share a batch. 0 takes as many as divide it; on CPUs only as many as have enough to do."""
     way: Way | None = None
-    """By XLA's partitioner ("sharded"), or the step on each device's part by shard_map or pmap; by default shard_map on
-    CPUs, for whose loop over edges the partitioner gathers activations, and sharded elsewhere."""
+    """How a batch is divided: by XLA's partitioner ("sharded"), or with the step run on each device's part by shard_map
+    or pmap. By default shard_map on CPUs, where the partitioner is slow, and sharded elsewhere."""
     coordinator: str | None = None
     """For several processes: "auto" on a TPU VM or under Slurm, else host:port of the first one."""
     processes: Annotated[Count | None, UsedWith("coordinator")] = None
-    """How many there are, where the coordinator is not "auto"."""
+    """The number of processes, where the coordinator is not "auto"."""
     process: Annotated[Natural | None, UsedWith("coordinator")] = None
-    """Which of them this one is, from 0."""
+    """The number of this process, from 0."""
 
 
 PIXELS = 2**14

@@ -37,25 +37,34 @@ class EnasController:
 
     update: Literal["reinforce", "ppo"] = "reinforce"
     steps: Count = 30
-    """In every epoch."""
+    """Steps of the controller in every epoch."""
     samples: Some = 10
-    """Architectures of a step."""
+    """Architectures that are drawn in each step."""
     batch_size: Count = 160
-    """Validation images of a step."""
+    """Validation images in each step."""
     batches: Count = 1
-    """Into how many parts, normalized apart, they are cut."""
+    """The images of a step are cut into this many parts. Batch norm normalizes each part by itself."""
     learning_rate: Positive = 0.0035
     hidden: Width = 64
+    """Units of the LSTM."""
     depth: Depth = 1
+    """Layers of the LSTM."""
     temperature: Positive | None = None
+    """The scores of options are divided by this; None leaves them."""
     tanh_constant: Positive = 1.1
+    """Scores are squashed by a tanh to this range, plus and minus."""
     op_tanh_reduce: Positive = 2.5
+    """For operations the range is divided by this."""
     entropy_weight: NotNegative = 1e-4
+    """The weight of the policy's entropy in the reward."""
     ema: Share = 0.99
+    """The decay of the moving average of rewards, which is the baseline."""
     skip_target: Between = 0.4
+    """The probability of a skip connection that the policy is held near, in spaces that have such choices."""
     skip_weight: NotNegative = 0.8
+    """The weight of the divergence from `skip_target`."""
     prior: Finite = 0.0
-    """Added to the scores of separable convolutions."""
+    """A constant that is added to the scores of separable convolutions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +84,16 @@ class Enas:
     learning_rate: Positive = 0.05
     last_learning_rate: NotNegative = 0.0005
     period: Count = 10
-    """Epochs until the rate starts again, each time twice as many."""
+    """The learning rate falls over this many epochs and starts again. Each further period is twice as long."""
     momentum: Share = 0.9
     weight_decay: NotNegative = 2e-4
     clip: Positive | None = None
     valid_part: Between = 0.1
-    """The part of the training split that the controller learns from, where there is no validation split."""
+    """The share of the training split from which the controller learns, where there is no validation split."""
     candidates: Count = 100
-    """Drawn from the policy at the end, and as many at random, within the budget."""
+    """At the end this many architectures within the budget are drawn from the policy, and as many at random."""
     limit: Limit = 0
-    """Search on at most this many images of the training split; 0 is all."""
+    """The search uses at most this many images of the training split; 0 is all."""
     controller: EnasController = EnasController()
 
     def prepare(self, problem: Problem) -> Prepared:

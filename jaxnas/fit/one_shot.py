@@ -60,9 +60,9 @@ class OneShot:
     runtime: ClassVar[tuple[str, ...]] = ("supernet",)
 
     sampling: Literal["uniform", "fair", "sandwich"] = "uniform"
-    """uniform: a step takes one random path. fair: it takes as many paths as the largest choice has options, each
-    option once, and updates by the sum of their gradients, so that it lasts so many times as long. sandwich, on the
-    chain alone: it takes the largest, the smallest and two random architectures."""
+    """uniform: a step takes one random path. fair: a step takes one path for each option of the largest choice, so that
+    every option is taken once, and updates by the sum of their gradients. A step lasts longer in proportion. sandwich,
+    on the chain alone: a step takes the largest, the smallest and two random architectures."""
     epochs: Count = 250
     batch_size: Count = 128
     channels: Width = 16
@@ -73,15 +73,15 @@ class OneShot:
     weight_decay: NotNegative = 2.5e-4
     clip: Positive | None = 5.0
     valid_part: Between = 0.5
-    """The part of the training split that scores are of, where there is no validation split."""
+    """The share of the training split on which architectures are scored, where there is no validation split."""
     limit: Limit = 0
-    """Search on at most this many images of the training split; 0 is all."""
+    """The search uses at most this many images of the training split; 0 is all."""
     prune: tuple[Natural, ...] = ()
-    """How many options every choice still has, at most, after each of the equal parts of the epochs: 4 3 leaves four
-    of five, then three. The weakest are lost; parameters go on."""
+    """How many options every choice keeps at most. N numbers cut the epochs into N + 1 equal parts; after each part but
+    the last, the weakest options go. 4 3 keeps four, then three. Parameters are carried over."""
     prune_by: Annotated[Literal["marginal", "predictor"], UsedWith("prune")] = "marginal"
-    """Which options are weakest. marginal: those with the lowest mean score, over scored architectures that have them.
-    predictor: the same over many more architectures, whose scores a predictor gives."""
+    """Which options are the weakest. marginal: those with the lowest mean score over the scored architectures that have
+    them. predictor: the same over many more architectures, with scores that a predictor estimates."""
     by: Way = "evolution"
     """Select by evolution, guided by a predictor, or by an integer program over scores that add up."""
     predictor: PREDICTOR = "gnn_gp"
@@ -89,8 +89,8 @@ class OneShot:
     multiply-adds. They guide a selection by predictor, and they rank the next-best solutions of an integer program
     before these are scored."""
     supernet: str | None = None
-    """The run folder of a finished search. Its supernet is taken, and the same is not trained again: for another budget
-    or another way to select."""
+    """The run folder of a finished search. Its supernet is used again, without training: for another budget, or another
+    way to select."""
     scoring: Scoring = Scoring()
     comparison: ScoreComparison = ScoreComparison()
 

@@ -220,6 +220,12 @@ def preset(method: str, space: str | Entry, size: Size = "tiny") -> Preset:
     """The settings of a method over a space.
 
     Raises: ValueError for a method, a space or a size that there is not.
+
+    >>> method, training, dataset, baselines, table = preset("darts", "nasbench201")
+    >>> method.name, method.method, dataset, table
+    ('darts', 'darts_minus', 'digits201', 'digits201')
+    >>> preset("enas", "enas_micro", "paper").training.epochs
+    630
     """
     if method not in PRESETS or size not in SIZES:
         known = f"methods are {', '.join(PRESETS)}, sizes {', '.join(SIZES)}"

@@ -27,15 +27,15 @@ class Scoring:
     """How architectures are scored."""
 
     batch_norm: Literal["batch", "recalibrated"] = "recalibrated"
-    """batch: a path is normalized by the statistics of each validation batch. recalibrated: by those of some training
-    batches along the same path."""
+    """batch: a path is normalized by the statistics of each validation batch. recalibrated: it is normalized by its own
+    statistics on some training batches."""
     batch_size: Count = 250
     batches: Count = 8
-    """How many training batches the recalibration takes."""
+    """Training batches of the recalibration."""
     evaluations: Count = 1000
-    """Architectures scored by the search, and as many random ones."""
+    """The search scores this many architectures, and as many random ones for comparison."""
     population: Count = 50
-    """Size of the population of an evolution, and of the random start of a selection by predictor."""
+    """The population of an evolution, or the random start of a selection by a predictor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,11 @@ class ScoreComparison:
     """How scores are compared with a table of measured architectures."""
 
     metric: str | None = None
-    """The column; by default what searches on the table see, such as a validation accuracy."""
+    """The metric of the table; by default the one that searches on it see, such as a validation accuracy."""
     architectures: Count = 500
-    """Drawn at random from the table, scored under every policy of batch norm."""
+    """This many are drawn at random from the table, and scored with each kind of batch norm statistics."""
     running_paths: Count = 1000
-    """How many random paths the running averages are of; each path sees one training batch."""
+    """Running averages are taken over this many random paths; each path sees one training batch."""
 
 
 class Measured(NamedTuple):

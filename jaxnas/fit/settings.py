@@ -18,7 +18,7 @@ class Training:
     batch_size: Count = 64
     channels: Width = 12
     cells: Depth = 3
-    """Of the network: all cells in the DARTS space, those of one stage in NAS-Bench-201's."""
+    """Cells of the network: all of them in the DARTS space, those of one stage in NAS-Bench-201's space."""
     learning_rate: Positive = 0.025
     schedule: Literal["cosine", "step", "plateau"] = "cosine"
     momentum: Share = 0.9
@@ -30,26 +30,32 @@ class Training:
     auxiliary: bool = False
     auxiliary_weight: Annotated[NotNegative, UsedWith("auxiliary")] = 0.4
     accumulate: Count = 1
-    """Into how many parts, one after another, a batch that does not fit is cut (gradient accumulation)."""
+    """Gradient accumulation: a batch is cut into this many parts, which are computed one after another."""
     cutout: bool = True
     hold_out: Share = 0.1
-    """The part of the training split kept back to choose the best epoch; 0 trains on all of it and takes the last."""
+    """The share of the training split that is kept back to choose the best epoch. 0 trains on all, and takes the last
+    epoch."""
     share_step: bool = True
-    """Found and random networks share one compiled step, the architecture being data, where the space has such."""
+    """Found and random networks are trained by one compiled step, where the space has a step that takes the
+    architecture as data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the network that is trained in the end may cost; None is no limit."""
+    """What the network that is trained in the end may cost; None is no limit.
+
+    >>> Limits(macs=400_000).given
+    {'macs': 400000}
+    """
 
     params: Bound | None = None
     macs: Bound | None = None
     """Multiply-adds for one image."""
     latency_ms: Positive | None = None
-    """The longest that a batch may take on this device. Each option is timed; a network is taken to need the sum of its
-    options, which is fitted to two whole networks that are timed as well."""
+    """The longest time of a batch on this device. Each option is timed. The time of a network is estimated as the sum
+    over its options, and the sum is fitted to two whole networks, which are timed as well."""
     latency_batch: Count = 32
-    """How many images this batch has."""
+    """Images of the batch whose time is limited."""
     latency_table: str | None = None
     """A CSV of choice, option and milliseconds (`jaxnas.hardware.read_latency_table`), in place of what is measured."""
 

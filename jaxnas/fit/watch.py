@@ -42,21 +42,21 @@ class Watch:
     every: Natural = 1
     """Epochs between two measurements of skip connections, entropy and the gap of mixture and path; 0 is none."""
     batches: Annotated[Count, UsedWith("every")] = 8
-    """Batches of search.batch_size images for the gap, as far as there are so many."""
+    """The gap is measured on this many batches of search.batch_size images, or on all where there are fewer."""
     eigenvalue_every: Natural = 1
     """Epochs between two dominant eigenvalues; 0 is none."""
     eigenvalue_batches: Annotated[Count, UsedWith("eigenvalue_every")] = 1
     """Batches for each eigenvalue."""
     products: Annotated[Count, UsedWith("eigenvalue_every")] = 20
-    """Hessian-vector products for each eigenvalue, at most."""
+    """The most Hessian-vector products for each eigenvalue."""
     window: Count = EarlyStop().window
-    """Of search.early_stop: how many eigenvalues a mean is of."""
+    """For search.early_stop: the eigenvalue is averaged over this many measurements."""
     lag: Count = EarlyStop().lag
-    """Of search.early_stop: the last mean is compared with the mean this many measurements earlier."""
+    """For search.early_stop: the latest mean is compared with the mean this many measurements earlier."""
     ratio: Positive = EarlyStop().ratio
-    """Of search.early_stop: the search ends where the earlier mean is less than this share of the last one."""
+    """For search.early_stop: the search ends when the earlier mean is less than this share of the latest one."""
     first: Natural = EarlyStop().first
-    """Of search.early_stop: the number of the first eigenvalue, from 0, to whose architecture the search may return."""
+    """For search.early_stop: the search never returns to the architecture of a measurement before this one, from 0."""
 
 
 def rule_of(watch: Watch, early_stop: bool, epochs: int) -> EarlyStop | None:

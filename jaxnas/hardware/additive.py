@@ -28,7 +28,7 @@ class AdditiveFit(NamedTuple):
 
 
 class Additivity(NamedTuple):
-    """Of sums against measured values: R² of the sums as they are, and Kendall's tau (b) of the two orders."""
+    """How well sums agree with measured values: R² of the sums as they are, and Kendall's tau (b) of the two orders."""
 
     r2: float
     tau: float
@@ -48,7 +48,7 @@ def sums(space: SearchSpace, fit: AdditiveFit, archs: ArrayLike) -> np.ndarray:
 
 
 def fit_additive(space: SearchSpace, archs: ArrayLike, values: ArrayLike) -> AdditiveFit:
-    """Least squares over archs [A, D] with values [A]; of all that fit alike the one of least norm.
+    """Least squares over archs [A, D] with values [A]. Of several solutions it gives the one of least norm.
 
     Raises: ValueError where shapes do not fit or a value is missing.
     """
@@ -69,7 +69,7 @@ def fit_additive(space: SearchSpace, archs: ArrayLike, values: ArrayLike) -> Add
 
 
 def additivity(space: SearchSpace, fit: AdditiveFit, archs: ArrayLike, values: ArrayLike) -> Additivity:
-    """How well the sums do on archs [A, D] of values [A]."""
+    """How well the sums of a fit agree with values [A] of archs [A, D]."""
     predicted, targets = sums(space, fit, archs), np.asarray(values, np.float64)
     residual = ((targets - predicted) ** 2).sum() / ((targets - targets.mean()) ** 2).sum()
     return Additivity(float(1 - residual), float(stats.kendalltau(predicted, targets).statistic))

@@ -187,6 +187,14 @@ def solve(
     Raises: InfeasibleError, a ValueError, where not even one meets the constraints, naming a smallest set of
     constraints that cannot be met together and what each of them could reach beside the others. ValueError where shapes
     do not fit.
+
+    >>> from jaxnas.spaces import product_space
+    >>> structure = one_option_each(product_space("two", {"a": ("small", "large"), "b": ("small", "large")}))
+    >>> worth = {"a": np.array([[0.0, 3.0]]), "b": np.array([[0.0, 2.0]])}
+    >>> cost = {"a": np.array([[1.0, 9.0]]), "b": np.array([[1.0, 4.0]])}
+    >>> best = solve(structure, worth, [budget("cost", cost, 10.0)])[0]
+    >>> best.arch.tolist(), best.value, best.uses
+    ([1, 0], 3.0, {'cost': 10.0})
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")

@@ -52,7 +52,7 @@ def without_locations() -> None:
 
 @functools.cache
 def compiler_options() -> dict[str, Any]:
-    """Those that suit the default backend and that its XLA knows; measured in docs/performance.md.
+    """Those that suit the default backend and that its XLA knows; measured in docs/appendix_performance.md.
 
     A CPU's library of reductions and small products is left out: the sums of `jaxnas.ops` are faster without it, and
     XLA takes a time of the square of the program to load one with it. Vectors are as wide as the processor's. The

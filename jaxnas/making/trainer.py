@@ -36,26 +36,26 @@ class Settings:
 
     channels: Width = 8
     cells: Depth = 2
-    """In each of the three stages."""
+    """Cells in each of the three stages."""
     epochs: Count = 8
     fidelities: tuple[int, ...] = (1, 2, 4, 8)
     """Epochs after which a run is evaluated, the last one included."""
     batch_size: Count = 64
     learning_rate: Positive = 0.1
-    """At the start; it falls to 0 along a cosine."""
+    """The learning rate at the start; it falls to 0 along a cosine."""
     weight_decay: NotNegative = 5e-4
     shift: Natural = 2
-    """Pixels by which an image is moved at most."""
+    """The most pixels by which an image is moved."""
     noise: NotNegative = 0.6
-    """Of each pixel, in standard deviations of the pixels."""
+    """The noise of each pixel, in standard deviations of the pixels."""
     copies: Few = 3
-    """Of each validation and test image, each with its own shift and noise."""
+    """Copies of each validation and test image, each with its own shift and noise."""
     classes: Count | None = None
-    """Only the first so many of the functional classes."""
+    """Train only this many of the functional classes, the first ones."""
     second: Count = 500
     """Classes that are trained a second time with another seed."""
     timed: Count = 30
-    """Single runs whose time is taken."""
+    """Single runs that are timed."""
     seed: Seed = 0
     part: Count = 64
     """Architectures trained between two saves."""

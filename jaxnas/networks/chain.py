@@ -83,7 +83,7 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
 
 
 def mobilenetv2_within(macs: int, skeleton: Skeleton) -> Network:
-    """MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381), as wide as so many multiply-adds allow.
+    """MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381), as wide as the multiply-adds allow.
 
     It is the architecture of the chain space whose layers are all inverted bottlenecks of expansion 6 and 3×3, in a
     skeleton with other channels. Of the paper's, the first bottleneck has expansion 1, and the widths of stages differ.

@@ -22,7 +22,7 @@ def tutorial_cnn(image_shape: tuple[int, int, int], num_classes: int) -> Network
     """Conv 5×5 to 6, pool, conv 5×5 to 16, pool, dense 120, 84, K; ReLU between, max pooling 2×2, biases everywhere.
 
     Convolutions are not padded on images of 32 pixels and more, and keep the size on smaller ones. There is no batch
-    norm, so that its statistics are empty, and nothing in the context changes the pass. `costs` counts a bias as one
+    norm, so its statistics are empty, and the context changes nothing. `costs` counts a bias as one
     MAC for each output.
 
     Raises: ValueError where the image is under 4×4, or there is no class.

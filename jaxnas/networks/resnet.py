@@ -28,7 +28,7 @@ _MOST_BLOCKS = 18
 
 
 def resnet(image_shape: tuple[int, int, int], num_classes: int, blocks: int, channels: int) -> Network:
-    """A ResNet of 6 `blocks` + 2 layers, whose first stage has so many channels.
+    """A ResNet of 6 `blocks` + 2 layers, with `channels` in its first stage.
 
     image_shape: (H, W, C). The order of a block is the paper's: convolution, batch norm, ReLU, with the last ReLU after
     the sum. Batch norms are affine.
@@ -77,7 +77,7 @@ def resnet(image_shape: tuple[int, int, int], num_classes: int, blocks: int, cha
 
 
 def resnet_within(macs: int, image_shape: tuple[int, int, int], num_classes: int) -> tuple[Network, int, int]:
-    """The ResNet of at most so many multiply-adds for an image that comes closest to the paper's proportions.
+    """The ResNet within a budget of multiply-adds for an image that comes closest to the paper's proportions.
 
     Returns: (network, blocks of a stage, channels of the first stage). For each depth it takes the most channels that
     fit; of these the deepest that still has the paper's 16 channels, and where none has, the one of 8 layers.

@@ -26,7 +26,7 @@ def unconnected(arch: Arch) -> Graph:
 
 
 def one_hot(vocabulary: int) -> Encoding:
-    """Which operation each node has, none where it is masked out, and the adjacency above the diagonal."""
+    """The operations of nodes as one-hot, zeros where a node is masked out, and the adjacency above the diagonal."""
 
     def encode(graph: Graph) -> Array:
         count = graph.ops.shape[1]
@@ -38,7 +38,7 @@ def one_hot(vocabulary: int) -> Encoding:
 
 
 def path_counts(operations: Sequence[int], length: int) -> Encoding:
-    """How many paths have each sequence of at most `length` of these operations; others on a path are passed over.
+    """Counts of paths by the sequence of these operations on them, up to `length`; other operations are skipped over.
 
     The path encoding of White et al. 2021, https://arxiv.org/abs/1910.11858, section 4, with counts in place of bits;
     longer sequences are left out. F = G · (1 + O + … + O^length).
@@ -72,7 +72,7 @@ def path_counts(operations: Sequence[int], length: int) -> Encoding:
 
 
 def path_statistics(groups: Sequence[Sequence[int]]) -> Encoding:
-    """For each group of operations its greatest, least and mean number on a path; and the logarithm of paths.
+    """For each group of operations the most, fewest and mean number on a path; and the log of the number of paths.
 
     The number of convolutions on the longest and the shortest path, a depth and a shortcut, says much about an
     accuracy, and few architectures are enough to learn it. F = G · (3 · groups + 1); all 0 where there is no path.

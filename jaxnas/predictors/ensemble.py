@@ -15,9 +15,9 @@ from jaxnas.base import Array, Graph, Key, Predictor
 
 
 def ensemble(predictor: Predictor, members: int) -> Predictor:
-    """The predictor so many times, fitted at once by `vmap`; its state has a leading axis of the members.
+    """Several members of one predictor, fitted at once by `vmap`. The state has a leading axis of members.
 
-    Raises: ValueError where there are not two members or more, which a std needs.
+    Raises: ValueError where there are fewer than two members, because a standard deviation needs two.
     """
     if members < 2:
         raise ValueError(f"an ensemble has at least 2 members, got {members}")

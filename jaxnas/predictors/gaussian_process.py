@@ -23,9 +23,9 @@ from jaxnas.predictors.regression import Moments, moments
 
 
 class Block(NamedTuple):
-    """One encoding of the kernel. share: its weight in d². standardize: whether each of its columns has variance 1.
+    """One encoding of the kernel. share: its weight in d². standardize: whether its columns are scaled to variance 1.
 
-    Counts of paths do better as they are: rare ones would be blown up.
+    Counts of paths do better unscaled, because scaling would blow up rare ones.
     """
 
     encode: Encoding
@@ -58,8 +58,10 @@ def gaussian_process(
     lengths: Sequence[float] = (0.75, 1.5, 3.0),
     noises: Sequence[float] = (0.02, 0.05, 0.15),
 ) -> Predictor:
-    """example: any graph of the space, for its shape. The state of a fit has P rows, that of `init` one and no data;
-    a fit forgets earlier ones. noises: variances, in parts of the scale.
+    """A Gaussian process over the encodings of `blocks`; length and noise are those of the greatest evidence.
+
+    example: any graph of the space, for its shape. lengths, noises: the grid; a noise is a variance, as a part of the
+    scale. The state after `fit` has P rows; each fit begins anew.
 
     Raises: ValueError where there is no block, or a number is not positive.
     """

@@ -47,8 +47,10 @@ def _pairwise(of_difference: Callable[[Array], Array], predictions: Array, targe
 def normal_scores(targets: Array, weight: Array) -> Array:
     """Targets by rank: the normal quantile of (rank - 1/2) / n among those of positive weight, ties at their mean rank.
 
-    Accuracies have a long lower tail, of which a predictor would learn more than of the differences at the top. [P];
-    0 where the weight is 0.
+    Accuracies have a long lower tail. As they are, a predictor would learn more from that tail than from differences at
+    the top.
+
+    Returns: [P], 0 where the weight is 0.
     """
     there = weight > 0
     below = (there[None] & (targets[None] < targets[:, None])).sum(axis=1)

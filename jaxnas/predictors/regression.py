@@ -58,9 +58,9 @@ def moments(values: Array, weight: Array) -> Moments:
 def regression(
     network: Regressor, optimizer: optax.GradientTransformation, *, epochs: int, loss: Loss = squared
 ) -> Predictor:
-    """The network fitted to standardized targets by so many steps on all data. Its std is 0: see `ensemble`.
+    """The network fitted to standardized targets, by one step on all data in each epoch. Its std is 0; see `ensemble`.
 
-    Fitting has no randomness but that of `init`.
+    Only `init` is random; fitting is not.
 
     Raises: ValueError where there is no epoch.
     """

@@ -22,7 +22,7 @@ def keys_of(key: Key, kinds: ArchWeights) -> dict[str, Key]:
 
 
 def masked(alpha: ArchWeights, there: There | None) -> ArchWeights:
-    """alpha, minus infinity where an option is gone: its softmax and its sigmoid are 0, and so is its gradient."""
+    """alpha with minus infinity where an option is gone. Its softmax, its sigmoid and its gradient are 0 there."""
     if there is None:
         return alpha
     return {kind: jnp.where(jnp.asarray(there[kind]), own, -jnp.inf) for kind, own in alpha.items()}
@@ -37,9 +37,9 @@ def by_slots(
 ) -> Relaxation:
     """A relaxation that treats every cell kind alike.
 
-    weights: (key, alpha [S, O], step) -> [S, O]. mean: alpha [S, O] -> [S, O]. Both get minus infinity for an option
-    that is gone, and must give it the weight 0. scale: standard deviation of the initial alpha, which is normal. there:
-    the options that pruning has left; None is all.
+    weights: (key, alpha [S, O], step) -> [S, O]. mean: alpha [S, O] -> [S, O]. An option that is gone comes to both as
+    minus infinity, and both must give it the weight 0. scale: the standard deviation of the initial alpha, which is
+    drawn from a normal distribution. there: the options that pruning has left; None stands for all.
 
     Raises: ValueError where scale is negative.
     """
@@ -60,5 +60,11 @@ def by_slots(
 
 
 def softmax(scale: float = 1e-3, *, there: There | None = None) -> Relaxation:
-    """DARTS (Liu et al. 2019, eq. 2): the softmax of each slot, neither random nor annealed."""
+    """DARTS (Liu et al. 2019, eq. 2): the softmax of each slot, neither random nor annealed.
+
+    >>> relaxation = softmax()
+    >>> alpha = {"cell": jnp.log(jnp.array([[1.0, 3.0]]))}
+    >>> relaxation.mean(alpha)["cell"].round(2).tolist()
+    [[0.25, 0.75]]
+    """
     return by_slots(lambda key, alpha, step: jax.nn.softmax(alpha), jax.nn.softmax, scale, there=there)

@@ -34,10 +34,10 @@ class AnnealingState(NamedTuple):
 def simulated_annealing(moves: Moves, *, temperature: float, cooling: float) -> Sampler:
     """Asks for one architecture at a time; the first is random.
 
-    temperature: that of the first decision, in the unit of the objective. A neighbor that is worse by so much is
-    accepted in 37 of 100 cases. cooling: the factor of the temperature for every evaluation after the first; a
-    temperature that is to fall to a hundredth within N evaluations has 0.01 ** (1 / N). A candidate that could not be
-    evaluated is not accepted, and nothing cools.
+    temperature: of the first decision, in the unit of the objective. A neighbor that is worse by one temperature is
+    accepted in 37 of 100 cases. cooling: after every evaluation the temperature is multiplied by this factor. With
+    0.01 ** (1 / N) it falls to a hundredth within N evaluations. A candidate that could not be evaluated is not
+    accepted, and the temperature stays.
 
     Raises: ValueError where the temperature is not positive and finite, or `cooling` is not above 0 and at most 1.
     """

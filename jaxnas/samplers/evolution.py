@@ -31,7 +31,8 @@ class EvolutionState(NamedTuple):
 def evolution(moves: Moves, *, population: int = 50, sample_size: int = 10, batch: int = 1) -> Sampler:
     """Asks for `batch` children at a time, whose parents come from the same population.
 
-    A child that could not be evaluated is not appended. One of the first P is kept and never wins against one that was.
+    A child that could not be evaluated is not appended to the queue. Of the first P, such a member stays in the queue
+    and loses against every member that was evaluated.
 
     Raises: ValueError where a number is less than 1, or `sample_size` or `batch` exceeds `population`.
     """

@@ -29,7 +29,7 @@ Bracket = tuple[Rung, ...]
 
 
 def successive_halving(count: int, fidelities: Sequence[int], eta: float = 3) -> Bracket:
-    """The bracket that begins with `count` architectures and keeps one in `eta`, rounded down, for each next fidelity.
+    """The bracket that begins with `count` architectures. At each next fidelity it keeps one in `eta`, rounded down.
 
     fidelities: indices, rising. `eta` is also the ratio of cost that the paper assumes between them.
 
@@ -59,7 +59,7 @@ def hyperband(fidelities: Sequence[int], eta: float = 3) -> tuple[Bracket, ...]:
 
 
 def evaluations(brackets: Iterable[Bracket]) -> dict[int, int]:
-    """Fidelity -> how many evaluations the brackets make at it: their exact budget."""
+    """The exact budget of the brackets: fidelity -> the number of evaluations at it."""
     counts: dict[int, int] = {}
     for bracket in brackets:
         for rung in bracket:
@@ -80,7 +80,7 @@ class HalvingState(NamedTuple):
 
 
 def halving(moves: Moves, brackets: Sequence[Bracket]) -> Sampler:
-    """Asks for a whole rung at a time, padded to the largest; after the last rung nothing is wanted.
+    """Asks for a whole rung at a time, padded to the size of the largest one. After the last rung it wants nothing.
 
     An architecture that could not be evaluated is not promoted, so the next rung may be smaller.
 
@@ -128,7 +128,7 @@ def halving(moves: Moves, brackets: Sequence[Bracket]) -> Sampler:
 
 
 def rungs(brackets: Iterable[Bracket]) -> int:
-    """How often `ask` gives something: the steps of a search over these brackets."""
+    """The number of rungs of these brackets, which is the number of steps that a search over them takes."""
     return sum(len(bracket) for bracket in brackets)
 
 

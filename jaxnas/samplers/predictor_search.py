@@ -69,12 +69,12 @@ def predictor_search(
     parents: int = 10,
     acquisition: Acquisition = expected_improvement,
 ) -> Sampler:
-    """Asks for `batch` architectures at a time and never for one twice, random ones at the start apart.
+    """Asks for `batch` architectures at a time. After the random start it never asks for one twice.
 
-    graph: arch -> what the predictor is given of it; traceable. capacity: of evaluations; nothing is wanted beyond.
-    start: of random ones, rounded up to whole batches.
+    graph: arch -> the graph that the predictor reads; traceable. capacity: the most evaluations; after them the sampler
+    wants nothing. start: the number of random architectures at the start, rounded up to whole batches.
 
-    Under `vmap` the predictor is fitted in the first steps too, and not asked.
+    Under `vmap` the predictor is also fitted during the random start, and its predictions are not used then.
 
     Raises: ValueError where a number is less than 1, the pool too small for the batch, or the capacity for the start.
     """

@@ -36,7 +36,8 @@ def reinforce(
     """Samples `batch` architectures from the policy, then takes one step of `optimizer` on their loss.
 
     NAS-Bench-201 has `optax.adam(0.5)` and ema 0.9, NATS-Bench `optax.adam(0.01)`. A choice with fewer than O options
-    never takes one that it has not. Those that could not be evaluated are left out; without any, no step is taken.
+    takes only options that it has. Architectures that could not be evaluated are left out. Where none was evaluated,
+    no step is taken.
 
     Raises: ValueError where there is no choice, `batch` is less than 1 or `ema` not in [0, 1).
     """

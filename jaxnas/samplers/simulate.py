@@ -14,7 +14,7 @@ from jaxnas.benchmarks.table import Table, measured, space_size
 
 
 class Trace(NamedTuple):
-    """What happened in T steps of P candidates each; of a step that asked again, what its last ask came to.
+    """What happened in T steps of P candidates each. Where a step asked several times, its last ask is recorded.
 
     rows: int32 [T, P], the evaluated row of the table; -1 where there was no evaluation. objectives: float32 [T, P, M],
     NaN there. evaluations: int32 [T], so far. seconds: float32 [T], simulated, so far; 0 without a time metric.
@@ -48,11 +48,10 @@ def simulate(
     """A search of `steps` times ask, look up, tell.
 
     objectives: metrics to be maximized; one written "-NAME" is minimized. "NAME@LABEL" is always that fidelity, "NAME"
-    the one that the sampler asks for. Candidates that the table does not have, or only without a value, are told as
-    invalid and cost no evaluation and no time. Nor does a step in which the table has none of them: the sampler is
-    asked again, but in the whole search at most `ASKS_A_STEP` times `steps`. The search also ends with `evaluations`,
-    and before the first evaluation that would exceed the `budget` of seconds; what an evaluation costs is the metric
-    `time`.
+    the one that the sampler asks for. Candidates that the table lacks, or has without a value, are told as invalid and
+    cost no evaluation and no time. Where the table has none of a step's candidates, the sampler is asked again, in the
+    whole search at most `ASKS_A_STEP` times `steps`. The search ends after `evaluations`, and before the first
+    evaluation that would exceed the `budget` of seconds. The metric `time` says what an evaluation costs.
 
     Raises: ValueError for a number that is not positive, an unknown metric, or a budget without a time metric.
     """

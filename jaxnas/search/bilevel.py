@@ -63,7 +63,7 @@ class BilevelStep(NamedTuple):
 
 
 class Bilevel(Protocol):
-    """How to compute a step: the hypergradient moves `a`; then the gradient of the inner loss, which is to move `w`.
+    """How to compute a step. The hypergradient moves `a`; then the gradient of the inner loss is taken, for `w`.
 
     opt_state: of the optimizer of `w`. The randomness of the outer pass and of the last inner pass is their own; the
     passes of the hypergradient's inner step share theirs, on both sides of a difference.
@@ -123,9 +123,9 @@ def first_order(axis_name: str | None = None, *, loop: bool | None = None) -> Bi
 
 
 def single_level(axis_name: str | None = None) -> Bilevel:
-    """Both `w` and `a` descend the inner loss, on one batch and from one pass; the outer loss is only told.
+    """Both `w` and `a` descend the inner loss, on one batch and from one pass. The outer loss is only reported.
 
-    The one-level problem of SNAS (Xie et al. 2019). The gradient to `w` is that before `a` has moved.
+    This is the one-level problem of SNAS (Xie et al. 2019). The gradient for `w` is taken before `a` has moved.
     """
 
     def step(

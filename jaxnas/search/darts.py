@@ -77,11 +77,11 @@ slope: weights -> the gradient of the inner loss with respect to them; each call
 
 
 class Variant(NamedTuple):
-    """What a differentiable method has of its own: how weights are made, what is added, what the inner loss sees.
+    """What a differentiable method has of its own: its weights, what it adds to the loss, what the inner loss sees.
 
-    relaxation: the softmax by default. penalty: of the architecture, beside the outer loss. perturb: of the weights in
-    the passes of the inner loss alone; no gradient goes through it. dropout: step -> the rate at which operations that
-    drop do so (`Context.dropout`).
+    relaxation: the softmax by default. penalty: a term that is added to the outer loss. perturb: changes the weights in
+    the passes of the inner loss alone; no gradient goes through it. dropout: step -> the rate of dropout in operations
+    that have one (`Context.dropout`).
     """
 
     relaxation: Relaxation = softmax()
@@ -152,8 +152,8 @@ def darts(
     `weight_optimizer` or another optimizer with the same state (say, one without clipping). objective: whose loss both
     levels descend. variant: one of the methods that came after, such as `gdas(…)`; the softmax by default.
     warmup_steps: during the first steps only the weights move. Its one phase reads "train" and "valid". `derive`
-    discretizes the mean of the relaxation by the rule of the space, without a key's or a score's help; for another rule
-    give `supernet._replace(space=supernet.space._replace(discretize=…))`.
+    discretizes the mean of the relaxation by the rule of the space; it uses neither its key nor its score. For another
+    rule give `supernet._replace(space=supernet.space._replace(discretize=…))`.
 
     Raises: ValueError where warmup_steps is negative.
     """

@@ -56,7 +56,7 @@ def decided(relaxation: Relaxation, fixed: Mapping[str, Array], rows: ArchWeight
 
 
 def tuning(make: Callable[[Variant], SearchAlgorithm], variant: Variant) -> SearchAlgorithm:
-    """The search that `make` gives of a variant, on states that are `Projected`: decided slots stay as they are."""
+    """The search of a variant, as made by `make`, on states that are `Projected`: decided slots stay as they are."""
     plain = make(variant)
 
     def of(state: Projected) -> SearchAlgorithm:
@@ -78,7 +78,7 @@ def tuning(make: Callable[[Variant], SearchAlgorithm], variant: Variant) -> Sear
 
 
 def count_decisions(template: ArchWeights, nodes: Mapping[str, Sequence[int]] | None = None, edges: int = 2) -> int:
-    """How many decisions a projection takes, the most of a cell kind: its slots, and its nodes of more than `edges`."""
+    """The number of decisions of a projection: slots and nodes with more than `edges`, of the largest cell kind."""
     more = {kind: int((np.unique(own, return_counts=True)[1] > edges).sum()) for kind, own in (nodes or {}).items()}
     return max(len(own) + more.get(kind, 0) for kind, own in template.items())
 

@@ -30,7 +30,7 @@ def concentration(alpha: Array) -> Array:
 def kl_to_flat(c: Array) -> Array:
     """The divergence of the Dirichlet distribution of concentration c [..., O] from the flat one, [...]; 0 at c = 1.
 
-    An option of concentration 0 is not there.
+    An option of concentration 0 counts as absent.
     """
     left = c > 0
     total, safe = c.sum(axis=-1), jnp.where(left, c, 1.0)  # of 1 the terms below are 0
@@ -39,7 +39,7 @@ def kl_to_flat(c: Array) -> Array:
 
 
 def drnas(weight: float = 1e-3, *, there: There | None = None) -> Variant:
-    """Dirichlet weights; `weight` is lambda, of the mean of the divergence over the slots.
+    """Dirichlet weights. `weight` is the paper's lambda: the penalty is the mean divergence over the slots, times it.
 
     Raises: ValueError where weight is negative.
     """

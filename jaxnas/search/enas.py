@@ -68,9 +68,9 @@ class Reward(Protocol):
 def path_metric(
     supernet: Supernet, batches: int = 1, axis_name: str | None = None, *, objective: Objective = CLASSIFICATION
 ) -> Reward:
-    """The metric of a path on a validation batch, which is cut into some `batches` that are normalized apart.
+    """The metric of a path on a validation batch. The batch is cut into `batches` parts, each normalized by itself.
 
-    One is the paper's; several see more examples at the same size of a pass.
+    The paper has one part. Several parts see more examples without a larger pass.
 
     Raises: ValueError where `batches` is less than 1 or, when traced, does not divide the batch.
     """

@@ -28,9 +28,9 @@ from jaxnas.search.darts import Variant
 def above(
     discretize: Callable[[ArchWeights], Arch], none: int, threshold: float = 0.85
 ) -> Callable[[ArchWeights], Arch]:
-    """The rule of a free space, for weights of which those count alone that are above a threshold.
+    """The rule of a free space where only weights above a threshold count.
 
-    none: the number of the option that stands for an absent edge, which weighs as much as the threshold.
+    none: the number of the option that stands for an absent edge. It gets the threshold as its weight.
 
     Raises: ValueError where the threshold is not in (0, 1).
     """

@@ -46,15 +46,15 @@ Mixture = Callable[[ArchWeights], ArchWeights]
 
 
 def softmax_mixture(alpha: ArchWeights) -> ArchWeights:
-    """That of DARTS."""
+    """The mixture weights of DARTS: the softmax of alpha."""
     return softmax().mean(alpha)
 
 
 class Gap(NamedTuple):
-    """Means over the same batches, with the same parameters: of the mixture, and of the architecture derived from it.
+    """Loss and metric of the mixture and of the architecture derived from it, on the same batches and parameters.
 
-    A derived path that is far worse than its mixture says that the weights on which the search relies are not those of
-    its result.
+    Where the derived path is far worse than the mixture, the weights that guided the search are not those that its
+    result uses.
     """
 
     mixture_loss: Array
@@ -64,7 +64,7 @@ class Gap(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """The largest eigenvalue of the Hessian, how far from an eigenvalue it can be, and the products that it took."""
+    """The largest eigenvalue of the Hessian, a bound on its error, and the number of Hessian-vector products."""
 
     eigenvalue: float
     error: float
@@ -158,8 +158,8 @@ def make_curvature(
 ) -> Callable[[Key, PyTree, ArchWeights, Sequence[Batch]], Curvature]:
     """Makes (key, params, alpha, batches of one size) -> Curvature of the mean loss of the batches.
 
-    The key draws the vector that Lanczos starts from. tolerance: of the eigenvalue, relative; with most_products it
-    ends the iteration.
+    The key draws the vector that Lanczos starts from. The iteration ends when the relative error of the eigenvalue is
+    below `tolerance`, or after `most_products`.
     """
     if most_products < 1:
         raise ValueError(f"most_products must be at least 1, got {most_products}")
@@ -205,7 +205,7 @@ def largest_eigenvalue(
 
 
 class History(NamedTuple):
-    """T measurements, the first `made` of them done: eigenvalues [T] and the alphas they are of, kind -> [T, S, O]."""
+    """T measurements, of which `made` are done: eigenvalues [T], and alpha at each of them, kind -> [T, S, O]."""
 
     eigenvalues: Array
     alphas: ArchWeights
@@ -213,13 +213,13 @@ class History(NamedTuple):
 
 
 def start_history(alpha: ArchWeights, measurements: int) -> History:
-    """None made yet."""
+    """The history before the first measurement."""
     alphas = jax.tree.map(lambda a: jnp.zeros((measurements, *a.shape), a.dtype), alpha)
     return History(jnp.zeros(measurements), alphas, jnp.zeros((), jnp.int32))
 
 
 def record(history: History, eigenvalue: float | Array, alpha: ArchWeights) -> History:
-    """One measurement more; one beyond the last place is dropped."""
+    """Adds a measurement. Where all T places are taken, it is dropped."""
     return History(
         history.eigenvalues.at[history.made].set(eigenvalue, mode="drop"),
         jax.tree.map(lambda all_, a: all_.at[history.made].set(a, mode="drop"), history.alphas, alpha),
@@ -239,8 +239,8 @@ class EarlyStop(NamedTuple):
 def collapsed(history: History, rule: EarlyStop) -> Array:
     """The measurement to return to, counted from 0, or -1 where there is no reason to stop; int32.
 
-    The mean over a window ends with the last measurement, so that it is around the one window // 2 before; the first
-    windows are shorter, as in the authors' program.
+    A window ends with the last measurement, so its center lies window // 2 measurements earlier. The first windows are
+    shorter, as in the authors' program.
     """
     place = jnp.arange(len(history.eigenvalues))
 
@@ -264,8 +264,8 @@ class WatchedState(NamedTuple):
 def watched(algorithm: SearchAlgorithm, measurements: int, rule: EarlyStop | None = None) -> SearchAlgorithm:
     """The algorithm with a history in its state; its own state has a field `alpha`.
 
-    The steps leave the history alone: who measures calls `record`. rule: where it says so, `derive` reads the alpha of
-    an earlier measurement; None always reads the last one.
+    The steps leave the history alone; whoever measures calls `record`. rule: where it calls for a stop, `derive` reads
+    the alpha of an earlier measurement. With None `derive` always reads the last alpha.
     """
     if measurements < 1:
         raise ValueError(f"measurements must be at least 1, got {measurements}")
@@ -291,7 +291,7 @@ def watched(algorithm: SearchAlgorithm, measurements: int, rule: EarlyStop | Non
 
 
 def kept_alpha(state: WatchedState, rule: EarlyStop | None) -> ArchWeights:
-    """The architecture parameters that a watched search derives from: its last, or those an early stop returns to."""
+    """The architecture parameters from which a watched search derives: its last ones, or those of an early stop."""
     if rule is None:
         return state.search.alpha
     back = collapsed(state.history, rule)

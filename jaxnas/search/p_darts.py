@@ -29,7 +29,7 @@ SKIP = "skip_connect"
 
 
 def p_darts(rate: float, steps_per_epoch: int, epochs: int, still: int = 10, *, there: There | None = None) -> Variant:
-    """Of one stage: softmax weights, and the rate of dropout. still: the first epochs, in which alpha does not move.
+    """The variant of one stage: softmax weights, and the rate of dropout. still: alpha does not move in so many epochs.
 
     The supernet must have operations that drop: `droppable`.
 
@@ -49,7 +49,7 @@ def p_darts(rate: float, steps_per_epoch: int, epochs: int, still: int = 10, *, 
 
 
 def droppable(operations: Operations) -> tuple[str | Primitive, ...]:
-    """The operations, of which skip connections drop entries at the rate of `Context.dropout` where the stride is 1."""
+    """The operations, with dropout after skip connections of stride 1, at the rate of `Context.dropout`."""
 
     def apply(params: PyTree, x: Array, stride: int, context: Context) -> tuple[Array, tuple[()]]:
         y, stats = skip.apply(params, x, stride, context)

@@ -22,8 +22,8 @@ from jaxnas.base import Array, PyTree
 def path_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """The optimizer on the used slices alone: `update(gradients, state, params, used=supernet.used(arch))`.
 
-    used: bool pytree of the form of the parameters, each leaf of which broadcasts against its parameter, true where
-    the path reads it; for gradients that were summed over several paths, where any of them does. The gradient of the
+    used: a bool pytree of the form of the parameters. Each leaf broadcasts against its parameter, and is true where the
+    path reads it, or where gradients are summed over several paths, where any of them does. The gradient of the
     rest is taken as zero, so that a clip by the global norm sees the path alone; its update is zero. Of the state, what
     has the form of the parameters (momentum, averages of squares) changes only in used slices; the rest (counts of
     steps, hence schedules and Adam's correction of its averages) moves on with every step.

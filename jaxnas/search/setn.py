@@ -36,10 +36,10 @@ def setn(*, there: There | None = None) -> Variant:
 
 
 def by_score(algorithm: SearchAlgorithm, mean: Callable[[PyTree], ArchWeights], count: int = 100) -> SearchAlgorithm:
-    """A search by mixtures whose `derive` takes the best scored of `count` architectures that the mixture draws.
+    """A search whose `derive` draws `count` architectures from the mixture, and takes the one with the best score.
 
-    mean: of its relaxation. A draw takes one option of each slot by its weight there, and is made an architecture by
-    the space's rule. Without a score `derive` stays as it was.
+    mean: of its relaxation. A draw takes one option of each slot, with its weight as the probability; the rule of the
+    space makes an architecture of it. Without a score `derive` stays as it was.
 
     Raises: ValueError where count is less than 1, or the algorithm has no supernet.
     """

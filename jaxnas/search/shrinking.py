@@ -30,7 +30,7 @@ KeepSlots = dict[str, np.ndarray]
 def weakest_by_marginal(
     choices: Sequence[Choice], archs: ArrayLike, scores: ArrayLike, left: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Of each choice the `left` options with the best mean score, ascending; what has no more keeps all.
+    """For each choice, the `left` options with the best mean score, ascending. A choice with no more options keeps all.
 
     archs: int [P, D] of the space of these choices, with scores [P]: measured one-shot scores, or those that a
     predictor gives a larger sample. The mean is over the architectures that have the option, whatever else they have;
@@ -54,7 +54,7 @@ def weakest_by_marginal(
 
 
 def weakest_by_alpha(weights: Mapping[str, ArrayLike], keep: Mapping[str, np.ndarray], left: int) -> KeepSlots:
-    """Of each slot the `left` options of the greatest weight among those that were there; ties to the earlier one.
+    """For each slot, the `left` heaviest options among those that were there. Ties go to the earlier option.
 
     weights: those of the mixture (after the softmax) or the architecture parameters, which are in the same order.
 
@@ -77,7 +77,7 @@ def carried(
     state: DartsState,
     narrow: Callable[[PyTree], PyTree],
 ) -> DartsState:
-    """The state of a search over all that was there, as one over what is left.
+    """The state of a search after pruning, made of its state before.
 
     narrow: of parameters, and of what has their form in the optimizer's state, as from `darts_narrowing`. Steps, and
     with them schedules, go on. The architecture parameters stay as they are: the search that follows needs a relaxation

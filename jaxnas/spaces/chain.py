@@ -137,6 +137,11 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
 
     Raises: ValueError for a stage without layers, blocks that do not exist or are there twice, and a space without a
     choice.
+
+    >>> space = chain_space((2, 2))
+    >>> arch = space.from_genotype("mbconv6_3x3 identity | shuffle_5x5 mbconv3_7x7")
+    >>> space.notation(arch)
+    'mbconv6_3x3 identity | shuffle_5x5 mbconv3_7x7'
     """
     depths, blocks = tuple(depths), tuple(blocks)
     if not depths or min(depths) < 1:

@@ -247,6 +247,13 @@ def darts_space(nodes: int = 4, operations: Operations = DARTS_OPERATIONS, *, fr
     among the operations; `discretize` is then `discretize_free`.
 
     Raises: ValueError where there is no node or no operation beside "none", or an operation is unknown or given twice.
+
+    >>> space = darts_space()
+    >>> arch = space.from_genotype("DARTS_V2")
+    >>> len(arch), space.choices[1].options[:3]
+    (24, ('max_pool_3x3', 'avg_pool_3x3', 'skip_connect'))
+    >>> space.costs(arch, Skeleton(channels=36, cells=20, image_shape=(32, 32, 3), num_classes=10))
+    {'params': 3349342, 'macs': 528359050}
     """
     choices, names = darts_choices(nodes, operations, free=free), names_of(operations)
     slots, none = len(edge_table(nodes)), none_index(names)

@@ -87,6 +87,13 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
     places: the input, the six edges, the output; edges with "none" are masked out.
 
     Raises: ValueError where an operation is unknown or given twice, or there is one alone.
+
+    >>> space = nasbench201_space()
+    >>> arch = space.from_genotype("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
+    >>> arch.tolist()
+    [3, 0, 1, 0, 0, 2]
+    >>> space.costs(arch, Skeleton(channels=16, cells=5, image_shape=(32, 32, 3), num_classes=10))
+    {'params': 344346, 'macs': 47104650}
     """
     primitives = named(operations)
     names, choices = names_of(operations), nasbench201_choices(operations)

@@ -26,6 +26,12 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
     A name or an option with a space in it cannot be read back from the notation, only from the genotype.
 
     Raises: ValueError where a choice has options of one name, no option, or all choices together have one combination.
+
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> space.notation(space.from_genotype({"space": "tiny", "width": "16", "depth": "2"}))
+    'width=16 depth=2'
+    >>> [choice.name for choice in space.choices]
+    ['width', 'depth']
     """
     choices = tuple(Choice(choice, tuple(map(str, values))) for choice, values in options.items())
     for choice in choices:

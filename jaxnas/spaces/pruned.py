@@ -45,6 +45,11 @@ def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
     after another, each by the option whose architecture weighs most in the sum of the weights it takes.
 
     Raises: ValueError where an option does not exist or comes twice, or where fewer than two architectures are left.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> [choice.options for choice in prune(space, [[0, 2], [1]]).space.choices]
+    [('8', '32'), ('2',)]
     """
     if len(keep) != len(space.choices):
         raise ValueError(f"keep must have {len(space.choices)} entries, one for each choice, got {len(keep)}")

@@ -40,6 +40,10 @@ def read_genotype(given: Any, otherwise: Otherwise | None = None) -> dict[str, A
     in which nothing of these is found.
 
     Raises: ValueError where there is no genotype or more than one, OSError where a file is not there.
+
+    >>> read_genotype("best so far: |nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2| (epoch 3)")
+    {'space': 'nasbench201',
+     'cell': [['nor_conv_3x3', 0], ['none', 0], ['skip_connect', 1], ['none', 0], ['none', 1], ['nor_conv_1x1', 2]]}
     """
     if isinstance(given, os.PathLike):
         given = os.fspath(given)
