@@ -20,7 +20,7 @@ from jaxnas import command
 from jaxnas.benchmarks import chosen_metric, named_table
 from jaxnas.cache import enable_cache
 from jaxnas.ranges import check_ranges, numbers
-from jaxnas.tabular import known, make_predictor, run_learning_curves
+from jaxnas.tabular import known, make_predictor, run_learning_curves, with_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Config:
     """A file or a name, as for experiments.tabular."""
     encoding: str | None = None
     """Of a CSV without architecture strings: its columns of option numbers, with commas."""
+    scores: str | None = None
+    """A run folder of experiments.proxies: its scores are metrics of the table."""
     metric: str | None = None
     """What is predicted; by default what experiments.tabular reports."""
     methods: str = "gnn_gp,gnn,gp,gp_paths,mlp_paths,mlp"
@@ -51,6 +53,7 @@ def main(config: Config) -> None:
     enable_cache(config.cache_dir)
     check_ranges("", config, seed=("seed",))
     table, usual = named_table(config.table, config.encoding)
+    table = table if config.scores is None else with_scores(table, config.scores)
     of = known(table, config.signals.split(",") if config.signals else ())
     run_learning_curves(
         config.workdir,
@@ -61,7 +64,9 @@ def main(config: Config) -> None:
         sizes=numbers("sizes", config.sizes),
         draws=config.draws,
         seed=config.seed,
-        runtime={name: getattr(config, name) for name in ("table", "encoding", "methods", "workdir", "cache_dir")},
+        runtime={
+            name: getattr(config, name) for name in ("table", "encoding", "scores", "methods", "workdir", "cache_dir")
+        },
         command=shlex.join(["python", "-m", "experiments.predictor", *sys.argv[1:]]),
     )
 

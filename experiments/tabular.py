@@ -24,7 +24,7 @@ from jaxnas import command
 from jaxnas.benchmarks import chosen_metric, named_table
 from jaxnas.cache import enable_cache
 from jaxnas.ranges import check_ranges
-from jaxnas.tabular import MethodSettings, make_front_setting, make_plan, make_setting, run_comparison
+from jaxnas.tabular import MethodSettings, make_front_setting, make_plan, make_setting, run_comparison, with_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Config(MethodSettings):
     table: str = "digits201"
     encoding: str | None = None
     """Of a CSV without architecture strings: its columns of option numbers, with commas."""
+    scores: str | None = None
+    """A run folder of experiments.proxies: its scores are metrics of the table."""
     methods: str = "random,evolution,local,reinforce"
     """Of random, evolution, local, annealing, reinforce, enas, predictor, and where metrics have fidelities halving,
     hyperband."""
@@ -57,6 +59,7 @@ def main(config: Config) -> None:
     enable_cache(config.cache_dir)
     check_ranges("", config, seed=("seed",))
     table, usual = named_table(config.table, config.encoding)
+    table = table if config.scores is None else with_scores(table, config.scores)
     setting = make_setting(
         table,
         search=chosen_metric(table, config.search_metric, usual.get("search"), "--search-metric"),
@@ -73,7 +76,9 @@ def main(config: Config) -> None:
         seed=config.seed,
         front=None if config.front_metrics is None else make_front_setting(table, config.front_metrics.split(",")),
         settings=config.settings(),
-        runtime={name: getattr(config, name) for name in ("table", "encoding", "methods", "workdir", "cache_dir")},
+        runtime={
+            name: getattr(config, name) for name in ("table", "encoding", "scores", "methods", "workdir", "cache_dir")
+        },
         command=shlex.join(["python", "-m", "experiments.tabular", *sys.argv[1:]]),
     )
 
