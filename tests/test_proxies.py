@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from jaxnas import proxies
-from jaxnas.base import PLAIN, Aux, Batch, Context, Skeleton, Supernet
+from jaxnas.base import PLAIN, Aux, Batch, Skeleton, Supernet
 from jaxnas.kernels.marks import CELL, FEATURES, mark
 from jaxnas.ops.layers import batch_norm
 from jaxnas.proxies import Passes, over_architectures, subject, watched
 from jaxnas.proxies.az_nas import _entropy, _flow
+from jaxnas.proxies.patterns import log_determinant, no_patterns, see_patterns
 from jaxnas.spaces import product_space
 from jaxnas.supernets import nasbench201_supernet
 
@@ -144,12 +145,12 @@ def test_zico_of_known_gradients():
 
 
 def test_naswot_is_the_determinant_of_patterns_in_common_and_swap_counts_patterns():
-    on = X @ by_hand(0)[0] > 0
+    batch = Batch(BATCH.inputs[2:], BATCH.targets[2:])
+    on = X[2:] @ by_hand(0)[0] > 0
     alike = (on[:, None] == on[None]).sum(axis=2)
-    found = scores(proxies.naswot, rectified)[0]
-    assert len(np.unique(on, axis=0)) == 6, "the example has to have a determinant"
-    assert found == pytest.approx(np.linalg.slogdet(alike)[1], rel=1e-3)
-    assert scores(proxies.swap, rectified)[0] == len(np.unique(on, axis=1).T)
+    assert len(np.unique(on, axis=0)) == 4, "the example has to have a determinant"
+    assert scores(proxies.naswot, rectified, batch)[0] == pytest.approx(np.linalg.slogdet(alike)[1], rel=1e-3)
+    assert scores(proxies.swap, rectified, batch)[0] == len(np.unique(on, axis=1).T)
     twice = BATCH._replace(inputs=BATCH.inputs.at[1].set(BATCH.inputs[0]))
     assert scores(proxies.naswot, rectified, twice)[0] == -np.inf
 
@@ -168,7 +169,7 @@ def test_jacobian_covariance_of_equal_and_of_uncorrelated_gradients():
 def test_epe_nas_adds_up_the_correlations_within_classes():
     square = passes(lambda params, arch, x, context: ((x**3).sum(1), Aux(())))
     logs = np.log(np.abs(np.corrcoef(3 * X.astype(np.float64) ** 2)) + 1e-5)
-    expected = sum(abs(logs[np.ix_(LABELS == label, LABELS == label)].sum()) for label in range(3))
+    expected = sum(abs(logs[np.ix_(label == LABELS, label == LABELS)].sum()) for label in range(3))
     assert proxies.epe_nas(square) == pytest.approx(expected, rel=1e-3)
 
 
@@ -290,13 +291,15 @@ def test_a_shipped_network_can_be_watched_and_has_the_patterns_of_its_path(cells
     arch = jnp.asarray(CELLS[0])
     network, own = net.network(arch), net.extract(proxies.he_uniform(params), arch)
 
-    def see(x, y):
-        on = (x > 0).reshape(6, -1) * 1.0
-        return y, (on @ on.T + (1 - on) @ (1 - on).T, jnp.float32(on.shape[1]))
+    def seen(own, x):
+        def apply(own, x):
+            return network.apply(own, x, PLAIN)
 
-    zero = (jnp.zeros((6, 6)), jnp.zeros(()))
-    seen = jax.jit(lambda own, x: watched(network.apply, own, x, Context(), see=see, zero=zero).total)(own, batch.inputs)
-    assert proxies.patterns.log_determinant(seen) == pytest.approx(found["naswot"][0], rel=1e-4)
+        return watched(apply, own, x, see=see_patterns, zero=no_patterns(6)).total
+
+    seen = jax.jit(seen)(own, batch.inputs)
+    assert log_determinant(seen.alike, seen.units) == pytest.approx(found["naswot"][0], rel=1e-4)
+    assert (seen.found > 0).sum() == found["swap"][0]
 
 
 def test_zen_does_not_know_the_scale_of_kernels(cells):

@@ -7,6 +7,7 @@ N(0, 1). Shapes: B examples, H W C.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,32 +34,39 @@ def trainability(of: Passes) -> Array:
 
     -inf for a cell that passes everything on. Where image sizes differ, blocks of pixels become channels.
     """
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _features(of)]
-    zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
+    seen = of.once(_cells)
+    pairs = zip(seen.back[:-1], seen.signs[1:], strict=True)
+    return jnp.mean(jnp.stack([_flow(into, out) for into, out in pairs]))
 
-    def features(pushes: list[Array]) -> list[Array]:
-        return of.watched(_noise(of), mark=CELL, pushes=pushes).kept
 
+class _Cells(NamedTuple):
+    """Of the stem and each cell: features [B, H, W, C], signs in their shape, and the gradient of the inner product of
+    the next one's signs and features by its own features."""
+
+    features: Sequence[Array]
+    signs: Sequence[Array]
+    back: Sequence[Array]
+
+
+def _cells(of: Passes) -> _Cells:
+    inputs = jax.tree.leaves(of.batch.inputs)[0]
+    noise = jax.random.normal(jax.random.key(0), inputs.shape, inputs.dtype)
+
+    def features(pushes: list[Array] | None) -> list[Array]:
+        return of.watched(noise, mark=CELL, pushes=pushes).kept
+
+    shapes = jax.eval_shape(lambda: features(None))
     signs = [
         jax.random.rademacher(jax.random.fold_in(jax.random.key(1), number), shape.shape, shape.dtype)
         for number, shape in enumerate(shapes)
     ]
-    (back,) = jax.vjp(features, zeros)[1](signs)
-    return jnp.mean(jnp.stack([_flow(into, out) for into, out in zip(back[:-1], signs[1:], strict=True)]))
-
-
-def _noise(of: Passes) -> Array:
-    inputs = jax.tree.leaves(of.batch.inputs)[0]
-    return jax.random.normal(jax.random.key(0), inputs.shape, inputs.dtype)
-
-
-def _features(of: Passes) -> Sequence[Array]:
-    return of.marked(CELL, _noise)
+    kept, pull = jax.vjp(features, [jnp.zeros(shape.shape, shape.dtype) for shape in shapes])
+    return _Cells(kept, signs, pull(signs)[0])
 
 
 def _entropies(of: Passes) -> Array:
     """Of each cell's features, [L]; -inf where they are all alike."""
-    return jnp.stack([_entropy(x) for x in _features(of)])
+    return jnp.stack([_entropy(x) for x in of.once(_cells).features])
 
 
 def _entropy(x: Array) -> Array:

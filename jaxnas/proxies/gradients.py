@@ -57,7 +57,7 @@ def grasp(of: Passes) -> Array:
     keep = [leaf.kernel for leaf in of.of.leaves]
 
     def along(params: object) -> Array:
-        gradient = jax.grad(of.loss)(params, of.batch)
+        gradient = jax.tree.map(lambda leaf: leaf.mean(axis=0), of.gradients(params))
         parts = zip(jax.tree.leaves(gradient), jax.tree.leaves(fixed), keep, strict=True)
         return sum((jnp.sum(g * f) for g, f, kernel in parts if kernel), start=jnp.zeros(()))
 
@@ -90,7 +90,7 @@ def fisher(of: Passes) -> Array:
 
     def loss(slot: Array) -> Array:
         seen = of.watched(of.batch.inputs, see=lambda x, y: (_tap(y, slot), ()))
-        return of.of.objective.loss(seen.outputs, of.batch.targets).mean()
+        return of.of.objective.loss(seen.outputs[0], of.batch.targets).mean()
 
     return jax.grad(loss)(jnp.zeros(()))
 

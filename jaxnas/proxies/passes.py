@@ -67,20 +67,20 @@ class Passes:
         self.of, self.arch, self.batch = of, arch, batch
         self.drawn = params
         self.params = he_uniform(params)
-        self._marked: dict[str, list[Array]] = {}
+        self._made: dict[Callable[[Passes], Any], Any] = {}
 
     def outputs(self, params: PyTree, inputs: Any) -> tuple[Any, Aux]:
         """By the statistics of the batch, without randomness."""
         return self.of.apply_path(params, self.arch, inputs, Context())
 
     def watched(self, inputs: Any, params: PyTree = None, **how: Any) -> Watched:
-        """The outputs for some inputs, and what was seen on the way; how: as of `jaxnas.proxies.watching.watched`.
+        """(outputs, Aux) for some inputs, and what was seen on the way; how: of `jaxnas.proxies.watching.watched`.
 
         params: others than those of the architecture.
         """
 
-        def forward(params: PyTree, arch: Arch, inputs: Any) -> Any:
-            return self.of.apply_path(params, arch, inputs, Context())[0]
+        def forward(params: PyTree, arch: Arch, inputs: Any) -> tuple[Any, Aux]:
+            return self.of.apply_path(params, arch, inputs, Context())
 
         return watched(forward, self.params if params is None else params, self.arch, inputs, **how)
 
@@ -101,11 +101,11 @@ class Passes:
         parts = [self.layers(tree, searched=searched) for tree in trees]
         return sum((jax.vmap(function)(*own).sum() for own in zip(*parts, strict=True)), start=jnp.zeros(()))
 
-    def marked(self, name: str, inputs: Callable[[Passes], Any]) -> list[Array]:
-        """The values that are marked so, in turn, for inputs(self); made once for a name."""
-        if name not in self._marked:
-            self._marked[name] = self.watched(inputs(self), mark=name).kept
-        return self._marked[name]
+    def once(self, function: Callable[[Passes], Any]) -> Any:
+        """function(self), made when it is first asked for: a pass that several proxies share."""
+        if function not in self._made:
+            self._made[function] = function(self)
+        return self._made[function]
 
     @functools.cached_property
     def used(self) -> PyTree:
@@ -113,22 +113,27 @@ class Passes:
         masks = self.of.used(self.arch)
         return jax.tree.map(lambda mask, leaf: jnp.broadcast_to(mask, leaf.shape) * 1.0, masks, self.params)
 
-    def loss(self, params: PyTree, batch: Batch) -> Array:
-        """The mean loss of a batch."""
-        return self.of.objective.loss(self.outputs(params, batch.inputs)[0], batch.targets).mean()
+    def gradients(self, params: PyTree) -> PyTree:
+        """Of the mean loss of each half of the batch, leaves [2, …]; one example is left out where it is odd."""
+        half = len(jax.tree.leaves(self.batch)[0]) // 2
+        parts = jax.tree.map(lambda leaf: leaf[: 2 * half].reshape(2, half, *leaf.shape[1:]), self.batch)
 
-    @functools.cached_property
-    def gradient(self) -> PyTree:
-        """Of the mean loss, by the parameters; 0 where the output does not depend on them."""
-        return jax.grad(self.loss)(self.params, self.batch)
+        def loss(params: PyTree, part: Batch) -> Array:
+            return self.of.objective.loss(self.outputs(params, part.inputs)[0], part.targets).mean()
+
+        return jax.lax.map(lambda part: jax.grad(loss)(params, part), parts)
 
     @functools.cached_property
     def halves(self) -> tuple[PyTree, PyTree]:
-        """The gradients of the two halves of the batch, one example left out where it is odd."""
-        half = len(jax.tree.leaves(self.batch)[0]) // 2
-        cut = [jax.tree.map(lambda leaf, s=s: leaf[s : s + half], self.batch) for s in (0, half)]
-        first, second = (jax.grad(self.loss)(self.params, part) for part in cut)
+        """The gradients of the two halves of the batch."""
+        both = self.gradients(self.params)
+        first, second = (jax.tree.map(lambda leaf, h=h: leaf[h], both) for h in (0, 1))
         return first, second
+
+    @functools.cached_property
+    def gradient(self) -> PyTree:
+        """The mean of these; 0 where the output does not depend on a parameter. Batch norms see a half at a time."""
+        return jax.tree.map(lambda first, second: (first + second) / 2, *self.halves)
 
     @functools.cached_property
     def by_inputs(self) -> Array:

@@ -5,6 +5,8 @@ Shapes: B examples, U units.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -22,23 +24,42 @@ def naswot(of: Passes) -> Array:
 
     Units are the entries of all rectifiers. -inf where two examples have one pattern.
     """
-    return log_determinant(alike(of))
+    seen = of.once(patterns)
+    return log_determinant(seen.alike, seen.units)
 
 
-def alike(of: Passes) -> tuple[Array, Array]:
-    """(K [B, B], the number of units)."""
+class Patterns(NamedTuple):
+    """What rectifiers tell of a batch. alike: [B, B], the number of units that two examples switch alike. units: how
+    many there are. found: [2^E], how many units have each of the patterns over the first E examples, 16 at most."""
 
-    def see(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-        on = (x > 0).reshape(len(x), -1).astype(jnp.float32)
-        return y, (dot(on, on.T) + dot(1.0 - on, (1.0 - on).T), jnp.float32(on.shape[1]))
-
-    zero = (jnp.zeros((len(jax.tree.leaves(of.batch.inputs)[0]),) * 2), jnp.zeros(()))
-    return of.watched(of.batch.inputs, see=see, zero=zero).total
+    alike: Array
+    units: Array
+    found: Array
 
 
-def log_determinant(seen: tuple[Array, Array]) -> Array:
-    """log |det K| of (K [B, B], the number of units)."""
-    matrix, units = seen
+def see_patterns(x: Array, y: Array) -> tuple[Array, Patterns]:
+    """What one rectifier tells, as `watched` takes it."""
+    bits = (x > 0).reshape(len(x), -1)
+    on, examples = bits.astype(jnp.float32), min(SWAP_EXAMPLES, len(x))
+    codes = (bits[:examples] * (1 << jnp.arange(examples))[:, None]).sum(axis=0)
+    alike = dot(on, on.T) + dot(1.0 - on, (1.0 - on).T)
+    return y, Patterns(alike, jnp.float32(on.shape[1]), jnp.zeros(1 << examples).at[codes].add(1.0))
+
+
+def no_patterns(examples: int) -> Patterns:
+    """What the sum over rectifiers starts from, for a batch of so many."""
+    found = jnp.zeros(1 << min(SWAP_EXAMPLES, examples))
+    return Patterns(jnp.zeros((examples, examples)), jnp.zeros(()), found)
+
+
+def patterns(of: Passes) -> Patterns:
+    """The sum over all rectifiers."""
+    inputs = of.batch.inputs
+    return of.watched(inputs, see=see_patterns, zero=no_patterns(len(jax.tree.leaves(inputs)[0]))).total
+
+
+def log_determinant(matrix: Array, units: Array) -> Array:
+    """log |det K| of K [B, B], which counts units that examples switch alike, of so many."""
     examples = len(matrix)
     # What rounding can do to a pivot, so the least that is told from 0.
     _, pivots = whiten(matrix, matrix[:, :0], units * examples * float(jnp.finfo(matrix.dtype).eps))
@@ -50,16 +71,7 @@ def swap(of: Passes) -> Array:
     """The number of different patterns that units have over the examples, of which the first 16 count (Peng et al.,
     "SWAP-NAS", ICLR 2024, https://arxiv.org/abs/2403.04161, definition 3.2). Not regularized by the size: what it is
     regularized by has to be chosen for each space."""
-    examples = min(SWAP_EXAMPLES, len(jax.tree.leaves(of.batch.inputs)[0]))
-    bits = (1 << jnp.arange(examples))[:, None]
-
-    def see(x: Array, y: Array) -> tuple[Array, Array]:
-        codes = ((x > 0).reshape(examples, -1) * bits).sum(axis=0)
-        return y, jnp.zeros(1 << examples).at[codes].add(1.0)
-
-    inputs = jax.tree.map(lambda leaf: leaf[:examples], of.batch.inputs)
-    seen = of.watched(inputs, see=see, zero=jnp.zeros(1 << examples))
-    return jnp.sum(seen.total > 0)
+    return jnp.sum(of.once(patterns).found > 0)
 
 
 def jacobian_covariance(of: Passes) -> Array:

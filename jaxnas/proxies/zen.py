@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -20,18 +22,19 @@ def zen(of: Passes) -> Array:
     Kernels are drawn with variance 1, here brought to it. A network of batch norms does not depend on the scale of its
     kernels; the sum does, so that a scale c of all kernels adds log c for each batch norm behind one.
     """
-    params = _unit(of)
-    shape = jax.tree.leaves(of.batch.inputs)[0]
-    first, second = jax.random.normal(jax.random.key(0), (2, *shape.shape), shape.dtype)
-    before, after = (_features(of, params, x) for x in (first, first + STEP * second))
+    params, inputs = _unit(of), jax.tree.leaves(of.batch.inputs)[0]
+    first, second = jax.random.normal(jax.random.key(0), (2, *inputs.shape), inputs.dtype)
+
+    def run(x: Array) -> tuple[Array, Any]:
+        seen = of.watched(x, params=params, mark=FEATURES)
+        return seen.kept[-1], seen.outputs[1].stats
+
+    features, told = jax.lax.map(run, jnp.stack([first, first + STEP * second]))
+    before, after = features
     difference = jnp.abs(before - after).sum(axis=tuple(range(1, before.ndim))).mean()
-    stats = jax.tree.leaves(of.outputs(params, first)[1].stats)  # means and variances in turn; 1 where nothing ran
-    scales = sum((jnp.log(variance.mean(axis=-1)).sum() for variance in stats[1::2]), start=jnp.zeros(()))
+    variances = jax.tree.leaves(told)[1::2]  # after the means; 1 where nothing ran
+    scales = sum((jnp.log(variance[0].mean(axis=-1)).sum() for variance in variances), start=jnp.zeros(()))
     return jnp.log(difference) + scales / 2
-
-
-def _features(of: Passes, params: PyTree, inputs: Array) -> Array:
-    return of.watched(inputs, params=params, mark=FEATURES).kept[-1]
 
 
 def _unit(of: Passes) -> PyTree:
