@@ -7,7 +7,8 @@ one supernet, and their scores one compiled program: the architecture is data.
     of = subject(supernet)
     scores = jax.jit(over_architectures({"naswot": naswot, "zico": zico}, of))(supernet.init(key), archs, batch)
 
-Higher is better, but nothing says so of a space on which it was not tried.
+Higher is better, but nothing says so of a space on which it was not tried. The proxies of AZ-NAS and VKDNW take
+eigenvalues by LAPACK: map architectures or seeds over them by `jax.lax.map`, not by `vmap` (`jaxnas.cholesky`).
 """
 
 from jaxnas.proxies.aggregate import AGGREGATES, COSTS, log_ranks, normal_scores

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from jaxnas import data, report
-from jaxnas.base import Batch, SearchSpace, Skeleton
+from jaxnas.base import Batch, SearchSpace, Skeleton, Supernet
 from jaxnas.benchmarks import Table, functional_classes, make_table, metric_column, table_fingerprint
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset
@@ -128,12 +128,16 @@ def _with_aggregates(names: Sequence[str], scores: Mapping[str, np.ndarray]) -> 
     return {name: (made | dict(scores))[name] for name in names}
 
 
+def _supernet(network: Network) -> Supernet:
+    """Whose paths are the networks: with the scales and offsets that these have, where the space has such."""
+    entry, skeleton = network.entry, network.skeleton
+    return entry.supernet(skeleton) if entry.together is None else entry.together(skeleton, network.space)
+
+
 def _in_chunks(
     network: Network, proxies: Mapping[str, Any], archs: np.ndarray, folder: Path | None, stop: Any
 ) -> dict[str, np.ndarray]:
-    supernet = (network.entry.together or network.entry.supernet)(
-        *((network.skeleton, network.space) if network.entry.together else (network.skeleton,))
-    )
+    supernet = _supernet(network)
     params = jax.jit(supernet.init)(jax.random.key(network.seed))
     program = jax.jit(over_architectures(proxies, subject(supernet)))
     parts: list[dict[str, np.ndarray]] = []
