@@ -9,7 +9,9 @@ import pytest
 
 from jaxnas import proxies
 from jaxnas.base import PLAIN, Aux, Batch, Skeleton, Supernet
+from jaxnas.catalog import CATALOG
 from jaxnas.kernels.marks import CELL, FEATURES, mark
+from jaxnas.objectives import CLASSIFICATION
 from jaxnas.ops.layers import batch_norm
 from jaxnas.proxies import Passes, over_architectures, subject, watched
 from jaxnas.proxies.az_nas import _entropy, _flow
@@ -267,17 +269,17 @@ def test_paths_have_the_scores_of_the_networks_themselves(cells):
         own = net.extract(proxies.he_uniform(params), jnp.asarray(arch))
 
         def loss(own, batch, network=network):
-            return subject(net).objective.loss(network.apply(own, batch.inputs, PLAIN)[0], batch.targets).mean()
+            return CLASSIFICATION.loss(network.apply(own, batch.inputs, PLAIN)[0], batch.targets).mean()
 
         halves = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 3], batch) for s in (0, 3)]
-        whole, *two = (jax.jit(jax.grad(loss))(own, part) for part in (batch, *halves))
+        slope = jax.jit(jax.grad(loss))
+        leaves, others = (jax.tree_util.tree_leaves_with_path(slope(own, part)) for part in halves)
         norm, zico, count = 0.0, 0.0, 0
-        leaves = jax.tree_util.tree_leaves_with_path(whole)
-        for (path, g), first, second in zip(leaves, *map(jax.tree.leaves, two), strict=True):
+        for (path, first), (_, second) in zip(leaves, others, strict=True):
             if getattr(path[-1], "key", "kernel") in ("scale", "offset", "bias"):
                 continue
             count += 1
-            norm += float(jnp.linalg.norm(g)) if getattr(path[0], "key", "") == "stages" else 0.0
+            norm += float(jnp.linalg.norm((first + second) / 2)) if getattr(path[0], "key", "") == "stages" else 0.0
             pair = np.stack([first, second]).astype(np.float64)
             spread = pair.std(axis=0)
             zico += np.log((np.abs(pair).mean(axis=0)[spread > 0] / spread[spread > 0]).sum())
@@ -310,3 +312,25 @@ def test_zen_does_not_know_the_scale_of_kernels(cells):
     )
     again = jax.jit(over_architectures({"zen": proxies.zen}, subject(net)))(doubled, jnp.asarray(CELLS), batch)
     np.testing.assert_allclose(again["zen"], found["zen"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["darts", "enas_micro", "enas_macro", "chain"])
+def test_rectifiers_and_cells_are_found_in_every_space(name):
+    """Traced and not compiled."""
+    entry = CATALOG[name]
+    skeleton = Skeleton(4, entry.small_cells, (8, 8, 3), 3)
+    net = entry.supernet(skeleton)
+    arch = jnp.zeros(len(net.space.choices), jnp.int32)
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+
+    def seen(params, arch, x):
+        def apply(params, arch, x):
+            return net.apply_path(params, arch, x, PLAIN)[0]
+
+        found = watched(apply, params, arch, x, see=see_patterns, zero=no_patterns(4), mark=CELL)
+        return found.total, found.kept
+
+    total, kept = jax.eval_shape(seen, shapes, arch, jnp.zeros((4, 8, 8, 3)))
+    assert total.alike.shape == (4, 4)
+    assert len(kept) == 1 + entry.small_cells  # the stem and each cell or layer
+    assert any(leaf.searched for leaf in subject(net).leaves)
