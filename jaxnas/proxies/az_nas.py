@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Array
-from jaxnas.cholesky import dot, whiten
+from jaxnas.cholesky import dot
 from jaxnas.kernels.marks import CELL
 from jaxnas.proxies.passes import Passes
 
@@ -30,8 +30,7 @@ def progressivity(of: Passes) -> Array:
 
 def trainability(of: Passes) -> Array:
     """The mean over cells of 2 - σ - 1 / σ, equation 7: σ is the greatest singular value of what a cell's backward pass
-    does to channels, estimated from signs at random as the gradient of the cell's output, whose channels are made
-    orthogonal.
+    does to channels, estimated from signs at random as the gradient of the cell's output.
 
     -inf for a cell that passes everything on. Where image sizes differ, blocks of pixels become channels.
     """
@@ -58,24 +57,11 @@ def _cells(of: Passes) -> _Cells:
 
     shapes = jax.eval_shape(lambda: features(None))
     signs = [
-        _orthogonal(jax.random.rademacher(jax.random.fold_in(jax.random.key(1), number), shape.shape, shape.dtype))
+        jax.random.rademacher(jax.random.fold_in(jax.random.key(1), number), shape.shape, shape.dtype)
         for number, shape in enumerate(shapes)
     ]
     kept, pull = jax.vjp(features, [jnp.zeros(shape.shape, shape.dtype) for shape in shapes])
     return _Cells(kept, signs, pull(signs)[0])
-
-
-def _orthogonal(signs: Array) -> Array:
-    """Signs [B, H, W, C] whose channels are made orthogonal, with a mean square of 1, where there are positions enough.
-
-    In expectation they are so already. In a small batch what is missing would add a noise to the singular values that
-    differs between cells.
-    """
-    rows = signs.reshape(-1, signs.shape[-1])
-    if len(rows) < 2 * rows.shape[1]:
-        return signs
-    white, _ = whiten(dot(rows.T, rows) / len(rows), rows.T, 1e-6)
-    return white.T.reshape(signs.shape)
 
 
 def _entropies(of: Passes) -> Array:
