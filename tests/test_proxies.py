@@ -178,7 +178,7 @@ def test_epe_nas_adds_up_the_correlations_within_classes():
 def test_watched_sees_rectifiers_in_loops_and_in_the_branch_that_is_taken():
     def network(x, which):
         x = jax.lax.scan(lambda x, _: (jax.nn.relu(x) - 1.0, None), x, length=3)[0]
-        x = jax.lax.cond(which, lambda x: jnp.maximum(jnp.maximum(x, 0.0), 0.0), lambda x: 2.0 * x, x)
+        x = jax.lax.cond(which, lambda x: jnp.maximum(jnp.maximum(0.0, x), 0), lambda x: 2.0 * x, x)
         return jax.checkpoint(jax.nn.relu)(x)
 
     def see(x, y):

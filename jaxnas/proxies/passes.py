@@ -54,7 +54,7 @@ def subject(supernet: Supernet, objective: Objective = CLASSIFICATION) -> Subjec
     for (path, leaf), mask, fixed in zip(shapes, masks, always, strict=True):
         axes = list(zip(mask.shape, leaf.shape, strict=False))[:2]
         stacked = next((axis for axis, (one, other) in enumerate(axes) if one != other), len(axes))
-        name = getattr(path[-1], "key", "kernel")
+        name = _name(path)
         leaves.append(Leaf(stacked, name not in ("scale", "offset", "bias"), not bool(fixed)))
     return Subject(supernet.apply_path, supernet.used, objective, tuple(leaves))
 
@@ -150,7 +150,7 @@ def he_uniform(params: PyTree) -> PyTree:
     """
 
     def one(path: Any, leaf: Array) -> Array:
-        name = getattr(path[-1], "key", "kernel")
+        name = _name(path)
         return leaf if name in ("scale", "offset") else jnp.zeros_like(leaf) if name == "bias" else leaf * jnp.sqrt(6.0)
 
     return jax.tree_util.tree_map_with_path(one, params)
@@ -173,6 +173,11 @@ def over_architectures(proxies: Mapping[str, Proxy], of: Subject) -> Callable[[P
     """
     measure = measured(proxies, of)
     return lambda params, archs, batch: jax.lax.map(lambda arch: measure(params, arch, batch), archs)
+
+
+def _name(path: Sequence[Any]) -> str:
+    """What an array of parameters is called, "kernel" where it has no name of its own."""
+    return str(getattr(path[-1], "key", "kernel")) if path else "kernel"
 
 
 def _number(shape: Sequence[int], stacked: int) -> int:

@@ -1,8 +1,8 @@
 """What happens inside a network, found in its traced program: its rectifiers, and the values that it marks.
 
 So every network can be watched, also one of a user, and none knows of it. A rectifier is what it computes, the greater
-of 0 and an array, however it is written. Marks are those of `jaxnas.kernels.marks`. Loops, branches and functions with
-gradient rules are looked into where there is something to see; the rest of the program stays as it is.
+of an array and the number 0, however it is written. Marks are those of `jaxnas.kernels.marks`. Loops, branches and
+functions with gradient rules are looked into where there is something to see; the rest of the program stays as it is.
 """
 
 from __future__ import annotations
@@ -61,12 +61,16 @@ def watched(
     return Watched(jax.tree.unflatten(jax.tree.structure(shape), outputs), total, kept)
 
 
-def _is_rectifier(eqn: Any) -> bool:
+def _rectified(eqn: Any) -> int | None:
+    """Which operand of an equation is rectified, None where none is."""
     if eqn.primitive.name != "max":
-        return False
-    shape, number = (one.aval for one in eqn.invars)
-    zero = isinstance(eqn.invars[1], Literal) and number.shape == () and float(eqn.invars[1].val) == 0.0
-    return zero and shape.ndim >= 2 and jnp.issubdtype(shape.dtype, jnp.floating)
+        return None
+    zero = [isinstance(one, Literal) and one.aval.shape == () and float(one.val) == 0.0 for one in eqn.invars]
+    if zero not in ([False, True], [True, False]):
+        return None
+    place = zero.index(False)
+    array = eqn.invars[place].aval
+    return place if array.ndim >= 2 and jnp.issubdtype(array.dtype, jnp.floating) else None
 
 
 def _is_marked(watch: _Watch, eqn: Any) -> bool:
@@ -87,7 +91,7 @@ def _count(watch: _Watch, jaxpr: Jaxpr) -> tuple[int, int]:
     """How many rectifiers that are watched, and how many marks, a program has."""
     seen = marks = 0
     for eqn in jaxpr.eqns:
-        seen += watch.see is not None and _is_rectifier(eqn)
+        seen += watch.see is not None and _rectified(eqn) is not None
         marks += _is_marked(watch, eqn)
         for inner, _ in _programs(eqn):
             more = _count(watch, inner)
@@ -122,8 +126,9 @@ def _step(watch: _Watch, eqn: Any, inputs: list[Any], total: PyTree, given: Any)
     counts = [_count(watch, jaxpr) for jaxpr, _ in programs]
     if not any(seen or marks for seen, marks in counts):
         outputs = _bind(eqn, inputs)
-        if watch.see is not None and _is_rectifier(eqn):
-            outputs[0], told = watch.see(inputs[0], outputs[0])
+        place = _rectified(eqn)
+        if watch.see is not None and place is not None:
+            outputs[0], told = watch.see(inputs[place], outputs[0])
             total = jax.tree.map(jnp.add, total, told)
         return outputs, total, []
     name = eqn.primitive.name
