@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
@@ -65,7 +66,7 @@ def _rectified(eqn: Any) -> int | None:
     """Which operand of an equation is rectified, None where none is."""
     if eqn.primitive.name != "max":
         return None
-    zero = [isinstance(one, Literal) and one.aval.shape == () and float(one.val) == 0.0 for one in eqn.invars]
+    zero = [isinstance(one, Literal) and np.ndim(one.val) == 0 and float(one.val) == 0.0 for one in eqn.invars]
     if zero not in ([False, True], [True, False]):
         return None
     place = zero.index(False)

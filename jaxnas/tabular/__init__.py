@@ -18,6 +18,7 @@ from jaxnas.tabular.proxies import (
     reached,
     run_proxies,
     score_archs,
+    scorer,
     with_scores,
 )
 from jaxnas.tabular.run import run_comparison
@@ -53,6 +54,7 @@ __all__ = [
     "run_learning_curves",
     "run_proxies",
     "score_archs",
+    "scorer",
     "search_fronts",
     "summary",
     "text_table",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from jaxnas.proxies import (
     AGGREGATES,
     COSTS,
     PROXIES,
+    Proxy,
     checked_names,
     log_ranks,
     normal_scores,
@@ -134,12 +135,29 @@ def _supernet(network: Network) -> Supernet:
     return entry.supernet(skeleton) if entry.together is None else entry.together(skeleton, network.space)
 
 
-def _in_chunks(
-    network: Network, proxies: Mapping[str, Any], archs: np.ndarray, folder: Path | None, stop: Any
-) -> dict[str, np.ndarray]:
+def scorer(network: Network, name: str) -> Callable[[np.ndarray], float]:
+    """arch int [D] -> its score by a proxy: a function that `jaxnas.fit.search` maximizes, compiled at its first call.
+
+    Raises: ValueError for a name that is no proxy; an aggregate is of ranks, which one architecture has not.
+    """
+    if name not in PROXIES:
+        raise ValueError(f"what is searched is one of {', '.join(PROXIES)}, got {name!r}")
+    program = _program(network, {name: PROXIES[name]})
+    return lambda arch: float(program(np.asarray(arch, np.int32)[None])[name][0])
+
+
+def _program(network: Network, proxies: Mapping[str, Proxy]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """archs [P, D] -> name -> [P], compiled once for a P."""
     supernet = _supernet(network)
     params = jax.jit(supernet.init)(jax.random.key(network.seed))
     program = jax.jit(over_architectures(proxies, subject(supernet)))
+    return lambda archs: jax.tree.map(np.asarray, program(params, jnp.asarray(archs), network.batch))
+
+
+def _in_chunks(
+    network: Network, proxies: Mapping[str, Proxy], archs: np.ndarray, folder: Path | None, stop: Any
+) -> dict[str, np.ndarray]:
+    program = _program(network, proxies)
     parts: list[dict[str, np.ndarray]] = []
     starts = range(0, len(archs) if proxies else 0, CHUNK)
     for number, begin in enumerate(starts):
@@ -151,8 +169,7 @@ def _in_chunks(
             check_stop(stop, number, len(starts), "chunk of scores")
         own = archs[begin : begin + CHUNK]
         filled = np.concatenate([own, np.repeat(own[:1], CHUNK - len(own), axis=0)])
-        found = jax.tree.map(np.asarray, program(params, jnp.asarray(filled), network.batch))
-        parts.append({name: values[: len(own)] for name, values in found.items()})
+        parts.append({name: values[: len(own)] for name, values in program(filled).items()})
         if path is not None:
             _save(path, parts[-1])
     return {name: np.concatenate([part[name] for part in parts]).astype(float) for name in proxies}
