@@ -1,8 +1,9 @@
 """Zero-cost proxies: scores of untrained networks for a space or a sample, and their rank correlation with a table.
 
-    python -m experiments.proxies                                          digits201, a sample of its cells
+    python -m experiments.proxies                                          500 cells of NAS-Bench-201: scores and ranks
+    python -m experiments.proxies --table digits201 --dataset digits201    beside what was measured
     python -m experiments.proxies --table nb201.csv --metric c10_test@200 --dataset cifar10 --data-dir DIR --size 16
-    python -m experiments.proxies --space darts --sample 100               no table: scores and ranks alone
+    python -m experiments.proxies --space darts --sample 100               any space of the catalog
     python -m experiments.predictor --scores runs/proxies --signals zico,vkdnw
     python -m experiments.tabular --scores runs/proxies --search-metric vkdnw_agg
 
@@ -35,7 +36,7 @@ from jaxnas.tabular import make_network, run_proxies
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """With the defaults about five minutes on two CPU cores, most of them for compiling."""
+    """With the defaults most of the time is for compiling, two minutes on two CPU cores that others use as well."""
 
     space: str = "nasbench201"
     table: str | None = None
