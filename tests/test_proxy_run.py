@@ -10,8 +10,10 @@ from jaxnas import data, proxies
 from jaxnas.benchmarks import functional_classes, make_table
 from jaxnas.catalog import entry_of
 from jaxnas.fit.budget import make_budget
+from jaxnas.fit.filtering import proxy_score
 from jaxnas.fit.select import select
 from jaxnas.spaces import nasbench201_space
+from jaxnas.supernets import nasbench201_supernet
 from jaxnas.tabular import correlations, known, make_network, reached, run_proxies, score_archs, with_scores
 from jaxnas.train.stop import Stopped
 
@@ -125,6 +127,18 @@ def test_a_filter_scores_what_a_proxy_ranks_first(network):
     assert chosen.value == max(chosen.scores)
     with pytest.raises(ValueError, match="needs `rank`"):
         select(score, SPACE, budget, by="proxy", evaluations=5)
+
+
+def test_the_filter_of_a_search_is_the_proxy_of_its_supernet(network):
+    """In chunks, of paths with random parameters."""
+    digits, space = data.load_dataset("digits"), network.space
+    budget = make_budget(entry_of("nasbench201"), space, network.skeleton, {})
+    supernet = nasbench201_supernet(network.skeleton)
+    many = EVERY[3000:3040]
+    layers = proxy_score("layers", supernet, digits, digits.train, budget.costs, 0)(many)
+    np.testing.assert_array_equal(layers, score_archs(network, many).scores["layers"])
+    macs = proxy_score("macs", supernet, digits, digits.train, budget.costs, 0)(many)
+    np.testing.assert_array_equal(macs, [space.costs(jnp.asarray(arch), network.skeleton)["macs"] for arch in many])
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,10 @@ class OneShot:
         paths_of(self.sampling, supernet.space, skeleton)  # raises for what cannot be
         if self.by == "proxy":
             checked_names([self.proxy])
+            if problem.devices.coordinator is not None:
+                raise ValueError(
+                    "search.by proxy is for one process: leave out devices.coordinator, or take another way"
+                )
         if self.by == "ilp":
             program_of(supernet.space, problem.budget(supernet.space))
         if self.by != "evolution" or (self.prune and self.prune_by == "predictor"):
