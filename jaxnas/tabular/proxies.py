@@ -247,7 +247,8 @@ def run_proxies(
     """Scores architectures int [A, D] in a run folder, or goes on with it; writes scores.csv, scores.npz, and beside a
     table the correlations with a metric, table.csv, pictures and a report.
 
-    data_fingerprint: of the data set, in JSON's terms. runtime, command: as of `run_comparison`.
+    Costs and aggregates are made anew each time, so that a finished run may be asked for others. data_fingerprint: of
+    the data set, in JSON's terms. runtime, command: as of `run_comparison`.
 
     Raises: ValueError and OSError as `score_archs` and `open_run`, Stopped where a signal came. Only for the main
     thread.
@@ -257,7 +258,7 @@ def run_proxies(
     identity = {
         "experiment": "proxies", "space": network.space.name, "channels": skeleton.channels, "cells": skeleton.cells,
         "image_shape": list(skeleton.image_shape), "batch_size": len(network.batch.targets), "data": data_fingerprint,
-        "proxies": list(network.names), "seed": network.seed, "architectures": len(archs),
+        "proxies": sorted(set(network.names) & set(PROXIES)), "seed": network.seed, "architectures": len(archs),
         "table": None if table is None else table_fingerprint(table), "metric": metric,
     }  # fmt: skip
     with open_run(workdir, identity, runtime) as run, stop_on_signal() as stop:
@@ -310,5 +311,5 @@ def _tell(
     print(f"\n{len(scored.archs):,} architectures of {network.space.name} scored in {seconds:,.0f} s\n")
     for row in rows:
         tau, rho = (f"{row[key]:.3f}" if row[key] is not None else "–" for key in ("tau", "rho"))
-        print(f"{row['set']:<8}{row['count']:>7}  {row['proxy']:<14}{tau:>7}{rho:>8}  {row['first']:.2f}")
+        print(f"{row['set']:<8}{row['count']:>7}  {row['proxy']:<24}{tau:>7}{rho:>8}  {row['first']:.2f}")
     print(f"\nscores: {run.path / 'scores.csv'}\nreport: {page}")
