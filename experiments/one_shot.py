@@ -4,6 +4,7 @@ and the chosen one and its baselines trained and tested.
     python -m experiments.one_shot                                            digits, a few minutes on 2 CPU cores
     python -m experiments.one_shot --max-macs 400000 --search.by ilp          within a budget, by an integer program
     python -m experiments.one_shot --max-latency-ms 5 --search.by predictor   on this device, guided by a graph network
+    python -m experiments.one_shot --search.by proxy                          the best of 1,000 by a proxy are scored
     python -m experiments.one_shot --search.prune 4 3                         the weakest options go during the training
     python -m experiments.one_shot --max-macs 300000 --search.supernet runs/one_shot --workdir runs/smaller
     python -m experiments.one_shot --dataset digits201 --table digits201      beside the ground truth

@@ -11,6 +11,7 @@ from jaxnas import predictors, proxies, samplers
 from jaxnas.base import Aux, Batch, Choice
 from jaxnas.benchmarks import make_table
 from jaxnas.cholesky import LARGEST_BLOCK, whiten
+from jaxnas.objectives import CLASSIFICATION
 from jaxnas.spaces import nasbench201_space
 
 SPACE = nasbench201_space()
@@ -56,8 +57,8 @@ def test_a_pivot_that_rounding_takes_below_the_least_is_the_least():
     assert np.isfinite(np.asarray(white)).all()
 
 
-def linear(params, arch, x, context):
-    return x.reshape(len(x), -1) @ params[arch[0]], Aux(())
+def rectified(params, arch, x, context):
+    return jax.nn.relu(x.reshape(len(x), -1)) @ params[arch[0]], Aux(())
 
 
 def lapack_calls(function, *arguments):
@@ -83,11 +84,13 @@ def guided_search(key):
     return samplers.simulate(sampler, TABLE, "value", steps=2)(key)[1].best
 
 
-def proxy(make, apply):
+def proxy(made):
+    of = proxies.Subject(rectified, None, CLASSIFICATION, (proxies.Leaf(1, True, True),))
+
     def score(key):
         batch = Batch(jax.random.normal(key, (4, 2, 2, 1)), jnp.arange(4) % 3)
         archs = jnp.zeros((2, 1), jnp.int32)
-        return proxies.over_architectures(make(apply))(jnp.ones((2, 4, 3)), archs, batch)
+        return proxies.over_architectures({"it": made}, of)(jnp.ones((2, 4, 3)), archs, batch)
 
     return score
 
@@ -96,10 +99,9 @@ PROGRAMS = {
     "a Gaussian process": fit_and_predict,
     "a search by a predictor": guided_search,
     "the options that an additive fit reads": lambda key: SPACE.one_hot(SPACE.sample(key)),
-    "naswot": proxy(proxies.naswot, lambda params, arch, x: x.reshape(len(x), -1) > 0),
     **{
-        made.__name__: proxy(made, linear)
-        for made in (proxies.grad_norm, proxies.snip, proxies.synflow, proxies.jacobian_covariance)
+        made.__name__: proxy(made)
+        for made in (proxies.naswot, proxies.swap, proxies.zico, proxies.synflow, proxies.jacobian_covariance)
     },
 }
 

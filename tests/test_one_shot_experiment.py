@@ -190,6 +190,8 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
 
 
 WRONG = {
+    "proxy": (["--search.by", "proxy", "--search.proxy", "flops"], "there is no proxy 'flops'"),
+    "filter": (["--search.by", "proxy", "--search.proxy-from", "5"], "search.proxy_from must be at least the"),
     "budget": (["--max-macs", "10"], "max_macs 10, where the smallest possible is"),
     "program": (["--space", "enas_macro", "--search.by", "ilp"], "there is no integer program"),
     "table": (["--space", "darts", "--table", "TABLE"], "is not over the choices of darts"),

@@ -14,6 +14,8 @@ import numpy as np
 from jaxnas import data
 from jaxnas.base import Array, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.fit import reuse, seeds
+from jaxnas.fit.budget import Budget
+from jaxnas.fit.filtering import proxy_score
 from jaxnas.fit.predictors import PREDICTORS
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
 from jaxnas.fit.results import clock
@@ -25,6 +27,7 @@ from jaxnas.fit.selection_pictures import draw_selection
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.fit.truth import Truth, curve
 from jaxnas.parallel import local
+from jaxnas.proxies import checked_names
 from jaxnas.ranges import (
     Between,
     Count,
@@ -83,11 +86,16 @@ class OneShot:
     """Which options are the weakest. marginal: those with the lowest mean score over the scored architectures that have
     them. predictor: the same over many more architectures, with scores that a predictor estimates."""
     by: Way = "evolution"
-    """Select by evolution, guided by a predictor, or by an integer program over scores that add up."""
+    """Select by evolution, guided by a predictor, by an integer program over scores that add up, or by a proxy as a
+    first filter: only those of random architectures that it ranks first are scored."""
     predictor: PREDICTOR = "gnn_gp"
     """gp is a Gaussian process, gnn a graph network, gnn_gp the mean of both. They are told parameters and
     multiply-adds. They guide a selection by predictor, and they rank the next-best solutions of an integer program
     before these are scored."""
+    proxy: str = "vkdnw_agg"
+    """Of jaxnas.proxies, with random parameters: a proxy, or an aggregate of several."""
+    proxy_from: Count = 1000
+    """How many random architectures within the budget the filter ranks."""
     supernet: str | None = None
     """The run folder of a finished search. Its supernet is used again, without training: for another budget, or another
     way to select."""
@@ -111,6 +119,12 @@ class OneShot:
         layout = seeds.layout(problem, image_shape_of(problem.dataset), self.batch_size, side_by_side=False)
         supernet, skeleton = problem.supernet(self.channels, self.cells), problem.skeleton(self.channels, self.cells)
         paths_of(self.sampling, supernet.space, skeleton)  # raises for what cannot be
+        if self.by == "proxy":
+            checked_names([self.proxy])
+            if problem.devices.coordinator is not None:
+                raise ValueError(
+                    "search.by proxy is for one process: leave out devices.coordinator, or take another way"
+                )
         if self.by == "ilp":
             program_of(supernet.space, problem.budget(supernet.space))
         if self.by != "evolution" or (self.prune and self.prune_by == "predictor"):
@@ -134,6 +148,11 @@ class OneShot:
             )
         if self.scoring.evaluations < 16:
             raise ValueError(f"search.scoring.evaluations must be at least 16, got {self.scoring.evaluations}")
+        if self.by == "proxy" and self.proxy_from < self.scoring.evaluations:
+            raise ValueError(
+                f"search.proxy_from must be at least the {self.scoring.evaluations} of search.scoring.evaluations, got "
+                f"{self.proxy_from}"
+            )
         falling = all(2 <= left < before for before, left in zip((math.inf, *self.prune), self.prune, strict=False))
         if not falling or len(self.prune) >= self.epochs:
             raise ValueError(
@@ -235,10 +254,10 @@ def _best_of(
     settings, truth, valid = this.settings, this.problem.truth, this.epochs.split.valid
 
     def choose(scores: Mapping[str, CachedScore]) -> dict[str, Any]:
-        score = within(scores[settings.scoring.batch_norm], pruned)
+        score, budget = within(scores[settings.scoring.batch_norm], pruned), this.problem.budget(pruned.space)
         chosen, order = selected(
-            settings.by, settings.predictor, settings.scoring, pruned.space, this.problem.budget(pruned.space), score,
-            select_key, random_key,
+            settings.by, settings.predictor, settings.scoring, pruned.space, budget, score, select_key, random_key,
+            _filter(this, pruned, budget) if settings.by == "proxy" else None, settings.proxy_from,
         )  # fmt: skip
         chosen["scored_on"] = f"{data.count(valid)} validation images"
         if truth is not None:
@@ -259,6 +278,13 @@ def _best_of(
         values = ", ".join(f"{quantity} {value:.3f}" for quantity, value in figures.items())
         print(f"{name}, scores by {policy}: {values}", flush=True)
     return chosen
+
+
+def _filter(this: _Search, pruned: Pruned, budget: Budget) -> Score:
+    """The proxy of the settings, of what is left of the space."""
+    own, problem = this.settings.proxy, this.problem
+    supernet = embedded(this.supernet, pruned)
+    return proxy_score(own, supernet, problem.dataset, this.epochs.split.train, budget.costs, problem.seed)
 
 
 def _train(

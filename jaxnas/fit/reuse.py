@@ -18,7 +18,7 @@ from jaxnas.files import expanded, read_json, read_json_lines, write_atomic
 from jaxnas.fit.problem import Problem, settings_of
 from jaxnas.runfolder import Line, RunFolder, differences
 
-_SELECTION = ("prune_by", "by", "predictor", "scoring", "comparison")
+_SELECTION = ("prune_by", "by", "predictor", "proxy", "proxy_from", "scoring", "comparison")
 """Settings that a trained supernet does not depend on."""
 _SCORING = ("batch_size", "batches")
 """What a score depends on beside the supernet."""

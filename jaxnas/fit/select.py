@@ -24,7 +24,7 @@ from jaxnas.samplers.nondominated import front
 from jaxnas.search import weakest_by_marginal
 from jaxnas.train.path_score import CachedScore
 
-Way = Literal["evolution", "predictor", "ilp"]
+Way = Literal["evolution", "predictor", "ilp", "proxy"]
 PREDICTOR = Literal["gp", "gnn", "gnn_gp"]
 BATCH = 5
 """How many a sampler asks for at a time."""
@@ -97,17 +97,19 @@ class Selected(NamedTuple):
 
 def select(
     score: Score, space: SearchSpace, budget: Budget, *, by: Way = "evolution", predictor: PREDICTOR = "gnn_gp",
-    evaluations: int = 200, population: int = 50, key: Key | None = None,
+    evaluations: int = 200, population: int = 50, key: Key | None = None, rank: Score | None = None,
+    ranked: int = 1000,
 ) -> Selected:  # fmt: skip
     """The architecture of the highest score within a budget, of so many that are scored at most.
 
     score: archs int [P, D] -> float [P], of one-shot weights, a table, or a function of your own; it is asked nothing
     twice. budget: of `make_budget`. by: evolution, search guided by a predictor, or an integer program over a sum that
-    is fitted to the scores, whose next-best the predictor ranks. population: of the evolution; the random start of a
+    is fitted to the scores, whose next-best the predictor ranks; or "proxy": `rank`, a score that costs little, ranks
+    `ranked` random architectures, and the first of them are scored. population: of the evolution; the random start of a
     search by a predictor. key: `jax.random.key(0)` by default.
 
     Raises: ValueError for another `by` or predictor or fewer than 4 evaluations; where nothing within the budget was
-    found; where the costs of the space do not add up for "ilp".
+    found; where the costs of the space do not add up for "ilp"; where `rank` is missing for "proxy".
     """
     if by not in get_args(Way) or predictor not in PREDICTORS:
         ways, names = ", ".join(get_args(Way)), ", ".join(PREDICTORS)
@@ -119,6 +121,8 @@ def select(
     key, told = jax.random.key(0) if key is None else key, None
     if by == "ilp":
         own, told = by_integer_program(score, space, budget, key, evaluations, predictor)
+    elif by == "proxy":
+        own = by_proxy(score, space, budget, key, evaluations, rank, ranked)
     elif by == "evolution":
         own = sampled(evolution(space, evaluations, population), score, space, budget, key, evaluations)
     else:
@@ -133,7 +137,7 @@ def select(
 
 def selected(
     way: Way, predictor: PREDICTOR, scoring: Scoring, space: SearchSpace, budget: Budget, score: Score, key: Key,
-    random_key: Key,
+    random_key: Key, rank: Score | None = None, ranked: int = 1000,
 ) -> tuple[dict[str, Any], np.ndarray]:  # fmt: skip
     """The best within the budget of what the way had scored, and of as many random ones, in JSON's terms.
 
@@ -141,7 +145,7 @@ def selected(
     """
     chosen = select(
         score, space, budget, by=way, predictor=predictor, evaluations=scoring.evaluations,
-        population=scoring.population, key=key,
+        population=scoring.population, key=key, rank=rank, ranked=ranked,
     )  # fmt: skip
     archs, values = chosen.archs, chosen.scores
     drawn, walked = feasible_samples(space, budget, random_key, len(archs))
@@ -186,6 +190,19 @@ def program_of(space: SearchSpace, budget: Budget) -> Structure:
             f"the costs of {space.name} do not add up, so there is no integer program: search.by evolution"
         )
     return budget.structure
+
+
+def by_proxy(
+    score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int, rank: Score | None, ranked: int
+) -> dict[tuple[int, ...], float]:
+    """Scores of the best `evaluations`, by `rank`, of `ranked` random architectures within the budget."""
+    if rank is None or ranked < evaluations:
+        raise ValueError(f"a filter by a proxy needs `rank`, and to rank at least {evaluations}, got {rank}, {ranked}")
+    own = CachedScore(score, space.canonical)
+    archs, _ = feasible_samples(space, budget, key, ranked)
+    archs = np.unique(np.asarray(jax.jit(jax.vmap(space.canonical))(jnp.asarray(archs))), axis=0)
+    own(archs[np.argsort(-np.nan_to_num(rank(archs), nan=-np.inf), kind="stable")[:evaluations]])
+    return own.values
 
 
 def by_integer_program(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Array, Context, Key, PyTree, Stats
+from jaxnas.kernels.marks import FEATURES, mark
 from jaxnas.kernels.norm import widened
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import norm_init
@@ -104,4 +105,4 @@ def stacked_stats(stats: Stats, count: int) -> Stats:
 
 def global_pool(x: Array) -> Array:
     """Mean over positions in float32 or wider: [B, H, W, C] -> [B, C]."""
-    return jnp.mean(widened(x), axis=(1, 2))
+    return jnp.mean(widened(mark(x, FEATURES)), axis=(1, 2))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.chain import BLOCKS
@@ -65,7 +66,7 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         keys = part_keys(context, skeleton.cells)
         x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
-        x = jax.nn.relu(x)
+        x = mark(jax.nn.relu(x), CELL)
         seen: dict[str, Any] = {"stem": stem_seen, "stages": []}
         for s, (stage, row) in enumerate(zip(stages, plan, strict=True)):
             stage_seen = []
@@ -74,6 +75,7 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
                     key=None if keys is None else keys[stage.layers.start + number]
                 )
                 x, one = block.apply(params["stages"][s][number], x, stride, here)
+                x = mark(x, CELL)
                 stage_seen.append(one)
             seen["stages"].append(stage_seen)
         x, seen["head"] = conv_bn(x, params["head"], context.at("head"))

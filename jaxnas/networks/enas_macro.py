@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.macro import MACRO_PRIMITIVES
@@ -83,7 +84,7 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
         keys = part_keys(context, skeleton.cells)
         x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
         seen: dict[str, Any] = {"stem": stem_seen, "layers": [], "reductions": []}
-        states = {0: x}
+        states = {0: mark(x, CELL)}
         for s, stage in enumerate(stages):
             for k in stage.layers:
                 operation, added = taken[k]
@@ -93,7 +94,7 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
                 y, operation_seen = primitive.apply(own["operation"], states[k], 1, here.at("operation"))
                 y = sum((states[state] for state in added), start=layers.drop_path(y, here))
                 y, norm_seen = layers.batch_norm(y, own["norm"], here.at("norm"))
-                states[k + 1] = y
+                states[k + 1] = mark(y, CELL)
                 seen["layers"].append({"operation": operation_seen, "norm": norm_seen})
             if s == len(stages) - 1:
                 break

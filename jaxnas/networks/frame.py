@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnas.base import Array, Aux, Context, Key, PyTree, Skeleton, Stats
+from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import (
     Item,
     conv_bn,
@@ -95,6 +96,7 @@ def make_frame(skeleton: Skeleton, joined: int | Mapping[str, int], affine: bool
     def apply(apply_cell: CellApply, params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         keys = part_keys(context, skeleton.cells)
         x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+        x = mark(x, CELL)
         seen: dict[str, Any] = {"stem": stem_seen, "cells": []}
         carry, start, aux_logits = (x, x), 0, None
         for r, (shape, count) in enumerate(runs):
@@ -123,7 +125,7 @@ def _cell(
         for side, (x, own) in enumerate(zip(inputs, params["preprocess"], strict=True))
     )
     output, seen = apply_cell(shape, params["edges"], (first, second), context.at("edges"))
-    return (inputs[1], output), {"preprocess": (seen0, seen1), "edges": seen}
+    return (inputs[1], mark(output, CELL)), {"preprocess": (seen0, seen1), "edges": seen}
 
 
 def preprocess_init(key: Key, shape: CellShape, affine: bool = True) -> tuple[PyTree, PyTree]:

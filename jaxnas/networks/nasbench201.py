@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchSpace, Skeleton, Stats
+from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES, Operations, initial_stats, named, operation_key
@@ -105,6 +106,7 @@ def nasbench201_network(
             for c in range(skeleton.cells):
                 key = None if keys is None else keys[s * skeleton.cells + c]
                 x, cell_seen = cell(x, params["stages"][s][c], context.at("stages", s, c)._replace(key=key))
+                x = mark(x, CELL)
                 seen.append(cell_seen)
             return x, seen
 
@@ -140,10 +142,12 @@ def apply_frame(
 ) -> tuple[Array, Aux]:
     """The network around its stages; stage: (number, x) -> (x, statistics)."""
     x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+    x = mark(x, CELL)
     seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "blocks": []}
     for s in range(len(params["stages"])):
         if s > 0:
             x, block_seen = residual_block(x, params["blocks"][s - 1], context.at("blocks", s - 1))
+            x = mark(x, CELL)
             seen["blocks"].append(block_seen)
         x, stage_seen = stage(s, x)
         seen["stages"].append(stage_seen)

@@ -19,6 +19,7 @@ from jax import lax
 from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import materialized
+from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
 from jaxnas.networks.chain import chain_network
 from jaxnas.ops import layers
@@ -161,13 +162,14 @@ def _forward(
 ) -> tuple[Array, Aux]:
     """selection: of each kind of layers int32 [N], or weights [N, O]."""
     x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
-    x = jax.nn.relu(x)
+    x = mark(jax.nn.relu(x), CELL)
     seen: dict[str, Any] = {"stem": stem_seen, "runs": []}
     for r, run in enumerate(runs):
 
         def body(x: Array, item: Any, run: ChainRun = run) -> tuple[Array, Stats]:
             own, chosen, stats = item
-            return layer(run, own, chosen, x, context._replace(bn="batch" if stats is None else stats))
+            x, seen = layer(run, own, chosen, x, context._replace(bn="batch" if stats is None else stats))
+            return mark(x, CELL), seen
 
         stats = None if isinstance(context.bn, str) else context.bn["runs"][r]
         items = (params["runs"][r], selection[run.kind][run.slots], stats)

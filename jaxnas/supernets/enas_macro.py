@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
 from jaxnas.checks import checked_supernet
+from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
 from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.ops import layers
@@ -159,7 +160,7 @@ def _forward(
     """operations: weights [L, O] of `op`, or int32 [L] of a path. skips: [L, L], weights, or of a path 0 or 1."""
     x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
     seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
-    states = x[None]
+    states = mark(x, CELL)[None]
     for s, stage in enumerate(stages):
         here = slice(stage.layers.start, stage.layers.stop)
         room = jnp.zeros((len(stage.layers), *states.shape[1:]), states.dtype)
@@ -190,6 +191,7 @@ def _layer(context: Context, op: Op | None, states: Array, item: Any) -> tuple[A
         y, own = mixed(params, operation, source, (None, None), None, context.wanted)[0], []
     y = y + jnp.tensordot(added.astype(y.dtype), states, 1)
     y, norm = layers.batch_norm(y, None, here.at("norm"))
+    y = mark(y, CELL)
     return lax.dynamic_update_index_in_dim(states, y, k + 1, 0), {"operation": own, "norm": norm}
 
 

@@ -28,6 +28,7 @@ from jaxnas.base import (
     Supernet,
 )
 from jaxnas.checks import checked_supernet
+from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import Item, draw, equal_runs, part_keys
 from jaxnas.networks.nasbench201 import apply_frame, init_frame, nasbench201_network
 from jaxnas.ops.primitives import Operations, named, names_of, none_index
@@ -107,7 +108,7 @@ def nasbench201_supernet(
             here = item.within(context)
             here = here if isinstance(here.bn, str) else here._replace(bn={"plain": here.bn})
             states, seen = run.path(_LAYOUT, edges_of(arch), {"plain": item.params}, x[None], here)
-            return states[-1], seen["plain"]
+            return mark(states[-1], CELL), seen["plain"]
 
         return forward(cell, params, x, context)
 

@@ -9,6 +9,7 @@ from typing import Any
 from jaxnas.benchmarks import Table, named_table
 from jaxnas.files import expanded
 from jaxnas.ranges import Seed
+from jaxnas.tabular.proxies import with_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class GivenTable:
     duplicates: str = "refuse"
     """What several rows of one architecture are: refuse, mean, first, or seeds, which also gives each run and their
     standard deviation as metrics."""
+    scores: str | None = None
+    """A run folder of experiments.proxies: its scores are metrics of the table."""
     seed: Seed = 0
     cache_dir: str | None = None
 
@@ -36,11 +39,13 @@ class GivenTable:
 
         Raises: ValueError or OSError where there is no such table.
         """
-        needed: Sequence[str] = [metric for metric in metrics if metric]
-        return named_table(
+        # A metric that was asked for may be a score.
+        needed: Sequence[str] = [] if self.scores else [metric for metric in metrics if metric]
+        table, usual = named_table(
             str(expanded(self.table)), self.encoding, space=self.space, architecture=self.architecture,
             duplicates=self.duplicates, needed=needed,
         )  # fmt: skip
+        return (table if self.scores is None else with_scores(table, expanded(self.scores))), usual
 
     def given(self) -> dict[str, Any]:
         """What numbers do not depend on once the table is read, for config.json."""

@@ -146,3 +146,30 @@ def draw_learning_curves(rows: Sequence[Mapping[str, Any]], count: int, path: Pa
     axes.set_ylabel("Kendall's tau on the others", size=9)
     axes.legend(fontsize=9, frameon=False)
     save_plot(figure, path)
+
+
+def draw_proxies(
+    rows: Sequence[Mapping[str, Any]], ranks: np.ndarray, values: np.ndarray, name: str, metric: str, path: Path
+) -> None:
+    """Writes a PNG: Kendall's tau of every proxy in every set, and one proxy, `name`, against the metric.
+
+    rows: of `jaxnas.tabular.proxies.correlations`. ranks, values: float [A].
+    """
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    last = {row["proxy"]: row["tau"] or 0.0 for row in rows if row["set"] == sets[-1]}
+    names = sorted(last, key=lambda proxy: last[proxy])
+    figure = new_figure(9.0, max(3.0, 0.28 * len(names) + 1.0), "constrained")
+    left, right = figure.subplots(1, 2)
+    for place, which in enumerate(sets):
+        taus = {row["proxy"]: row["tau"] or 0.0 for row in rows if row["set"] == which}
+        count = next(row["count"] for row in rows if row["set"] == which)
+        at = np.arange(len(names)) + 0.4 * (place - (len(sets) - 1) / 2)
+        left.barh(at, [taus[proxy] for proxy in names], 0.4, color=COLORS[place], label=f"{which} ({count:,})")
+    left.set_yticks(range(len(names)), names, fontsize=8)
+    left.axvline(0.0, color="#000000", lw=0.6)
+    left.set_xlabel("Kendall's tau", size=9)
+    left.legend(fontsize=8, frameon=False)
+    right.plot(ranks, values, ".", color=COLORS[1], ms=2, rasterized=True)
+    right.set_xlabel(f"{name}, normal scores", size=9)
+    right.set_ylabel(metric, size=9)
+    save_plot(figure, path)
