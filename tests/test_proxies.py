@@ -13,7 +13,7 @@ from jaxnas.catalog import CATALOG
 from jaxnas.kernels.marks import CELL, FEATURES, mark
 from jaxnas.objectives import CLASSIFICATION
 from jaxnas.ops.layers import batch_norm
-from jaxnas.proxies import Passes, over_architectures, subject, watched
+from jaxnas.proxies import Passes, over_architectures, subject, watch
 from jaxnas.proxies.az_nas import _entropy, _flow
 from jaxnas.proxies.patterns import log_determinant, no_patterns, see_patterns
 from jaxnas.spaces import product_space
@@ -186,7 +186,7 @@ def test_watched_sees_rectifiers_in_loops_and_in_the_branch_that_is_taken():
 
     x = jnp.asarray(X)
     for which, count in ((True, 6), (False, 4)):
-        seen = jax.jit(lambda x, which: watched(network, x, which, see=see, zero=jnp.zeros(())))(x, which)
+        seen = jax.jit(lambda x, which: watch(network, x, which, see=see, zero=jnp.zeros(())))(x, which)
         assert seen.total == count
         np.testing.assert_allclose(seen.outputs, network(x, which), rtol=1e-6)
 
@@ -201,7 +201,7 @@ def test_watched_keeps_marked_values_in_turn_and_cuts_between_them():
     kept = watched(network, x, mark=CELL).kept
     np.testing.assert_allclose(jnp.stack(kept), X[None] * np.array([2.0, 6.0, 30.0])[:, None, None], rtol=1e-6)
     pushes = [jnp.zeros_like(x)] * 3
-    _, pull = jax.vjp(lambda pushes: watched(network, x, mark=CELL, pushes=pushes).kept, pushes)
+    _, pull = jax.vjp(lambda pushes: watch(network, x, mark=CELL, pushes=pushes).kept, pushes)
     back = pull([jnp.ones_like(x)] * 3)[0]  # of each by the one before it alone
     np.testing.assert_allclose([float(one[0, 0]) for one in back], [3.0, 5.0, 0.0])
 

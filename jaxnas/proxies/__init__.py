@@ -11,14 +11,14 @@ Higher is better, but nothing says so of a space on which it was not tried. The 
 eigenvalues by LAPACK: map architectures or seeds over them by `jax.lax.map`, not by `vmap` (`jaxnas.cholesky`).
 """
 
-from jaxnas.proxies.aggregate import AGGREGATES, COSTS, log_ranks, normal_scores
+from jaxnas.proxies.aggregate import AGGREGATES, COSTS, log_ranks, rank_scores
 from jaxnas.proxies.az_nas import expressivity, progressivity, trainability
 from jaxnas.proxies.gradients import fisher, grad_norm, grasp, l2_norm, layers, plain, snip, synflow, zico
 from jaxnas.proxies.named import PROXIES, checked_names
-from jaxnas.proxies.passes import Leaf, Passes, Proxy, Subject, he_uniform, measured, over_architectures, subject
+from jaxnas.proxies.passes import Leaf, Passes, Proxy, Subject, he_uniform, measure_of, over_architectures, subject
 from jaxnas.proxies.patterns import epe_nas, jacobian_covariance, naswot, swap
 from jaxnas.proxies.vkdnw import vkdnw
-from jaxnas.proxies.watching import Watched, watched
+from jaxnas.proxies.watching import Watched, watch
 from jaxnas.proxies.zen import zen
 
 __all__ = [
@@ -41,19 +41,19 @@ __all__ = [
     "l2_norm",
     "layers",
     "log_ranks",
-    "measured",
+    "measure_of",
     "naswot",
-    "normal_scores",
     "over_architectures",
     "plain",
     "progressivity",
+    "rank_scores",
     "snip",
     "subject",
     "swap",
     "synflow",
     "trainability",
     "vkdnw",
-    "watched",
+    "watch",
     "zen",
     "zico",
 ]

@@ -33,7 +33,7 @@ def log_ranks(scores: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.sum([np.log(stats.rankdata(column) / len(column)) for column in columns], axis=0)
 
 
-def normal_scores(column: np.ndarray) -> np.ndarray:
+def rank_scores(column: np.ndarray) -> np.ndarray:
     """Scores [A] as quantiles of N(0, 1) of their ranks, float [A]: finite, and of one scale for every proxy."""
     ranks = np.exp(log_ranks({"": column})) * len(column)
     return np.asarray(stats.norm.ppf((ranks - 0.5) / len(column)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Batch, Context, Objective, PyTree, Supernet
 from jaxnas.objectives import CLASSIFICATION
-from jaxnas.proxies.watching import Watched, watched
+from jaxnas.proxies.watching import Watched, watch
 
 Proxy = Callable[["Passes"], Array]
 """A score of an untrained network, higher being better: passes -> float32 [], traceable."""
@@ -74,7 +74,7 @@ class Passes:
         return self.of.apply_path(params, self.arch, inputs, Context())
 
     def watched(self, inputs: Any, params: PyTree = None, **how: Any) -> Watched:
-        """(outputs, Aux) for some inputs, and what was seen on the way; how: of `jaxnas.proxies.watching.watched`.
+        """(outputs, Aux) for some inputs, and what was seen on the way; how: of `jaxnas.proxies.watching.watch`.
 
         params: others than those of the architecture.
         """
@@ -82,7 +82,7 @@ class Passes:
         def forward(params: PyTree, arch: Arch, inputs: Any) -> tuple[Any, Aux]:
             return self.of.apply_path(params, arch, inputs, Context())
 
-        return watched(forward, self.params if params is None else params, self.arch, inputs, **how)
+        return watch(forward, self.params if params is None else params, self.arch, inputs, **how)
 
     def layers(self, tree: PyTree, *, searched: bool = True, kernels: bool = True) -> list[Array]:
         """A tree like the parameters as arrays [L, size of a layer].
@@ -156,7 +156,7 @@ def he_uniform(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def measured(proxies: Mapping[str, Proxy], of: Subject) -> Callable[[PyTree, Arch, Batch], dict[str, Array]]:
+def measure_of(proxies: Mapping[str, Proxy], of: Subject) -> Callable[[PyTree, Arch, Batch], dict[str, Array]]:
     """(params, arch, batch) -> name -> float32 []: all scores of one architecture, which share their passes."""
 
     def measure(params: PyTree, arch: Arch, batch: Batch) -> dict[str, Array]:
@@ -171,7 +171,7 @@ def over_architectures(proxies: Mapping[str, Proxy], of: Subject) -> Callable[[P
 
     One architecture after another: under `vmap` every operation of every architecture would be computed.
     """
-    measure = measured(proxies, of)
+    measure = measure_of(proxies, of)
     return lambda params, archs, batch: jax.lax.map(lambda arch: measure(params, arch, batch), archs)
 
 

@@ -38,7 +38,7 @@ class Patterns(NamedTuple):
 
 
 def see_patterns(x: Array, y: Array) -> tuple[Array, Patterns]:
-    """What one rectifier tells, as `watched` takes it."""
+    """What one rectifier tells, as `watch` takes it."""
     bits = (x > 0).reshape(len(x), -1)
     on, examples = bits.astype(jnp.float32), min(SWAP_EXAMPLES, len(x))
     codes = (bits[:examples] * (1 << jnp.arange(examples))[:, None]).sum(axis=0)

@@ -36,7 +36,7 @@ class _Watch(NamedTuple):
     cut: bool
 
 
-def watched(
+def watch(
     function: Callable[..., Any],
     *arguments: Any,
     see: See | None = None,

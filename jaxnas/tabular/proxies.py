@@ -32,8 +32,8 @@ from jaxnas.proxies import (
     Proxy,
     checked_names,
     log_ranks,
-    normal_scores,
     over_architectures,
+    rank_scores,
     subject,
 )
 from jaxnas.runfolder import RunFolder, open_run, versions
@@ -227,7 +227,7 @@ def with_scores(table: Table, path: str | os.PathLike[str]) -> Table:
         raise ValueError(f"{table.name} has a metric {taken[0]!r} already, which {path} would hide")
     columns = {name: np.empty(len(table.archs), np.float32) for name in found}
     for name, column in columns.items():
-        column[rows[rows >= 0]] = normal_scores(found[name])[rows >= 0]
+        column[rows[rows >= 0]] = rank_scores(found[name])[rows >= 0]
     described = {**table.descriptions, **{name: f"the proxy {name}, as normal scores" for name in columns}}
     metrics = {**{name: np.asarray(value) for name, value in table.metrics.items()}, **columns}
     return make_table(table.name, table.choices, np.asarray(table.archs), metrics, described, table.fidelities)
@@ -302,7 +302,7 @@ def _tell(
         write_csv(run.path / "table.csv", rows)
         best = max(rows, key=lambda row: (row["set"] == rows[-1]["set"], row["tau"] or -1.0))["proxy"]
         draw_proxies(
-            rows, normal_scores(scored.scores[best]), values, best, str(metric), run.path / "report" / "proxies.png"
+            rows, rank_scores(scored.scores[best]), values, best, str(metric), run.path / "report" / "proxies.png"
         )
         caption = f"Kendall's tau of each proxy with {metric}; right, the ranks of {best}."
         pictures.append(("Proxies", "proxies.png", caption))
