@@ -198,7 +198,7 @@ def test_watched_keeps_marked_values_in_turn_and_cuts_between_them():
         return mark(x * 7.0, FEATURES)
 
     x = jnp.asarray(X)
-    kept = watched(network, x, mark=CELL).kept
+    kept = watch(network, x, mark=CELL).kept
     np.testing.assert_allclose(jnp.stack(kept), X[None] * np.array([2.0, 6.0, 30.0])[:, None, None], rtol=1e-6)
     pushes = [jnp.zeros_like(x)] * 3
     _, pull = jax.vjp(lambda pushes: watch(network, x, mark=CELL, pushes=pushes).kept, pushes)
@@ -214,9 +214,9 @@ def test_watched_refuses_what_it_cannot_follow():
         return jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: jax.nn.relu(x) - 1, x)
 
     with pytest.raises(ValueError, match="within a branch"):
-        watched(marked, jnp.ones((2, 2)), mark=CELL)
+        watch(marked, jnp.ones((2, 2)), mark=CELL)
     with pytest.raises(ValueError, match="unknown length"):
-        watched(loop, jnp.ones((2, 2)), see=lambda x, y: (y, ()))
+        watch(loop, jnp.ones((2, 2)), see=lambda x, y: (y, ()))
 
 
 def test_expressivity_is_the_logarithm_of_equal_directions_and_trainability_of_a_scaling():
@@ -237,8 +237,8 @@ def test_log_ranks_are_of_ranks_alone_and_the_worst_of_all_is_last():
     other = np.array([1.0, 2.0, np.nan, 0.0])
     both = proxies.log_ranks({"it": column, "other": other})
     np.testing.assert_allclose(both, proxies.log_ranks({"it": np.exp(column), "other": other * 7}))
-    np.testing.assert_allclose(proxies.normal_scores(column), proxies.normal_scores(np.exp(column)))
-    assert np.isfinite(proxies.normal_scores(other)).all()
+    np.testing.assert_allclose(proxies.rank_scores(column), proxies.rank_scores(np.exp(column)))
+    assert np.isfinite(proxies.rank_scores(other)).all()
     with pytest.raises(ValueError, match="no proxy 'flops'; there are params"):
         proxies.checked_names(["flops"])
     assert set(proxies.checked_names(["az_nas"])) == {*proxies.AGGREGATES["az_nas"], "az_nas"}
@@ -297,7 +297,7 @@ def test_a_shipped_network_can_be_watched_and_has_the_patterns_of_its_path(cells
         def apply(own, x):
             return network.apply(own, x, PLAIN)
 
-        return watched(apply, own, x, see=see_patterns, zero=no_patterns(6)).total
+        return watch(apply, own, x, see=see_patterns, zero=no_patterns(6)).total
 
     seen = jax.jit(seen)(own, batch.inputs)
     assert log_determinant(seen.alike, seen.units) == pytest.approx(found["naswot"][0], rel=1e-4)
@@ -327,7 +327,7 @@ def test_rectifiers_and_cells_are_found_in_every_space(name):
         def apply(params, arch, x):
             return net.apply_path(params, arch, x, PLAIN)[0]
 
-        found = watched(apply, params, arch, x, see=see_patterns, zero=no_patterns(4), mark=CELL)
+        found = watch(apply, params, arch, x, see=see_patterns, zero=no_patterns(4), mark=CELL)
         return found.total, found.kept
 
     total, kept = jax.eval_shape(seen, shapes, arch, jnp.zeros((4, 8, 8, 3)))
