@@ -20,6 +20,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -487,11 +488,19 @@ def tried(check: Callable[..., None], examples: int, number: int) -> str | None:
     try:
         seed(number)(own(check))()
     except FoundError as error:
-        cause = error.__cause__
-        return f"{error}" + (f" ({cause})" if cause is not None else "")
+        return _told(error)
     except BaseExceptionGroup as errors:
-        return "; ".join(map(str, errors.exceptions))
+        return "; ".join(map(_told, errors.exceptions))
     return None
+
+
+def _told(error: BaseException) -> str:
+    """An error, its cause, and where that was raised."""
+    cause = error.__cause__
+    if cause is None:
+        return str(error)
+    place = traceback.extract_tb(cause.__traceback__)[-1]
+    return f"{error} ({cause}, {place.filename}, line {place.lineno})"
 
 
 if __name__ == "__main__":

@@ -217,8 +217,10 @@ def entry_of(space: str | Entry) -> Entry:
     """
     if isinstance(space, Entry):
         return space
-    if space not in CATALOG:
-        raise ValueError(f"there is no space {space!r}; there are {', '.join(CATALOG)}, or give an Entry of your own")
+    if not isinstance(space, str) or space not in CATALOG:
+        raise ValueError(
+            f"there is no space {space!r:.80}; there are {', '.join(CATALOG)}, or give an Entry of your own"
+        )
     return CATALOG[space]
 
 
@@ -233,7 +235,10 @@ def space_of_genotype(entry: Entry, genotype: Mapping[str, Any], skeleton: Skele
     try:
         space.from_genotype(genotype)
     except ValueError:
-        return entry.of_genotype(genotype, skeleton)
+        own = entry.of_genotype(genotype, skeleton)
+        if own.name != entry.name:
+            raise ValueError(f"the genotype is one of {own.name}, and not of {entry.name}") from None
+        return own
     return space
 
 

@@ -117,13 +117,7 @@ class Checkpoints:
         """Moves a damaged checkpoint away: its step is going to be saved again. Raises an error of another cause."""
         if out_of_memory(error):
             raise error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        tell(f"checkpoint {manager.directory / str(step)} is damaged ({reason}): going back")
-        damaged = self._directory / "damaged"
-        damaged.mkdir(exist_ok=True)
-        source = Path(manager.directory / str(step))
-        number = sum(1 for _ in damaged.iterdir())
-        source.rename(damaged / f"{source.parent.name}-{step}-{number}")
+        _move_aside(Path(manager.directory / str(step)), error)
         manager.reload()
 
     def close(self) -> None:
@@ -153,6 +147,16 @@ def fingerprint(directory: Path) -> dict[str, Any]:
     return {"step": max(steps), "checksum": checksum(json.dumps(_files(latest / str(max(steps)))))}
 
 
+def _move_aside(folder: Path, error: Exception) -> None:
+    """Moves the folder of a damaged checkpoint to `damaged`, beside `latest` and `best`, and says so."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    tell(f"checkpoint {folder} is damaged ({reason}): going back")
+    damaged = folder.parent.parent / "damaged"
+    damaged.mkdir(exist_ok=True)
+    number = sum(1 for _ in damaged.iterdir())
+    folder.rename(damaged / f"{folder.parent.name}-{folder.name}-{number}")
+
+
 def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
@@ -162,11 +166,40 @@ def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
         enable_async_checkpointing=False,
         multiprocessing_options=_alone(),
     )
+
+    def made() -> ocp.CheckpointManager:
+        with _silent():
+            return ocp.CheckpointManager(directory, options=options, item_names=("state", "meta"))
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return ocp.CheckpointManager(directory, options=options, item_names=("state", "meta"))
+        try:
+            return made()
+        except OSError:
+            raise
+        except Exception as error:  # of what it reads about each step, in any class
+            if out_of_memory(error) or not _without_damaged(directory, error):
+                raise ValueError(f"cannot read the checkpoints in {directory} ({error}); remove that folder") from error
+            return made()
     except OSError as error:
         raise OSError(f"cannot use {directory} for checkpoints: {error.strerror or error}") from error
+
+
+def _without_damaged(directory: Path, error: Exception) -> bool:
+    """Moves the checkpoints away that are not as they were saved, or have no list of their files to tell; gives whether
+    there were any."""
+    moved = False
+    for folder in sorted(path for path in directory.iterdir() if path.name.isdigit()):
+        reason = error
+        try:
+            _check_files(folder)
+            if (folder / _FILES).exists():
+                continue
+        except (OSError, ValueError) as found:
+            reason = found
+        _move_aside(folder, reason)
+        moved = True
+    return moved
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

@@ -138,6 +138,26 @@ def test_whichever_file_of_a_checkpoint_is_missing_what_is_restored_is_whole(tmp
     assert "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "content", ['{"init_timestamp_nsecs": "x", "metrics": {"": 1}}', "[1]", '{"performance_metrics": {"x": 1}}']
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_orbax_keeps_beside_a_checkpoint_in_another_shape_is_damage(content, listed, tmp_path, capfd):
+    with Checkpoints(tmp_path) as checkpoints:
+        for number in (10, 20):
+            checkpoints.save(number, state_of(number), {})
+    (tmp_path / "latest" / "20" / "_CHECKPOINT_METADATA").write_text(content)
+    if not listed:
+        (tmp_path / "latest" / "20" / "files.json").unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _, found = checkpoints.restore(abstract(state_of(0)))
+    assert bits(state) == bits(state_of(found))
+    assert found == 10 or not listed
+    told = capfd.readouterr().err
+    assert ("is damaged" in told) == (found == 10)
+    assert "absl" not in told
+
+
 def test_exit_codes_are_those_of_the_documentation(capsys):
     def raised_by(error):
         def main(config):
