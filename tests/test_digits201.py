@@ -144,7 +144,7 @@ WRONG = {
     "--timed 2": "at least 3 timed",
     "--noise -1": "noise must be 0 or positive, got -1.0",
     "--part 0": "part must be at least 1",
-    "--start README.md": "not a file of digits201",
+    "--start README.md": "README.md is no npz archive",
     "--start jaxnas/benchmarks/digits201.npz --noise 0.5": "noise: 0.6 there, 0.5 now",
 }
 

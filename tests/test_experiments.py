@@ -91,7 +91,7 @@ FOLDER = {
 }
 FINISHED = {
     **{"baselines": {}, "notation": "x", "test_accuracy": 0.5, "test_interval": [0, 1], "valid_accuracy": None},
-    **{"params": 1, "macs": 1},
+    **{"params": 1, "macs": 1, "genotype": {}, "dataset": "x", "timing": {}, "metric": "accuracy"},
 }
 
 

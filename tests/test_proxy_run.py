@@ -146,7 +146,7 @@ def test_the_filter_of_a_search_is_the_proxy_of_its_supernet(network):
     [
         ({"proxies": "flops"}, "no proxy 'flops'"),
         ({"batch_size": 2}, "a batch has 4 to"),
-        ({"sample": -1}, "--sample must be"),
+        ({"sample": -1}, "sample must be"),
         ({"space": "none"}, "no space 'none'"),
         ({"space": "darts", "table": "digits201"}, "is no table over darts"),
         ({"table": "digits201", "sample": 10**6}, "more than the 15625 rows"),

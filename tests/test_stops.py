@@ -164,6 +164,8 @@ print("compiled")
 def test_one_signal_ends_a_program_in_a_call_that_does_not_return_and_cuts_no_save():
     running = []
     for program in (ENDLESS, ENDLESS, SLOW_SAVE, COMPILING):
+        # A shell that ignores SIGHUP, such as that of nohup, hands that on.
+        program = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n{program}"
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[1], **pipes))
         assert running[-1].stdout.readline() == "ready\n"

@@ -320,6 +320,7 @@ RULES: dict[str, Rule] = {
     "lt": functools.partial(_comparison, "Less", False),
     "max": _maximum,
     "ne": functools.partial(_comparison, "Equal", True),
+    "name": _same,
     "optimization_barrier": _same,
     "pad": _padded,
     "reduce_max": functools.partial(_reduce, "ReduceMax"),

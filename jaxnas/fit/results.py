@@ -215,7 +215,7 @@ def tell(path: Path | None, result: Mapping[str, Any]) -> None:
             f"true: {known['metric']} of {known['table']}, {known['measured']:,} measured, best {known['best']:.2f}, "
             f"mean {known['mean']:.2f}"
         )
-        if known["equal_cost"]:
+        if known.get("equal_cost"):
             print(equal_cost.told(known["equal_cost"]))
     if result.get("verdict"):
         print(result["verdict"])

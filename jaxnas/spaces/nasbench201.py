@@ -137,7 +137,7 @@ def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> Search
         to_genotype=lambda arch: {"space": "nasbench201", "cell": [list(edge) for edge in edges(arch)]},
         from_genotype=from_genotype,
         notation=lambda arch: genotypes.print_nasbench201(edges(arch)),
-        vocabulary=nasbench201_graph_operations(names),
+        vocabulary=nasbench201_graph_operations(operations),
     )
     return checked_space(space)
 
