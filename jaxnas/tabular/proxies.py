@@ -50,7 +50,7 @@ EVERY, REACHED = "all", "reached"
 
 class Scored(NamedTuple):
     """archs: int [A, D]. scores: name -> float [A], higher being better; NaN or -inf where a network gives nothing.
-    seconds: of scoring, with compilation."""
+    seconds: of scoring, with compilation, in all runs that had a part in it."""
 
     archs: np.ndarray
     scores: dict[str, np.ndarray]
@@ -97,17 +97,17 @@ def score_archs(network: Network, archs: np.ndarray, folder: Path | None = None,
 
     stop: as of `stop_on_signal`. Raises: ValueError for architectures of another space; Stopped where a signal came.
     """
-    start = time.perf_counter()
     space = network.space
     if archs.ndim != 2 or archs.shape[1] != len(space.choices):
         raise ValueError(f"archs must be [A, {len(space.choices)}] for {space.name}, got {list(archs.shape)}")
     names = {name: PROXIES[name] for name in network.names if name in PROXIES}
     first, row = np.unique(_classes(network, archs), return_index=True, return_inverse=True)[1:]
-    scores = {name: values[row] for name, values in _in_chunks(network, names, archs[first], folder, stop).items()}
+    chunks = _chunks(network, names, archs[first], folder, stop) if names else []
+    scores = {name: np.concatenate([chunk[name] for chunk in chunks]).astype(float)[row] for name in names}
     if any(name in COSTS for name in network.names):
-        costs = [space.costs(jnp.asarray(arch), network.skeleton) for arch in archs]
+        costs = [space.costs(arch, network.skeleton) for arch in archs]  # of numpy, which is faster
         scores |= {name: np.array([cost[name] for cost in costs], float) for name in COSTS}
-    return Scored(archs, _with_aggregates(network.names, scores), time.perf_counter() - start)
+    return Scored(archs, _with_aggregates(network.names, scores), float(sum(chunk["seconds"] for chunk in chunks)))
 
 
 def _classes(network: Network, archs: np.ndarray) -> np.ndarray:
@@ -154,12 +154,14 @@ def _program(network: Network, proxies: Mapping[str, Proxy]) -> Callable[[np.nda
     return lambda archs: jax.tree.map(np.asarray, program(params, jnp.asarray(archs), network.batch))
 
 
-def _in_chunks(
+def _chunks(
     network: Network, proxies: Mapping[str, Proxy], archs: np.ndarray, folder: Path | None, stop: Any
-) -> dict[str, np.ndarray]:
+) -> list[dict[str, np.ndarray]]:
+    """In turn: name -> [P], and under "seconds" how long the chunk took."""
+    start = time.perf_counter()
     program = _program(network, proxies)
     parts: list[dict[str, np.ndarray]] = []
-    starts = range(0, len(archs) if proxies else 0, CHUNK)
+    starts = range(0, len(archs), CHUNK)
     for number, begin in enumerate(starts):
         path = None if folder is None else folder / f"{number:05d}.npz"
         if path is not None and path.exists():
@@ -169,10 +171,13 @@ def _in_chunks(
             check_stop(stop, number, len(starts), "chunk of scores")
         own = archs[begin : begin + CHUNK]
         filled = np.concatenate([own, np.repeat(own[:1], CHUNK - len(own), axis=0)])
-        parts.append({name: values[: len(own)] for name, values in program(filled).items()})
+        part = {name: values[: len(own)] for name, values in program(filled).items()}
+        now = time.perf_counter()
+        parts.append({**part, "seconds": np.asarray(now - start)})
+        start = now
         if path is not None:
             _save(path, parts[-1])
-    return {name: np.concatenate([part[name] for part in parts]).astype(float) for name in proxies}
+    return parts
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -264,17 +269,16 @@ def run_proxies(
     with open_run(workdir, identity, runtime) as run, stop_on_signal() as stop:
         stage = run.stage("scores")
         scored = score_archs(network, archs, stage.path, stop)
-        seconds = (stage.result or {"seconds": scored.seconds})["seconds"]
-        stage.finish({"seconds": seconds})
+        stage.finish({"seconds": scored.seconds})
         _save(run.path / "scores.npz", {"archs": scored.archs, **scored.scores})
-        notation = [network.space.notation(jnp.asarray(arch)) for arch in archs]
+        notation = [network.space.notation(arch) for arch in archs]
         rows = [
             {"architecture": text, **{name: f"{column[row]:.7g}" for name, column in scored.scores.items()}}
             for row, text in enumerate(notation)
         ]
         write_csv(run.path / "scores.csv", rows)
-        _tell(run, network, scored, seconds, values, metric, command)
-    return scored._replace(seconds=seconds)
+        _tell(run, network, scored, values, metric, command)
+    return scored
 
 
 def _values(table: Table, metric: str, archs: np.ndarray) -> np.ndarray:
@@ -283,7 +287,7 @@ def _values(table: Table, metric: str, archs: np.ndarray) -> np.ndarray:
 
 
 def _tell(
-    run: RunFolder, network: Network, scored: Scored, seconds: float, values: np.ndarray | None, metric: str | None,
+    run: RunFolder, network: Network, scored: Scored, values: np.ndarray | None, metric: str | None,
     command: str | None,
 ) -> None:  # fmt: skip
     rows = [] if values is None else correlations(network, scored, values)
@@ -295,7 +299,7 @@ def _tell(
         "seed": network.seed,
         "versions": versions(),
         **({} if command is None else {"command": command}),
-        "timing": {"scoring": round(seconds, 1)},
+        "timing": {"scoring": round(scored.seconds, 1)},
     }
     pictures = []
     if rows and values is not None:
@@ -308,7 +312,7 @@ def _tell(
         pictures.append(("Proxies", "proxies.png", caption))
     page = report.write(run.path, result, pictures)
     run.finish(result)
-    print(f"\n{len(scored.archs):,} architectures of {network.space.name} scored in {seconds:,.0f} s\n")
+    print(f"\n{len(scored.archs):,} architectures of {network.space.name} scored in {scored.seconds:,.0f} s\n")
     for row in rows:
         tau, rho = (f"{row[key]:.3f}" if row[key] is not None else "–" for key in ("tau", "rho"))
         print(f"{row['set']:<8}{row['count']:>7}  {row['proxy']:<24}{tau:>7}{rho:>8}  {row['first']:.2f}")
