@@ -13,13 +13,7 @@ AZ_NAS = ("expressivity", "progressivity", "trainability", "macs")
 """Lee & Ham 2024, equation 8."""
 VKDNW = ("vkdnw", "jacov", "expressivity", "trainability", "macs")
 """Tybl & Neumann 2025, equation 9."""
-MACS_JACOV_EXPRESSIVITY = ("macs", "jacov", "expressivity")
-"""What of VKDNW's parts ranks NAS-Bench-201 best (docs/results.md): chosen there, and cheaper than the others."""
-AGGREGATES: dict[str, tuple[str, ...]] = {
-    "az_nas": AZ_NAS,
-    "vkdnw_agg": VKDNW,
-    "macs_jacov_expressivity": MACS_JACOV_EXPRESSIVITY,
-}
+AGGREGATES: dict[str, tuple[str, ...]] = {"az_nas": AZ_NAS, "vkdnw_agg": VKDNW}
 """By name, what each is made from."""
 
 
