@@ -348,7 +348,10 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
         ({"method": fit.Darts(epochs=1.5)}, "search.epochs must be int, got 1.5"),
         ({"method": fit.Darts(prune=3)}, "search.prune must be a tuple of int, got 3"),
         ({"method": fit.Darts(watch=None)}, "search.watch must be Watch, got None"),
-        ({"method": fit.OneShot(by="chance")}, "search.by must be one of evolution, predictor, ilp, got 'chance'"),
+        (
+            {"method": fit.OneShot(by="chance")},
+            "search.by must be one of evolution, predictor, ilp, proxy, got 'chance'",
+        ),
         (
             {"method": fit.OneShot(scoring=fit.Scoring("running"))},
             "search.scoring.batch_norm must be one of batch, rec",
