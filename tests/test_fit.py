@@ -350,7 +350,7 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
         ({"method": fit.Darts(watch=None)}, "search.watch must be Watch, got None"),
         (
             {"method": fit.OneShot(by="chance")},
-            "search.by must be one of evolution, predictor, ilp, proxy, got 'chance'",
+            "search.by must be one of evolution, predictor, ilp, proxy, got",
         ),
         (
             {"method": fit.OneShot(scoring=fit.Scoring("running"))},
