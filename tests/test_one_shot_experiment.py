@@ -20,7 +20,6 @@ from jaxnas.benchmarks import load_table, make_table, save_table
 from jaxnas.benchmarks.digits201 import digits201_cells
 from jaxnas.catalog import CATALOG
 from jaxnas.fit import Problem, reuse
-from jaxnas.fit.results import metrics
 from jaxnas.hardware import load_latency
 from jaxnas.runfolder import open_run
 from jaxnas.spaces import chain_cost_table, chain_space, nasbench201_space
@@ -152,7 +151,7 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     assert reuse.check(config.search, problem)["step"] == 9
     with open_run(tmp_path / "other", {}, {}) as other:
         reuse.take(other, config.search)
-        steps = [line["step"] for line in metrics(other)]
+        steps = [line["step"] for line in other.metrics()]
     assert steps == [9]
     for path in ("checkpoints/latest/" + folder.name, "scores-batch.jsonl"):
         taken, there = (at / "stages/search" / path for at in (tmp_path / "other", run))
@@ -197,7 +196,7 @@ WRONG = {
     "table": (["--space", "darts", "--table", "TABLE"], "is not over the choices of darts"),
     "metric": (["--table", "TABLE", "--metric", "speed"], "there is no metric 'speed'"),
     "batch of the search": (["--search.batch-size", "5000"], "search.batch_size 5000 is larger than its part"),
-    "recalibration": (["--search.scoring.batches", "50"], "search.scoring.batches 50 of 120 images are more than"),
+    "recalibration": (["--search.scoring.batches", "50"], "search.scoring.batches 50 of 360 images are more than"),
     "sandwich": (
         ["--search.sampling", "sandwich"],
         "a largest and a smallest architecture, which nasbench201 has not",
