@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import os
+import pkgutil
 import re
 import shutil
 import signal
@@ -34,17 +36,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import experiments.black_box
-import experiments.compare
-import experiments.darts
-import experiments.enas
-import experiments.make_digits201
-import experiments.one_shot
-import experiments.predict
-import experiments.predictor
-import experiments.prepare_cifar10
-import experiments.retrain
-import experiments.tabular
+import experiments
 from jaxnas import command, fit, load, samplers, spaces
 from jaxnas.base import Skeleton
 from jaxnas.benchmarks import named_table
@@ -64,10 +56,12 @@ MOST_SECONDS = 10.0
 """Of computing that a failure may take; the machine may have other things to do."""
 _HANGS = 90
 """Seconds after which it is taken to wait for ever."""
+_MODULES = {
+    each.name: importlib.import_module(f"experiments.{each.name}")
+    for each in pkgutil.iter_modules(experiments.__path__)
+}
 PROGRAMS: dict[str, Any] = {
-    name.rpartition(".")[2]: module
-    for name, module in vars(experiments).items()
-    if isinstance(module, types.ModuleType) and dataclasses.is_dataclass(getattr(module, "Config", None))
+    name: module for name, module in _MODULES.items() if dataclasses.is_dataclass(getattr(module, "Config", None))
 }
 """Name -> module of every program."""
 _CHECKED = "holds a run of other settings or data"

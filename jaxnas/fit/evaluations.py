@@ -24,8 +24,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from jaxnas.console import bar, put, renews_lines
-from jaxnas.files import open_to_append, parse_json, write_atomic
-from jaxnas.shapes import check_shape
+from jaxnas.files import open_to_append, read_json_lines, write_atomic
 from jaxnas.train.progress import duration
 
 Evaluate = Callable[..., float | Sequence[float]]
@@ -235,16 +234,10 @@ class Lines:
                 self._file.close()
                 write_atomic(path, text)
                 self._file = open_to_append(path)
-            self.lines = [self._read(number, line) for number, line in enumerate(text.splitlines(), 1)]
+            self.lines: list[dict[str, Any]] = read_json_lines(path, dict)
         except BaseException:
             self._file.close()
             raise
-
-    def _read(self, number: int, line: str) -> dict[str, Any]:
-        what = f"{self._path}, line {number}"
-        value = parse_json(line, what, "take another folder")
-        check_shape(value, dict, what)
-        return dict(value)
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes a line at once."""
