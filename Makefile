@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 # Five searches on data for which the truth of every cell is known; then what they found is trained and tested.
 demo: $(READY)
-	$(BIN)/python -m experiments.darts --space nasbench201 --seeds 5 --workdir runs/demo
+	$(BIN)/python -m experiments.black_box --seeds 5 --workdir runs/demo
 
 # The slow tests are left out (tests/conftest.py lists them).
 test: $(READY)

@@ -101,7 +101,7 @@ def _has_table(entry: Entry, size: Size) -> bool:
 def darts_preset(space: str | Entry = "darts", size: Size = "tiny") -> Preset:
     """Of DARTS. "paper" over another space than its own has the paper's search and the training of that space.
 
-    The smallest over NAS-Bench-201's space is of DARTS-, which finds good cells on its data, where DARTS does not.
+    The smallest over NAS-Bench-201's space is of DARTS-, which is better on its data than DARTS (docs/leaderboard.md).
     """
     entry = entry_of(space)
     cells = entry.small_cells
@@ -190,7 +190,7 @@ def black_box_preset(space: str | Entry = "nasbench201", size: Size = "tiny") ->
     if size == "small":
         return Preset(BlackBox(evaluations=10, epochs=1), _small(training, cells), "cifar10", 1)
     if _has_table(entry, size):
-        return Preset(BlackBox(sampler="predictor", evaluations=20, epochs=8), **_ON_TABLE)
+        return Preset(BlackBox(sampler="predictor", evaluations=16, epochs=8), **_ON_TABLE)
     return Preset(BlackBox(), _tiny(training, cells), "digits", 1)
 
 
