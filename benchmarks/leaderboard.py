@@ -37,16 +37,14 @@ from jaxnas.fit.results import held_run
 from jaxnas.fit.searching import epoch_lines
 from jaxnas.fit.settings import skeleton_of
 from jaxnas.ranges import Seed, Some, check_settings
+from jaxnas.spaces import nasbench201_space
 from jaxnas.tabular.compare import run_plan
 from jaxnas.tabular.methods import MethodSettings, make_plan
 from jaxnas.tabular.setting import make_setting
 
 SPACE = "nasbench201"
-_DARTS = fit.Darts(
-    epochs=40, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=3e-3,
-    watch=fit.Watch(every=0, eigenvalue_every=0),
-)  # fmt: skip
-_SCORING = fit.Scoring(batch_size=360, batches=2, evaluations=200, population=40)
+_UNWATCHED = fit.Watch(every=0, eigenvalue_every=0)
+_DARTS = dataclasses.replace(fit.preset("darts", SPACE).method, method="darts", watch=_UNWATCHED)
 
 
 def _darts(**changes: Any) -> fit.Darts:
@@ -54,8 +52,7 @@ def _darts(**changes: Any) -> fit.Darts:
 
 
 def _one_shot(**changes: Any) -> fit.OneShot:
-    method = fit.preset("one_shot", SPACE).method
-    return dataclasses.replace(method, scoring=_SCORING, **{"epochs": 60, "channels": 8, "cells": 2, **changes})
+    return dataclasses.replace(fit.preset("one_shot", SPACE).method, **changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +82,7 @@ METHODS: Mapping[str, Any] = {
     "one_shot": _one_shot(),
     "one_shot-fair": _one_shot(sampling="fair", epochs=12),
     "one_shot-predictor": _one_shot(by="predictor"),
-    "enas": dataclasses.replace(fit.preset("enas", SPACE).method, cells=2),
+    "enas": fit.preset("enas", SPACE).method,
     "black_box-random": OnTable("random"),
     "black_box-evolution": OnTable("evolution"),
     "black_box-predictor": OnTable("predictor"),
@@ -108,7 +105,7 @@ def _on_cifar10(base: fit.Darts, one_shot: fit.OneShot, enas: fit.Enas) -> dict[
 
 _WATCH = fit.Watch(every=0, batches=2, window=3, lag=2, first=4)
 _SMALL = dataclasses.replace(_DARTS, epochs=25, cells=1, limit=10_000)
-_PAPER = fit.Darts(cells=5, batch_size=64, watch=fit.Watch(every=0, eigenvalue_every=0))
+_PAPER = dataclasses.replace(fit.preset("darts", SPACE, "paper").method, watch=_UNWATCHED)
 
 
 class Board(NamedTuple):
@@ -218,8 +215,7 @@ def main(config: Config) -> None:
     if bool(config.table) != (board.data != "digits201"):
         raise ValueError("the boards of CIFAR-10 need the file of a table, --table nb201.csv; digits201 has its own")
     dataset = load_dataset(board.data, config.data_dir, size=board.size)
-    space = entry_of(SPACE).space(skeleton_of(fit.Training(), dataset))
-    truth = fit.truth_of(config.table or board.data, space, board.metric)
+    truth = fit.truth_of(config.table or board.data, nasbench201_space(), board.metric)
     path = Path(config.folder) / f"{config.board}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -277,6 +273,11 @@ def rows(methods: Mapping[str, Any], done: Sequence[Mapping[str, Any]], seeds: r
     return found
 
 
+def chance(values: np.ndarray, every: np.ndarray) -> float:
+    """p of the one-sided test of Mann and Whitney that some values are no better than all."""
+    return float(stats.mannwhitneyu(values, every[~np.isnan(every)], alternative="greater").pvalue)
+
+
 def table(found: Mapping[str, Sequence[Mapping[str, Any]]], every: np.ndarray) -> str:
     """A line a method. every: the values of all cells."""
     lines = ["", "| method | seeds | found ± s.e. | median rank | percentile | seconds | p |", "| --- " * 7 + "|"]
@@ -287,7 +288,7 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]], every: np.ndarray) -
             np.array([line[of] for line in own], float) for of in ("value", "rank", "percentile", "seconds")
         )
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
-        p = stats.mannwhitneyu(values, every[~np.isnan(every)], alternative="greater").pvalue
+        p = chance(values, every)
         lines.append(
             f"| {name} | {len(own)} | {values.mean():.2f} ± {error:.2f} | {np.median(ranks):,.0f} "
             f"| {percentiles.mean():.1f} | {seconds.mean():.0f} | {p:.2g} |"

@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
-from benchmarks.leaderboard import BOARDS, SPACE, rows, table
+from benchmarks.leaderboard import BOARDS, chance, rows, table
 from jaxnas import command, fit
-from jaxnas.catalog import entry_of
-from jaxnas.data import load_dataset
 from jaxnas.draw import new_figure, save_plot
-from jaxnas.fit.settings import skeleton_of
-from jaxnas.spaces import NASBENCH201_OPERATIONS
+from jaxnas.spaces import NASBENCH201_OPERATIONS, nasbench201_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +35,7 @@ def main(config: Config) -> None:
     board = BOARDS[config.board]
     lines = [json.loads(line) for line in (Path(config.folder) / f"{config.board}.jsonl").read_text().splitlines()]
     found = {name: own for name, own in rows(board.methods, lines, range(config.seeds)).items() if own}
-    space = entry_of(SPACE).space(skeleton_of(fit.Training(), load_dataset("digits201")))
-    truth = fit.truth_of(config.table or board.data, space, board.metric)
+    truth = fit.truth_of(config.table or board.data, nasbench201_space(), board.metric)
     print(table(found, truth.values))
     print(epochs_table(found, truth.values))
     print(edges_table(found))
@@ -59,7 +54,7 @@ def epochs_table(found: Mapping[str, Sequence[Mapping[str, Any]]], every: np.nda
         curve = np.array([line["curve"] for line in own])
         cells = []
         for values in (curve[:, epoch - 1] for epoch in shown if epoch <= curve.shape[1]):
-            p = stats.mannwhitneyu(values, every[~np.isnan(every)], alternative="greater").pvalue
+            p = chance(values, every)
             cells.append(f"{values.mean():.1f} ± {values.std(ddof=1) / np.sqrt(len(values)):.1f} (p {p:.1g})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

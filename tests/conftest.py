@@ -77,9 +77,11 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
-    # A test that is named on the command line is wanted.
-    if config.getoption("--all") or any("::" in argument for argument in config.args):
+    # A file or a test that is named on the command line is wanted whole.
+    if config.getoption("--all") or any("::" in argument or argument.endswith(".py") for argument in config.args):
         return
-    slow = [item for item in items if item.name.startswith(SLOW.get(item.path.stem, ()))]
+    kept, slow = [], []
+    for item in items:
+        (slow if item.name.startswith(SLOW.get(item.path.stem, ())) else kept).append(item)
     config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in set(slow)]
+    items[:] = kept

@@ -89,13 +89,14 @@ _DIGITS201 = Training(
     cutout=False,
 )  # fmt: skip
 """How the networks of the table of digits201 were trained."""
-_ON_TABLE: dict[str, Any] = {
-    "training": _DIGITS201, "dataset": "digits201", "random_baselines": 2, "table": "digits201",
-}  # fmt: skip
 
 
 def _has_table(entry: Entry, size: Size) -> bool:
     return entry.name == "nasbench201" and size == "tiny"
+
+
+def _on_digits201(method: Any) -> Preset:
+    return Preset(method, _DIGITS201, "digits201", random_baselines=2, table="digits201")
 
 
 def darts_preset(space: str | Entry = "darts", size: Size = "tiny") -> Preset:
@@ -110,7 +111,7 @@ def darts_preset(space: str | Entry = "darts", size: Size = "tiny") -> Preset:
             "darts_minus", epochs=40, batch_size=64, channels=8, cells=2, learning_rate=0.05, alpha_learning_rate=3e-3,
             watch=Watch(batches=3, eigenvalue_every=0),
         )  # fmt: skip
-        return Preset(method, **_ON_TABLE)
+        return _on_digits201(method)
     if size == "paper":
         training = _DARTS if entry.name == "darts" else _paper(entry)[1]
         return Preset(Darts(cells=entry.paper_cells), training, "cifar10", 0)
@@ -150,7 +151,7 @@ def enas_preset(space: str | Entry = "enas_micro", size: Size = "tiny") -> Prese
         return Preset(method, _small(training, cells), "cifar10", 1)
     method = dataclasses.replace(small, epochs=60, batch_size=60, period=60, valid_part=0.3, candidates=30)
     if _has_table(entry, size):
-        return Preset(dataclasses.replace(method, cells=2), **_ON_TABLE)
+        return _on_digits201(dataclasses.replace(method, cells=2))
     return Preset(method, _tiny(training, cells), "digits", 0)
 
 
@@ -176,7 +177,7 @@ def one_shot_preset(space: str | Entry = "nasbench201", size: Size = "tiny") -> 
     )  # fmt: skip
     if _has_table(entry, size):
         scoring = Scoring(batch_size=360, batches=2, evaluations=200, population=40)
-        return Preset(dataclasses.replace(method, cells=2, scoring=scoring), **_ON_TABLE)
+        return _on_digits201(dataclasses.replace(method, cells=2, scoring=scoring))
     return Preset(method, _tiny(training, cells), "digits", 0)
 
 
@@ -190,7 +191,7 @@ def black_box_preset(space: str | Entry = "nasbench201", size: Size = "tiny") ->
     if size == "small":
         return Preset(BlackBox(evaluations=10, epochs=1), _small(training, cells), "cifar10", 1)
     if _has_table(entry, size):
-        return Preset(BlackBox(sampler="predictor", evaluations=16, epochs=8), **_ON_TABLE)
+        return _on_digits201(BlackBox(sampler="predictor", evaluations=16, epochs=8))
     return Preset(BlackBox(), _tiny(training, cells), "digits", 1)
 
 
