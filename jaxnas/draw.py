@@ -360,11 +360,15 @@ def draw_comparison(
     save_figure(comparison_figure(networks, metric), path)
 
 
+_KINDS = {"found": "#0072B2", "seed-": "#56B4E9", "random": _GRAY}
+
+
 def comparison_figure(networks: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> Figure:
     """The metric on the test split as dots with confidence intervals, the best above; parameters and MACs at the right.
 
     networks: name -> {"test_METRIC", "params", "macs"} and, where known, "interval" (or, as a result has it,
-    "test_interval"), [low, high]. Names that begin with "found" are blue, with "random" gray, all others orange.
+    "test_interval"), [low, high]. Names that begin with "found" are blue, with "seed-" light
+    blue, with "random" gray, all others orange.
 
     Raises: ValueError where there is no network.
     """
@@ -376,7 +380,7 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]], metric: str = "
     width, height = figure.get_size_inches()
     axes = figure.add_axes((left / width, 0.6 / height, 4.6 / width, size * len(ranked) / height))
     for row, (name, network) in enumerate(ranked):
-        color = "#0072B2" if name.startswith("found") else _GRAY if name.startswith("random") else "#D55E00"
+        color = next((color for start, color in _KINDS.items() if name.startswith(start)), "#D55E00")
         interval = network.get("interval") or network.get("test_interval")
         if interval is not None:
             axes.plot(interval, [row, row], color=color, lw=2.5, alpha=0.5, solid_capstyle="butt")

@@ -7,7 +7,8 @@ import pytest
 
 from jaxnas import fit
 from jaxnas.benchmarks import make_table
-from jaxnas.fit.equal_cost import compared, peers, told
+from jaxnas.fit import equal_cost
+from jaxnas.fit.equal_cost import peers, told
 from jaxnas.fit.results import verdict
 from jaxnas.spaces import product_space
 
@@ -20,6 +21,10 @@ def truth(macs):
     values = {"test": 10.0 * ARCHS[:, 0] + ARCHS[:, 1]}
     table = make_table("two", SPACE.choices, ARCHS, {**values, **({} if macs is None else {"macs": macs})})
     return fit.truth_of(table, SPACE, "test")
+
+
+def compared(known, archs):
+    return equal_cost.compared(known, archs, peers(known, archs))
 
 
 def test_equal_cost_is_by_the_multiply_adds_of_the_table():

@@ -40,15 +40,17 @@ def peers(truth: Truth, archs: Sequence[Arch]) -> list[np.ndarray]:
     ]
 
 
-def compared(truth: Truth, archs: Sequence[Arch]) -> dict[str, Any] | None:
+def compared(truth: Truth, archs: Sequence[Arch], others: Sequence[np.ndarray]) -> dict[str, Any] | None:
     """What the searches of some seeds found, beside as many random architectures, one of equal cost for each.
+
+    others: their `peers`.
 
     Returns: "found" and "random", the means; "found_interval", by Student's t, and "random_interval", of the mean of as
     many random architectures, at 95 %, None for one seed; "p", how often random architectures of equal cost have a
     mean as high, by so many draws of them (20,000); "within" and "cost", what equal cost is. None where the table does
     not know a cost or a value.
     """
-    values, others = truth.of(np.asarray(archs)), peers(truth, archs)
+    values = truth.of(np.asarray(archs))
     if np.isnan(values).any() or not all(len(own) for own in others):
         return None
     generator = np.random.default_rng(0)

@@ -15,8 +15,9 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import numpy as np
 
 from jaxnas import draw, report
+from jaxnas.base import Arch
 from jaxnas.data import Dataset
-from jaxnas.fit import equal_cost
+from jaxnas.fit import equal_cost, seeds
 from jaxnas.fit.problem import Picture, Problem, Stop
 from jaxnas.fit.settings import has_images
 from jaxnas.fit.truth_pictures import draw_truth
@@ -91,10 +92,13 @@ def held_run(
 
 
 def finish(
-    run: RunFolder, problem: Problem, figures: Mapping[str, Mapping[str, Any]], timing: Mapping[str, float],
-    pictures: Sequence[Picture], tables: Sequence[Table] = (),
+    run: RunFolder, problem: Problem, finds: Mapping[str, Arch], figures: Mapping[str, Mapping[str, Any]],
+    timing: Mapping[str, float], pictures: Sequence[Picture], tables: Sequence[Table] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Writes result.json and the report; gives the result. figures: of "found" and of the baselines."""
+    """Writes result.json and the report; gives the result.
+
+    finds: what each search found. figures: of "found" and of all else that was trained.
+    """
     dataset = problem.dataset
     seconds = {f"train-{name}": entry["seconds"] for name, entry in figures.items()}
     rows = {name: {k: v for k, v in entry.items() if k != "seconds"} for name, entry in figures.items()}
@@ -115,13 +119,16 @@ def finish(
     every = {"found": rows["found"], **result["baselines"]}
     known: list[Picture] = []
     if problem.truth is not None:
-        result["truth"] = {**result["truth"], **problem.truth.summary()}
-        known = draw_truth(problem.truth, every, lines, folder, _peers(problem, every), result["truth"]["equal_cost"])
+        archs = list(finds.values())
+        peers = equal_cost.peers(problem.truth, archs)
+        compared = equal_cost.compared(problem.truth, archs, peers)
+        result["truth"] = {**result["truth"], **problem.truth.summary(), "equal_cost": compared}
+        known = draw_truth(problem.truth, every, lines, folder, np.concatenate(peers), compared)
         tables = [truth_table(result["truth"], every), *tables]
     if draw.can_draw(result["genotype"]):
         draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
         known = [("The found architecture", "cells.png", "What was found, operations on the edges."), *known]
-    draw.draw_comparison(every, folder / "comparison.png", dataset.objective.name)
+    draw.draw_comparison(seeds.once(every), folder / "comparison.png", dataset.objective.name)
     curves: list[Picture] = []
     if draw.has_curves(lines):  # else somebody took the metrics away
         draw.draw_curves(lines, folder / "curves.png", dataset.objective.name)
@@ -143,14 +150,6 @@ def finish(
     )
     run.finish(result)
     return result
-
-
-def _peers(problem: Problem, rows: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
-    """The values of all architectures that cost as much as one that was found."""
-    seeds = [row for name, row in rows.items() if name.startswith("seed-")] or [rows["found"]]
-    assert problem.truth is not None
-    archs = [problem.space.from_genotype(row["genotype"]) for row in seeds]
-    return np.concatenate(equal_cost.peers(problem.truth, archs))
 
 
 def _read_as(dataset: Dataset) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jaxnas.catalog import Entry, entry_of
 from jaxnas.data import Dataset
 from jaxnas.files import expanded
 from jaxnas.fingerprint import checksum
-from jaxnas.fit import equal_cost, results, seeds
+from jaxnas.fit import results, seeds
 from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget, with_costs, without_absent
 from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.latency import given_latency_table, latency_table, network_milliseconds
@@ -268,16 +268,15 @@ def _travel(
         for name, arch in archs.items():
             figures[name]["truth"] = problem.truth.told(arch)
     figures, chosen = seeds.choose(run, problem, problem.space, {name: archs[name] for name in found}, figures)
-    if problem.truth is not None:
-        figures[seeds.ONE]["truth"]["equal_cost"] = equal_cost.compared(problem.truth, [archs[name] for name in found])
     kept = seeds.names(problem)[chosen or 0]
     timing = {"load": loading, "search": found[kept].seconds}
     if latency is not None:
         measured = _tell_latency(figures[seeds.ONE], archs[kept], problem, latency)
         timing |= {} if measured is None else {"latency_ms": measured}
     pictures = prepared.pictures(run, found, kept)
-    tables = seeds.tables({name: archs[name] for name in found}, figures)
-    return results.finish(run, problem, figures, {**timing, "total": timer()}, pictures, tables)
+    finds = {name: archs[name] for name in found}
+    tables = seeds.tables(finds, figures)
+    return results.finish(run, problem, finds, figures, {**timing, "total": timer()}, pictures, tables)
 
 
 def _content(limits: Limits, latency: LatencyTable | None) -> str | None:

@@ -192,6 +192,15 @@ def choose(
     return {ONE: {**figures[best], "seeds": seeds}, **figures}, number
 
 
+def once(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Figures for a picture, of which the seed that was kept is there as "found (seed-N)" alone."""
+    if "seeds" not in figures[ONE]:
+        return dict(figures)
+    kept = f"seed-{figures[ONE]['seeds']['chosen']}"
+    others = {name: row for name, row in figures.items() if name not in (ONE, kept)}
+    return {f"{ONE} ({kept})": figures[ONE], **others}
+
+
 def told(seeds: Mapping[str, Any]) -> str:
     """What several seeds gave, in one line."""
     return (

@@ -27,7 +27,7 @@ from jaxnas.train.path_score import CachedScore
 Way = Literal["evolution", "predictor", "ilp", "proxy"]
 PREDICTOR = Literal["gp", "gnn", "gnn_gp"]
 BATCH = 5
-"""How many a sampler asks for at a time."""
+"""How many a sampler asks for at a time; one that fits a predictor each time asks for more."""
 MOST_SOLVED = 200
 """Next-best solutions of an integer program; each makes the next one dearer to find."""
 
@@ -46,7 +46,7 @@ def guided(space: SearchSpace, budget: Budget, name: str, evaluations: int, popu
         graphs(space, budget),
         capacity=2 * evaluations + 2 * population,  # what is over the budget is told without a score
         start=max(BATCH, min(population, evaluations // 2)),
-        batch=BATCH,
+        batch=max(BATCH, evaluations // 10),  # a fit of graph networks takes as long as some hundred scores
     )
 
 
@@ -63,7 +63,6 @@ def sampled(
     init_key, ask_key, tell_key = jax.random.split(key, 3)
     state = jax.jit(sampler.init)(init_key)
     ask, tell = jax.jit(sampler.ask), jax.jit(sampler.tell)
-    everything = jnp.ones(BATCH, bool)
     for number in range(20 * evaluations // BATCH + 20):
         candidates = ask(jax.random.fold_in(ask_key, number), state)
         if not bool(candidates.wanted.any()):
@@ -77,7 +76,7 @@ def sampled(
             now, inside = np.split(inside, [evaluations - len(own.values)])
             values[now] = own(archs[now])
         told = jnp.asarray(values, jnp.float32)[:, None]
-        state = tell(jax.random.fold_in(tell_key, number), state, candidates, told, everything)
+        state = tell(jax.random.fold_in(tell_key, number), state, candidates, told, jnp.ones(len(archs), bool))
         if len(own.values) >= evaluations:
             break
     return own.values

@@ -12,7 +12,13 @@ from jaxnas.draw import new_figure, save_plot
 from jaxnas.fit.equal_cost import told as told_compared
 from jaxnas.fit.truth import Truth
 
-_BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#777777"
+_BLUE, _LIGHT, _ORANGE, _GREEN, _GRAY = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#777777"
+_STYLES: list[tuple[str, dict[str, Any]]] = [
+    (_BLUE, {"lw": 2.4}),
+    (_LIGHT, {"lw": 1.4}),
+    (_GRAY, {"lw": 1.0, "ls": "--"}),
+]
+"""Of the lines for what was found, by other seeds too, and for random baselines."""
 
 
 def draw_truth(
@@ -39,20 +45,22 @@ def draw_truth(
     if len(peers):
         weights = np.full(len(peers), len(known) / len(peers))
         left.hist(peers, edges, weights=weights, histtype="step", color=_GREEN, lw=1.2, label="equal cost, to scale")
-        left.legend(fontsize=7, frameon=False, loc="upper left")
-    marked = {
-        name: row["truth"]["value"] for name, row in rows.items() if row.get("truth", {}).get("value") is not None
-    }
-    for name, value in marked.items():
-        found = name == "found" or name.startswith("seed-")
-        left.axvline(value, color=_BLUE if found else _GRAY, lw=1.6 if found else 1.0, ls="-" if found else "--")
-        left.text(value, 0.98, f" {name}", transform=left.get_xaxis_transform(), rotation=90, va="top", size=7)
-    left.axvline(np.nanmax(truth.values), color=_ORANGE, lw=1.0)
+    marks: dict[str, list[float]] = {"found": [], "other seeds": [], "random, trained here": []}
+    for name, row in rows.items():
+        kind = "found" if name == "found" else "other seeds" if name.startswith("seed-") else "random, trained here"
+        value = row.get("truth", {}).get("value")
+        if value is not None and value not in marks["found"]:
+            marks[kind].append(value)
+    for (kind, values), (color, style) in zip(marks.items(), _STYLES, strict=True):
+        for number, mark in enumerate(values):
+            left.axvline(mark, label="_" if number else kind, color=color, **style)
+    left.axvline(np.nanmax(truth.values), color=_ORANGE, lw=1.0, label="best of the table")
+    left.legend(fontsize=7, frameon=False, loc="upper left")
     left.set_xlabel(f"{truth.metric} of {truth.table.name}", size=8)
     left.set_ylabel("architectures", size=8)
     for axes in right:
-        values = np.array([value for _, value in held])
-        axes.plot([step for step, _ in held], values, color=_BLUE, lw=1.2, alpha=0.8)
+        curve = np.array([value for _, value in held])
+        axes.plot([step for step, _ in held], curve, color=_BLUE, lw=1.2, alpha=0.8)
         axes.axhline(np.nanmax(truth.values), color=_ORANGE, lw=1.0, label="best of the table")
         axes.axhline(np.nanmean(truth.values), color=_GRAY, lw=1.0, ls="--", label="mean of the table")
         axes.set_xlabel(where, size=8)
