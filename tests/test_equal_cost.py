@@ -58,7 +58,7 @@ def test_one_seed_has_no_interval_and_a_table_without_costs_no_peers():
     ("interval", "said"),
     [
         ([0.91, 0.95], "what was found is better"),
-        ([0.85, 0.95], "does not show that the search is better than chance"),
+        ([0.85, 0.95], "do not tell the search from chance"),
         ([0.50, 0.69], "worse than a random one"),
     ],
 )
@@ -72,3 +72,9 @@ def test_a_report_says_whether_the_found_network_beat_the_best_random_one(interv
     assert "the best of 2 random architectures" in text
     assert "80.00%" in text
     assert verdict({**row(0.5, [0.4, 0.6]), "metric": "accuracy", "baselines": {"resnet": random["resnet"]}}) is None
+
+
+def test_a_report_says_first_what_a_table_knows():
+    found = compared(truth(100.0 + 0.0 * ARCHS[:, 0]), [[2, 2]])
+    result = {"metric": "accuracy", "baselines": {}, "truth": {"equal_cost": found}}
+    assert verdict(result) == told(found)

@@ -114,7 +114,6 @@ def finish(
         "command": command_line(),
         "timing": {**timing, **seconds},
     }
-    result["verdict"] = verdict(result)
     folder = run.path / "report"
     every = {"found": rows["found"], **result["baselines"]}
     known: list[Picture] = []
@@ -125,6 +124,7 @@ def finish(
         result["truth"] = {**result["truth"], **problem.truth.summary(), "equal_cost": compared}
         known = draw_truth(problem.truth, every, lines, folder, np.concatenate(peers), compared)
         tables = [truth_table(result["truth"], every), *tables]
+    result["verdict"] = verdict(result)
     if draw.can_draw(result["genotype"]):
         draw.draw_genotype(result["genotype"], folder / "cells.png", {k: result[k] for k in ("params", "macs")})
         known = [("The found architecture", "cells.png", "What was found, operations on the edges."), *known]
@@ -158,25 +158,37 @@ def _read_as(dataset: Dataset) -> dict[str, Any]:
 
 
 def verdict(result: Mapping[str, Any]) -> str | None:
-    """Whether this run shows that its search beat chance, in words; None where nothing random was trained beside it."""
+    """Whether this run shows that its search beat chance, in words.
+
+    By a table that knows the truth, and by the random networks that were trained beside the found one; None without
+    either.
+    """
+    compared = result.get("truth", {}).get("equal_cost")
+    parts = [equal_cost.told(compared)] if compared else []
+    return " ".join([*parts, *_beside_random(result)]) or None
+
+
+def _beside_random(result: Mapping[str, Any]) -> list[str]:
+    """Two sentences on the networks that were trained here, or none."""
     metric = report.metric_of(result)
     name = f"test_{metric}"
     random = [row for other, row in result["baselines"].items() if other.startswith("random-")]
     if not random:
-        return None
+        return []
     best = max(random, key=lambda row: row[name])
     what = "the random architecture" if len(random) == 1 else f"the best of {len(random)} random architectures"
     text = (
         f"The found network has {report.shown(result[name], metric)} on the test split, {what} under the same training "
         f"{report.shown(best[name], metric)}."
     )
-    if result["test_interval"] is None:
-        return text
-    if result["test_interval"][0] > best["test_interval"][1]:
-        return f"{text} The 95 % intervals do not overlap: what was found is better."
-    if best["test_interval"][0] > result["test_interval"][1]:
-        return f"{text} The 95 % intervals do not overlap: what was found is worse than a random one."
-    return f"{text} The 95 % intervals overlap: this run does not show that the search is better than chance."
+    own, other = result["test_interval"], best["test_interval"]
+    if own is None:
+        return [text]
+    if own[0] > other[1]:
+        return [text, "The 95 % intervals do not overlap: what was found is better."]
+    if other[0] > own[1]:
+        return [text, "The 95 % intervals do not overlap: what was found is worse than a random one."]
+    return [text, "The 95 % intervals overlap: these networks alone do not tell the search from chance."]
 
 
 def truth_table(known: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -214,8 +226,6 @@ def tell(path: Path | None, result: Mapping[str, Any]) -> None:
             f"true: {known['metric']} of {known['table']}, {known['measured']:,} measured, best {known['best']:.2f}, "
             f"mean {known['mean']:.2f}"
         )
-        if known.get("equal_cost"):
-            print(equal_cost.told(known["equal_cost"]))
     if result.get("verdict"):
         print(result["verdict"])
     print(f"\n{result['notation']}")
