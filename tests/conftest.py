@@ -9,8 +9,10 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-# Most tests wait for compilers and not for what they made.
-jax.config.update("jax_disable_most_optimizations", True)
+# Most tests wait for compilers and not for what they made. JAX 0.12.0.1 computes gradients of `tutorial_cnn` wrongly
+# so: 0, then nan (tests/test_readme.py); with all optimizations they are right.
+if jax.__version_info__ < (0, 12):
+    jax.config.update("jax_disable_most_optimizations", True)
 
 # The older emitters of loops take half as long. XLA ends a process that gives it a flag that it has not got.
 FASTER = "--xla_cpu_use_fusion_emitters=false"
