@@ -34,6 +34,7 @@ class Darts:
     """Differentiable search (Liu et al. 2019, https://arxiv.org/abs/1806.09055); the defaults are the paper's."""
 
     name: ClassVar[str] = "darts"
+    runtime: ClassVar[tuple[str, ...]] = ("remat",)
 
     method: Variation = "darts"
     """DARTS, or a method that came after it (docs/differentiable.md). Each method has the constants of its paper, such
@@ -71,6 +72,9 @@ class Darts:
     alpha_weight_decay: NotNegative = 1e-3
     accumulate: Count = 1
     """Gradient accumulation: a batch is cut into this many parts, which are computed one after another."""
+    remat: bool = False
+    """Computes the edges of a cell again in the backward pass, in place of keeping their activations: less memory, more
+    time. It is for GPUs; elsewhere edges are always computed again."""
     warmup_epochs: Natural = 0
     """Epochs in which only the weights move."""
     valid_part: Between = 0.5
@@ -95,7 +99,7 @@ class Darts:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
         check_settings("search", self, type(self))
         entry = problem.entry
-        options = supernet_options(self.method, entry, self.partial)
+        options = supernet_options(self.method, entry, self.partial, self.remat)
         supernet = problem.supernet(self.channels, self.cells, **options)
         if not callable(supernet.apply):
             raise ValueError(f"DARTS needs a mixture, and the supernet over {supernet.space.name} has no `apply`")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,11 @@ from jaxnas import data, draw
 from jaxnas.base import Arch, ArchWeights, Key, Relaxation, SearchAlgorithm, SearchSpace, Supernet
 from jaxnas.fit import seeds, watch
 from jaxnas.fit.deriving import Tuning, best_drawn, heaviest, perturbed
-from jaxnas.fit.family import Part, nodes_of, rule_of, variant_of
+from jaxnas.fit.family import Part, can_remat, nodes_of, rule_of, variant_of
+from jaxnas.fit.memory import divisors
 from jaxnas.fit.problem import Found, Picture, Problem, Stop
 from jaxnas.fit.results import clock
-from jaxnas.fit.searching import Epochs, ends_of, epoch_lines, run_epochs
+from jaxnas.fit.searching import Epochs, Other, Others, ends_of, epoch_lines, run_epochs
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.networks import accumulated
 from jaxnas.parallel import local
@@ -137,6 +139,24 @@ class DartsSearch(NamedTuple):
             axis_name=axis_name,
         )
 
+    def others(self, made: Callable[[DartsSearch], SearchAlgorithm]) -> Others:
+        """What a step that does not fit into memory may be instead. made: the algorithm of another search."""
+        settings = self.settings
+
+        def made_with(other: DartsSearch) -> Callable[[], tuple[SearchAlgorithm, Epochs]]:
+            return lambda: (made(other), other.epochs)
+
+        def others(phase: str) -> Iterator[Other]:
+            if can_remat(self.problem.entry) and not settings.remat:
+                yield Other("search.remat", made_with(self._replace(options={**self.options, "remat": True})))
+            size, done = settings.batch_size, settings.accumulate
+            for parts in divisors(size // done // self.layout.shares):
+                changed = dataclasses.replace(settings, accumulate=done * parts)
+                said = f"search.accumulate {done * parts} (or, no more, search.batch_size {size // parts})"
+                yield Other(said, made_with(self._replace(settings=changed)), parts)
+
+        return others
+
 
 def search(this: DartsSearch, run: RunFolder, stop: Stop) -> dict[str, Found]:
     """The search stage: what each seed found."""
@@ -172,6 +192,7 @@ def _several(this: DartsSearch, run: RunFolder, stage: Stage, stop: Stop) -> tup
         algorithm, this.layout.start(algorithm.init, init_keys), this.layout.keys(run_keys), this.epochs,
         this.settings.epochs, layout=this.layout, seeds=count, stage=stage, stop=stop,
         after_epoch=lambda epoch, state: (state, told(state.alpha)),
+        others=this.others(lambda other: other.algorithm(other.supernet(0, None), part)),
     )  # fmt: skip
     states = seeds.states(count, outcome.state)
     archs, seconds = _derive(this, run, stop, supernet, part, states, derive_keys, budget_keys, "perturbation")
@@ -190,8 +211,8 @@ def _one(
     init_key, run_key, derive_key, watch_key = (keys[0] for keys in seeds.search_keys(problem, 4))
     several = bool(suffix)
 
-    def watching(supernet: Supernet, part: Part) -> SearchAlgorithm:
-        return watched(this.algorithm(supernet, part), watch.measurements(settings.watch, settings.epochs), rule)
+    def watching(supernet: Supernet, part: Part, of: DartsSearch = this) -> SearchAlgorithm:
+        return watched(of.algorithm(supernet, part), watch.measurements(settings.watch, settings.epochs), rule)
 
     def measure_of(supernet: Supernet, part: Part) -> Measure:
         if several:
@@ -202,7 +223,9 @@ def _one(
             this.relaxation(part).mean,
         )  # fmt: skip
 
-    def fit(stage: Stage, number: int, supernet: Supernet, part: Part, state: WatchedState) -> Outcome:
+    def fit(
+        stage: Stage, number: int, left: Keep | None, supernet: Supernet, part: Part, state: WatchedState
+    ) -> Outcome:
         measure, told = measure_of(supernet, part), _tell_weights(this, part)
 
         def after_epoch(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
@@ -213,6 +236,7 @@ def _one(
             watching(supernet, part), state, jax.random.fold_in(run_key, number) if number else run_key, this.epochs,
             this.ends[number + 1] - this.ends[number], layout=this.layout, stage=stage, stop=stop,
             after_epoch=after_epoch, ended=lambda state: watch.stopped(state, rule, settings.watch) is not None,
+            others=this.others(lambda other: watching(other.supernet(number, left), part, other)),
         )  # fmt: skip
 
     part, supernet = this.part(0, None), this.supernet(0, None)
@@ -223,7 +247,7 @@ def _one(
         earlier = run.stage(f"search-{number + 1}{suffix}")
         done = earlier.result
         if done is None:
-            done = {"seconds": fit(earlier, number, supernet, part, state).seconds}
+            done = {"seconds": fit(earlier, number, keep if number else None, supernet, part, state).seconds}
             earlier.finish(done)
         state = load(earlier, state, "latest")
         seconds += done["seconds"]
@@ -234,7 +258,7 @@ def _one(
         else:
             state = state._replace(search=carried(state.search, _narrowing(this, keep, before)))
         sizes.append(_size(this.ends[number + 1], keep, state))
-    outcome = fit(stage, len(settings.prune), supernet, part, state)
+    outcome = fit(stage, len(settings.prune), keep if settings.prune else None, supernet, part, state)
     found: DartsState = outcome.state.search._replace(alpha=kept_alpha(outcome.state, rule))
     (arch,), spent = _derive(
         this, run, stop, supernet, part, [jax.tree.map(local, found)], [derive_key], [watch_key],

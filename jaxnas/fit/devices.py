@@ -14,7 +14,7 @@ import jax
 from jaxnas.console import tell
 from jaxnas.kernels.compiling import without_locations
 from jaxnas.parallel import DataParallel, Way, data_parallel, join_hosts, on_one_device
-from jaxnas.ranges import Count, Natural, UsedWith
+from jaxnas.ranges import Count, Natural, Positive, UsedWith
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Devices:
     way: Way | None = None
     """How a batch is divided: by XLA's partitioner ("sharded"), or with the step run on each device's part by shard_map
     or pmap. By default shard_map on CPUs, where the partitioner is slow, and sharded elsewhere."""
+    memory_gb: Positive | None = None
+    """How many gigabytes a step of a search or a training may use of each device, beside data and parameters. A step
+    that needs more is refused before it runs, with settings that would fit. By default what the device has left."""
     coordinator: str | None = None
     """For several processes: "auto" on a TPU VM or under Slurm, else host:port of the first one."""
     processes: Annotated[Count | None, UsedWith("coordinator")] = None

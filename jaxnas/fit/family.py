@@ -24,6 +24,7 @@ from jaxnas.search import (
     smooth_darts,
     snas,
 )
+from jaxnas.supernets.executors import default_form
 
 Variation = Literal[
     "darts", "gdas", "snas", "pc_darts", "drnas", "fair_darts", "smooth_random", "smooth_adversarial", "p_darts",
@@ -79,7 +80,12 @@ def _nodes(part: Part) -> Mapping[str, Sequence[int]]:
     return part.nodes
 
 
-def supernet_options(method: Variation, entry: Entry, partial: int) -> dict[str, Any]:
+def can_remat(entry: Entry) -> bool:
+    """Whether the supernet of a space can compute edges again that it would keep otherwise."""
+    return default_form() == "staged" and "remat" in inspect.signature(entry.supernet).parameters
+
+
+def supernet_options(method: Variation, entry: Entry, partial: int, remat: bool = False) -> dict[str, Any]:
     """What the supernet of a method takes beside its skeleton. partial: that of the settings, 0 being the method's.
 
     Raises: ValueError where the space's supernet has no such form.
@@ -91,6 +97,11 @@ def supernet_options(method: Variation, entry: Entry, partial: int) -> dict[str,
         if "partial" not in accepted:
             raise ValueError(f"the supernet over {entry.name} has no partial channels: choose another space or method")
         options["partial"] = part
+    if remat:
+        if not can_remat(entry):
+            where = f"over {entry.name} on this device"
+            raise ValueError(f"search.remat changes nothing {where}: leave it out, or take search.accumulate")
+        options["remat"] = True
     # One operation a slot is computed where the supernet can; the same is found by a whole mixture, more slowly.
     if method == "gdas" and part == 1 and "sampled" in accepted:
         options["sampled"] = True

@@ -130,7 +130,9 @@ class OneShot:
         if self.by != "evolution" or (self.prune and self.prune_by == "predictor"):
             PREDICTORS[self.predictor](supernet.space, problem.budget(supernet.space))  # raises for what cannot be
         measured = None if problem.truth is None else _measured(self.comparison, problem.truth, problem.seed)
-        epochs = Epochs(problem.dataset, split, {"supernet": self.batch_size})
+        epochs = Epochs(
+            problem.dataset, split, {"supernet": self.batch_size}, size_names={"supernet": "search.batch_size"}
+        )
         this = _Search(self, problem, supernet, skeleton, epochs, layout, measured)
         taken = reuse.check(self, problem)
         return Prepared(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,11 @@ import jax
 from jaxnas import data
 from jaxnas.base import Array, Batch, Key, Phase, PyTree, SearchAlgorithm
 from jaxnas.data import Dataset
+from jaxnas.fit.memory import Lighter, divisors, memory_check
 from jaxnas.fit.problem import SearchSplit, Stop
 from jaxnas.fit.seeds import Layout
 from jaxnas.runfolder import Stage
+from jaxnas.train.chunk import Chunk
 from jaxnas.train.loop import AfterEpoch, Outcome, PhaseSteps
 from jaxnas.train.loop import run as run_loop
 
@@ -22,13 +25,15 @@ class Epochs(NamedTuple):
 
     split: the parts that phases read, "train" and "valid". batch_sizes: phase -> images of a batch of each part that it
     reads. steps: phase -> steps of it in an epoch; a phase that is not named goes once through the first part that it
-    reads, and through the others as often as that takes.
+    reads, and through the others as often as that takes. size_names: phase -> the setting that is its batch size, for
+    messages.
     """
 
     dataset: Dataset
     split: SearchSplit
     batch_sizes: Mapping[str, int]
     steps: Mapping[str, int] = {}
+    size_names: Mapping[str, str] = {}
 
     def count(self, phase: Phase) -> int:
         """Steps of a phase in an epoch."""
@@ -53,6 +58,34 @@ def batches_of(phase: Phase, epochs: Epochs) -> Callable[[Key, Array, Mapping[st
     return batch
 
 
+def _both(algorithm: SearchAlgorithm, epochs: Epochs) -> tuple[SearchAlgorithm, Epochs]:
+    return algorithm, epochs
+
+
+class Other(NamedTuple):
+    """Other settings of a search, as of `jaxnas.fit.memory.Lighter`. make: what the search is with them."""
+
+    said: str
+    make: Callable[[], tuple[SearchAlgorithm, Epochs]]
+    parts: int = 1
+
+
+Others = Callable[[str], Iterator[Other]]
+"""The name of a phase -> settings with which its steps need less memory."""
+
+
+def smaller_batches(algorithm: SearchAlgorithm, epochs: Epochs, shares: int) -> Others:
+    """The same algorithm on batches of a half, a third, … of the images. shares: over how many devices they go."""
+
+    def others(phase: str) -> Iterator[Other]:
+        size, name = epochs.batch_sizes[phase], epochs.size_names.get(phase, f"a batch size of phase {phase!r} of")
+        for parts in divisors(size // shares):
+            smaller = epochs._replace(batch_sizes={**epochs.batch_sizes, phase: size // parts})
+            yield Other(f"{name} {size // parts}", functools.partial(_both, algorithm, smaller), parts)
+
+    return others
+
+
 def run_epochs(
     algorithm: SearchAlgorithm,
     state: PyTree,
@@ -67,15 +100,33 @@ def run_epochs(
     after_epoch: AfterEpoch | None = None,
     ended: Callable[[PyTree], bool] = lambda state: False,
     log_every: int = 50,
+    others: Others | None = None,
 ) -> Outcome:
     """Runs the phases of an algorithm in turn, `count` epochs long, from a state or the latest checkpoint of a stage.
 
-    keys: those of `layout.keys`. The other arguments are those of `jaxnas.train.loop.run`.
+    keys: those of `layout.keys`. others: what is tried where a step does not fit into memory, by default smaller
+    batches. The other arguments are those of `jaxnas.train.loop.run`.
+
+    Raises: ValueError for a step that does not fit, with what would.
     """
+    others = others or smaller_batches(algorithm, epochs, layout.shares)
+
+    def chunk_of(phase: Phase, epochs: Epochs) -> Chunk:
+        return layout.chunk(phase.step, batches_of(phase, epochs))
+
+    def lighten(name: str) -> Iterator[Lighter]:
+        for other in others(name):
+
+            def make(other: Other = other) -> Chunk:
+                algorithm, epochs = other.make()
+                return chunk_of(next(phase for phase in algorithm.phases if phase.name == name), epochs)
+
+            yield Lighter(other.said, make, other.parts)
+
     phases = [
         PhaseSteps(
             phase.name,
-            layout.chunk(phase.step, batches_of(phase, epochs)),
+            chunk_of(phase, epochs),
             epochs.count(phase),
             epochs.batch_sizes[phase.name] * len(phase.reads) * seeds,
         )
@@ -91,6 +142,7 @@ def run_epochs(
         count,
         stage=stage,
         place=layout.place,
+        fits=memory_check(lighten, layout.devices, layout.memory_gb),
         after_epoch=after_epoch,
         stop=stop,
         ended=ended,

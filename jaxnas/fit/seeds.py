@@ -35,7 +35,8 @@ class Layout(NamedTuple):
 
     axis_name: what the factory of the step is given. chunk: (step, batch) -> Chunk. start: (init, keys) -> the first
     state, its leaves [S, …] for several seeds. keys: those of all seeds for the loop. place, place_data: as of
-    `DataParallel` and `Seeds`.
+    `DataParallel` and `Seeds`. devices: how many of this process take part. shares: over how many devices a batch is
+    divided. memory_gb: what a step may use of each device, None for all that it has left.
     """
 
     axis_name: str | None
@@ -44,6 +45,9 @@ class Layout(NamedTuple):
     keys: Callable[[Sequence[Key]], Key]
     place: Callable[[PyTree], PyTree]
     place_data: Callable[[PyTree], PyTree]
+    devices: int
+    shares: int
+    memory_gb: float | None
 
 
 def check(problem: Problem, alone: Mapping[str, bool]) -> None:
@@ -72,7 +76,7 @@ def layout(problem: Problem, image_shape: tuple[int, int, int], *batch_sizes: in
     Raises: ValueError where the devices that are asked for do not divide the seeds or the batches.
     """
     if problem.seeds == 1:
-        return layout_over(spread(problem.devices, image_shape, *batch_sizes))
+        return layout_over(spread(problem.devices, image_shape, *batch_sizes), problem.devices.memory_gb)
     devices = chosen(problem.devices, [problem.seeds])
     # One seed fills a CPU, whose convolutions side by side are slower (benchmarks/seeds.py): there one after another.
     how: Literal["vmap", "map"] = "vmap" if side_by_side and devices[0].platform != "cpu" else "map"
@@ -84,10 +88,13 @@ def layout(problem: Problem, image_shape: tuple[int, int, int], *batch_sizes: in
         lambda keys: seeds.place(stacked(keys)),
         seeds.place,
         seeds.place_data,
+        len(devices),
+        1,
+        problem.devices.memory_gb,
     )
 
 
-def layout_over(over: DataParallel) -> Layout:
+def layout_over(over: DataParallel, memory_gb: float | None = None) -> Layout:
     """Of one search whose batches are spread over devices."""
     return Layout(
         over.axis_name,
@@ -96,6 +103,9 @@ def layout_over(over: DataParallel) -> Layout:
         lambda keys: keys[0],
         over.place,
         over.place_data,
+        over.devices // jax.process_count(),
+        over.devices,
+        memory_gb,
     )
 
 

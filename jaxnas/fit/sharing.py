@@ -102,7 +102,7 @@ def weight_sharing(
                 )
     if algorithm.draw is None and problem.budget(supernet.space).limits:
         raise ValueError("this algorithm derives from its state alone, which no budget limits: leave out the budget")
-    epochs = Epochs(problem.dataset, split, sizes, sharing.steps)
+    epochs = Epochs(problem.dataset, split, sizes, sharing.steps, _size_names(algorithm, sharing))
     this = _Search(sharing, problem, supernet, epochs, layout, algorithm)
     return Prepared(lambda run, stop: _search(this, run, stop), pictures=pictures)
 
@@ -127,6 +127,14 @@ def _sizes(
             if number < 1:
                 raise ValueError(f"{what} of {name} must be at least 1, got {number}")
     return {name: batch_sizes.get(name, batch_size) for name in names}
+
+
+def _size_names(algorithm: SearchAlgorithm, sharing: Sharing) -> dict[str, str]:
+    """Phase -> the setting that is its batch size: one of its own as the methods of the library name it."""
+    phases = [phase.name for phase in algorithm.phases]
+    return {
+        name: f"search.{name}.batch_size" if name in sharing.batch_sizes else "search.batch_size" for name in phases
+    }
 
 
 class _Search(NamedTuple):
@@ -274,7 +282,7 @@ def search_shared(
         part: (f"the batch of {phase.name}", sizes[phase.name]) for phase in algorithm.phases for part in phase.reads
     }
     split = search_split(dataset, seed, valid_part, limit, wanted, "")
-    layout = seeds.layout_over(spread(devices, image_shape_of(dataset), *sizes.values()))
+    layout = seeds.layout_over(spread(devices, image_shape_of(dataset), *sizes.values()), devices.memory_gb)
     init_key, run_key, derive_key = jax.random.split(jax.random.key(seed), 3)
     reads = Epochs(dataset, split, sizes, steps or {})
     outcome = run_epochs(

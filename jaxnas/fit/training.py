@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
@@ -17,6 +17,7 @@ from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, join, spread
+from jaxnas.fit.memory import Lighter, divisors, memory_check
 from jaxnas.fit.problem import Problem, Stop
 from jaxnas.fit.settings import Training, check_accumulate, has_images, image_shape_of, skeleton_of
 from jaxnas.networks import accumulated, resnet_within, tutorial_cnn
@@ -26,7 +27,7 @@ from jaxnas.ranges import check_settings
 from jaxnas.runfolder import RunFolder, Stage
 from jaxnas.saved import save_network
 from jaxnas.train import schedules
-from jaxnas.train.chunk import make_chunk
+from jaxnas.train.chunk import Chunk, make_chunk
 from jaxnas.train.loop import Outcome, PhaseSteps, load
 from jaxnas.train.loop import run as run_loop
 from jaxnas.train.trainer import Evaluation, TrainState, confidence_interval, make_evaluate, make_trainer
@@ -242,7 +243,7 @@ class Trainer:
     def __init__(
         self, network: Network | Supernet, training: Training, dataset: Dataset, seed: int, devices: Devices
     ) -> None:
-        self.network = network
+        self.network, self.seed, self.devices = network, seed, devices
         self.training = training
         self.dataset = dataset
         self.parts = data.split(dataset, seed, training.hold_out)
@@ -268,6 +269,18 @@ class Trainer:
         )
         self.chunk = make_chunk(self.spread.step(self.trainer.step), batches)
         self.evaluate = make_evaluate(self.trainer.predict, dataset.augmentation, _EVALUATED, dataset.objective)
+
+    def _lighter(self, phase: str) -> Iterator[Lighter]:
+        """Trainings whose steps work on a part of the batch at a time."""
+        training = self.training
+        for parts in divisors(training.batch_size // training.accumulate // self.spread.devices):
+            changed = dataclasses.replace(training, accumulate=training.accumulate * parts)
+            size = training.batch_size // parts
+            said = f"train.accumulate {changed.accumulate} (or, no more, train.batch_size {size})"
+            yield Lighter(said, functools.partial(self._chunk_with, changed), parts)
+
+    def _chunk_with(self, training: Training) -> Chunk:
+        return Trainer(self.network, training, self.dataset, self.seed, self.devices).chunk
 
     def fit(
         self, arch: Arch | None, key: Key, stage: Stage | None, stop: Stop, output: TextIO | None = None
@@ -296,6 +309,7 @@ class Trainer:
             epochs,
             stage=stage,
             place=self.spread.place,
+            fits=memory_check(self._lighter, self.spread.devices // jax.process_count(), self.devices.memory_gb),
             after_epoch=after_epoch,
             best=None if valid is None else f"valid_{name}",
             stop=stop,

@@ -21,11 +21,13 @@ Infos = Any
 class Chunk(NamedTuple):
     """run: (state, key, first, stop, data) -> (state, infos [stop - first]), at most `max_steps` steps.
 
-    The given state is used up.
+    The given state is used up. compile: (state, key, data) -> the program that `run` will run with such arguments,
+    which it then does not compile again.
     """
 
     run: Callable[[PyTree, Key, int, int, PyTree], tuple[PyTree, Infos]]
     max_steps: int
+    compile: Callable[[PyTree, Key, PyTree], jax.stages.Compiled]
 
 
 def make_chunk(
@@ -92,10 +94,16 @@ def make_chunk(
     def run_chunk(state: PyTree, key: Key, first: int, stop: int, data: PyTree) -> tuple[PyTree, Infos]:
         if not 0 < stop - first <= max_steps:
             raise ValueError(f"a chunk is of 1 to {max_steps} steps, got steps {first} to {stop}")
-        chosen = loop or ("host" if jax.default_backend() == "cpu" else "device")
-        return (run_on_device if chosen == "device" else run_on_host)(state, key, first, stop, data)
+        return (run_on_device if loops_on_device() else run_on_host)(state, key, first, stop, data)
 
-    return Chunk(run_chunk, max_steps)
+    def loops_on_device() -> bool:
+        return (loop or ("host" if jax.default_backend() == "cpu" else "device")) == "device"
+
+    def compile_chunk(state: PyTree, key: Key, data: PyTree) -> jax.stages.Compiled:
+        program, numbers = (on_device, 2) if loops_on_device() else (stepped, 1)
+        return compiled(program).lower(state, key, *[np.int32(0)] * numbers, data).compile()
+
+    return Chunk(run_chunk, max_steps, compile_chunk)
 
 
 def check_same_types(before: PyTree, after: PyTree) -> None:

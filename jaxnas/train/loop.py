@@ -33,6 +33,10 @@ a picture shows. The next chunk uses the state up: what is to be kept of it is c
 for the same epoch, with the same state."""
 
 
+Fits = Callable[[Sequence["PhaseSteps"], PyTree, Sequence[Key], PyTree], None]
+"""(phases, state, a key for each phase, data) -> nothing; raises where a step does not fit into memory."""
+
+
 class PhaseSteps(NamedTuple):
     """`steps` steps of one kind in every epoch. `examples` is how many one step reads, for the rate that is shown."""
 
@@ -70,6 +74,7 @@ def run(
     stop: Callable[[], int | None] = lambda: None,
     ended: Callable[[PyTree], bool] = lambda state: False,
     place: Callable[[PyTree], PyTree] = lambda tree: tree,
+    fits: Fits = lambda phases, state, keys, data: None,
     chunk_seconds: float = 5.0,
     save_seconds: float = 60.0,
     log_every: int = 50,
@@ -80,7 +85,8 @@ def run(
     state: the initial state; it is copied, not used up. data: what the batches are made of, moved to the device once.
     place: lays a state out over devices, before the first step and after a checkpoint was read; the state is saved as
     the first process has it, and goes on with other devices as well; `after_epoch` is given what is the same on all
-    devices as one of them has it. A key of many seeds, [S], is folded for each.
+    devices as one of them has it. fits: asked before the first step, unless there is none to do. A key of many seeds,
+    [S], is folded for each.
     stage: where checkpoints and metrics go; None keeps neither. Of the steps, every `log_every`-th and the last one are
     written to the metrics, with their exact values. best: the value of `after_epoch` whose highest one has its state
     kept (`load`). stop: gives the number of a signal once one came (`stop_on_signal`); a chunk lasts about
@@ -107,8 +113,12 @@ def run(
             sys.stderr if output is None else output,
         )
         resources.callback(progress.close)
-        started = saved = time.perf_counter()
+        started = time.perf_counter()
         over = done == total or (done > 0 and done % epoch_steps == 0 and ended(state))
+        if not over:
+            fits(phases, state, keys, data)
+        saved = time.perf_counter()
+        compiling = saved - started
         while not over:
             number = _phase_at(phases, done % epoch_steps)
             phase, first, epoch = phases[number], _index(phases, number, done), done // epoch_steps + 1
@@ -121,7 +131,8 @@ def run(
             steps = range(done + 1, done + length + 1)
             _log_steps(stage, phase.name, epoch, infos, steps, lambda step: step % log_every == 0 or step == total)
             done += length
-            progress.report(number, length, elapsed, f"{epoch}/{epochs}", infos)
+            progress.report(number, length, elapsed + compiling, f"{epoch}/{epochs}", infos)
+            compiling = 0.0
             if done == epoch * epoch_steps and after_epoch is not None:
                 state, values = _after_epoch(after_epoch, epoch, state, place, best, done)
                 if stage is not None:
