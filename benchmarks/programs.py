@@ -50,21 +50,21 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
     """The step of that name. axis_name: of the devices that a batch is spread over."""
     if name == "evaluation_step":
         return _evaluation(sizes, axis_name)
-    dtype, form = jnp.dtype(sizes.dtype), sizes.form
+    form = sizes.form
     loop = None if sizes.loop is None else sizes.loop == "yes"
     optimizer = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
-    skeleton = Skeleton(sizes.channels, sizes.cells, IMAGE, 10)
+    skeleton = Skeleton(sizes.channels, sizes.cells, IMAGE, 10, dtype=sizes.dtype)
     if name in ("enas_child", "enas_controller"):
-        supernet = enas_micro_supernet(skeleton, sizes.nodes or 5, form=form, dtype=dtype)
+        supernet = enas_micro_supernet(skeleton, sizes.nodes or 5, form=form)
         policy = reinforce_policy(lstm_controller(supernet.space.choices), adam(3.5e-4))
         algorithm = enas(supernet, policy, optimizer, axis_name=axis_name)
         phase = algorithm.phases[0 if name == "enas_child" else 1]
         return Program(algorithm.init, phase.step, phase.reads)
     if name.startswith("nasbench201"):
         skeleton = dataclasses.replace(skeleton, cells=sizes.nasbench201_cells)
-        supernet = nasbench201_supernet(skeleton, form=form, dtype=dtype)
+        supernet = nasbench201_supernet(skeleton, form=form)
     else:
-        supernet = darts_supernet(skeleton, sizes.nodes or 4, form=form, dtype=dtype)
+        supernet = darts_supernet(skeleton, sizes.nodes or 4, form=form)
     if name.endswith("one_shot"):
         algorithm = single_path(supernet, uniform_paths(supernet.space), optimizer, axis_name=axis_name)
     else:
@@ -79,7 +79,7 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
 
 def _evaluation(sizes: Sizes, axis_name: str | None) -> Program:
     """A training step of the network of the second-order search of DARTS."""
-    skeleton = Skeleton(sizes.evaluation_channels, sizes.evaluation_cells, IMAGE, 10, auxiliary=True)
+    skeleton = Skeleton(sizes.evaluation_channels, sizes.evaluation_cells, IMAGE, 10, True, sizes.dtype)
     space = darts_space()
     rule = make_trainer(
         darts_network(space.from_genotype("DARTS_V2"), skeleton, space),

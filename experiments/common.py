@@ -59,6 +59,9 @@ class Common:
     hand_designed: bool = True
     """Trains networks that people designed beside the found one: a small one of many tutorials, and a ResNet (over the
     chain a MobileNetV2, too) of as many multiply-adds."""
+    dtype: fit.settings.Dtype = "float32"
+    """The type of activations, in the search and in the trainings. bfloat16 is for accelerators, and halves the memory
+    of activations. Parameters, statistics and losses stay float32."""
     seed: Seed = 0
     """The seed of everything that is random."""
     seeds: Some = 1
@@ -106,7 +109,7 @@ def travel(config: Common, method: fit.Method, entry: Entry | None = None) -> No
         folder=config.workdir, devices=config.devices, loggers=config.logger, cache_dir=config.cache_dir,
         data_dir=config.data_dir, size=config.size, label=config.label, seed=config.seed, seeds=config.seeds,
         table=config.table, metric=config.metric, random_baselines=config.random_baselines,
-        hand_designed=config.hand_designed,
+        hand_designed=config.hand_designed, dtype=config.dtype,
         limits=fit.Limits(
             config.max_params, config.max_macs, config.max_latency_ms, config.latency_batch, config.latency_table
         ),

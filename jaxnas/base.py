@@ -23,15 +23,21 @@ ArchWeights = dict[str, jax.Array]
 """Mixture weights or architecture parameters: cell kind -> float [S, O]."""
 
 
+DTYPES = ("float32", "bfloat16", "float64")
+"""What activations may be; float64 only where JAX has it (`jax_enable_x64`)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
     """The network that the searched cells are put into.
 
     `cells` counts all cells for the DARTS space and the cells of one stage for NAS-Bench-201. `channels` is the width
-    of the first stage. `image_shape` is (H, W, C).
+    of the first stage. `image_shape` is (H, W, C). `dtype` is that of activations. Parameters are float32, and cast
+    where they are used; statistics of batch norms, what the classifier reads, logits and weights of a mixture stay
+    float32.
 
     >>> Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)
-    Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10, auxiliary=False)
+    Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10, auxiliary=False, dtype='float32')
     """
 
     channels: int
@@ -39,8 +45,11 @@ class Skeleton:
     image_shape: tuple[int, int, int]
     num_classes: int
     auxiliary: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         for name in ("channels", "cells", "num_classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -83,7 +83,8 @@ class Entry(NamedTuple):
     (`jaxnas.hardware.together`). Then costs: (options taken, cell kind -> [P, S, O], skeleton) -> their parameters and
     multiply-adds, {"params": [P], "macs": [P]}.
     latency: (skeleton, images of a batch) -> milliseconds of each operation on this device. by_hand: name -> (the most
-    multiply-adds, skeleton) -> a network that people have designed in this space, a baseline.
+    multiply-adds, skeleton) -> a network that people have designed in this space, a baseline. dtypes: those of
+    `Skeleton.dtype` that its networks and its supernet obey.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Entry(NamedTuple):
     latency: Callable[[Skeleton, int], LatencyTable] | None = None
     by_hand: Mapping[str, Callable[[int, Skeleton], Network]] = MappingProxyType({})
     costs: Callable[[Mapping[str, np.ndarray], Skeleton], dict[str, np.ndarray]] | None = None
+    dtypes: tuple[str, ...] = ("float32",)
 
 
 def _of_genotype(genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace:
@@ -112,11 +114,15 @@ def _of_genotype(genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace
     return genotype_space(genotype)
 
 
+_DTYPES = ("float32", "bfloat16")
+
+
 CATALOG: dict[str, Entry] = {
     entry.name: entry
     for entry in (
         Entry(
             "darts",
+            dtypes=_DTYPES,
             space=lambda skeleton: darts_space(),
             supernet=darts_supernet,
             network=darts_network,
@@ -138,6 +144,7 @@ CATALOG: dict[str, Entry] = {
         ),
         Entry(
             "nasbench201",
+            dtypes=_DTYPES,
             space=lambda skeleton: nasbench201_space(),
             supernet=nasbench201_supernet,
             network=nasbench201_network,
@@ -155,6 +162,7 @@ CATALOG: dict[str, Entry] = {
         ),
         Entry(
             "enas_micro",
+            dtypes=_DTYPES,
             space=lambda skeleton: enas_micro_space(),
             supernet=enas_micro_supernet,
             network=enas_micro_network,
@@ -167,6 +175,7 @@ CATALOG: dict[str, Entry] = {
         ),
         Entry(
             "enas_macro",
+            dtypes=_DTYPES,
             space=lambda skeleton: enas_macro_space(skeleton.cells),
             supernet=enas_macro_supernet,
             network=enas_macro_network,
@@ -176,6 +185,7 @@ CATALOG: dict[str, Entry] = {
         ),
         Entry(
             "chain",
+            dtypes=_DTYPES,
             space=lambda skeleton: chain_space(chain_depths(skeleton.cells)),
             of_genotype=_of_genotype,
             supernet=chain_supernet,

@@ -32,6 +32,7 @@ class _Skeleton(TypedDict):
     image_shape: Annotated[list[Annotated[int, Bounds(1, 1 << 14)]], Bounds(3, 3)]
     num_classes: Annotated[int, Bounds(1, 1 << 24)]
     auxiliary: NotRequired[bool]
+    dtype: NotRequired[str]
 
 
 class _Form(TypedDict):
@@ -146,11 +147,14 @@ def _skeleton(description: Mapping[str, Any]) -> Skeleton:
     return Skeleton(**{**given, "image_shape": tuple(shape["image_shape"])})
 
 
-def load(run: str | os.PathLike[str], space: Entry | None = None, *, model: Any = None) -> Loaded:
+def load(
+    run: str | os.PathLike[str], space: Entry | None = None, *, model: Any = None, dtype: str | None = None
+) -> Loaded:
     """The found and trained network of a run folder, as (apply, params).
 
     space: the entry of a space of your own; those of the library are known by the genotype. model: in its place, a
-    model with choices in it, or what `jaxnas.searchable` made of it.
+    model with choices in it, or what `jaxnas.searchable` made of it. dtype: of the activations, by default that of the
+    training.
 
     `apply(params, images)` takes uint8 images as they are on disk and normalizes them as in training, or what else the
     data set had as inputs; files become such images by `jaxnas.data.read_image` with `image_form(describe(run))`.
@@ -160,6 +164,8 @@ def load(run: str | os.PathLike[str], space: Entry | None = None, *, model: Any 
     if space is not None and model is not None:
         raise ValueError("give space or model, not both")
     description = describe(run)
+    if dtype is not None:
+        description["skeleton"] = {**description["skeleton"], "dtype": dtype}
     channels = description["skeleton"]["image_shape"][2]
     if "inputs" not in description and any(len(description.get(name, ())) != channels for name in ("mean", "std")):
         raise ValueError(f"{run}/network/network.json: mean and std must be a number for each of {channels} channels")

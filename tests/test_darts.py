@@ -1,5 +1,7 @@
 """DARTS on a small real supernet."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ def batches(dtype=jnp.float32):
 
 def test_exact_and_difference_agree_on_a_real_cell_in_double_precision():
     with jax.enable_x64(True):
-        net = darts_supernet(SKELETON, 1, OPERATIONS, form="scan", dtype=jnp.float64)
+        net = darts_supernet(dataclasses.replace(SKELETON, dtype="float64"), 1, OPERATIONS, form="scan")
         params = jax.tree.map(lambda p: p.astype(jnp.float64), jax.jit(net.init)(jax.random.key(0)))
         alpha = {k: jax.random.normal(jax.random.key(i), v.shape) for i, (k, v) in enumerate(SPACE.template().items())}
         data = batches(jnp.float64)

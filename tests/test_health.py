@@ -115,8 +115,8 @@ def test_the_eigenvalue_of_a_small_problem_is_that_of_its_whole_hessian():
 def test_the_eigenvalue_of_a_real_supernet_is_that_of_differences_of_its_gradient():
     """In double precision, against central differences of the reverse-mode gradient of alpha alone."""
     with jax.enable_x64(True):
-        skeleton = dataclasses.replace(SKELETON, cells=3)  # a normal cell as well
-        net = darts_supernet(skeleton, 1, OPERATIONS, dtype=jnp.float64)
+        skeleton = dataclasses.replace(SKELETON, cells=3, dtype="float64")  # a normal cell as well
+        net = darts_supernet(skeleton, 1, OPERATIONS)
         params = jax.tree.map(lambda p: p.astype(jnp.float64), jax.jit(net.init)(jax.random.key(0)))
         alpha, data = some_alpha(jnp.float64), batch(7, jnp.float64)
         flat, unravel = ravel_pytree(alpha)

@@ -17,14 +17,16 @@ from jaxnas.search import adam_l2, darts, single_path, uniform_paths
 from jaxnas.supernets import reference
 from jaxnas.testing import check_space
 
-SKELETON = Skeleton(channels=2, cells=3, image_shape=(4, 3, 2), num_classes=2)
-TWO = Skeleton(channels=2, cells=2, image_shape=(4, 3, 2), num_classes=2)  # equal ones in each of three stages
+SKELETON = Skeleton(channels=2, cells=3, image_shape=(4, 3, 2), num_classes=2, dtype="float64")
+TWO = Skeleton(
+    channels=2, cells=2, image_shape=(4, 3, 2), num_classes=2, dtype="float64"
+)  # equal ones in each of three stages
 FEW = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1")
 MICRO = ("skip_connect", "sep_conv_3x3")
 BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
-CHAIN = Skeleton(channels=2, cells=4, image_shape=(4, 3, 2), num_classes=2)
-WIDE = Skeleton(channels=4, cells=3, image_shape=(5, 3, 2), num_classes=2)
-WIDE_TWO = Skeleton(channels=4, cells=2, image_shape=(5, 3, 2), num_classes=2)
+CHAIN = Skeleton(channels=2, cells=4, image_shape=(4, 3, 2), num_classes=2, dtype="float64")
+WIDE = Skeleton(channels=4, cells=3, image_shape=(5, 3, 2), num_classes=2, dtype="float64")
+WIDE_TWO = Skeleton(channels=4, cells=2, image_shape=(5, 3, 2), num_classes=2, dtype="float64")
 
 
 def taken(tree, *places):
@@ -193,7 +195,7 @@ def test_mixture_and_path_and_their_gradients_are_those_of_the_loops(name, platf
     (params, weights, archs, x), mixture, paths, _ = of_the_loops(name)
     make, _, layout = PAIRS[name]
     with jax.enable_x64(True), supposing(platform):
-        fast = make(dtype=jnp.float64)
+        fast = make()
         gradients = quick(jax.value_and_grad(functools.partial(loss, fast), (0, 1, 2)))
         value, (to_params, to_weights, to_x) = gradients(params, weights, x)
         close((value, (layout(to_params), to_weights, to_x)), mixture)
@@ -211,7 +213,7 @@ def test_a_sampled_mixture_and_its_gradients_are_those_of_the_loops_with_the_gre
     (params, weights, _, x), _, _, (expected, (expected_params, expected_weights, expected_x)) = of_the_loops(name)
     make, _, layout = PAIRS[name]
     with jax.enable_x64(True), supposing(platform):
-        fast = make(dtype=jnp.float64, sampled=True)
+        fast = make(sampled=True)
         gradients = quick(jax.value_and_grad(functools.partial(loss, fast), (0, 1, 2)))
         value, (to_params, to_weights, to_x) = gradients(params, weights, x)
         there = {kind: rows != 0 for kind, rows in sampled(weights).items()}
@@ -232,7 +234,7 @@ def test_a_reference_has_the_parameters_of_its_fast_supernet(name):
 )
 def test_what_a_second_order_hypergradient_takes_is_that_of_the_loops(kind, platform):
     """The derivative, along a direction of the parameters, of the gradient of the weights: of a cell that reduces."""
-    one = Skeleton(channels=2, cells=1, image_shape=(4, 3, 2), num_classes=2)
+    one = Skeleton(channels=2, cells=1, image_shape=(4, 3, 2), num_classes=2, dtype="float64")
     parts = 2 if kind == "partial" else 1
     plain = reference.darts_reference(one, 2, FEW, partial=parts)
     _, weights, _, x = of_the_loops("darts")[0]
@@ -242,7 +244,7 @@ def test_what_a_second_order_hypergradient_takes_is_that_of_the_loops(kind, plat
         return jax.jvp(lambda p: gradient(p, weights)[1], (params,), (along,))[1]
 
     with jax.enable_x64(True), supposing(platform):
-        fast = supernets.darts_supernet(one, 2, FEW, dtype=jnp.float64, sampled=kind == "sampled", partial=parts)
+        fast = supernets.darts_supernet(one, 2, FEW, sampled=kind == "sampled", partial=parts)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), jax.jit(fast.init)(jax.random.key(0)))
         along = jax.tree.map(jnp.cos, params)
         found = quick(functools.partial(implicit, fast))(params, along)
@@ -254,7 +256,7 @@ def test_what_a_second_order_hypergradient_takes_is_that_of_the_loops(kind, plat
 
 def test_a_reference_is_a_whole_supernet():
     """With the mask that its loops give, a path leaves alone what it does not take."""
-    skeleton = Skeleton(channels=2, cells=1, image_shape=(4, 4, 2), num_classes=3)
+    skeleton = Skeleton(channels=2, cells=1, image_shape=(4, 4, 2), num_classes=3, dtype="float64")
     net = reference.nasbench201_reference(skeleton, ("none", "skip_connect", "nor_conv_1x1"))
     arch = jnp.array([2, 0, 1, 2, 0, 2], jnp.int32)
     mask, params = net.used(arch), jax.jit(net.init)(jax.random.key(0))

@@ -50,9 +50,9 @@ def export_run(
     """Writes the found, trained network of a run in some formats, each read again and compared with the network.
 
     formats: of `FORMATS`. folder: by default `run`/export. What is written takes images uint8 [B, H, W, C] of 0 to 255,
-    normalizes them as in training, and gives logits [B, K]. int8: kernels in 8 bits (`jaxnas.export.int8`); then the
-    comparison is with the network whose kernels are rounded. platforms: of StableHLO. space: the entry of a space of
-    your own.
+    normalizes them as in training, and gives logits [B, K], all in float32. int8: kernels in 8 bits
+    (`jaxnas.export.int8`); then the comparison is with the network whose kernels are rounded. platforms: of StableHLO.
+    space: the entry of a space of your own.
 
     Raises: ValueError for a format that is not known or lacks its package, for a network that does not read images, and
     where a file computes something else than the network; OSError where there is no network, or nothing can be written.
@@ -65,7 +65,7 @@ def export_run(
             "jaxnas.export.onnx_model.to_onnx or jaxnas.export.to_stablehlo"
         )
     shape, dtype = tuple(description["skeleton"]["image_shape"]), np.uint8
-    loaded = load(run, space)
+    loaded = load(run, space, dtype="float32")
     state = {**loaded.params, "params": quantize(loaded.params["params"])} if int8 else loaded.params
 
     def apply(state: PyTree, images: Any) -> Any:

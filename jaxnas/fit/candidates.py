@@ -22,7 +22,7 @@ from jaxnas.fit.budget import excess
 from jaxnas.fit.problem import Found, Prepared, Problem, Stop
 from jaxnas.fit.results import clock
 from jaxnas.fit.select import guided
-from jaxnas.fit.settings import Training, skeleton_of
+from jaxnas.fit.settings import Training
 from jaxnas.fit.training import Trainer, check_training
 from jaxnas.fit.truth import curve
 from jaxnas.ranges import Count, UsedWith, check_settings
@@ -128,7 +128,7 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
 def _evaluation(this: _Search) -> Callable[[int, np.ndarray], float]:
     """(seed, arch) -> the best validation metric of a training. The step is compiled once where the space has such."""
     problem, space = this.problem, this.space
-    skeleton = skeleton_of(this.training, problem.dataset)
+    skeleton = problem.trained_skeleton
     together = problem.entry.together if this.training.share_step else None
     shared = None if together is None else _trainer(this, together(skeleton, space))
 

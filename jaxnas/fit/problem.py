@@ -12,7 +12,7 @@ from jaxnas.catalog import Entry
 from jaxnas.data import Dataset
 from jaxnas.fit.budget import Budget
 from jaxnas.fit.devices import Devices
-from jaxnas.fit.settings import Training, image_shape_of
+from jaxnas.fit.settings import Dtype, Training, image_shape_of, skeleton_of
 from jaxnas.fit.truth import Truth
 from jaxnas.runfolder import RunFolder
 
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
     entry: all that belongs to the space. training: how networks are trained in the end. space: the choices of those
     networks. budget: what they may cost. truth: a table that knows what architectures are worth, or None. seeds: how
-    many searches, from `seed` on.
+    many searches, from `seed` on. dtype: of the activations of all networks.
     """
 
     entry: Entry
@@ -39,10 +39,16 @@ class Problem(NamedTuple):
     seed: int = 0
     seeds: int = 1
     devices: Devices = Devices()
+    dtype: Dtype = "float32"
+
+    @property
+    def trained_skeleton(self) -> Skeleton:
+        """That of the networks that are trained in the end."""
+        return skeleton_of(self.training, self.dataset, self.dtype)
 
     def skeleton(self, channels: int, cells: int) -> Skeleton:
         """That of a search network for the data set. Data without images has (1, 1, 1), which no network reads."""
-        return Skeleton(channels, cells, image_shape_of(self.dataset), self.dataset.num_outputs)
+        return Skeleton(channels, cells, image_shape_of(self.dataset), self.dataset.num_outputs, dtype=self.dtype)
 
     def supernet(self, channels: int, cells: int, **how: Any) -> Supernet:
         """The supernet of a search network. how: what else that of the space takes.

@@ -61,7 +61,7 @@ def check(settings: Reusing, problem: Problem) -> dict[str, Any] | None:
     if "seeds" in theirs:
         raise ValueError(f"{source} has the supernets of {theirs['seeds']} seeds; give a run with one")
     ours = {
-        "experiment": settings.name, "space": problem.entry.name, "seed": problem.seed,
+        "experiment": settings.name, "dtype": problem.dtype, "space": problem.entry.name, "seed": problem.seed,
         "data": data.fingerprint(problem.dataset), "search": json.loads(json.dumps(settings_of(settings))),
     }  # fmt: skip
     if differing := differences(_training(theirs), _training(ours)):
@@ -103,4 +103,4 @@ def _identity(source: Path) -> dict[str, Any]:
 def _training(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What of an identity a supernet depends on."""
     search = {name: value for name, value in dict(identity.get("search", {})).items() if name not in _SELECTION}
-    return {**{name: identity.get(name) for name in ("experiment", "space", "seed", "data")}, "search": search}
+    return {**{name: identity.get(name) for name in ("experiment", "space", "seed", "data", "dtype")}, "search": search}

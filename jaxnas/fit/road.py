@@ -28,7 +28,7 @@ from jaxnas.fit.latency import given_latency_table, latency_table, network_milli
 from jaxnas.fit.presets import PRESETS, SIZES, preset
 from jaxnas.fit.problem import Found, Method, Prepared, Problem, Stop, check_method, settings_of
 from jaxnas.fit.scores import ScoreComparison
-from jaxnas.fit.settings import Limits, Training, has_images, skeleton_of
+from jaxnas.fit.settings import Dtype, Limits, Training, has_images, skeleton_of
 from jaxnas.fit.training import check_networks, check_training, fitting, train_all
 from jaxnas.fit.truth import truth_of
 from jaxnas.hardware import LatencyTable, save_latency
@@ -85,6 +85,9 @@ class Road:
     """A table of measured architectures, by name, file or itself: what was found is looked up there."""
     metric: str | None = None
     """Of the table; by default what is usually reported of it."""
+    dtype: Dtype = "float32"
+    """Of the activations of all networks, in the search and in the trainings. Parameters, statistics of batch norms,
+    losses and the parameters of an architecture are float32."""
 
 
 def run(
@@ -100,6 +103,7 @@ def run(
     limits: Limits | None = None,
     table: str | os.PathLike[str] | Table | None = None,
     metric: str | None = None,
+    dtype: Dtype = "float32",
     folder: str | os.PathLike[str] | None = None,
     devices: Devices | None = None,
     loggers: Sequence[str] = (),
@@ -112,8 +116,8 @@ def run(
 
     method: `Darts`, `Enas`, `OneShot`, `BlackBox`, or one of your own (`Method`). space: a name of
     `jaxnas.catalog.CATALOG`, or an `Entry`. dataset: a data set, or the name of one, and then data_dir, size and label
-    are as of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric: as of
-    `Road`. folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder
+    are as of `jaxnas.data.load_dataset`. seed, seeds, random_baselines, hand_designed, limits, table, metric, dtype: as
+    of `Road`. folder: where configuration, metrics, checkpoints, result and report go; the same call on the same folder
     goes on where it was stopped. loggers: names of `jaxnas.loggers.LOGGERS`, to which metrics go too.
 
     Returns: what came out; None in the other processes of several.
@@ -122,7 +126,7 @@ def run(
     """
     road = Road(
         space, dataset, Training() if training is None else training, seed, seeds, random_baselines,
-        hand_designed, Limits() if limits is None else limits, table, metric,
+        hand_designed, Limits() if limits is None else limits, table, metric, dtype,
     )  # fmt: skip
     devices = Devices() if devices is None else devices
     check_method(method)
@@ -156,7 +160,7 @@ def run(
         "space": problem.entry.name,
         "search": settings_of(method),
         "train": dataclasses.asdict(road.training),
-        **{name: getattr(road, name) for name in ("seed", "random_baselines", "hand_designed")},
+        **{name: getattr(road, name) for name in ("seed", "random_baselines", "hand_designed", "dtype")},
         **({"seeds": road.seeds} if road.seeds > 1 else {}),
         "limits": {**dataclasses.asdict(road.limits), "latency_table": _content(road.limits, latency)},
         "data": data.fingerprint(dataset),
@@ -222,7 +226,7 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
     if has_images(dataset):
         fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_outputs), dataset)
     check_training(road.training, dataset, road.seed, devices)
-    skeleton = skeleton_of(road.training, dataset)
+    skeleton = skeleton_of(road.training, dataset, road.dtype)
     space = with_costs(entry, entry.space(skeleton))
     truth = None if road.table is None else truth_of(road.table, space, road.metric)
     given = road.limits.latency_table
@@ -230,7 +234,7 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
         raise ValueError(f"latency_table {given} limits nothing without max_latency_ms")
     if road.limits.latency_ms is not None and given is None and devices.coordinator is not None:
         raise ValueError("max_latency_ms is measured, by each process otherwise: leave out devices.coordinator")
-    check_networks(entry, space, road.training, dataset)
+    check_networks(entry, space, road.training, dataset, road.dtype)
     latency = None
     if road.limits.latency_ms is not None:  # last: it takes time
         kept = None if folder is None else Path(folder) / "latency.json"
@@ -244,7 +248,8 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
         own = make_budget(entry, left, skeleton, road.limits.given, latency)
         return own if left is space else without_absent(own, left)
 
-    return Problem(entry, dataset, road.training, space, budget, truth, road.seed, road.seeds, devices), latency
+    problem = Problem(entry, dataset, road.training, space, budget, truth, road.seed, road.seeds, devices, road.dtype)
+    return problem, latency
 
 
 def _travel(
@@ -293,7 +298,7 @@ def _tell_latency(figures: dict[str, Any], arch: Arch, problem: Problem, latency
         figures["latency"] = {"device": latency.device, "predicted_ms": predicted}
         print(f"latency: {predicted:.3f} ms by the sum of {latency.device}", flush=True)
         return None
-    skeleton = skeleton_of(problem.training, problem.dataset)
+    skeleton = problem.trained_skeleton
     measured = network_milliseconds(problem.entry, arch, problem.space, skeleton, latency.batch)
     figures["latency"] = {"device": latency.device, "batch": latency.batch, "predicted_ms": predicted}
     print(f"latency of a batch: {predicted:.3f} ms by the sum, {measured:.3f} ms measured", flush=True)

@@ -76,10 +76,14 @@ def image_shape_of(dataset: Dataset) -> tuple[int, int, int]:
     return dataset.image_shape if has_images(dataset) else (1, 1, 1)
 
 
-def skeleton_of(training: Training, dataset: Dataset) -> Skeleton:
+Dtype = Literal["float32", "bfloat16"]
+"""Of the activations of all networks of a run."""
+
+
+def skeleton_of(training: Training, dataset: Dataset, dtype: Dtype = "float32") -> Skeleton:
     """The network around the cells."""
     return Skeleton(
-        training.channels, training.cells, image_shape_of(dataset), dataset.num_outputs, auxiliary=training.auxiliary
+        training.channels, training.cells, image_shape_of(dataset), dataset.num_outputs, training.auxiliary, dtype
     )
 
 

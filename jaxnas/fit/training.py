@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 import jax
 
 from jaxnas import data
-from jaxnas.base import Arch, Array, Context, Key, Network, Objective, PyTree, SearchSpace, Stats, Supernet
+from jaxnas.base import Arch, Array, Context, Key, Network, Objective, PyTree, SearchSpace, Skeleton, Stats, Supernet
 from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, join, spread
 from jaxnas.fit.memory import Lighter, divisors, memory_check
 from jaxnas.fit.problem import Problem, Stop
-from jaxnas.fit.settings import Training, check_accumulate, has_images, image_shape_of, skeleton_of
+from jaxnas.fit.settings import Dtype, Training, check_accumulate, has_images, image_shape_of, skeleton_of
 from jaxnas.networks import accumulated, resnet_within, tutorial_cnn
 from jaxnas.objectives import classification
 from jaxnas.parallel import is_first_process, local
@@ -122,20 +122,27 @@ def objective_of(training: Training, dataset: Dataset) -> Objective:
     return dataset.objective._replace(loss=classification(training.label_smoothing).loss)
 
 
-def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset: Dataset) -> None:
+def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset: Dataset, dtype: Dtype) -> None:
     """Builds all networks of a space that may be trained and runs each on a batch of shapes alone.
 
-    Raises: ValueError where one does not go with the images, with the smallest that would do.
+    dtype: of their activations.
+
+    Raises: ValueError where one does not go with the images, with the smallest that would do, or with the dtype.
     """
+    if dtype not in entry.dtypes:
+        raise ValueError(
+            f"dtype {dtype}: the networks over {entry.name} are computed in {' or '.join(entry.dtypes)}; leave it out, "
+            "and give the layers of a model of your own their dtype"
+        )
     arch_key, key = jax.random.split(jax.random.key(0))
     arch = space.sample(arch_key)
 
     def build(image_shape: tuple[int, int, int]) -> list[Network | Supernet]:
-        skeleton = dataclasses.replace(skeleton_of(training, dataset), image_shape=image_shape)
+        skeleton = dataclasses.replace(skeleton_of(training, dataset, dtype), image_shape=image_shape)
         return [
             entry.network(arch, skeleton, space),
             *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
-            *([tutorial_cnn(image_shape, dataset.num_outputs)] if has_images(dataset) else []),
+            *([tutorial_cnn(image_shape, dataset.num_outputs, dtype)] if has_images(dataset) else []),
         ]
 
     networks = fitting(build, dataset)
@@ -195,9 +202,9 @@ def by_hand(problem: Problem, macs: int) -> dict[str, Network]:
     if not has_images(dataset):
         return {}
     shape, outputs = dataset.image_shape, dataset.num_outputs
-    skeleton = skeleton_of(dataclasses.replace(problem.training, auxiliary=False), dataset)
-    networks = {"tutorial-cnn": tutorial_cnn(shape, outputs)}
-    made: dict[str, Callable[[], Network]] = {"resnet": lambda: resnet_within(macs, shape, outputs)[0]}
+    skeleton = dataclasses.replace(problem.trained_skeleton, auxiliary=False)
+    networks = {"tutorial-cnn": tutorial_cnn(shape, outputs, problem.dtype)}
+    made: dict[str, Callable[[], Network]] = {"resnet": lambda: resnet_within(macs, shape, outputs, problem.dtype)[0]}
     for name, within in problem.entry.by_hand.items():
         made[name] = functools.partial(within, macs, skeleton)
     for name, make in made.items():
@@ -216,7 +223,7 @@ def train_all(
     found, of several seeds the most (`by_hand`).
     """
     training, dataset, space, entry = problem.training, problem.dataset, problem.space, problem.entry
-    skeleton, shared = skeleton_of(training, dataset), None
+    skeleton, shared = problem.trained_skeleton, None
     if entry.together is not None and training.share_step and len(archs) > 1:
         shared = Trainer(entry.together(skeleton, space), training, dataset, problem.seed, problem.devices)
     figures, macs = {}, 0
@@ -227,8 +234,9 @@ def train_all(
         if name == "found" or name.startswith("seed-"):
             macs = max(macs, int(network.costs["macs"]))
         figures[name] = trainer.figures(
-            run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space, kept
-        )
+            run.stage(f"train-{name}"), network, arch, jax.random.fold_in(key, number), stop, space,
+            None if kept is None else (kept, skeleton),
+        )  # fmt: skip
     plain = dataclasses.replace(training, auxiliary=False, drop_path=0.0)
     for number, (name, network) in enumerate(by_hand(problem, macs).items() if hand_designed else ()):
         trainer = Trainer(network, plain, dataset, problem.seed, problem.devices)
@@ -340,9 +348,10 @@ class Trainer:
 
     def figures(
         self, stage: Stage, network: Network, arch: Arch | None, key: Key, stop: Stop, space: SearchSpace | None = None,
-        kept: Path | None = None,
+        kept: tuple[Path, Skeleton] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """What a result says of a training, which is not done again. kept: the folder that the network goes to."""
+        """What a result says of a training, which is not done again. kept: the folder that the network goes to, and
+        its skeleton."""
         if stage.result is not None:
             return dict(stage.result)
         trained = self.train(network, arch, key, stage, stop)
@@ -358,8 +367,8 @@ class Trainer:
         if space is not None and arch is not None:
             result |= {"genotype": space.to_genotype(arch), "notation": space.notation(arch)}
             if kept is not None and is_first_process():
-                skeleton = skeleton_of(self.training, self.dataset)
-                save_network(kept, trained.params, trained.stats, result["genotype"], skeleton, self.dataset)
+                folder, skeleton = kept
+                save_network(folder, trained.params, trained.stats, result["genotype"], skeleton, self.dataset)
         result["seconds"] = trained.seconds
         stage.finish(result)
         return result

@@ -75,10 +75,10 @@ def median_milliseconds(function: Callable[..., Any], *arguments: Any, repeats: 
     return 1e3 * statistics.median(times)
 
 
-def operation_timer(batch: int, *, repeats: int = 20) -> Timer:
+def operation_timer(batch: int, *, repeats: int = 20, dtype: str = "float32") -> Timer:
     """Times the operations of `PRIMITIVES` in evaluation, with affine batch norm on fixed statistics, each shape once.
 
-    "none" takes no time: a network without it does not compute it.
+    dtype: of the activations. "none" takes no time: a network without it does not compute it.
 
     Raises: ValueError where the batch is empty.
     """
@@ -93,7 +93,7 @@ def operation_timer(batch: int, *, repeats: int = 20) -> Timer:
         if case not in known:
             primitive = PRIMITIVES[operation]
             params = primitive.init(jax.random.key(0), channels, stride, True)
-            x = jnp.ones((batch, *size, channels))
+            x = jnp.ones((batch, *size, channels), dtype)
             stats = initial_stats(primitive, channels, stride)
             call = jax.jit(lambda params, x, stats: primitive.apply(params, x, stride, Context(stats))[0])
             known[case] = median_milliseconds(call, params, x, stats, repeats=repeats)
@@ -105,9 +105,9 @@ def operation_timer(batch: int, *, repeats: int = 20) -> Timer:
 def nasbench201_latency(skeleton: Skeleton, batch: int, timer: Timer | None = None) -> LatencyTable:
     """Of each operation on an edge of NAS-Bench-201, over all cells; the same on every edge.
 
-    timer: by default `operation_timer(batch)`.
+    timer: by default `operation_timer(batch, dtype=skeleton.dtype)`.
     """
-    timer = timer or operation_timer(batch)
+    timer = timer or operation_timer(batch, dtype=skeleton.dtype)
     each = [
         sum(skeleton.cells * timer(operation, channels, 1, size) for channels, size in nasbench201_stages(skeleton))
         for operation in NASBENCH201_OPERATIONS
@@ -125,9 +125,9 @@ def darts_latency(
 ) -> LatencyTable:
     """Of each operation on each edge of DARTS cells, over all cells of a kind; preprocessing is not in it.
 
-    timer: by default `operation_timer(batch)`.
+    timer: by default `operation_timer(batch, dtype=skeleton.dtype)`.
     """
-    timer = timer or operation_timer(batch)
+    timer = timer or operation_timer(batch, dtype=skeleton.dtype)
     table = {kind: np.zeros((len(edge_table(nodes)), len(operations))) for kind in CELL_KINDS}
     for cell in darts_cells(skeleton, nodes):
         for slot, (_, source) in enumerate(edge_table(nodes)):

@@ -65,7 +65,7 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
 
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         keys = part_keys(context, skeleton.cells)
-        x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+        x, stem_seen = conv_bn(x.astype(skeleton.dtype), params["stem"], context.at("stem"))
         x = mark(jax.nn.relu(x), CELL)
         seen: dict[str, Any] = {"stem": stem_seen, "stages": []}
         for s, (stage, row) in enumerate(zip(stages, plan, strict=True)):

@@ -18,12 +18,12 @@ from jaxnas.ops import layers
 _KERNEL = 5
 
 
-def tutorial_cnn(image_shape: tuple[int, int, int], num_classes: int) -> Network:
+def tutorial_cnn(image_shape: tuple[int, int, int], num_classes: int, dtype: str = "float32") -> Network:
     """Conv 5×5 to 6, pool, conv 5×5 to 16, pool, dense 120, 84, K; ReLU between, max pooling 2×2, biases everywhere.
 
     Convolutions are not padded on images of 32 pixels and more, and keep the size on smaller ones. There is no batch
-    norm, so its statistics are empty, and the context changes nothing. `costs` counts a bias as one
-    MAC for each output.
+    norm, so its statistics are empty, and the context changes nothing. `costs` counts a bias as one MAC for each
+    output. dtype: of the convolutions' activations.
 
     Raises: ValueError where the image is under 4×4, or there is no class.
     """
@@ -61,9 +61,10 @@ def tutorial_cnn(image_shape: tuple[int, int, int], num_classes: int) -> Network
         return draw(key, layout), ()
 
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
+        x = x.astype(dtype)
         for layer in params["convolutions"]:
-            bias = layer["bias"].astype(x.dtype)[None, None, None]
-            x = _pool(jax.nn.relu(layers.conv(x, layer["kernel"], padding=padding) + bias))
+            y = layers.conv(x, layer["kernel"], padding=padding)
+            x = _pool(jax.nn.relu(layers.added(y, layer["bias"])))
         x = x.reshape(x.shape[0], -1)
         for layer in params["dense"][:-1]:
             x = jax.nn.relu(layers.dense(x, layer))

@@ -82,7 +82,7 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
 
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         keys = part_keys(context, skeleton.cells)
-        x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+        x, stem_seen = conv_bn(x.astype(skeleton.dtype), params["stem"], context.at("stem"))
         seen: dict[str, Any] = {"stem": stem_seen, "layers": [], "reductions": []}
         states = {0: mark(x, CELL)}
         for s, stage in enumerate(stages):

@@ -95,7 +95,7 @@ def make_frame(skeleton: Skeleton, joined: int | Mapping[str, int], affine: bool
 
     def apply(apply_cell: CellApply, params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
         keys = part_keys(context, skeleton.cells)
-        x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+        x, stem_seen = conv_bn(x.astype(skeleton.dtype), params["stem"], context.at("stem"))
         x = mark(x, CELL)
         seen: dict[str, Any] = {"stem": stem_seen, "cells": []}
         carry, start, aux_logits = (x, x), 0, None

@@ -110,7 +110,7 @@ def nasbench201_network(
                 seen.append(cell_seen)
             return x, seen
 
-        return apply_frame(stage, params, x, context)
+        return apply_frame(stage, params, x.astype(skeleton.dtype), context)
 
     return Network(init, apply, costs)
 

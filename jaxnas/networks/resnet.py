@@ -27,11 +27,13 @@ _MOST_BLOCKS = 18
 """Of a stage: 110 layers, the paper's deepest that trains without further ado."""
 
 
-def resnet(image_shape: tuple[int, int, int], num_classes: int, blocks: int, channels: int) -> Network:
+def resnet(
+    image_shape: tuple[int, int, int], num_classes: int, blocks: int, channels: int, dtype: str = "float32"
+) -> Network:
     """A ResNet of 6 `blocks` + 2 layers, with `channels` in its first stage.
 
     image_shape: (H, W, C). The order of a block is the paper's: convolution, batch norm, ReLU, with the last ReLU after
-    the sum. Batch norms are affine.
+    the sum. Batch norms are affine. dtype: of the activations.
 
     Raises: ValueError where a number is less than 1.
     """
@@ -60,7 +62,7 @@ def resnet(image_shape: tuple[int, int, int], num_classes: int, blocks: int, cha
         return {"stem": layers.initial_stats(channels), "blocks": blocks}
 
     def apply(params: PyTree, x: Array, context: Context) -> tuple[Array, Aux]:
-        x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
+        x, stem_seen = conv_bn(x.astype(dtype), params["stem"], context.at("stem"))
         x = jax.nn.relu(x)
         seen: dict[str, Any] = {"stem": stem_seen, "blocks": []}
         for number, ((before, after, stride), (first, second)) in enumerate(zip(plan, params["blocks"], strict=True)):
@@ -76,7 +78,9 @@ def resnet(image_shape: tuple[int, int, int], num_classes: int, blocks: int, cha
     return Network(lambda key: (draw(key, layout), stats()), apply, {"params": found.params, "macs": found.macs})
 
 
-def resnet_within(macs: int, image_shape: tuple[int, int, int], num_classes: int) -> tuple[Network, int, int]:
+def resnet_within(
+    macs: int, image_shape: tuple[int, int, int], num_classes: int, dtype: str = "float32"
+) -> tuple[Network, int, int]:
     """The ResNet within a budget of multiply-adds for an image that comes closest to the paper's proportions.
 
     Returns: (network, blocks of a stage, channels of the first stage). For each depth it takes the most channels that
@@ -98,7 +102,7 @@ def resnet_within(macs: int, image_shape: tuple[int, int, int], num_classes: int
     channels = 1
     while fits(blocks, channels + 1):
         channels += 1
-    return resnet(image_shape, num_classes, blocks, channels), blocks, channels
+    return resnet(image_shape, num_classes, blocks, channels, dtype), blocks, channels
 
 
 def _cost(image_shape: tuple[int, int, int], num_classes: int, blocks: int, channels: int) -> cost.Cost:

@@ -92,8 +92,13 @@ def batch_norm(x: Array, affine: Params | None = None, context: Context = PLAIN)
     else:
         y, seen = norm.normalize(x, *stats, scale), stats
     if affine is not None and "offset" in affine:
-        y = y + norm.placed(affine["offset"].astype(y.dtype))
+        y = added(y, affine["offset"])
     return y, seen
+
+
+def added(x: Array, offset: Array) -> Array:
+    """x [B, H, W, C] plus an offset [C], in the type of x. The gradient of the offset is a sum in float32 or wider."""
+    return (norm.widened(x) + norm.placed(offset)).astype(x.dtype)
 
 
 def affine_init(channels: int) -> Params:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +54,6 @@ def make_cells(
     *,
     form: Form | None,
     remat: bool,
-    dtype: Any,
     affine: bool,
     inputs_affine: bool,
     keep: Mapping[str, np.ndarray] | None = None,
@@ -99,7 +98,7 @@ def make_cells(
             return join(shape.kind, states), ()
 
         context = with_key_if_read(context._replace(bn="batch"), primitives)
-        return frame.apply(cell, params, x.astype(dtype), context)
+        return frame.apply(cell, params, x, context)
 
     def path(params: PyTree, edges: Mapping[str, Edges], join: Join, x: Array, context: Context) -> tuple[Array, Aux]:
         def cell(shape: CellShape, own: PyTree, inputs: tuple[Array, Array], context: Context) -> tuple[Array, Stats]:
@@ -107,7 +106,7 @@ def make_cells(
             states, seen = run(layouts[shape.kind], edges[shape.kind], own, jnp.stack(inputs), context)
             return join(shape.kind, states), seen
 
-        return frame.apply(cell, params, x.astype(dtype), with_key_if_read(context, primitives))
+        return frame.apply(cell, params, x, with_key_if_read(context, primitives))
 
     return Cells(frame, layouts, init, mixture, path)
 

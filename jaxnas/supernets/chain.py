@@ -20,6 +20,7 @@ from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, Py
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import materialized
 from jaxnas.kernels.marks import CELL, mark
+from jaxnas.kernels.norm import widened
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
 from jaxnas.networks.chain import chain_network
 from jaxnas.ops import layers
@@ -74,12 +75,11 @@ def chain_supernet(
     depths: Sequence[int] | None = None,
     blocks: Sequence[str] = CHAIN_BLOCKS,
     *,
-    dtype: Any = jnp.float32,
     sampled: bool = False,
 ) -> Supernet:
     """The supernet over `chain_space(depths, blocks)`. depths: by default `chain_depths(skeleton.cells)`.
 
-    dtype: of the activations. sampled: as of `darts_supernet`, one block a layer. Parameters and statistics of the
+    sampled: as of `darts_supernet`, one block a layer. Parameters and statistics of the
     layers are a list over `chain_runs`, of lists over the blocks, stacked over the layers of the run. A path's
     statistics have a place for every batch norm of every block; those of blocks that it does not take have mean 0 and
     variance 1.
@@ -96,13 +96,13 @@ def chain_supernet(
 
     def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         layer = _sampled if sampled else _mixture
-        return _forward(runs, params, weights, x.astype(dtype), context._replace(bn="batch"), layer)
+        return _forward(runs, params, weights, x.astype(skeleton.dtype), context._replace(bn="batch"), layer)
 
     def blocks_of(arch: Arch) -> ArchWeights:
         return {kind: jnp.argmax(rows, axis=1) for kind, rows in space.one_hot(arch).items()}
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        return _forward(runs, params, blocks_of(arch), x.astype(dtype), context, _path)
+        return _forward(runs, params, blocks_of(arch), x.astype(skeleton.dtype), context, _path)
 
     def used(arch: Arch) -> PyTree:
         chosen = blocks_of(arch)
@@ -192,7 +192,8 @@ def _mixture(run: ChainRun, params: PyTree, weights: Array, x: Array, context: C
         return functools.reduce(
             jnp.add,
             [
-                weights[o].astype(x.dtype) * block.apply(own[o], x, run.stride, context)[0]
+                # In float32 or wider, so that the gradient of the weight is a sum of such.
+                (weights[o] * widened(block.apply(own[o], x, run.stride, context)[0])).astype(x.dtype)
                 for o, block in enumerate(run.primitives())
             ],
         )

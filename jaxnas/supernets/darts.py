@@ -36,7 +36,6 @@ def darts_supernet(
     keep: Mapping[str, Any] | None = None,
     form: Form | None = None,
     remat: bool = False,
-    dtype: Any = jnp.float32,
     affine: bool = False,
     free: bool = False,
     sampled: bool = False,
@@ -46,10 +45,9 @@ def darts_supernet(
 
     The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
     the edges of a cell are run, by default what suits the platform. remat: in the form `staged`, compute the edges
-    again in the backward pass instead of keeping their activations; the form `scan` always does. dtype: of the
-    activations; parameters and statistics stay float32. affine: with scale and offset in every batch norm, a path with
-    drop-path and auxiliary head, to train networks of fixed architectures in one program. Parameters of an edge are
-    stacked over equal cells and over edges, [L, E, ...].
+    again in the backward pass instead of keeping their activations; the form `scan` always does. affine: with scale and
+    offset in every batch norm, a path with drop-path and auxiliary head, to train networks of fixed architectures in
+    one program. Parameters of an edge are stacked over equal cells and over edges, [L, E, ...].
 
     keep: cell kind -> bool [S, O], the operations that each edge still has (`jaxnas.search.weakest_by_alpha`); all by
     default. The others have no parameters, and are not computed in the mixture, whose weights of them are not read. A
@@ -76,7 +74,7 @@ def darts_supernet(
     kept = checked_keep(keep, dict.fromkeys(CELL_KINDS, (len(table), len(names))), none)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, source in table], primitives,
-        form=form, remat=remat, dtype=dtype, affine=affine, inputs_affine=affine, keep=kept, sampled=sampled,
+        form=form, remat=remat, affine=affine, inputs_affine=affine, keep=kept, sampled=sampled,
         partial=partial,
     )  # fmt: skip
     shapes = functools.cache(lambda: jax.eval_shape(cells.init, jax.random.key(0)))
@@ -153,7 +151,7 @@ def darts_narrowing(
     ends = [(source, node) for node, source in edge_table(nodes)]
     cells = make_cells(
         skeleton, nodes, ends, named(operations, pool_norms=True),
-        form="scan", remat=False, dtype=None, affine=False, inputs_affine=False,
+        form="scan", remat=False, affine=False, inputs_affine=False,
     )  # fmt: skip
     shapes = jax.eval_shape(cells.init, jax.random.key(0))
     rows = between(*(rows_of(shapes, cells, keep) for keep in (old, new)))

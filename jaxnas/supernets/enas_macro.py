@@ -43,11 +43,11 @@ Op = Callable[[Sequence[Primitive], int, str | None], Edge]
 """(primitives, stride, axis_name) -> how a mixture computes a layer's operations."""
 
 
-def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32, sampled: bool = False) -> Supernet:
+def enas_macro_supernet(skeleton: Skeleton, *, sampled: bool = False) -> Supernet:
     """The supernet over `enas_macro_space(skeleton.cells)`.
 
-    The paper's has `Skeleton(channels=36, cells=12, image_shape=(32, 32, 3), num_classes=10)`. dtype: of the
-    activations. sampled: of operations as of `darts_supernet`; skip connections, which cost little, are all added up.
+    The paper's has `Skeleton(channels=36, cells=12, image_shape=(32, 32, 3), num_classes=10)`. sampled: of operations
+    as of `darts_supernet`; skip connections, which cost little, are all added up.
 
     Raises: ValueError where there are fewer than three layers or an auxiliary head is asked for.
     """
@@ -63,11 +63,11 @@ def enas_macro_supernet(skeleton: Skeleton, *, dtype: Any = jnp.float32, sampled
         skips = jnp.zeros((count, count)).at[rows, columns].set(weights["skip"][:, 1])
         context = context._replace(bn="batch")
         op = sampled_op if sampled else mixed_op
-        return _forward(stages, params, weights["operation"], skips, x.astype(dtype), context, op)
+        return _forward(stages, params, weights["operation"], skips, x.astype(skeleton.dtype), context, op)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         operations, skips = enas_macro_skips(arch, count)
-        return _forward(stages, params, operations, skips, x.astype(dtype), context, None)
+        return _forward(stages, params, operations, skips, x.astype(skeleton.dtype), context, None)
 
     def used(arch: Arch) -> PyTree:
         operations, skips = enas_macro_skips(arch, count)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Network, PyTree, Skeleton, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.arrays import joined
+from jaxnas.kernels.norm import widened
 from jaxnas.networks.enas_micro import enas_micro_network
 from jaxnas.ops.primitives import Operations, named
 from jaxnas.spaces.enas_micro import (
@@ -40,7 +41,6 @@ def enas_micro_supernet(
     *,
     form: Form | None = None,
     remat: bool = False,
-    dtype: Any = jnp.float32,
     sampled: bool = False,
     partial: int = 1,
 ) -> Supernet:
@@ -53,7 +53,7 @@ def enas_micro_supernet(
     space, slots = enas_micro_space(nodes, operations), enas_micro_slots(nodes)
     cells = make_cells(
         skeleton, nodes, [(source, node) for node, _, source in slots], named(("none", *operations)),
-        form=form, remat=remat, dtype=dtype, affine=False, inputs_affine=True, sampled=sampled, partial=partial,
+        form=form, remat=remat, affine=False, inputs_affine=True, sampled=sampled, partial=partial,
         absent=0,
     )  # fmt: skip
     kinds = [shape.kind for shape, count in cells.frame.runs for _ in range(count)]
@@ -117,4 +117,4 @@ def enas_micro_supernet(
 
 def _weighted(states: Array, loose: Array) -> Array:
     """Nodes [N, B, H, W, C] side by side, each times its entry of loose [N]."""
-    return joined(states * loose.astype(states.dtype)[:, None, None, None, None])
+    return joined((widened(states) * loose[:, None, None, None, None]).astype(states.dtype))

@@ -63,7 +63,6 @@ def nasbench201_supernet(
     keep: Mapping[str, Any] | None = None,
     form: Form | None = None,
     remat: bool = False,
-    dtype: Any = jnp.float32,
     affine: bool = False,
     sampled: bool = False,
     partial: int = 1,
@@ -121,7 +120,7 @@ def nasbench201_supernet(
             own = None if keys is None else keys[s * skeleton.cells : (s + 1) * skeleton.cells]
             return equal_runs(cell, x, params["stages"][s], here, own)
 
-        return apply_frame(stage, params, x.astype(dtype), context)
+        return apply_frame(stage, params, x.astype(skeleton.dtype), context)
 
     def edges_of(arch: Arch) -> Edges:
         sources, nodes = zip(*_LAYOUT.ends, strict=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array
+from jaxnas.kernels.norm import widened
 from jaxnas.supernets.executors.edge import Edge
 from jaxnas.supernets.executors.layout import Edges
 
@@ -92,6 +93,6 @@ def passing_op(op: Edge, stride: int, parts: int) -> Edge:
     ) -> tuple[Array, object]:
         y, seen = op(params, weights[:-1], mixed_part(x, parts), each, known, wanted)
         passed = passing_part(x, parts, stride)
-        return shuffled(y, passed * weights[-1].astype(x.dtype)), seen
+        return shuffled(y, (widened(passed) * weights[-1]).astype(x.dtype)), seen
 
     return edge

@@ -95,7 +95,7 @@ def _single(
         with_scale = primitive.scaled(params, scale)
         here = Context(key=key, axis_name=context.axis_name, dropout=context.dropout)
         y = primitive.apply(params if with_scale is None else with_scale, x, stride, here)[0]
-        return y * scale[None, None, None].astype(x.dtype) if with_scale is None else y
+        return (widened(y) * scale[None, None, None]).astype(x.dtype) if with_scale is None else y
 
     y = jax.vmap(jax.vmap(one, (0, 0, 0, None)))(items.params, items.scale, keys, x)
     return _summed(y, items.edges, edges)
