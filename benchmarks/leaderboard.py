@@ -35,7 +35,7 @@ from jaxnas.fit.devices import Devices, join
 from jaxnas.fit.family import Variation
 from jaxnas.fit.results import held_run
 from jaxnas.fit.searching import epoch_lines
-from jaxnas.fit.settings import skeleton_of
+from jaxnas.fit.settings import Dtype, skeleton_of
 from jaxnas.ranges import Seed, Some, check_settings
 from jaxnas.spaces import nasbench201_space
 from jaxnas.tabular.compare import run_plan
@@ -159,20 +159,25 @@ class Config:
     first_seed: Seed = 0
     at_once: Some = 10
     """How many seeds are searched in one program."""
+    dtype: Dtype = "float32"
+    """Of activations; methods in another type than float32 have it in their names."""
     settings: str = "{}"
     """Other settings for all methods, in JSON: what was tried on the way is not the table."""
 
 
-def searched(method: Any, first: int, count: int, dataset: Dataset, truth: fit.Truth) -> list[dict[str, Any]]:
+def searched(
+    method: Any, first: int, count: int, dataset: Dataset, truth: fit.Truth, dtype: Dtype
+) -> list[dict[str, Any]]:
     """What the searches of some seeds found: a line each, without its key."""
     entry, training = entry_of(SPACE), fit.Training(channels=8, cells=method.cells)
-    skeleton = skeleton_of(training, dataset)
+    skeleton = skeleton_of(training, dataset, dtype)
     space = entry.space(skeleton)
     # Others would compare their scores with the table, which takes longer than the search.
     known = truth if isinstance(method, fit.Darts) else None
     problem = fit.Problem(
-        entry, dataset, training, space, lambda left: fit.make_budget(entry, left, skeleton, {}), known, first, count
-    )
+        entry, dataset, training, space, lambda left: fit.make_budget(entry, left, skeleton, {}), known, first, count,
+        dtype=dtype,
+    )  # fmt: skip
     prepared = method.prepare(problem)
     with held_run(None, {}, {}) as (run, stop):
         found = list(prepared.search(run, stop).values())
@@ -211,7 +216,8 @@ def main(config: Config) -> None:
     for name in config.methods.split(",") if config.methods else board.methods:
         if name not in board.methods:
             raise ValueError(f"there is no method {name!r}; there are {', '.join(board.methods)}")
-        methods[name] = dataclasses.replace(board.methods[name], **changes) if changes else board.methods[name]
+        own = dataclasses.replace(board.methods[name], **changes) if changes else board.methods[name]
+        methods[name if config.dtype == "float32" else f"{name}, {config.dtype}"] = own
     if bool(config.table) != (board.data != "digits201"):
         raise ValueError("the boards of CIFAR-10 need the file of a table, --table nb201.csv; digits201 has its own")
     dataset = load_dataset(board.data, config.data_dir, size=board.size)
@@ -228,7 +234,7 @@ def main(config: Config) -> None:
             if isinstance(method, OnTable):
                 lines = on_table(method, first, count, truth)
             else:
-                lines = searched(method, first, count, dataset, truth)
+                lines = searched(method, first, count, dataset, truth, config.dtype)
             for number, line in enumerate(lines):
                 line = {"method": name, "seed": first + number, "settings": told(method), **line}
                 done.append(line)
