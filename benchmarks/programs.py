@@ -10,14 +10,26 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks.sizes import Name, Sizes
-from jaxnas.base import Batch, Key, Skeleton
+from jaxnas.base import Arch, Array, Batch, Key, Skeleton, Supernet
 from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.networks import darts_network
 from jaxnas.parallel import DataParallel
-from jaxnas.search import adam_l2, darts, enas, exact, finite_difference, first_order, single_path, uniform_paths
+from jaxnas.search import (
+    adam_l2,
+    darts,
+    enas,
+    exact,
+    finite_difference,
+    first_order,
+    path_metric,
+    single_path,
+    uniform_paths,
+)
+from jaxnas.search.enas import rewards_of
 from jaxnas.spaces import darts_space
 from jaxnas.supernets import darts_supernet, enas_micro_supernet, nasbench201_supernet
 from jaxnas.train.schedules import cosine, sgd
@@ -54,12 +66,8 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
     loop = None if sizes.loop is None else sizes.loop == "yes"
     optimizer = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
     skeleton = Skeleton(sizes.channels, sizes.cells, IMAGE, 10, dtype=sizes.dtype)
-    if name in ("enas_child", "enas_controller"):
-        supernet = enas_micro_supernet(skeleton, sizes.nodes or 5, form=form)
-        policy = reinforce_policy(lstm_controller(supernet.space.choices), adam(3.5e-4))
-        algorithm = enas(supernet, policy, optimizer, axis_name=axis_name)
-        phase = algorithm.phases[0 if name == "enas_child" else 1]
-        return Program(algorithm.init, phase.step, phase.reads)
+    if name.startswith("enas"):
+        return _enas(name, enas_micro_supernet(skeleton, sizes.nodes or 5, form=form), optimizer, axis_name)
     if name.startswith("nasbench201"):
         skeleton = dataclasses.replace(skeleton, cells=sizes.nasbench201_cells)
         supernet = nasbench201_supernet(skeleton, form=form)
@@ -74,6 +82,27 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
         }.get(name, lambda: first_order(axis_name, loop=loop))()
         algorithm = darts(supernet, optimizer, adam_l2(), method, axis_name=axis_name)
     (phase,) = algorithm.phases
+    return Program(algorithm.init, phase.step, phase.reads)
+
+
+def _enas(name: Name, supernet: Supernet, optimizer: optax.GradientTransformation, axis_name: str | None) -> Program:
+    """A step of the child or of the controller, or a part of the latter's: enas_policy samples and learns from rewards
+    that cost nothing, enas_rewards are those of ten paths, enas_forward is that of one."""
+
+    def free(params: Any, arch: Arch, batch: Batch) -> Array:
+        return jnp.float32(arch[0])
+
+    policy = reinforce_policy(lstm_controller(supernet.space.choices), adam(3.5e-4))
+    algorithm = enas(supernet, policy, optimizer, free if name == "enas_policy" else None, axis_name=axis_name)
+    if name in ("enas_rewards", "enas_forward"):
+        count = 10 if name == "enas_rewards" else 1
+
+        def rewards(key: Key, state: Any, batch: Any) -> tuple[Any, Any]:
+            archs = jax.vmap(supernet.space.sample)(jax.random.split(key, count))
+            return state, rewards_of(path_metric(supernet, axis_name=axis_name), state.params, archs, batch["valid"])
+
+        return Program(algorithm.init, rewards, ("valid",))
+    phase = algorithm.phases[0 if name == "enas_child" else 1]
     return Program(algorithm.init, phase.step, phase.reads)
 
 

@@ -14,6 +14,9 @@ Name = Literal[
     "nasbench201_one_shot",
     "enas_child",
     "enas_controller",
+    "enas_policy",
+    "enas_rewards",
+    "enas_forward",
     "evaluation_step",
 ]
 
@@ -30,7 +33,7 @@ class Sizes:
     evaluation_cells: int = 20
     evaluation_batch: int = 96
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What a supernet computes in; our evaluation network always takes float32."""
+    """Of activations."""
 
     @property
     def nasbench201_cells(self) -> int:

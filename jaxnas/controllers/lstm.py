@@ -104,11 +104,11 @@ def lstm_controller(
 
     def sample(key: Key, params: PyTree) -> Decisions:
         # The largest of scores with Gumbel noise is a sample; drawn at once, which is cheaper than a key a step.
-        return _decide(net, params, jax.random.gumbel(key, plan.allowed.shape), None)
+        return _score(net, params, _draw(net, params, jax.random.gumbel(key, plan.allowed.shape)))
 
     def score(params: PyTree, arch: Arch) -> Decisions:
         check_arch(choices, arch, "the controller")
-        return _decide(net, params, None, arch)
+        return _score(net, params, arch)
 
     return Controller(choices, functools.partial(_init, net), sample, score)
 
@@ -132,36 +132,25 @@ class _Network(NamedTuple):
     log_target: np.ndarray
 
 
-class _Steps(NamedTuple):
-    """The rows of the plan, one for each step, [T, ...]; inside of the loop those of one step, without that axis.
-
-    prior: float32 [T, O], of the step's operations. exists: bool [T, G], whether a decision is one. given: float32 [T],
-    1 where the node of which the step makes the anchor is a given one. All else as in `Plan`.
-    """
-
-    vocabulary: Any
-    prior: Any
-    allowed: Any
-    exists: Any
-    points: Any
-    score: Any
-    reads: Any
-    skips: Any
-    anchor: Any
-    given: Any
-
-
 class _Memory(NamedTuple):
     """What a step leaves to the next. states: of the LSTM, one a layer. input: [H], the next input.
 
-    anchors: [N + 1, H], 0 for nodes not made yet and for given ones; the last row takes what is no anchor. projected:
-    [N + 1, H], the anchors times W1, those of given nodes too.
+    anchors: [N, H], 0 for nodes not made yet and for given ones.
     """
 
     states: list[tuple[Array, Array]]
     input: Array
     anchors: Array
-    projected: Array
+
+
+class _Taken(NamedTuple):
+    """What taken options mean for the next input, of one step or of all, [T, ...]: next input = base + mean @ anchors.
+
+    base: [H]. mean: [N], the share of each anchor.
+    """
+
+    base: Array
+    mean: Array
 
 
 def _check_numbers(
@@ -223,98 +212,130 @@ def _init(net: _Network, key: Key) -> PyTree:
     return params
 
 
-def _decide(net: _Network, params: PyTree, noise: Array | None, arch: Arch | None) -> Decisions:
-    """One pass over all choices. noise: Gumbel noise [T, G, O], by which an architecture is drawn if none is given."""
-    plan, hidden, count = net.plan, net.cell.features, len(net.choices)
-    steps = _Steps(
-        vocabulary=plan.vocabulary,
-        prior=net.prior[plan.vocabulary],
-        allowed=plan.allowed,
-        exists=plan.place < count,
-        points=plan.points,
-        score=plan.score,
-        reads=plan.reads,
-        skips=plan.skips,
-        anchor=plan.anchor,
-        given=np.array([*plan.given, False], np.float32)[plan.anchor],
-    )
+def _started(net: _Network, params: PyTree) -> _Memory:
+    zeros = jnp.zeros(net.cell.features)
+    return _Memory([(zeros, zeros)] * net.depth, params["start"], jnp.zeros((len(net.plan.given), net.cell.features)))
+
+
+def _draw(net: _Network, params: PyTree, noise: Array) -> Arch:
+    """An architecture, int32 [D], by Gumbel noise [T, G, O]. Each decision is taken before the next state is known."""
+    plan = net.plan
+
+    def step(carry: tuple[_Memory, Array], number: Array) -> tuple[tuple[_Memory, Array], Array]:
+        memory, projected = carry
+        memory, h = _recurrent(net, params, memory)
+        here: Plan = jax.tree.map(lambda rows: jnp.asarray(rows)[number], _rows(plan))
+        met = jnp.tanh(projected + _pointing(params, h)[None])
+        kernel, bias = (params[name][here.vocabulary] for name in ("kernel", "bias"))
+        scores = _scores(net, params, here, h @ kernel + bias, met)
+        taken = jnp.argmax(jnp.where(here.allowed, scores, _NEVER) + noise[number], axis=1)
+        memory = _remembered(memory, _of_taken(net, params, here, taken), h, _marks(net, own=True)[number])
+        if "attention" in params:
+            placed = _marks(net, own=False)[number][:, None] * (h @ params["attention"]["anchor"])[None]
+            projected = projected + placed
+        return (memory, projected), taken
+
+    start = _started(net, params)
+    _, taken = jax.lax.scan(step, (start, jnp.zeros_like(start.anchors)), jnp.arange(len(plan.place)))
+    # Where in [T, G] each choice is decided.
+    order = np.argsort(plan.place.reshape(-1), kind="stable")[: len(net.choices)]
+    return taken.reshape(-1)[order].astype(jnp.int32)
+
+
+def _score(net: _Network, params: PyTree, arch: Arch) -> Decisions:
+    """All that is to be known of an architecture. Its options are known, so that a step is the LSTM's alone, and the
+    scores of all steps are computed at once: a GPU starts few kernels."""
+    plan, count = net.plan, len(net.choices)
     # The options of the architecture where its choices are decided, [T, G], and 0 where there is no decision.
-    told = None if arch is None else jnp.concatenate([arch, jnp.zeros(1, arch.dtype)])[jnp.asarray(plan.place)]
-    zeros = jnp.zeros((len(plan.given) + 1, hidden))
-    start = _Memory([(jnp.zeros(hidden), jnp.zeros(hidden))] * net.depth, params["start"], zeros, zeros)
-    _, (taken, log_prob, entropy, divergence) = jax.lax.scan(
-        functools.partial(_step, net, params), start, (steps, noise, told), length=len(plan.place)
-    )
-    if arch is None:
-        # Where in [T, G] each choice is decided.
-        order = np.argsort(plan.place.reshape(-1), kind="stable")[:count]
-        arch = taken.reshape(-1)[order].astype(jnp.int32)
-    skip_steps = max(int(plan.skips.any(axis=1).sum()), 1)
-    return Decisions(arch, log_prob.sum(), entropy.sum(), divergence.sum() / skip_steps)
+    told = jnp.concatenate([arch, jnp.zeros(1, arch.dtype)])[jnp.asarray(plan.place)]
+    rows = _rows(plan)
+    every = jax.vmap(functools.partial(_of_taken, net, params))(rows, told)
 
+    def step(memory: _Memory, item: tuple[_Taken, Array]) -> tuple[_Memory, Array]:
+        memory, h = _recurrent(net, params, memory)
+        return _remembered(memory, item[0], h, item[1]), h
 
-def _step(net: _Network, params: PyTree, memory: _Memory, row: Any) -> tuple[_Memory, tuple[Array, ...]]:
-    """What is decided in one step: options int [G], and their log-probability, entropy and divergence, each [].
-
-    row: of the steps, of the noise, and of the options of a given architecture.
-    """
-    step, noise, told = row
-    states, h = _recurrent(net, params, memory)
-    scores = _scores(net, params, memory, step, h)
-    log_p = jax.nn.log_softmax(jnp.where(step.allowed, scores, _NEVER))
-    taken = jnp.argmax(log_p + noise, axis=1) if told is None else told
-    p = jnp.exp(log_p)
-    log_prob = jnp.where(step.exists, jnp.take_along_axis(log_p, taken[:, None], 1)[:, 0], 0).sum()
-    entropy = jnp.where(step.exists, -(p * log_p).sum(1), 0).sum()
+    _, h = jax.lax.scan(step, _started(net, params), (every, _marks(net, own=True)))
+    met = None
+    if "attention" in params:
+        # The step in which each node is anchored; no node is read before.
+        anchored = np.array([next(iter(np.flatnonzero(plan.anchor == n)), 0) for n in range(len(plan.given))])
+        projected = h[anchored] @ params["attention"]["anchor"]
+        met = jnp.tanh(projected[None] + _pointing(params, h)[:, None])
+    named = jnp.einsum("th,vho->tvo", h, params["kernel"]) + params["bias"][None]
+    named = named[np.arange(len(plan.vocabulary)), plan.vocabulary]
+    scores = jax.vmap(functools.partial(_scores, net, params))(rows, named, met)
+    log_p = jax.nn.log_softmax(jnp.where(plan.allowed, scores, _NEVER))
+    p, exists = jnp.exp(log_p), plan.place < count
+    log_prob = jnp.where(exists, jnp.take_along_axis(log_p, told[..., None], 2)[..., 0], 0).sum()
+    entropy = jnp.where(exists, -(p * log_p).sum(2), 0).sum()
     # The last axis of reads tells which of the two options reads; the other is left out.
-    reading = (p * step.reads.any(2)).sum(1)
-    divergence = jnp.where(step.skips, _divergence(reading, net.log_target), 0).sum()
-    return _remembered(params, memory, step, states, h, taken), (taken, log_prob, entropy, divergence)
+    reading = (p * plan.reads.any(3)).sum(2)
+    divergence = jnp.where(plan.skips, _divergence(reading, net.log_target), 0).sum()
+    return Decisions(arch, log_prob, entropy, divergence / max(int(plan.skips.any(axis=1).sum()), 1))
 
 
-def _recurrent(net: _Network, params: PyTree, memory: _Memory) -> tuple[list[tuple[Array, Array]], Array]:
-    """The next states of all layers, and that of the last one, h [H], of which decisions are made."""
+def _rows(plan: Plan) -> Plan:
+    """The plan, all of whose leaves have a row for each step."""
+    return plan._replace(given=plan.place, vocabularies=())
+
+
+def _marks(net: _Network, *, own: bool) -> Array:
+    """Which node each step makes the anchor of, float32 [T, N]. own: without nodes that are given, whose anchors are 0."""
+    plan = net.plan
+    marks = plan.anchor[:, None] == np.arange(len(plan.given))[None]
+    return jnp.asarray(marks & ~(plan.given & own)[None], jnp.float32)
+
+
+def _recurrent(net: _Network, params: PyTree, memory: _Memory) -> tuple[_Memory, Array]:
+    """The memory with the next states of all layers, and that of the last one, h [H], of which decisions are made."""
     states: list[tuple[Array, Array]] = []
     h: Any = memory.input
     for state, weights in zip(memory.states, params["lstm"], strict=True):
         state, h = net.cell.apply({"params": weights}, state, h)
         states.append(state)
-    return states, h
+    return memory._replace(states=states), h
 
 
-def _scores(net: _Network, params: PyTree, memory: _Memory, step: _Steps, h: Array) -> Array:
-    """The scores of the options of each decision, [G, O]."""
+def _pointing(params: PyTree, h: Array) -> Array:
+    """What a state [..., H] is compared with anchors by; 0 in a space whose options are only names."""
+    return h @ params["attention"]["state"] if "attention" in params else h * 0
+
+
+def _scores(net: _Network, params: PyTree, step: Plan, named: Array, met: Array | None) -> Array:
+    """The scores of the options of a step's decisions, [G, O].
+
+    step: a row of the plan. named: [O], the scores of options that are names, before squashing. met: [N, H], tanh of
+    what the state makes of each anchor.
+    """
 
     def squashed(scores: Array, constant: float | None) -> Array:
         scores = scores if net.temperature is None else scores / net.temperature
         return scores if constant is None else constant * jnp.tanh(scores)
 
-    scores = h @ params["kernel"][step.vocabulary] + params["bias"][step.vocabulary]
-    scores = squashed(scores, net.operation_constant) + step.prior
+    scores = squashed(named, net.operation_constant) + jnp.asarray(net.prior)[step.vocabulary]
     scores = jnp.broadcast_to(scores, step.allowed.shape)
     if "attention" not in params:
         return scores
-    attention = params["attention"]
-    met = jnp.tanh(memory.projected[:-1] + (h @ attention["state"])[None]) @ attention["score"]
-    pointed = squashed(jnp.einsum("gon,n->go", step.score, met), net.node_constant)
-    return jnp.where(step.points, pointed, scores)
+    pointed = jnp.einsum("gon,n->go", step.score, met @ params["attention"]["score"])
+    return jnp.where(step.points, squashed(pointed, net.node_constant), scores)
 
 
-def _remembered(
-    params: PyTree, memory: _Memory, step: _Steps, states: list[tuple[Array, Array]], h: Array, taken: Array
-) -> _Memory:
-    """The memory after options [G] were taken in the state h [H]."""
-    x = params["embedding"][step.vocabulary, taken[0]]
-    anchors, projected = memory.anchors, memory.projected
-    if "attention" in params:
-        read = jnp.take_along_axis(step.reads, taken[:, None, None], 1)[:, 0]  # [G, N]
-        count = read.sum() + step.skips.any()
-        mean = (read.sum(0) @ anchors[:-1]) / jnp.maximum(count, 1)
-        x = jnp.where(step.points, mean, x)
-        anchors = anchors.at[step.anchor].set(h * (1 - step.given))
-        projected = projected.at[step.anchor].set(h @ params["attention"]["anchor"])
-    x = jnp.where(step.exists.any(), x, params["start"])
-    return _Memory(states, x, anchors, projected)
+def _of_taken(net: _Network, params: PyTree, step: Plan, taken: Array) -> _Taken:
+    """step: a row of the plan. taken: the options of its decisions, int [G]."""
+    decides, points = (step.place < len(net.choices)).any(), step.points
+    base = jnp.where(decides, params["embedding"][step.vocabulary, taken[0]], params["start"])
+    read = jnp.take_along_axis(jnp.asarray(step.reads), taken[:, None, None], 1)[:, 0]  # [G, N]
+    count = read.sum() + jnp.any(step.skips)
+    return _Taken(
+        jnp.where(points & decides, 0, base), jnp.where(points & decides, read.sum(0) / jnp.maximum(count, 1), 0)
+    )
+
+
+def _remembered(memory: _Memory, taken: _Taken, h: Array, anchored: Array) -> _Memory:
+    """The memory after a step in the state h [H] that made the anchor of a node, as `_marks` says."""
+    x = taken.base + (taken.mean[:, None] * memory.anchors).sum(0)
+    return memory._replace(input=x, anchors=memory.anchors + anchored[:, None] * h[None])
 
 
 def _divergence(yes: Array, log_target: np.ndarray) -> Array:

@@ -14,7 +14,7 @@ samples, which has no baseline, teaches nothing but the entropy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -176,27 +176,35 @@ def _policy_gradient(
             return jnp.where(valid, values, 0.0).sum() / jnp.maximum(count, 1)
 
         rewards = jnp.where(valid, rewards, 0.0).astype(jnp.float32)
-        before = jax.lax.stop_gradient(score(state.params, archs))
+        # The first pass knows what the samples were worth when they were drawn.
+        drawn, pull = jax.vjp(lambda params: score(params, archs)[1:], state.params)
+        before = Decisions(archs, *drawn)
         advantages, total, weight = baselines(
             state.total, state.weight, rewards + entropy_weight * before.entropy, valid, ema
         )
 
-        def objective(params: PyTree) -> Array:
-            now = score(params, archs)
-            spread = skip_weight * now.skip_divergence - entropy_weight * now.entropy
-            return mean(loss(now, before, advantages) + spread)
+        def objective(now: Sequence[Array]) -> Array:
+            found = Decisions(archs, *now)
+            spread = skip_weight * found.skip_divergence - entropy_weight * found.entropy
+            return mean(loss(found, before, advantages) + spread)
 
-        def one(carry: tuple[PyTree, Any], _: None) -> tuple[tuple[PyTree, Any], Array]:
-            params, optimizer_state = carry
-            gradient = jax.grad(objective)(params)
+        def moved(params: PyTree, optimizer_state: Any, gradient: PyTree) -> tuple[PyTree, Any]:
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            return (optax.apply_updates(params, updates), optimizer_state), optax.tree.norm(gradient)
+            return optax.apply_updates(params, updates), optimizer_state
 
-        (params, optimizer_state), norms = jax.lax.scan(one, (state.params, state.optimizer), length=passes)
+        def one(carry: tuple[PyTree, Any], _: None) -> tuple[tuple[PyTree, Any], None]:
+            gradient = jax.grad(lambda params: objective(score(params, archs)[1:]))(carry[0])
+            return moved(*carry, gradient), None
+
+        (gradient,) = pull(jax.grad(objective)(drawn))
+        start = moved(state.params, state.optimizer, gradient)
+        (params, optimizer_state), _ = jax.lax.scan(one, start, length=passes - 1)
         new = PolicyState(params, optimizer_state, total, weight)
         new = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), new, state)
         baseline = new.total / jnp.where(new.weight > 0, new.weight, 1.0)
-        info = PolicyInfo(mean(rewards), baseline, mean(before.entropy), mean(before.skip_divergence), norms[0])
+        info = PolicyInfo(
+            mean(rewards), baseline, mean(before.entropy), mean(before.skip_divergence), optax.tree.norm(gradient)
+        )
         return new, info
 
     return PolicyGradient(controller.choices, init, sample, update)

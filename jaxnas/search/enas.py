@@ -19,11 +19,13 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from jaxnas.base import Arch, Array, Batch, Context, Key, Objective, Phase, PyTree, SearchAlgorithm, Supernet
 from jaxnas.checks import check_choices
 from jaxnas.controllers import PolicyGradient, PolicyState
 from jaxnas.data.dataset import count
+from jaxnas.kernels.platform import platform
 from jaxnas.kernels.trees import norm, pmean
 from jaxnas.objectives import CLASSIFICATION, means
 from jaxnas.search.paths import path_only
@@ -92,6 +94,29 @@ def path_metric(
     return reward
 
 
+def rewards_of(reward: Reward, params: PyTree, archs: Array, batch: Batch) -> Array:
+    """The rewards of archs [P, D], float32 [P].
+
+    One after another on a CPU, which one path keeps busy. Elsewhere side by side, in as many kernels as one path needs,
+    unless a path takes a branch of its program: then all branches would be computed for every path.
+    """
+
+    def one(arch: Arch) -> Array:
+        return reward(params, arch, batch)
+
+    if platform() != "cpu" and not _branches(jax.make_jaxpr(one)(archs[0]).jaxpr):
+        return jax.vmap(one)(archs)
+    return jax.lax.map(one, archs)
+
+
+def _branches(program: Jaxpr) -> bool:
+    """Whether anything in a program depends on a number that is data."""
+    return any(
+        equation.primitive.name == "cond" or any(map(_branches, jaxprs_in_params(equation.params)))
+        for equation in program.eqns
+    )
+
+
 def enas(
     supernet: Supernet,
     policy: PolicyGradient,
@@ -143,8 +168,7 @@ def enas(
 
     def controller(key: Key, state: EnasState, batch: Mapping[str, Batch]) -> tuple[EnasState, ControllerInfo]:
         archs = policy.sample(key, state.policy, samples).arch
-        # One after another: side by side, every operation of every architecture would be computed.
-        rewards = jax.lax.map(lambda arch: reward(state.params, arch, batch["valid"]), archs)
+        rewards = rewards_of(reward, state.params, archs, batch["valid"])
         learned, info = policy.update(state.policy, archs, rewards)
         return state._replace(policy=learned), ControllerInfo(
             info.reward, rewards.max(), info.baseline, info.entropy, info.skip_divergence, info.gradient
