@@ -281,7 +281,10 @@ def _rows(plan: Plan) -> Plan:
 
 
 def _marks(net: _Network, *, own: bool) -> Array:
-    """Which node each step makes the anchor of, float32 [T, N]. own: without nodes that are given, whose anchors are 0."""
+    """Which node each step makes the anchor of, float32 [T, N].
+
+    own: without nodes that are given, whose anchors are 0.
+    """
     plan = net.plan
     marks = plan.anchor[:, None] == np.arange(len(plan.given))[None]
     return jnp.asarray(marks & ~(plan.given & own)[None], jnp.float32)
@@ -327,9 +330,8 @@ def _of_taken(net: _Network, params: PyTree, step: Plan, taken: Array) -> _Taken
     base = jnp.where(decides, params["embedding"][step.vocabulary, taken[0]], params["start"])
     read = jnp.take_along_axis(jnp.asarray(step.reads), taken[:, None, None], 1)[:, 0]  # [G, N]
     count = read.sum() + jnp.any(step.skips)
-    return _Taken(
-        jnp.where(points & decides, 0, base), jnp.where(points & decides, read.sum(0) / jnp.maximum(count, 1), 0)
-    )
+    mean = read.sum(0) / jnp.maximum(count, 1)
+    return _Taken(jnp.where(points & decides, 0, base), jnp.where(points & decides, mean, 0))
 
 
 def _remembered(memory: _Memory, taken: _Taken, h: Array, anchored: Array) -> _Memory:

@@ -202,9 +202,8 @@ def _policy_gradient(
         new = PolicyState(params, optimizer_state, total, weight)
         new = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), new, state)
         baseline = new.total / jnp.where(new.weight > 0, new.weight, 1.0)
-        info = PolicyInfo(
-            mean(rewards), baseline, mean(before.entropy), mean(before.skip_divergence), optax.tree.norm(gradient)
-        )
+        size = optax.tree.norm(gradient)
+        info = PolicyInfo(mean(rewards), baseline, mean(before.entropy), mean(before.skip_divergence), size)
         return new, info
 
     return PolicyGradient(controller.choices, init, sample, update)
