@@ -23,6 +23,7 @@ from jaxnas.choices.parts import Parts
 from jaxnas.choices.program import aligned, live
 from jaxnas.choices.space import choice_space
 from jaxnas.choices.supernet import Source, initial_stats, make_supernet, numbers_of, shape_of_one
+from jaxnas.choices.units import Units
 from jaxnas.ops.costs import CostTable
 
 
@@ -33,7 +34,7 @@ class Searchable(NamedTuple):
     training loop. network: arch -> the network of one, really as small as it is. entry: what `jaxnas.run` takes.
     costs: archs [P, D] -> {"params": int64 [P], "macs": int64 [P]}, exact, for one example: what the outputs depend on.
     cost_table: () -> costs as a sum over the options taken, and the largest relative error of the sum on 512 random
-    architectures; 0 where costs do add up.
+    architectures; 0 where costs do add up. units: () -> what is cut where a width is narrowed.
     """
 
     space: SearchSpace
@@ -42,6 +43,7 @@ class Searchable(NamedTuple):
     entry: Entry
     costs: Callable[[Any], dict[str, np.ndarray]]
     cost_table: Callable[[], tuple[CostTable, dict[str, float]]]
+    units: Callable[[], Units]
 
 
 def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
@@ -80,7 +82,8 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     network = _networks(source, space, of_one)
     supernet = make_supernet(source, space, network)
     table = functools.cache(lambda: cost_table(space, costs))
-    return Searchable(space, supernet, network, _entry(space, supernet, network, costs), costs, table)
+    units = functools.cache(lambda: Units(parts, space.canonical))
+    return Searchable(space, supernet, network, _entry(space, supernet, network, costs), costs, table, units)
 
 
 def traced_model(model: Any) -> Traced:
@@ -191,7 +194,7 @@ def _without_supernet(source: Source, value: Found, name: str) -> Searchable:
     entry = Entry(
         name, lambda skeleton: space, refuse, lambda arch, skeleton, own: network(arch), vocabulary=vocabulary(space)
     )
-    return Searchable(space, supernet, network, entry, costs, refuse)
+    return Searchable(space, supernet, network, entry, costs, refuse, refuse)
 
 
 def vocabulary(space: SearchSpace) -> tuple[str, ...]:
