@@ -78,18 +78,21 @@ class FeedForward(nn.Module):
 
 
 class ViT(nn.Module):
-    """A small vision transformer: heads and hidden units of each block, and whether each half of a block is there."""
+    """A small vision transformer behind two convolutions, each token of 4 x 4 pixels.
+
+    Chosen are heads and hidden units of each block, and whether each half of a block is there.
+    """
 
     blocks: int = 4
-    features: int = 48
+    features: int = 64
     heads: int = 4
-    patch: int = 2
     classes: int = 10
 
     @nn.compact
     def __call__(self, x: Any, train: bool = False) -> Any:
         """Images [B, H, W, C] -> logits [B, K]."""
-        x = nn.Conv(self.features, (self.patch, self.patch), strides=(self.patch, self.patch))(x)
+        x = nn.gelu(nn.Conv(self.features // 2, (3, 3), strides=2)(x))
+        x = nn.Conv(self.features, (3, 3), strides=2)(x)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.param("position", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         for number in range(self.blocks):

@@ -40,21 +40,17 @@ class Teacher(NamedTuple):
 
 
 class Pupil:
-    """A network that is trained, any number of times, by one compiled step. teacher: None to learn from labels alone."""
+    """A network that is trained, any number of times, by one compiled step.
 
-    def __init__(
-        self,
-        network: Network,
-        dataset: Dataset,
-        settings: Fitting,
-        teacher: Teacher | None = None,
-        hold_out: float = 0.0,
-    ):
+    teacher: None to learn from labels alone.
+    """
+
+    def __init__(self, network: Network, dataset: Dataset, settings: Fitting, teacher: Teacher | None = None):
         self.network = network
         self.settings = settings
         self.teacher = teacher
         self.dataset = dataset
-        self.examples = data.split(dataset, 0, hold_out).train
+        self.examples = data.split(dataset, 0, 0.0).train
         count = data.count(self.examples)
         self.steps = count // settings.batch_size
         total = settings.epochs * self.steps

@@ -63,7 +63,7 @@ def finish(
     _draw(result, folder / "shrink.png")
     pictures = [(
         "Accuracy and cost", "shrink.png",
-        "On the test split, with 95 % intervals where there are any. All networks of a budget had the same distillation.",
+        "On the test split, with 95 % intervals of shares. All but the trained model had the same distillation.",
     )]  # fmt: skip
     lines = run.metrics()
     if draw.has_curves(lines):

@@ -90,9 +90,9 @@ def fisher(
     """The importance of each unit: by how much its removal changes the outputs, to second order.
 
     With a gate of 1 at a unit, the distance that its removal causes is about half the Fisher information of the gate,
-    the mean of (∂ log p / ∂ gate)² for labels drawn from the model itself (Theis et al. 2018, arXiv 1801.05787; Molchanov
-    et al. 2019, arXiv 1906.10771). That derivative is Σ w ∂/∂w over the weights of the unit. As its mean is 0, squares of
-    sums over a batch add up to the same as squares of each example.
+    the mean of (∂ log p / ∂ gate)² for labels drawn from the model itself (Theis et al. 2018, arXiv 1801.05787;
+    Molchanov et al. 2019, arXiv 1906.10771). That derivative is Σ w ∂/∂w over the weights of the unit. As its mean is
+    0, squares of sums over a batch add up to the same as squares of each example.
 
     Returns: of each group, float64 [size].
     """

@@ -34,7 +34,7 @@ def made_searchable(model: Any, dataset: Dataset) -> Searchable:
     form = jax.ShapeDtypeStruct(made_for, jnp.float32) if isinstance(made_for, tuple) else made_for
     wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(form)]
     given = [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(example)]
-    if wanted != given or jax.tree.structure(form) != jax.tree.structure(example):
+    if wanted != given or str(jax.tree.structure(form)) != str(jax.tree.structure(example)):
         raise ValueError(
             f"the model was made searchable for inputs {_told(wanted)} of an example, and {dataset.name} has "
             f"{_told(given)}: give it an example of this data"
