@@ -3,9 +3,12 @@
 import dataclasses
 import itertools
 import json
+import re
 import signal
+from pathlib import Path
 
 import flax.linen as nn
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ import own_models
 import pytest
 
 import jaxnas
+from experiments import shrink as program
 from jaxnas import choices, data
 from jaxnas.base import Context
 from jaxnas.shrinking import Distillation, Fitting, Shrinking
@@ -381,3 +385,95 @@ def test_weights_are_taken_as_frameworks_have_them(own, trained):
     of_nnx = choices.searchable(lambda rngs: own_models.NnxNet(rngs), own_models.IMAGES)
     found = weights_of(of_nnx, module)
     np.testing.assert_array_equal(found.params["stem"]["kernel"], module.stem.kernel[...])
+
+
+class Block(nn.Module):
+    """As people write it, without any choice."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        y = nn.MultiHeadDotProductAttention(2, qkv_features=6)(nn.LayerNorm()(x))
+        y = nn.Dropout(0.1, deterministic=not train)(y)
+        return x + nn.Dense(x.shape[-1])(nn.gelu(nn.Dense(8)(y)))
+
+
+class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        for _ in range(2):
+            x = Block()(x, train)
+        return nn.Dense(3)(x.mean(1))
+
+
+def test_choices_declared_outside_leave_the_model_as_it_is():
+    own = choices.searchable(
+        choices.declared(
+            Plain(), {"Block_?/Dense_0": (2, 8), "*/MultiHead*": (1, 2)}, optional=["Block_1"]
+        ),
+        own_models.SEQUENCE,
+    )  # fmt: skip
+    assert {choice.name: choice.options for choice in own.space.choices} == {
+        "Block_0.MultiHeadDotProductAttention_0": ("1", "2"),
+        "Block_0.Dense_0": ("2", "8"),
+        "Block_1.MultiHeadDotProductAttention_0": ("1", "2"),
+        "Block_1.Dense_0": ("2", "8"),
+        "Block_1.there": ("0", "1"),
+    }
+    variables = Plain().init(jax.random.key(0), own_models.SEQUENCE)
+    weights = weights_of(own, variables)
+    x = jax.random.normal(jax.random.key(1), own_models.SEQUENCE.shape)
+    whole = own.network(own.units().whole)
+    kept = whole.apply(weights.params, x, Context(weights.stats))[0]
+    np.testing.assert_allclose(kept, Plain().apply(variables, x), rtol=1e-5, atol=1e-6)
+    arch = own.space.from_genotype(
+        {**own.space.to_genotype(own.units().whole), "Block_1.there": "0", "Block_0.Dense_0": "2"}
+    )
+    small = own.network(arch).init(jax.random.key(0))[0]
+    assert "Block_1" not in small
+    assert small["Block_0"]["Dense_0"]["kernel"].shape == (3, 2)
+    assert small["Block_0"]["MultiHeadDotProductAttention_0"]["query"]["kernel"].shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("widths", "optional", "told"),
+    [
+        ({"Block_9/Dense_0": (2, 8)}, (), "no module 'Block_9/Dense_0'"),
+        ({"Block_0/Dense_0": (2, 4)}, (), "is 8 wide"),
+        ({"Block_0/LayerNorm_0": (1, 3)}, (), "no width that is known"),
+        ({}, ("Blocks",), "no module 'Blocks'"),
+        ({}, (), "nothing is declared"),
+    ],
+)
+def test_what_cannot_be_declared_is_refused(widths, optional, told):
+    with pytest.raises(ValueError, match=told):
+        choices.searchable(choices.declared(Plain(), widths, optional), own_models.SEQUENCE)
+
+
+def test_the_program_reads_weights_and_refuses_others(run, own, trained, tmp_path):
+    file = tmp_path / "net.msgpack"
+    file.write_bytes(flax.serialization.to_bytes({"params": trained.params, "batch_stats": trained.stats}))
+    found = weights_of(own, program._weights(program.Config(weights=str(file)), own))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, trained)))
+    file.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="is no file of flax"):
+        program._weights(program.Config(weights=str(file)), own)
+    with pytest.raises(ValueError, match="not the model at its widest"):
+        program._weights(program.Config(run=str(run.folder)), own)
+    with pytest.raises(ValueError, match="give one"):
+        program.main(program.Config(run="a", weights="b"))
+    for name in ("nothing", "no_module:Net", "experiments.models:Nothing"):
+        with pytest.raises(ValueError, match="--model"):
+            program._model(name)
+
+
+def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "shrink.md").read_text(encoding="utf-8")
+    names = {"__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    rows, whole = names["networks"], jaxnas.searchable(names["Net"](), jnp.zeros((1, 8, 8, 1)))
+    assert 0 < rows["found"]["macs"] <= 0.5 * whole.network(whole.units().whole).costs["macs"]
+    assert rows.keys() == {"found", "uniform", "magnitude", "random-1", "scratch"}
+    assert names["logits"].shape == (5, 10)
+    assert list(names["shrunk"].result["budgets"]["0.5"]["networks"]) == ["found", "random-1"]

@@ -19,6 +19,7 @@ from jaxnas.choices import linen, nnx
 from jaxnas.choices.asking import Asking, Found, Size, listening
 from jaxnas.choices.costing import Costs, cost_table, counts_of, exact_program
 from jaxnas.choices.model import Traced, forms_of
+from jaxnas.choices.outside import Declared
 from jaxnas.choices.parts import Parts
 from jaxnas.choices.program import aligned, live
 from jaxnas.choices.space import choice_space
@@ -49,10 +50,10 @@ class Searchable(NamedTuple):
 def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     """Makes a search space of a model that has choices in it (docs/own_model.md).
 
-    model: a linen module, or a function that makes one, () -> a linen module or (rngs) -> an nnx module. Its `__call__`
-    takes the inputs of a batch as one argument, and may take `train`, `training` or `deterministic`, as a flag. It is
-    not changed. example: a batch of inputs, arrays or `jax.ShapeDtypeStruct`, whose first axis is that of the examples.
-    name: of the space, which genotypes have.
+    model: a linen module, or a function that makes one, () -> a linen module or (rngs) -> an nnx module; or what
+    `declared` gives. Its `__call__` takes the inputs of a batch as one argument, and may take `train`, `training` or
+    `deterministic`, as a flag. It is not changed. example: a batch of inputs, arrays or `jax.ShapeDtypeStruct`, whose
+    first axis is that of the examples. name: of the space, which genotypes have.
 
     Raises: ValueError, with the line of the model, for choices that contradict each other, that change nothing, or that
     a supernet cannot follow.
@@ -88,6 +89,8 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
 
 def traced_model(model: Any) -> Traced:
     """A model, or a function that makes one, as functions. Raises ValueError for something else."""
+    if isinstance(model, Declared):
+        return linen.linen_model(lambda: model.model, model)
     if linen.is_model(model):
         _check_fields(model)
         return linen.linen_model(lambda: model)
