@@ -226,7 +226,7 @@ def test_uniform_narrowing_takes_all_widths_alike_and_uses_the_budget(own):
     assert costs <= budget.limits["macs"]
     taken = own.space.to_genotype(arch)
     assert (taken["block"], taken["layer"]) == ("1", "full")
-    assert uniform(own, budget_of(own, "params", 20, None)) is None  # only by leaving layers out
+    assert uniform(own, budget_of(own, "params", 30, None)) is None  # only by leaving layers out
 
 
 SETTINGS = Shrinking(budgets=(0.6, 60), calibration=64, calibration_batch=32, candidates=3)
