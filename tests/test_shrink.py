@@ -93,11 +93,10 @@ def scorer(own, dataset):
     ("model", "example"),
     [
         (own_models.ConvNet(), own_models.IMAGES),
-        (own_models.ViT(), own_models.IMAGES),
         (own_models.Fused(), own_models.SEQUENCE),
         (lambda rngs: own_models.NnxNet(rngs), own_models.IMAGES),
     ],
-    ids=["convnet", "vit", "fused", "nnx"],
+    ids=["convnet", "fused", "nnx"],
 )
 def test_another_order_of_units_changes_nothing_that_the_model_computes(model, example):
     own = choices.searchable(model, example)
@@ -133,9 +132,8 @@ def test_importance_is_what_removal_does_to_the_outputs(own, trained, dataset):
     assert [group.choices for group in units.groups].count(("inner",)) == 1
     number = [group.choices for group in units.groups].index(("inner",))
     examples = jax.tree.map(lambda leaf: leaf[:128], dataset.train)
-    found = [
-        fisher(own, trained, examples, None, divergence_of(dataset), jax.random.key(seed))[number] for seed in range(12)
-    ]
+    often = jax.tree.map(lambda leaf: np.concatenate([leaf] * 12), examples)
+    found = fisher(own, trained, often, None, divergence_of(dataset), jax.random.key(0))[number]
     network, step = own.network(units.whole), 0.03
     x = jnp.asarray(examples.inputs)
     plain = network.apply(trained.params, x, Context(trained.stats))[0]
@@ -151,7 +149,7 @@ def test_importance_is_what_removal_does_to_the_outputs(own, trained, dataset):
 
     by_hand = np.array([2 * scaled(unit) / step**2 for unit in range(5)])
     # A rectified unit has the derivative once by what leads in, once by what leads out; and each batch has 4 draws.
-    np.testing.assert_allclose(np.mean(found, axis=0) / (4 * 4), by_hand, rtol=0.35, atol=0.05 * by_hand.max())
+    np.testing.assert_allclose(found / (4 * 4 * 12), by_hand, rtol=0.35, atol=0.05 * by_hand.max())
 
 
 def test_the_first_so_many_units_are_the_most_important():
@@ -408,15 +406,15 @@ class Plain(nn.Module):
 def test_choices_declared_outside_leave_the_model_as_it_is():
     own = choices.searchable(
         choices.declared(
-            Plain(), {"Block_?/Dense_0": (2, 8), "*/MultiHead*": (1, 2)}, optional=["Block_1"]
+            Plain(), {"Block_?/Dense_1": (2, 8), "*/MultiHead*": (1, 2)}, optional=["Block_1"]
         ),
         own_models.SEQUENCE,
     )  # fmt: skip
     assert {choice.name: choice.options for choice in own.space.choices} == {
         "Block_0.MultiHeadDotProductAttention_0": ("1", "2"),
-        "Block_0.Dense_0": ("2", "8"),
+        "Block_0.Dense_1": ("2", "8"),
         "Block_1.MultiHeadDotProductAttention_0": ("1", "2"),
-        "Block_1.Dense_0": ("2", "8"),
+        "Block_1.Dense_1": ("2", "8"),
         "Block_1.there": ("0", "1"),
     }
     variables = Plain().init(jax.random.key(0), own_models.SEQUENCE)
@@ -426,11 +424,11 @@ def test_choices_declared_outside_leave_the_model_as_it_is():
     kept = whole.apply(weights.params, x, Context(weights.stats))[0]
     np.testing.assert_allclose(kept, Plain().apply(variables, x), rtol=1e-5, atol=1e-6)
     arch = own.space.from_genotype(
-        {**own.space.to_genotype(own.units().whole), "Block_1.there": "0", "Block_0.Dense_0": "2"}
+        {**own.space.to_genotype(own.units().whole), "Block_1.there": "0", "Block_0.Dense_1": "2"}
     )
     small = own.network(arch).init(jax.random.key(0))[0]
     assert "Block_1" not in small
-    assert small["Block_0"]["Dense_0"]["kernel"].shape == (3, 2)
+    assert small["Block_0"]["Dense_1"]["kernel"].shape == (3, 2)
     assert small["Block_0"]["MultiHeadDotProductAttention_0"]["query"]["kernel"].shape == (3, 2, 3)
 
 
@@ -438,7 +436,7 @@ def test_choices_declared_outside_leave_the_model_as_it_is():
     ("widths", "optional", "told"),
     [
         ({"Block_9/Dense_0": (2, 8)}, (), "no module 'Block_9/Dense_0'"),
-        ({"Block_0/Dense_0": (2, 4)}, (), "is 8 wide"),
+        ({"Block_0/Dense_1": (2, 4)}, (), "is 8 wide"),
         ({"Block_0/LayerNorm_0": (1, 3)}, (), "no width that is known"),
         ({}, ("Blocks",), "no module 'Blocks'"),
         ({}, (), "nothing is declared"),

@@ -61,8 +61,8 @@ def declared(
 
     widths: the place of a layer in the model, "Block_0/Dense_1" -> how wide it may be, its own width among them: the
     features of a Dense or Conv, the heads of an attention, each of which keeps its size. optional: places of modules
-    that may be left out, which give what they are given, and must keep its shape. A place may have * and […] as names
-    of files have (`fnmatch`); every layer that it fits has a choice of its own, and the first that fits counts. All
+    that may be left out, which give what they are given, and must keep its shape. A place may have * and […] as paths
+    of files have; every layer that it fits has a choice of its own, and the first that fits counts. All
     names of parameters stay, so that a model that was trained before can be shrunk. The model is not changed.
 
     Raises: ValueError for something else than a linen module, and where nothing is declared; once the model is traced,
@@ -79,7 +79,13 @@ _WIDTHS = ((nn.Dense, "features"), (nn.Conv, "features"), (nn.MultiHeadDotProduc
 
 
 def _first(patterns: Sequence[str] | Mapping[str, Any], place: str) -> str | None:
-    return next((pattern for pattern in patterns if place and fnmatch.fnmatchcase(place, pattern)), None)
+    """The first pattern that fits a place, part by part."""
+    parts = place.split("/")
+    for pattern in patterns:
+        own = pattern.split("/")
+        if len(own) == len(parts) and all(map(fnmatch.fnmatchcase, parts, own)):
+            return pattern
+    return None
 
 
 @contextlib.contextmanager

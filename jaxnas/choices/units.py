@@ -69,7 +69,7 @@ class Units:
         totals = [jnp.zeros(group.size) for group in self.groups]
         for array, axes in zip(arrays, self._axes, strict=True):
             for place, axis in enumerate(axes):
-                along = array.sum([at for at in range(array.ndim) if at != place])
+                along = array.sum(tuple(at for at in range(array.ndim) if at != place))
                 for number, leaf in enumerate(self._leaves):
                     if any(leaf is own for own in _leaves(axis)):
                         totals[number] = totals[number].at[_members(axis, leaf)].add(along, mode="drop")

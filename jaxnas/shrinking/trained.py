@@ -65,8 +65,9 @@ def weights_of(own: Searchable, given: Any) -> Weights:
 
     Raises: ValueError where they are not those of the model at its widest, naming the first that differs.
     """
-    if of_nnx.is_layer(given):
-        given = of_nnx.variables_of(given)
+    wanted = jax.eval_shape(own.network(own.units().whole).init, jax.random.key(0))
+    if of_nnx.is_layer(given):  # which holds all options, also those that it does not call
+        given = tuple(_part(tree, form) for tree, form in zip(of_nnx.variables_of(given), wanted, strict=True))
     elif isinstance(given, Mapping):
         if "params" not in given:
             raise ValueError(f"weights are the variables of a model, with 'params', got {', '.join(map(str, given))}")
@@ -77,10 +78,16 @@ def weights_of(own: Searchable, given: Any) -> Weights:
         raise ValueError(
             f"weights are variables, a module, or (params, statistics), got {type(given).__name__}"
         ) from None
-    wanted = jax.eval_shape(own.network(own.units().whole).init, jax.random.key(0))
     for name, form, tree in (("parameter", wanted[0], params), ("statistic", wanted[1], stats)):
         _check_same(name, _shapes(form), _shapes(tree))
     return Weights(*jax.tree.map(lambda form, leaf: jnp.asarray(leaf, form.dtype), wanted, (params, stats)))
+
+
+def _part(tree: Any, form: Any) -> Any:
+    """What a tree of dictionaries has of a smaller one."""
+    if not isinstance(tree, Mapping) or not isinstance(form, Mapping):
+        return tree
+    return {name: _part(tree[name], own) for name, own in form.items() if name in tree}
 
 
 def _check_same(name: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
