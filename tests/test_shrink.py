@@ -20,7 +20,7 @@ from experiments import shrink as program
 from jaxnas import choices, data
 from jaxnas.base import Context
 from jaxnas.shrinking import Distillation, Fitting, Shrinking
-from jaxnas.shrinking.choosing import budget_of, next_best, uniform
+from jaxnas.shrinking.choosing import at_random, budget_of, next_best, uniform
 from jaxnas.shrinking.distances import divergence_of, kl
 from jaxnas.shrinking.distilling import Weights
 from jaxnas.shrinking.filling import new_layers
@@ -475,3 +475,12 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     assert rows.keys() == {"found", "uniform", "magnitude", "random-1", "scratch"}
     assert names["logits"].shape == (5, 10)
     assert list(names["shrunk"].result["budgets"]["0.5"]["networks"]) == ["found", "random-1"]
+
+
+def test_random_choices_use_the_budget(own):
+    limit = 0.7 * own.network(own.units().whole).costs["macs"]
+    archs = np.array(at_random(own, budget_of(own, "macs", limit, None), jax.random.key(0), 6))
+    assert len(np.unique(archs, axis=0)) > 1
+    costs = own.costs(archs)["macs"]
+    assert costs.max() <= limit
+    assert np.median(costs) >= 0.8 * limit

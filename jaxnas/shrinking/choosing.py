@@ -17,7 +17,7 @@ from jaxnas.shrinking.scoring import Alternatives
 
 COSTS = ("macs", "params", "latency_ms")
 _ROUNDS = 5
-_DRAWN, _NEAR = 256, 0.9
+_STEPS, _NEAR = 2000, 0.9
 
 
 class Chosen(NamedTuple):
@@ -91,12 +91,26 @@ def uniform(own: Searchable, budget: Budget) -> Arch | None:
 
 
 def at_random(own: Searchable, budget: Budget, key: Key, count: int) -> list[Arch]:
-    """Architectures drawn within the budget, of which those that use 90 % of it come first."""
-    archs = feasible_samples(own.space, budget, key, _DRAWN)[0]
+    """Random architectures that use most of the budget.
+
+    Uniform draws cost far less than a budget that is mild. So each takes random changes of one choice, of which those
+    count that cost more and are within, until it uses 90 % of the budget.
+    """
+    if not count:
+        return []
+    draw_key, walk_key = jax.random.split(key)
+    archs = feasible_samples(own.space, budget, draw_key, count)[0]
     (name, limit), *_ = budget.limits.items()
-    near = budget.costs(archs)[name] >= _NEAR * limit
-    ranked = np.concatenate([archs[near], archs[~near]])
-    return [jnp.asarray(arch) for arch in ranked[:count]]
+    costs, mutate = budget.costs(archs)[name], jax.jit(jax.vmap(own.space.mutate))
+    for number in range(_STEPS):
+        if (costs >= _NEAR * limit).all():
+            break
+        keys = jax.random.split(jax.random.fold_in(walk_key, number), len(archs))
+        changed = np.asarray(mutate(keys, jnp.asarray(archs)))
+        new = budget.costs(changed)[name]
+        better = (costs < _NEAR * limit) & (new > costs) & (new <= limit)
+        archs, costs = np.where(better[:, None], changed, archs), np.where(better, new, costs)
+    return [own.space.canonical(jnp.asarray(arch, jnp.int32)) for arch in archs]
 
 
 def timer(own: Searchable, batch: int) -> Callable[[Arch], float]:
