@@ -109,7 +109,7 @@ def _weights(config: Config, own: Searchable) -> Any:
     if config.run is not None:
         params = jaxnas.load(config.run, model=own).params
         there = own.space.from_genotype(jaxnas.saved.describe(config.run)["genotype"])
-        if not np.array_equal(np.asarray(there), np.asarray(whole)):
+        if not np.array_equal(np.asarray(there), np.asarray(own.space.canonical(whole))):
             raise ValueError(
                 f"the network of {config.run} is {own.space.notation(there)}, not the model at its widest, which is "
                 f"{own.space.notation(whole)}: train that"

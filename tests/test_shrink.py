@@ -23,7 +23,7 @@ from jaxnas.shrinking import Distillation, Fitting, Shrinking
 from jaxnas.shrinking.choosing import at_random, budget_of, next_best, uniform
 from jaxnas.shrinking.distances import divergence_of, kl
 from jaxnas.shrinking.distilling import Weights
-from jaxnas.shrinking.filling import new_layers
+from jaxnas.shrinking.filling import filled, new_layers
 from jaxnas.shrinking.scoring import Alternatives, Scorer, falling, fisher, norms
 from jaxnas.shrinking.trained import weights_of
 from jaxnas.train.stop import Stopped
@@ -115,6 +115,11 @@ def test_another_order_of_units_changes_nothing_that_the_model_computes(model, e
     x = jax.random.normal(jax.random.key(2), (3, *example.shape[1:]))
     apply = jax.jit(lambda params: network.apply(params, x, Context())[0])
     np.testing.assert_allclose(apply(plain), apply(turned), rtol=2e-4, atol=2e-5)
+    # What is summed by units is in the order of the units.
+    sums = zip(units.sums(params), units.sums(units.ordered(params, orders)), orders, strict=True)
+    for before, after, order in sums:
+        np.testing.assert_allclose(after, before[order], rtol=1e-3, atol=1e-4)
+        assert len(np.unique(np.asarray(before).round(3))) > 1
 
 
 def test_every_weight_counts_for_its_own_units(own, trained):
@@ -201,6 +206,7 @@ def test_the_integer_program_is_brute_force(own):
     for place, choice in enumerate(own.space.choices):
         losses[choice.name] = rng.uniform(0.1, 1, (1, len(choice.options)))
         losses[choice.name][0, whole[place]] = 0
+    losses["inner"] /= 1e3  # so that what a left-out block has inside would come among the best
     every = np.array(list(itertools.product(*(range(len(choice.options)) for choice in own.space.choices))), np.int32)
     costs = own.costs(every)["macs"]
     limit = 0.6 * own.network(own.units().whole).costs["macs"]
@@ -293,13 +299,46 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(run, own, trained, data
         assert all(jax.tree.leaves(same))
 
 
-def test_new_layers_learn_and_nothing_else_does(run, own, supernet_params):
-    """The cheap layer has no trained parameters: it was trained alone, and so costs less than an untrained one."""
+def test_new_layers_learn_and_nothing_else_does(run, own, supernet_params, scorer, dataset):
+    """The cheap layer has no trained parameters: it is trained alone, and then comes nearer to the trained model."""
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(supernet_params)]
     fresh = {name for name, new in zip(names, new_layers(own), strict=True) if new}
     assert fresh
     assert all("cheap" in name for name in fresh)
     assert (run.folder / "stages" / "new-layers" / "checkpoints").exists()
+    settings = dataclasses.replace(SHORT, epochs=10, learning_rate=1e-2)
+    alternatives = Alternatives(own)
+    after = filled(
+        own, supernet_params, alternatives.archs, dataset, settings, divergence_of(dataset), jax.random.key(0), None,
+        lambda: None,
+    )  # fmt: skip
+    leaves = zip(new_layers(own), jax.tree.leaves(supernet_params), jax.tree.leaves(after), strict=True)
+    assert all(np.array_equal(a, b) != new for new, a, b in leaves)
+    losses = [
+        alternatives.table(scorer.distances(params, alternatives.archs, scorer.trained(params)))
+        for params in (supernet_params, after)
+    ]
+    assert losses[1]["layer"][0, 1] < 0.9 * losses[0]["layer"][0, 1]
+    assert losses[1]["layer"][0, 2] == losses[0]["layer"][0, 2]
+
+
+def test_a_choice_inside_an_option_that_is_not_taken_is_scored_beside_that_option():
+    class Nested(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def wide(x):
+                return nn.Dense(3)(nn.relu(nn.Dense(choices.width("inner", (2, 4)))(x)))
+
+            return choices.one_of("layer", {"plain": nn.Dense(3), "wide": wide})(x)
+
+    own = choices.searchable(Nested(), jnp.zeros((1, 4)))
+    alternatives = Alternatives(own)
+    values = {(0, 1): 0.0, (0, 0): 0.0, (1, 1): 5.0, (1, 0): 7.0}
+    named = {choice.name: place for place, choice in enumerate(own.space.choices)}
+    known = np.array([values[arch[named["layer"]], arch[named["inner"]]] for arch in alternatives.archs.tolist()])
+    table = alternatives.table(known)
+    assert table["inner"].tolist() == [[2.0, 0.0]]
+    assert table["layer"].tolist() == [[0.0, 5.0]]
 
 
 def test_a_regression_and_a_distance_of_ones_own(tmp_path):

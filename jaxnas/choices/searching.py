@@ -83,7 +83,7 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     network = _networks(source, space, of_one)
     supernet = make_supernet(source, space, network)
     table = functools.cache(lambda: cost_table(space, costs))
-    units = functools.cache(lambda: Units(parts, space.canonical))
+    units = functools.cache(lambda: Units(parts))
     return Searchable(space, supernet, network, _entry(space, supernet, network, costs), costs, table, units)
 
 

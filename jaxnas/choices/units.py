@@ -7,7 +7,7 @@ and changes nothing that the model computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,15 +33,16 @@ class Group(NamedTuple):
 class Units:
     """Of a model that `searchable` has traced.
 
-    whole: the architecture that the model is outside of a search. found: name -> the choice, with its kind, its options
+    whole: the architecture that the model is outside of a search; a choice inside an option that is not taken has its
+    widest option. found: name -> the choice, with its kind, its options
     and the conditions under which it matters. groups: of units, in a fixed order.
     """
 
-    def __init__(self, parts: Parts, canonical: Callable[[Arch], Arch]):
+    def __init__(self, parts: Parts):
         self._parts = parts
         self.found: Mapping[str, Found] = parts.source.found
         outside = [len(c.options) - 1 if c.kind == "join" else c.whole for c in self.found.values()]
-        self.whole: Arch = canonical(jnp.array(outside, jnp.int32))
+        self.whole: Arch = jnp.array(outside, jnp.int32)
         layouts = parts.plan.layouts
         self._axes = [parts.plan.axes[variable] for variable in parts.variables["params"]]
         leaves = {id(leaf): leaf for axes in self._axes for axis in axes for leaf in _leaves(axis)}

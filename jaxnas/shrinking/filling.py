@@ -43,7 +43,7 @@ def new_layers(own: Searchable) -> list[bool]:
 
 def filled(
     own: Searchable, params: PyTree, archs: np.ndarray, dataset: Dataset, settings: Distillation,
-    divergence: Divergence, key: Key, stage: Stage, stop: Stop,
+    divergence: Divergence, key: Key, stage: Stage | None, stop: Stop,
 ) -> PyTree:  # fmt: skip
     """The supernet's parameters with the layers that are new trained; `params` itself where there are none.
 
