@@ -44,13 +44,12 @@ def next_best(own: Searchable, losses: dict[str, np.ndarray], budget: Budget, co
     """
     assert budget.structure is not None
     scores = {name: -value for name, value in losses.items()}
-    canonical = jax.jit(own.space.canonical)
     asked = count
     for _ in range(_ROUNDS):
         found: dict[tuple[int, ...], float] = {}
         solutions = solve(budget.structure, scores, budget.constraints, asked)
         for solution in solutions:
-            found.setdefault(tuple(np.asarray(canonical(solution.arch)).tolist()), -solution.value)
+            found.setdefault(tuple(np.asarray(solution.arch).tolist()), -solution.value)
         if len(found) >= count or len(solutions) < asked:
             break
         asked *= 2
