@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from jaxnas.saved import load
     from jaxnas.search import darts, enas, single_path
+    from jaxnas.shrinking import shrink
 
 _NAMES = {
     "base": (
@@ -57,13 +58,14 @@ _NAMES = {
     ),
     "saved": ("load",),
     "search": ("darts", "enas", "single_path"),
+    "shrinking": ("shrink",),
 }  # fmt: skip
 """Module -> the names of it that stand here."""
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _PACKAGES = (
     "benchmarks", "catalog", "choices", "controllers", "data", "draw", "export", "fit", "hardware", "networks", "ops",
     "parallel",
-    "predictors", "proxies", "relax", "samplers", "search", "spaces", "supernets", "testing", "train",
+    "predictors", "proxies", "relax", "samplers", "search", "shrinking", "spaces", "supernets", "testing", "train",
 )  # fmt: skip
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "rank",
     "run",
     "searchable",
+    "shrink",
     "single_path",
     "width",
 ]

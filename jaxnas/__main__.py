@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxnas.streams import take_standard_streams
 
 PROGRAMS = "jaxnas.programs"
-_SHARED = ("__init__", "common")
+_SHARED = ("__init__", "common", "models")
 """Files that are no programs."""
 
 

@@ -64,6 +64,7 @@ SLOW = {
         "test_mixture_and_path_and_their_gradients_are_those_of_the_loops[enas",
         "test_a_sampled_mixture_and_its_gradients_are_those_of_the_loops",
     ),
+    "test_shrink": ("test_the_page_runs_as_it_stands",),
     "test_single_path_digits": ("",),
     "test_stops": ("test_a_signal_ends_between_two_parts",),
     "test_tabular": ("test_on_a_table_with_gaps", "test_a_table_may_be_called_otherwise"),

@@ -22,6 +22,7 @@ LAYERS = (
     "tabular",
     "command",
     "fit __main__",
+    "shrinking",
 )
 """From the ground up. A module may import from the layers below its own, and from its own where that is no circle."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

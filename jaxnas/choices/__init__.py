@@ -8,9 +8,10 @@ from typing import Any
 from jaxnas.choices import linen, nnx
 from jaxnas.choices.asking import asking, check_options, line, value, width
 from jaxnas.choices.layers import call_join, check_depth, check_join, narrow, skip
+from jaxnas.choices.outside import declared
 from jaxnas.choices.searching import Searchable, searchable
 
-__all__ = ["Searchable", "depth", "join", "narrow", "one_of", "searchable", "skip", "value", "width"]
+__all__ = ["Searchable", "declared", "depth", "join", "narrow", "one_of", "searchable", "skip", "value", "width"]
 
 
 def one_of(name: str, layers: Mapping[str, Any]) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxnas.choices.asking import line
+from jaxnas.choices.asking import asking, line
 from jaxnas.choices.layers import call_depth, call_join, call_one_of
 from jaxnas.choices.model import Traced, call_flag, check_stats
+from jaxnas.choices.outside import Declared
 
 
 class Layers:
@@ -116,9 +117,19 @@ def is_layer(layer: Any) -> bool:
     return isinstance(layer, nn.Module)
 
 
-def linen_model(make: Callable[[], nn.Module]) -> Traced:
-    """A linen model as functions. make: gives the model, inside the trace."""
+def linen_model(make: Callable[[], nn.Module], declared: Declared | None = None) -> Traced:
+    """A linen model as functions. make: gives the model, inside the trace. declared: choices from outside of it."""
     flag: list[Any] = []
+
+    @contextlib.contextmanager
+    def asked() -> Iterator[None]:
+        if declared is None:
+            yield
+            return
+        with declared.asked() as had:
+            yield
+        if (trace := asking()) is not None and trace.mode == "all":
+            declared.check(had)
 
     def call(model: nn.Module, train: bool) -> dict[str, Any]:
         if not flag:
@@ -127,7 +138,7 @@ def linen_model(make: Callable[[], nn.Module]) -> Traced:
 
     def init(key: Any, inputs: Any) -> tuple[Any, Any]:
         model = make()
-        with _as_asked(None, dropout=False):
+        with _as_asked(None, dropout=False), asked():
             variables = dict(model.init({"params": key, "dropout": key}, inputs, **call(model, True)))
         params, stats = variables.pop("params", {}), variables.pop("batch_stats", {})
         check_stats(stats, variables)
@@ -137,7 +148,7 @@ def linen_model(make: Callable[[], nn.Module]) -> Traced:
         model = make()
         variables = {"params": params, **({"batch_stats": stats} if stats else {})}
         rngs = {} if key is None else {"dropout": key}
-        with _as_asked(axis_name, dropout=key is not None):
+        with _as_asked(axis_name, dropout=key is not None), asked():
             outputs, changed = model.apply(
                 variables, inputs, rngs=rngs, mutable=["batch_stats"] if train else [], **call(model, train)
             )

@@ -116,3 +116,9 @@ def is_made_with_rngs(make: Any) -> bool:
     if isinstance(make, type):
         return issubclass(make, nnx.Module)
     return callable(make) and "rngs" in inspect.signature(make).parameters
+
+
+def variables_of(model: nnx.Module) -> tuple[Any, Any]:
+    """Copies of the parameters and statistics of a module, in the form of its network."""
+    _, params, stats, _, _ = _parts(model)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)

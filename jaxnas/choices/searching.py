@@ -19,10 +19,12 @@ from jaxnas.choices import linen, nnx
 from jaxnas.choices.asking import Asking, Found, Size, listening
 from jaxnas.choices.costing import Costs, cost_table, counts_of, exact_program
 from jaxnas.choices.model import Traced, forms_of
+from jaxnas.choices.outside import Declared
 from jaxnas.choices.parts import Parts
 from jaxnas.choices.program import aligned, live
 from jaxnas.choices.space import choice_space
 from jaxnas.choices.supernet import Source, initial_stats, make_supernet, numbers_of, shape_of_one
+from jaxnas.choices.units import Units
 from jaxnas.ops.costs import CostTable
 
 
@@ -33,7 +35,7 @@ class Searchable(NamedTuple):
     training loop. network: arch -> the network of one, really as small as it is. entry: what `jaxnas.run` takes.
     costs: archs [P, D] -> {"params": int64 [P], "macs": int64 [P]}, exact, for one example: what the outputs depend on.
     cost_table: () -> costs as a sum over the options taken, and the largest relative error of the sum on 512 random
-    architectures; 0 where costs do add up.
+    architectures; 0 where costs do add up. units: () -> what is cut where a width is narrowed.
     """
 
     space: SearchSpace
@@ -42,15 +44,16 @@ class Searchable(NamedTuple):
     entry: Entry
     costs: Callable[[Any], dict[str, np.ndarray]]
     cost_table: Callable[[], tuple[CostTable, dict[str, float]]]
+    units: Callable[[], Units]
 
 
 def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     """Makes a search space of a model that has choices in it (docs/own_model.md).
 
-    model: a linen module, or a function that makes one, () -> a linen module or (rngs) -> an nnx module. Its `__call__`
-    takes the inputs of a batch as one argument, and may take `train`, `training` or `deterministic`, as a flag. It is
-    not changed. example: a batch of inputs, arrays or `jax.ShapeDtypeStruct`, whose first axis is that of the examples.
-    name: of the space, which genotypes have.
+    model: a linen module, or a function that makes one, () -> a linen module or (rngs) -> an nnx module; or what
+    `declared` gives. Its `__call__` takes the inputs of a batch as one argument, and may take `train`, `training` or
+    `deterministic`, as a flag. It is not changed. example: a batch of inputs, arrays or `jax.ShapeDtypeStruct`, whose
+    first axis is that of the examples. name: of the space, which genotypes have.
 
     Raises: ValueError, with the line of the model, for choices that contradict each other, that change nothing, or that
     a supernet cannot follow.
@@ -80,11 +83,14 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     network = _networks(source, space, of_one)
     supernet = make_supernet(source, space, network)
     table = functools.cache(lambda: cost_table(space, costs))
-    return Searchable(space, supernet, network, _entry(space, supernet, network, costs), costs, table)
+    units = functools.cache(lambda: Units(parts))
+    return Searchable(space, supernet, network, _entry(space, supernet, network, costs), costs, table, units)
 
 
 def traced_model(model: Any) -> Traced:
     """A model, or a function that makes one, as functions. Raises ValueError for something else."""
+    if isinstance(model, Declared):
+        return linen.linen_model(lambda: model.model, model)
     if linen.is_model(model):
         _check_fields(model)
         return linen.linen_model(lambda: model)
@@ -191,7 +197,7 @@ def _without_supernet(source: Source, value: Found, name: str) -> Searchable:
     entry = Entry(
         name, lambda skeleton: space, refuse, lambda arch, skeleton, own: network(arch), vocabulary=vocabulary(space)
     )
-    return Searchable(space, supernet, network, entry, costs, refuse)
+    return Searchable(space, supernet, network, entry, costs, refuse, refuse)
 
 
 def vocabulary(space: SearchSpace) -> tuple[str, ...]:

@@ -1,0 +1,111 @@
+"""What a user gives: a model, its data and its weights, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Context, PyTree
+from jaxnas.choices import Searchable, searchable
+from jaxnas.choices import nnx as of_nnx
+from jaxnas.data import Dataset, network_inputs
+from jaxnas.shrinking.distilling import Weights
+
+
+def example_of(dataset: Dataset, count: int = 1) -> PyTree:
+    """The shapes of a batch of inputs, as a network is given them."""
+
+    def of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    return jax.eval_shape(lambda x: network_inputs(x, dataset.augmentation), jax.tree.map(of, dataset.train.inputs))
+
+
+def made_searchable(model: Any, dataset: Dataset) -> Searchable:
+    """A model that is searchable on this data. Raises: ValueError where it is not, or was made for other data."""
+    example = example_of(dataset)
+    if not isinstance(model, Searchable):
+        return searchable(model, example)
+    made_for = model.supernet.input_shape
+    form = jax.ShapeDtypeStruct(made_for, jnp.float32) if isinstance(made_for, tuple) else made_for
+    wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(form)]
+    given = [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(example)]
+    if wanted != given or str(jax.tree.structure(form)) != str(jax.tree.structure(example)):
+        raise ValueError(
+            f"the model was made searchable for inputs {_told(wanted)} of an example, and {dataset.name} has "
+            f"{_told(given)}: give it an example of this data"
+        )
+    return model
+
+
+def check_outputs(own: Searchable, dataset: Dataset) -> None:
+    """Raises ValueError where the outputs of a model do not fit the targets of a data set."""
+    network = own.network(own.units().whole)
+    example = example_of(dataset, 2)
+    targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), dataset.train.targets)
+
+    def losses(key: Any, x: Any, targets: Any) -> Any:
+        outputs = network.apply(network.init(key)[0], x, Context())[0]
+        return outputs, dataset.objective.loss(outputs, targets)
+
+    outputs, _ = jax.eval_shape(losses, jax.random.key(0), example, targets)
+    if dataset.class_names and outputs.shape[-1] != dataset.num_classes:
+        raise ValueError(
+            f"the model gives {outputs.shape[-1]} logits, and {dataset.name} has {dataset.num_classes} classes: make "
+            "the last layer as wide"
+        )
+
+
+def weights_of(own: Searchable, given: Any) -> Weights:
+    """The weights of a trained model: variables of linen, an nnx module, or (params, statistics).
+
+    Raises: ValueError where they are not those of the model at its widest, naming the first that differs.
+    """
+    wanted = jax.eval_shape(own.network(own.units().whole).init, jax.random.key(0))
+    if of_nnx.is_layer(given):  # which holds all options, also those that it does not call
+        given = tuple(_part(tree, form) for tree, form in zip(of_nnx.variables_of(given), wanted, strict=True))
+    elif isinstance(given, Mapping):
+        if "params" not in given:
+            raise ValueError(f"weights are the variables of a model, with 'params', got {', '.join(map(str, given))}")
+        given = (given["params"], given.get("batch_stats", given.get("stats", {})))
+    try:
+        params, stats = given
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"weights are variables, a module, or (params, statistics), got {type(given).__name__}"
+        ) from None
+    for name, form, tree in (("parameter", wanted[0], params), ("statistic", wanted[1], stats)):
+        _check_same(name, _shapes(form), _shapes(tree))
+    return Weights(*jax.tree.map(lambda form, leaf: jnp.asarray(leaf, form.dtype), wanted, (params, stats)))
+
+
+def _part(tree: Any, form: Any) -> Any:
+    """What a tree of dictionaries has of a smaller one."""
+    if not isinstance(tree, Mapping) or not isinstance(form, Mapping):
+        return tree
+    return {name: _part(tree[name], own) for name, own in form.items() if name in tree}
+
+
+def _check_same(name: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
+    for path in (*wanted, *given):
+        here, there = wanted.get(path), given.get(path)
+        if here != there:
+            told = [f"of the shape {list(shape)}" if shape is not None else "absent" for shape in (there, here)]
+            raise ValueError(
+                f"the weights are of another model: the {name} {path} is {told[0]}, and {told[1]} in the model at its "
+                "widest"
+            )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path): tuple(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _told(forms: Any) -> str:
+    return ", ".join(f"{dtype} {list(shape)}" for shape, dtype in forms)
