@@ -11,7 +11,8 @@ from jaxnas.catalog import entry_of
 from jaxnas.fit import budget as budgets
 from jaxnas.fit import latency as latencies
 from jaxnas.fit.budget import check_feasible, excess, feasible_samples, without_absent
-from jaxnas.fit.select import agreement, by_integer_program, evolution, fitted, guided, sampled, weakest
+from jaxnas.fit.programs import by_integer_program, fitted
+from jaxnas.fit.select import agreement, evolution, guided, sampled, weakest
 from jaxnas.hardware import LatencyTable, reachable, save_latency, two_edges_a_node
 from jaxnas.samplers.nondominated import front
 from jaxnas.spaces import (

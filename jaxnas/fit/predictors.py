@@ -1,4 +1,4 @@
-"""What predicts one-shot scores: graphs of any space, told costs where these add up."""
+"""What predicts one-shot scores: graphs of any space in functional form, told costs where these add up."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ import optax
 from jaxnas import predictors
 from jaxnas.base import Arch, Graph, Predictor, SearchSpace
 from jaxnas.fit.budget import Budget
-from jaxnas.predictors import Block
+from jaxnas.predictors import Block, Encoding
 
 
 def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
-    """arch -> its graph, with the logarithms of its parameters and multiply-adds where the budget can tell them."""
-    signals = budget.signals
+    """arch -> its graph in functional form, with the logarithms of its parameters and multiply-adds where the budget
+    can tell them.
+    """
+    signals, form = budget.signals, predictors.functional(_named(space, budget))
     if signals is None:
-        return space.graph
-    return lambda arch: space.graph(arch)._replace(signals=signals(arch))
+        return lambda arch: form(space.graph(arch))
+    return lambda arch: form(space.graph(arch))._replace(signals=signals(arch))
+
+
+def _named(space: SearchSpace, budget: Budget) -> SearchSpace:
+    """The space with the vocabulary of the budget, which a pruned space may lack."""
+    return space._replace(vocabulary=budget.vocabulary)
 
 
 def _example(space: SearchSpace, budget: Budget) -> Graph:
@@ -29,19 +36,34 @@ def _example(space: SearchSpace, budget: Budget) -> Graph:
     return jax.eval_shape(graphs(space, budget), jax.ShapeDtypeStruct((len(space.choices),), "int32"))
 
 
+def _shape(space: SearchSpace, budget: Budget) -> Encoding | None:
+    """What is known of cells and networks by their paths; None of a product of plain choices."""
+    return predictors.shape(_named(space, budget)) if "output" in budget.vocabulary else None
+
+
 def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
-    """On the operations and edges of the graph, and the costs with a quarter of their weight."""
-    example = _example(space, budget)
-    blocks = [Block(predictors.one_hot(len(budget.vocabulary)))]
+    """On paths and their statistics, as `jaxnas.tabular.make_predictor` has it for tables, or on operations and edges
+    where there are no paths; and the costs with a quarter of the weight.
+    """
+    example, shape = _example(space, budget), _shape(space, budget)
+    paths = predictors.path_roots(_named(space, budget))
+    if paths is not None and shape is not None:
+        blocks = [Block(paths, 0.2, standardize=False), Block(shape, 0.8)]
+    else:
+        blocks = [Block(predictors.one_hot(len(budget.vocabulary)), 0.5)]
+        blocks += [] if shape is None else [Block(shape, 0.5)]
     if example.signals is not None:
-        blocks.append(Block(predictors.signals, 0.25))
+        blocks.append(Block(predictors.signals, 0.25 * sum(block.share for block in blocks)))
     return predictors.gaussian_process(blocks, example)
 
 
 def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
-    """Five members, AdamW, the cosine schedule over whole batches of experiments.predictor."""
-    example = _example(space, budget)
-    encode = None if example.signals is None else predictors.signals
+    """Five members, AdamW, a cosine schedule over whole batches; told what paths are like."""
+    example, shape = _example(space, budget), _shape(space, budget)
+    encodings = [] if shape is None else [shape]
+    if example.signals is not None:
+        encodings.append(predictors.signals)
+    encode = predictors.concatenated(*encodings) if encodings else None
     network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode)
     epochs = 100
     schedule = optax.cosine_decay_schedule(5e-3, epochs)

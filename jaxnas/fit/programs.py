@@ -1,0 +1,148 @@
+"""Selection by an integer program whose scores are those of a predictor, as far as options and pairs of them add up.
+
+Scores of architectures are no sum over options, so the best of a fitted sum is a weak pick. A predictor knows better,
+but nobody can ask it about every architecture. So it is asked about some thousand random ones, single options and the
+strongest pairs of them are fitted to its answers, and an integer program finds the best of that sum within the budget.
+Those solutions and their neighbors are ranked by the predictor itself. What is scored then is learned from before the
+next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import predictors
+from jaxnas.base import Key, SearchSpace
+from jaxnas.fit.budget import Budget, excess, feasible_samples
+from jaxnas.fit.predictors import PREDICTORS, graphs
+from jaxnas.fit.scoring import Score
+from jaxnas.hardware import (
+    Constraint,
+    Pair,
+    Structure,
+    additivity,
+    fit_additive,
+    fit_pairwise,
+    kind_of,
+    solve,
+    strongest_pairs,
+    together,
+)
+from jaxnas.train.path_score import CachedScore
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""archs [P, D] -> float [P]."""
+ROUNDS = 5
+ASKED = 2048
+"""Random architectures about which the predictor is asked."""
+MOST_PAIRS = 15
+"""Products of slots in a program; each makes it slower."""
+SOLUTIONS = 4
+"""Of each program; the next-best are much like the best, and so are neighbors, which cost nothing."""
+
+
+def program_of(space: SearchSpace, budget: Budget) -> Structure:
+    """The structure of the integer program; raises ValueError where the space has none."""
+    if budget.structure is None:
+        raise ValueError(
+            f"the costs of {space.name} do not add up, so there is no integer program: search.by evolution"
+        )
+    return budget.structure
+
+
+def nominate(
+    space: SearchSpace, structure: Structure, constraints: Sequence[Constraint], predict: Predict, archs: np.ndarray,
+    pairs: Sequence[Pair] | None = None, solutions: int = SOLUTIONS,
+) -> np.ndarray:  # fmt: skip
+    """Architectures of which a predictor expects most, int32 [N, D], the best first.
+
+    structure: with the pairs of `constraints`, if they have any, but not those of the predictor. archs [A, D]: about
+    which it is asked, within the constraints or near them. pairs: of the predictor's sum, the strongest by default.
+    Solutions meet the constraints; their neighbors, which are given too, may not.
+
+    Raises: InfeasibleError where nothing meets the constraints.
+    """
+    expected = predict(archs)
+    pairs = strongest_pairs(space, archs, expected, MOST_PAIRS) if pairs is None else pairs
+    scores = fit_pairwise(space, archs, expected, pairs).scores
+    new = [pair for pair in pairs if kind_of(pair) not in structure.shapes]
+    found = solve(together(structure, new), scores, constraints, solutions)
+    best = jnp.stack([solution.arch for solution in found])
+    near, valid = jax.jit(jax.vmap(space.neighbors))(best)
+    every = jnp.concatenate([best, near.reshape(-1, near.shape[-1])])
+    named = np.asarray(jax.jit(jax.vmap(space.canonical))(every))
+    there = np.concatenate([np.ones(len(best), bool), np.asarray(valid).reshape(-1)])
+    order = np.argsort(-np.where(there, predict(named), -np.inf), kind="stable")[: there.sum()]
+    return np.array([*dict.fromkeys(map(tuple, named[order].tolist()))], np.int32)
+
+
+def by_integer_program(
+    score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int, predictor: str
+) -> tuple[dict[tuple[int, ...], float], dict[str, float]]:
+    """Scores of random architectures within the budget, and of those that `nominate` names after them, in rounds.
+
+    Three quarters of the evaluations are of random ones. Also tells how well a sum over single options does: R² and
+    Kendall's tau on the half of the random ones that a fit to the other half has not seen, where they differ at all.
+    """
+    structure = program_of(space, budget)
+    fit_key, ask_key, key = jax.random.split(key, 3)
+    own = CachedScore(score, space.canonical)
+    archs, _ = feasible_samples(space, budget, key, evaluations - evaluations // 4)
+    values = own(archs)
+    half = len(archs) // 2
+    told: dict[str, float] = {}
+    if half >= 2 and np.ptp(values[half:]) > 0:
+        seen = fit_additive(space, archs[:half], values[:half])
+        of_sum = additivity(space, seen, archs[half:], values[half:])
+        told = {name: value for name, value in of_sum._asdict().items() if np.isfinite(value)}
+    fit = fitter(space, budget, predictor, evaluations)
+    asked, _ = feasible_samples(space, budget, ask_key, ASKED)
+    size = -(-(evaluations // 4) // ROUNDS)
+    for number in range(ROUNDS):
+        left = min(evaluations - len(own.values), size)
+        if left < 1:
+            break
+        predict = fit(jax.random.fold_in(fit_key, number), np.array(list(own.values)), np.array([*own.values.values()]))
+        found = nominate(space, structure, budget.constraints, predict, asked)
+        found = found[excess(budget, found) == 0.0]  # a pruned space may read a solution as another architecture
+        new = [arch for arch in found if tuple(arch.tolist()) not in own.values]
+        if not new:
+            break
+        own(np.array(new[:left]))
+    return own.values, told
+
+
+def fitter(
+    space: SearchSpace, budget: Budget, name: str, most: int
+) -> Callable[[Key, np.ndarray, np.ndarray], Predict]:
+    """(key, archs [P, D], values [P]) -> predictions as normal scores, of the predictor of that name; P is at most
+    `most`, to which data are filled up, so that nothing is compiled twice.
+    """
+    predictor, graph = PREDICTORS[name](space, budget), jax.jit(jax.vmap(graphs(space, budget)))
+
+    @jax.jit
+    def learn(key: Key, *data: Any) -> Any:
+        init_key, key = jax.random.split(key)
+        return predictor.fit(key, predictor.init(init_key), *data)
+
+    answer = jax.jit(predictor.predict)
+
+    def fit(key: Key, archs: np.ndarray, values: np.ndarray) -> Predict:
+        rows = np.arange(max(most, len(values)))
+        there = rows < len(values)
+        weight = jnp.asarray(there, jnp.float32)
+        targets = predictors.normal_scores(jnp.asarray(values[rows * there], jnp.float32), weight)
+        state = learn(key, graph(jnp.asarray(archs[rows * there])), targets, weight)
+        return lambda archs: np.asarray(answer(state, graph(jnp.asarray(archs)))[0])
+
+    return fit
+
+
+def fitted(space: SearchSpace, budget: Budget, name: str, archs: np.ndarray, values: np.ndarray, key: Key) -> Predict:
+    """archs [P, D] -> predictions [P], as normal scores, of the predictor of that name that has seen some scores."""
+    return fitter(space, budget, name, len(values))(key, archs, values)
