@@ -50,8 +50,8 @@ from jaxnas.spaces import nasbench201_space
 SPACE = nasbench201_space()
 PAIRS = all_pairs(SPACE)
 SKELETON = Skeleton(16, 15, (32, 32, 3), 10)
-ASKED = 2000
-"""Random cells about which the predictor is asked."""
+DRAWN, ASKED = 8000, 1000
+"""Random cells, and how many of them the predictor is asked about: within the limit, or nearest to it."""
 CHANCE = 10.5
 """In %: no cell with less has learned anything."""
 
@@ -156,13 +156,13 @@ def by_pairs(
         archs = measured.archs[known]
         timed = [row for row in known if measured.accuracy[row] > CHANCE and not np.isnan(measured.latency[row])]
         times = fit_pairwise(SPACE, measured.archs[timed], measured.latency[timed], PAIRS)
-        asked = measured.archs[rng.choice(len(measured.archs), ASKED, replace=False)]
-        over = pairwise_sums(SPACE, times, asked, PAIRS) - bound
-        asked = asked[np.argsort(over, kind="stable")[: max(ASKED // 5, int((over <= 0).sum()))]]
+        asked = measured.archs[rng.choice(len(measured.archs), DRAWN, replace=False)]
+        over = np.maximum(pairwise_sums(SPACE, times, asked, PAIRS) - bound, 0.0)
+        asked = asked[np.argsort(over, kind="stable")[:ASKED]]
         predict = fit(jax.random.key(number), archs, measured.accuracy[known])
         constraint = budget("latency", times.scores, bound, times.constant)
         try:
-            found = nominate(SPACE, structure, [constraint], predict, asked, PAIRS)
+            found = nominate(SPACE, structure, [constraint], predict, asked, PAIRS, solutions=1)
         except InfeasibleError:
             return
         found = found[pairwise_sums(SPACE, times, found, PAIRS) <= bound]

@@ -33,6 +33,7 @@ from jaxnas.hardware import (
     strongest_pairs,
     together,
 )
+from jaxnas.hardware.additive import batched
 from jaxnas.train.path_score import CachedScore
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -42,7 +43,7 @@ ASKED = 2048
 """Random architectures about which the predictor is asked."""
 MOST_PAIRS = 15
 """Products of slots in a program; each makes it slower."""
-SOLUTIONS = 4
+SOLUTIONS = 2
 """Of each program; the next-best are much like the best, and so are neighbors, which cost nothing."""
 
 
@@ -73,9 +74,9 @@ def nominate(
     new = [pair for pair in pairs if kind_of(pair) not in structure.shapes]
     found = solve(together(structure, new), scores, constraints, solutions)
     best = jnp.stack([solution.arch for solution in found])
-    near, valid = jax.jit(jax.vmap(space.neighbors))(best)
+    near, valid = batched(space.neighbors)(best)
     every = jnp.concatenate([best, near.reshape(-1, near.shape[-1])])
-    named = np.asarray(jax.jit(jax.vmap(space.canonical))(every))
+    named = np.asarray(batched(space.canonical)(every))
     there = np.concatenate([np.ones(len(best), bool), np.asarray(valid).reshape(-1)])
     order = np.argsort(-np.where(there, predict(named), -np.inf), kind="stable")[: there.sum()]
     return np.array([*dict.fromkeys(map(tuple, named[order].tolist()))], np.int32)
