@@ -1,4 +1,4 @@
-"""What predicts one-shot scores: graphs of any space in functional form, told costs where these add up."""
+"""What predicts one-shot scores: graphs of any space, what their paths are like, and costs where these add up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from jaxnas.predictors import Block, Encoding
 
 
 def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
-    """arch -> its graph in functional form, with the logarithms of its parameters and multiply-adds where the budget
-    can tell them.
-    """
-    signals, form = budget.signals, predictors.functional(_named(space, budget))
+    """arch -> its graph, with the logarithms of its parameters and multiply-adds where the budget can tell them."""
+    signals = budget.signals
     if signals is None:
-        return lambda arch: form(space.graph(arch))
-    return lambda arch: form(space.graph(arch))._replace(signals=signals(arch))
+        return space.graph
+    return lambda arch: space.graph(arch)._replace(signals=signals(arch))
 
 
 def _named(space: SearchSpace, budget: Budget) -> SearchSpace:
@@ -36,24 +34,33 @@ def _example(space: SearchSpace, budget: Budget) -> Graph:
     return jax.eval_shape(graphs(space, budget), jax.ShapeDtypeStruct((len(space.choices),), "int32"))
 
 
+def _of_function(space: SearchSpace, encoding: Encoding | None) -> Encoding | None:
+    """An encoding of graphs in functional form, of graphs as they are."""
+    if encoding is None:
+        return None
+    form = predictors.functional(space)
+    return lambda graph: encoding(form(graph))
+
+
 def _shape(space: SearchSpace, budget: Budget) -> Encoding | None:
     """What is known of cells and networks by their paths; None of a product of plain choices."""
-    return predictors.shape(_named(space, budget)) if "output" in budget.vocabulary else None
+    named = _named(space, budget)
+    return _of_function(named, predictors.shape(named)) if "output" in budget.vocabulary else None
 
 
 def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
-    """On paths and their statistics, as `jaxnas.tabular.make_predictor` has it for tables, or on operations and edges
-    where there are no paths; and the costs with a quarter of the weight.
+    """On operations and edges, and where there are paths on these and their statistics, which then count for most; and
+    the costs with a quarter of the weight of all that.
     """
-    example, shape = _example(space, budget), _shape(space, budget)
-    paths = predictors.path_roots(_named(space, budget))
-    if paths is not None and shape is not None:
-        blocks = [Block(paths, 0.2, standardize=False), Block(shape, 0.8)]
-    else:
-        blocks = [Block(predictors.one_hot(len(budget.vocabulary)), 0.5)]
-        blocks += [] if shape is None else [Block(shape, 0.5)]
+    example, shape, named = _example(space, budget), _shape(space, budget), _named(space, budget)
+    paths = _of_function(named, predictors.path_roots(named))
+    blocks = [Block(predictors.one_hot(len(budget.vocabulary)), 0.2 if shape is not None else 1.0)]
+    if shape is not None:
+        blocks.append(Block(shape, 0.8 if paths is None else 0.6))
+    if paths is not None:
+        blocks.append(Block(paths, 0.2, standardize=False))
     if example.signals is not None:
-        blocks.append(Block(predictors.signals, 0.25 * sum(block.share for block in blocks)))
+        blocks.append(Block(predictors.signals, 0.25))
     return predictors.gaussian_process(blocks, example)
 
 

@@ -3,12 +3,14 @@
 Scores of architectures are no sum over options, so the best of a fitted sum is a weak pick. A predictor knows better,
 but nobody can ask it about every architecture. So it is asked about some thousand random ones, single options and the
 strongest pairs of them are fitted to its answers, and an integer program finds the best of that sum within the budget.
-Those solutions and their neighbors are ranked by the predictor itself. What is scored then is learned from before the
-next round.
+Those solutions and their neighbors are ranked by the predictor itself. Every second architecture that is scored is
+instead named in the same way by the sum that is fitted to the scores alone: where options do add up, no predictor is as
+good. Both learn from what was scored before the next round.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import predictors
-from jaxnas.base import Key, SearchSpace
+from jaxnas.base import Array, Key, SearchSpace
 from jaxnas.fit.budget import Budget, excess, feasible_samples
 from jaxnas.fit.predictors import PREDICTORS, graphs
 from jaxnas.fit.scoring import Score
@@ -29,6 +31,7 @@ from jaxnas.hardware import (
     fit_additive,
     fit_pairwise,
     kind_of,
+    pairwise_sums,
     solve,
     strongest_pairs,
     together,
@@ -108,14 +111,23 @@ def by_integer_program(
         left = min(evaluations - len(own.values), size)
         if left < 1:
             break
-        predict = fit(jax.random.fold_in(fit_key, number), np.array(list(own.values)), np.array([*own.values.values()]))
-        found = nominate(space, structure, budget.constraints, predict, asked)
-        found = found[excess(budget, found) == 0.0]  # a pruned space may read a solution as another architecture
-        new = [arch for arch in found if tuple(arch.tolist()) not in own.values]
+        archs, values = np.array(list(own.values), np.int32), np.array(list(own.values.values()))
+        predict, added = fit(jax.random.fold_in(fit_key, number), archs, values), sum_of(space, archs, values)
+        named = [nominate(space, structure, budget.constraints, each, asked) for each in (predict, added)]
+        found = np.array([arch for both in itertools.zip_longest(*named) for arch in both if arch is not None])
+        found = found[excess(budget, found) == 0.0]  # a neighbor, or how a pruned space reads a solution
+        new = [arch for arch in dict.fromkeys(map(tuple, found.tolist())) if arch not in own.values]
         if not new:
             break
         own(np.array(new[:left]))
     return own.values, told
+
+
+def sum_of(space: SearchSpace, archs: np.ndarray, values: np.ndarray) -> Predict:
+    """What single options and the strongest pairs of them, fitted to values [P] of archs [P, D], add up to."""
+    pairs = strongest_pairs(space, archs, values, MOST_PAIRS)
+    fit = fit_pairwise(space, archs, values, pairs)
+    return lambda archs: pairwise_sums(space, fit, archs, pairs)
 
 
 def fitter(
@@ -124,22 +136,22 @@ def fitter(
     """(key, archs [P, D], values [P]) -> predictions as normal scores, of the predictor of that name; P is at most
     `most`, to which data are filled up, so that nothing is compiled twice.
     """
-    predictor, graph = PREDICTORS[name](space, budget), jax.jit(jax.vmap(graphs(space, budget)))
+    predictor, graph = PREDICTORS[name](space, budget), graphs(space, budget)
 
     @jax.jit
-    def learn(key: Key, *data: Any) -> Any:
+    def learn(key: Key, archs: Array, values: Array, weight: Array) -> Any:
         init_key, key = jax.random.split(key)
-        return predictor.fit(key, predictor.init(init_key), *data)
+        targets = predictors.normal_scores(values, weight)
+        return predictor.fit(key, predictor.init(init_key), jax.vmap(graph)(archs), targets, weight)
 
-    answer = jax.jit(predictor.predict)
+    answer = jax.jit(lambda state, archs: predictor.predict(state, jax.vmap(graph)(archs))[0])
 
     def fit(key: Key, archs: np.ndarray, values: np.ndarray) -> Predict:
         rows = np.arange(max(most, len(values)))
         there = rows < len(values)
         weight = jnp.asarray(there, jnp.float32)
-        targets = predictors.normal_scores(jnp.asarray(values[rows * there], jnp.float32), weight)
-        state = learn(key, graph(jnp.asarray(archs[rows * there])), targets, weight)
-        return lambda archs: np.asarray(answer(state, graph(jnp.asarray(archs)))[0])
+        state = learn(key, jnp.asarray(archs[rows * there]), jnp.asarray(values[rows * there], jnp.float32), weight)
+        return lambda archs: np.asarray(answer(state, jnp.asarray(archs)))
 
     return fit
 

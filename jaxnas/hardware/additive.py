@@ -44,8 +44,11 @@ def batched(of_one: Callable[..., Any]) -> Callable[..., Any]:
 
 def one_hots(space: SearchSpace, archs: ArrayLike) -> Scores:
     """The options taken by archs [A, D]: cell kind -> float64 [A, S, O]."""
-    weights = batched(space.one_hot)(np.asarray(archs, np.int32))
-    return {kind: np.asarray(value, np.float64) for kind, value in weights.items()}
+    rows = np.asarray(archs, np.int32)
+    # Filled up to a power of two, so that a few more of them do not compile anew.
+    filled = np.resize(rows, (1 << (len(rows) - 1).bit_length(), *rows.shape[1:])) if len(rows) else rows
+    weights = batched(space.one_hot)(filled)
+    return {kind: np.asarray(value, np.float64)[: len(rows)] for kind, value in weights.items()}
 
 
 def sums(space: SearchSpace, fit: AdditiveFit, archs: ArrayLike) -> np.ndarray:
