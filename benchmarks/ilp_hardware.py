@@ -162,7 +162,7 @@ def by_pairs(
         predict = fit(jax.random.key(number), archs, measured.accuracy[known])
         constraint = budget("latency", times.scores, bound, times.constant)
         try:
-            found = nominate(SPACE, structure, [constraint], predict, asked, PAIRS, solutions=1)
+            found, _ = nominate(SPACE, structure, [constraint], predict, asked, PAIRS, solutions=1)
         except InfeasibleError:
             return
         found = found[pairwise_sums(SPACE, times, found, PAIRS) <= bound]

@@ -3,9 +3,9 @@
 Scores of architectures are no sum over options, so the best of a fitted sum is a weak pick. A predictor knows better,
 but nobody can ask it about every architecture. So it is asked about some thousand random ones, single options and the
 strongest pairs of them are fitted to its answers, and an integer program finds the best of that sum within the budget.
-Those solutions and their neighbors are ranked by the predictor itself. Every second architecture that is scored is
-instead named in the same way by the sum that is fitted to the scores alone: where options do add up, no predictor is as
-good. Both learn from what was scored before the next round.
+Those solutions, their neighbors and the random ones are ranked by the predictor itself. Every second architecture that
+is scored is instead named in the same way by the sum that is fitted to the scores alone: where options do add up, no
+predictor is as good. Both learn from what was scored before the next round.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from jaxnas.train.path_score import CachedScore
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """archs [P, D] -> float [P]."""
-ROUNDS = 5
+ROUNDS = 3
 ASKED = 2048
 """Random architectures about which the predictor is asked."""
-MOST_PAIRS = 15
-"""Products of slots in a program; each makes it slower."""
+MOST_PRODUCTS = 400
+"""Pairs of options in a program, as many as there are on NAS-Bench-201; each makes it slower."""
 SOLUTIONS = 2
 """Of each program; the next-best are much like the best, and so are neighbors, which cost nothing."""
 
@@ -62,8 +62,8 @@ def program_of(space: SearchSpace, budget: Budget) -> Structure:
 def nominate(
     space: SearchSpace, structure: Structure, constraints: Sequence[Constraint], predict: Predict, archs: np.ndarray,
     pairs: Sequence[Pair] | None = None, solutions: int = SOLUTIONS,
-) -> np.ndarray:  # fmt: skip
-    """Architectures of which a predictor expects most, int32 [N, D], the best first.
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Architectures of which a predictor expects most, int32 [N, D], the best first, and what it expects, [N].
 
     structure: with the pairs of `constraints`, if they have any, but not those of the predictor. archs [A, D]: about
     which it is asked, within the constraints or near them. pairs: of the predictor's sum, the strongest by default.
@@ -72,17 +72,25 @@ def nominate(
     Raises: InfeasibleError where nothing meets the constraints.
     """
     expected = predict(archs)
-    pairs = strongest_pairs(space, archs, expected, MOST_PAIRS) if pairs is None else pairs
+    pairs = strongest(space, archs, expected) if pairs is None else pairs
     scores = fit_pairwise(space, archs, expected, pairs).scores
     new = [pair for pair in pairs if kind_of(pair) not in structure.shapes]
     found = solve(together(structure, new), scores, constraints, solutions)
     best = jnp.stack([solution.arch for solution in found])
     near, valid = batched(space.neighbors)(best)
     every = jnp.concatenate([best, near.reshape(-1, near.shape[-1])])
-    named = np.asarray(batched(space.canonical)(every))
+    candidates = np.asarray(batched(space.canonical)(every))
     there = np.concatenate([np.ones(len(best), bool), np.asarray(valid).reshape(-1)])
-    order = np.argsort(-np.where(there, predict(named), -np.inf), kind="stable")[: there.sum()]
-    return np.array([*dict.fromkeys(map(tuple, named[order].tolist()))], np.int32)
+    named, first = np.unique(candidates[there], axis=0, return_index=True)
+    expected = predict(candidates)[there][first]
+    order = np.argsort(-expected, kind="stable")
+    return named[order], expected[order]
+
+
+def strongest(space: SearchSpace, archs: np.ndarray, values: np.ndarray) -> list[Pair]:
+    """The pairs of slots that explain most, as many as a program bears."""
+    options = max(value.shape[1] for value in jax.eval_shape(space.template).values())
+    return strongest_pairs(space, archs, values, max(1, MOST_PRODUCTS // options**2))
 
 
 def by_integer_program(
@@ -106,6 +114,7 @@ def by_integer_program(
         told = {name: value for name, value in of_sum._asdict().items() if np.isfinite(value)}
     fit = fitter(space, budget, predictor, evaluations)
     asked, _ = feasible_samples(space, budget, ask_key, ASKED)
+    asked = np.unique(np.asarray(batched(space.canonical)(asked)), axis=0)
     size = -(-(evaluations // 4) // ROUNDS)
     for number in range(ROUNDS):
         left = min(evaluations - len(own.values), size)
@@ -113,7 +122,11 @@ def by_integer_program(
             break
         archs, values = np.array(list(own.values), np.int32), np.array(list(own.values.values()))
         predict, added = fit(jax.random.fold_in(fit_key, number), archs, values), sum_of(space, archs, values)
-        named = [nominate(space, structure, budget.constraints, each, asked) for each in (predict, added)]
+        named = []
+        for each in (predict, added):
+            archs, expected = nominate(space, structure, budget.constraints, each, asked)
+            archs, expected = np.concatenate([archs, asked]), np.concatenate([expected, each(asked)])
+            named.append(archs[np.argsort(-expected, kind="stable")])
         found = np.array([arch for both in itertools.zip_longest(*named) for arch in both if arch is not None])
         found = found[excess(budget, found) == 0.0]  # a neighbor, or how a pruned space reads a solution
         new = [arch for arch in dict.fromkeys(map(tuple, found.tolist())) if arch not in own.values]
@@ -125,7 +138,7 @@ def by_integer_program(
 
 def sum_of(space: SearchSpace, archs: np.ndarray, values: np.ndarray) -> Predict:
     """What single options and the strongest pairs of them, fitted to values [P] of archs [P, D], add up to."""
-    pairs = strongest_pairs(space, archs, values, MOST_PAIRS)
+    pairs = strongest(space, archs, values)
     fit = fit_pairwise(space, archs, values, pairs)
     return lambda archs: pairwise_sums(space, fit, archs, pairs)
 
