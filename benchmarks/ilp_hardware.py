@@ -1,15 +1,19 @@
-"""What integer programming gives up under a latency limit: its picks against the true optimum, device by device.
+"""What integer programming finds under a latency limit: its picks against the true optimum, device by device.
 
     python -m benchmarks.ilp_hardware --table nb201.csv --hardware hw_nas_bench_nb201.csv
 
-Needs a table of NAS-Bench-201 and HW-NAS-Bench's CSV. Accuracy, as normal scores, and latency are each fitted as a sum
-over edges to `sample` random cells; the program maximizes the one sum with the other under the limit, at quantiles of
-the device's latencies. Prints one JSON line for each device and quantile. `regret` is the accuracy of the best cell
-that meets the limit, by measurement, less that of the first pick that does; `regret_best` that of the best among
-`picks` picks, and `rejected` how many came before the first that meets it. `sample_regret` is that of the best cell of
-the sample that meets the limit: what the same measurements give without a program. `accuracy_tau`, `accuracy_r2`,
-`latency_tau` and `latency_r2` tell how well sums do on the cells that were not in the sample. All are means over the
-draws that have a value; `draws_without_pick` had no pick that meets the limit.
+Needs a table of NAS-Bench-201 and HW-NAS-Bench's CSV. Of `sample` random cells accuracy and latency are known. A
+Gaussian process learns the accuracies, as normal scores; latency is fitted by single options and pairs of them. A
+program with pairs (`jaxnas.fit.programs.nominate`) picks a cell, which is then measured as well, and the fits learn
+from it before the next pick. Each pick that breaks the limit lowers the program's limit by the error of its latency
+fit. `--by sum` picks by single options alone, all at once. Cells that learned nothing are left out of the latencies:
+compilers remove most of them.
+
+Prints one JSON line for each device and quantile of its latencies. `regret` is the accuracy of the best cell that meets
+the limit, by measurement, less that of the first pick that does; `regret_best` that of the best among `picks` picks,
+and `rejected` how many came before the first that meets it. `sample_regret` is that of the best cell of the sample that
+meets the limit: what the same measurements give without a program. All are means over the draws that have a value;
+`draws_without_pick` had no pick that meets the limit. The last line counts the lines on which picks beat the sample.
 """
 
 from __future__ import annotations
@@ -17,14 +21,39 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from scipy import stats
 
 from jaxnas import command
+from jaxnas.base import Skeleton
 from jaxnas.benchmarks import hw_nasbench201_table, nasbench201_table
-from jaxnas.hardware import InfeasibleError, additivity, budget, fit_additive, one_option_each, solve
+from jaxnas.catalog import entry_of
+from jaxnas.fit.budget import make_budget
+from jaxnas.fit.programs import fitter, nominate
+from jaxnas.hardware import (
+    InfeasibleError,
+    all_pairs,
+    budget,
+    fit_additive,
+    fit_pairwise,
+    one_option_each,
+    pairwise_sums,
+    solve,
+    together,
+)
 from jaxnas.spaces import nasbench201_space
+
+SPACE = nasbench201_space()
+PAIRS = all_pairs(SPACE)
+SKELETON = Skeleton(16, 15, (32, 32, 3), 10)
+DRAWN, ASKED = 8000, 1000
+"""Random cells, and how many of them the predictor is asked about: within the limit, or nearest to it."""
+CHANCE = 10.5
+"""In %: no cell with less has learned anything."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,75 +66,126 @@ class Config:
     sample: int = 200
     picks: int = 10
     quantiles: tuple[float, ...] = (0.1, 0.3, 0.6)
+    by: Literal["pairs", "sum"] = "pairs"
     draws: int = 5
     seed: int = 0
+
+
+class Measured(NamedTuple):
+    """archs int [A, 6], accuracy [A] in %, latency [A] in milliseconds, NaN where there is none."""
+
+    archs: np.ndarray
+    accuracy: np.ndarray
+    latency: np.ndarray
 
 
 def main(config: Config) -> None:
     table = nasbench201_table(config.table)
     hardware = hw_nasbench201_table(config.hardware, table)
-    space = nasbench201_space()
-    structure = one_option_each(space)
     archs = np.asarray(table.archs)
     accuracy = np.asarray(table.metrics[config.metric], np.float64).reshape(len(archs), -1)[:, -1]
     rows = {tuple(arch): row for row, arch in enumerate(archs.tolist())}
     order = [rows[tuple(arch)] for arch in np.asarray(hardware.archs).tolist()]
+    fit = fitter(SPACE, make_budget(entry_of(SPACE.name), SPACE, SKELETON, {}), "gp", config.sample + config.picks)
+    wins: dict[str, int] = {"regret": 0, "regret_best": 0}
+    lines = 0
     for metric, values in hardware.metrics.items():
         if not metric.startswith(f"{config.dataset}_") or not metric.endswith("latency"):
             continue
         latency = np.full(len(archs), np.nan)
         latency[order] = np.asarray(values, np.float64)
-        measured = np.flatnonzero(~np.isnan(latency))
-        fits = []
-        for draw in range(config.draws):
-            rng = np.random.default_rng([config.seed, draw])
-            shown = rng.choice(measured, config.sample, replace=False)
-            others = np.setdiff1d(measured, shown)
-            scores = fit_additive(space, archs[shown], _scores(accuracy[shown]))
-            times = fit_additive(space, archs[shown], latency[shown])
-            of_accuracy = additivity(space, scores, archs[others], _scores(accuracy[others]))
-            of_latency = additivity(space, times, archs[others], latency[others])
-            told = {
-                **{f"accuracy_{name}": value for name, value in of_accuracy._asdict().items()},
-                **{f"latency_{name}": value for name, value in of_latency._asdict().items()},
-            }
-            fits.append((shown, scores, times, told))
+        measured = Measured(archs, accuracy, latency)
+        there = np.flatnonzero(~np.isnan(latency))
         for quantile in config.quantiles:
-            limit = float(np.quantile(latency[measured], quantile))
-            best = accuracy[measured][latency[measured] <= limit].max()
+            limit = float(np.quantile(latency[there], quantile))
             found: dict[str, list[float]] = {}
-            for shown, scores, times, told in fits:
+            for draw in range(config.draws):
+                rng = np.random.default_rng([config.seed, draw])
+                shown = rng.choice(there, config.sample, replace=False)
                 start = time.perf_counter()
-                constraint = budget("latency", times.scores, limit, times.constant)
-                try:
-                    solutions = solve(structure, scores.scores, [constraint], config.picks)
-                except InfeasibleError:
-                    solutions = []
-                seconds = time.perf_counter() - start
-                picked = [rows[tuple(np.asarray(solution.arch).tolist())] for solution in solutions]
-                meets = [row for row in picked if latency[row] <= limit]  # a missing latency meets none
-                regrets = [best - accuracy[row] for row in meets]
-                allowed = shown[latency[shown] <= limit]
-                for name, value in {
-                    "regret": regrets[0] if meets else np.nan,
-                    "regret_best": min(regrets) if meets else np.nan,
-                    "rejected": picked.index(meets[0]) if meets else len(picked),
-                    "sample_regret": best - accuracy[allowed].max() if len(allowed) else np.nan,
-                    **told,
-                    "solve_s": seconds,
-                }.items():
-                    found.setdefault(name, []).append(float(value))
+                if config.by == "sum":
+                    picked = list(by_sum(measured, rows, shown, limit, config.picks))
+                else:
+                    picked = list(by_pairs(measured, rows, shown, limit, config.picks, fit, rng))
+                for name, value in _told(measured, shown, limit, picked).items():
+                    found.setdefault(name, []).append(value)
+                found.setdefault("seconds", []).append(time.perf_counter() - start)
             line = {
                 "name": f"ilp_{metric}_q{quantile:g}",
                 "limit_ms": round(limit, 4),
-                "optimum": round(float(best), 4),
+                "optimum": round(float(accuracy[there][latency[there] <= limit].max()), 4),
                 **{name: _mean(values) for name, values in found.items()},
                 "draws_without_pick": int(np.isnan(found["regret"]).sum()),
                 "draws": config.draws,
                 "sample": config.sample,
                 "metric": config.metric,
+                "by": config.by,
             }
             print(json.dumps(line), flush=True)
+            lines += 1
+            of_sample = _mean(found["sample_regret"])
+            for name in wins:
+                mean = _mean(found[name])
+                wins[name] += mean is not None and of_sample is not None and mean < of_sample
+    print(json.dumps({"name": "ilp_wins", "lines": lines, "by": config.by, **wins}), flush=True)
+
+
+def by_sum(
+    measured: Measured, rows: dict[tuple[int, ...], int], shown: np.ndarray, limit: float, picks: int
+) -> Iterator[int]:
+    """The next-best solutions of a sum over single options, all at once."""
+    scores = fit_additive(SPACE, measured.archs[shown], _scores(measured.accuracy[shown]))
+    times = fit_additive(SPACE, measured.archs[shown], measured.latency[shown])
+    constraint = budget("latency", times.scores, limit, times.constant)
+    try:
+        solutions = solve(one_option_each(SPACE), scores.scores, [constraint], picks)
+    except InfeasibleError:
+        return
+    for solution in solutions:
+        yield rows[tuple(np.asarray(solution.arch).tolist())]
+
+
+def by_pairs(
+    measured: Measured, rows: dict[tuple[int, ...], int], shown: np.ndarray, limit: float, picks: int, fit: Any,
+    rng: np.random.Generator,
+) -> Iterator[int]:  # fmt: skip
+    """One pick after the other, with what was learned from those before."""
+    structure = together(one_option_each(SPACE), PAIRS)
+    known, bound = shown.tolist(), limit
+    for number in range(picks):
+        archs = measured.archs[known]
+        timed = [row for row in known if measured.accuracy[row] > CHANCE and not np.isnan(measured.latency[row])]
+        times = fit_pairwise(SPACE, measured.archs[timed], measured.latency[timed], PAIRS)
+        asked = measured.archs[rng.choice(len(measured.archs), DRAWN, replace=False)]
+        over = np.maximum(pairwise_sums(SPACE, times, asked, PAIRS) - bound, 0.0)
+        asked = asked[np.argsort(over, kind="stable")[:ASKED]]
+        predict = fit(jax.random.key(number), archs, measured.accuracy[known])
+        constraint = budget("latency", times.scores, bound, times.constant)
+        try:
+            found, _ = nominate(SPACE, structure, [constraint], predict, asked, PAIRS, solutions=1)
+        except InfeasibleError:
+            return
+        found = found[pairwise_sums(SPACE, times, found, PAIRS) <= bound]
+        new = [row for row in (rows[tuple(arch)] for arch in found.tolist()) if row not in known]
+        if not new:
+            return
+        yield new[0]
+        known.append(new[0])
+        if not measured.latency[new[0]] <= limit:  # a missing latency meets none
+            bound -= times.error
+
+
+def _told(measured: Measured, shown: np.ndarray, limit: float, picked: list[int]) -> dict[str, float]:
+    meets = measured.latency <= limit
+    best = measured.accuracy[meets].max()
+    regrets = [float(best - measured.accuracy[row]) for row in picked if meets[row]]
+    allowed = shown[meets[shown]]
+    return {
+        "regret": regrets[0] if regrets else np.nan,
+        "regret_best": min(regrets) if regrets else np.nan,
+        "rejected": float(next((n for n, row in enumerate(picked) if meets[row]), len(picked))),
+        "sample_regret": float(best - measured.accuracy[allowed].max()) if len(allowed) else np.nan,
+    }
 
 
 def _scores(values: np.ndarray) -> np.ndarray:

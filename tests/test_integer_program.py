@@ -250,3 +250,56 @@ def test_taken_options_become_the_architecture():
     arch = jnp.asarray([0, 1, 2, 3, 4, 0], jnp.int32)
     taken = {kind: np.asarray(value) for kind, value in SPACE.one_hot(arch).items()}
     assert jax.numpy.array_equal(STRUCTURE.to_arch(taken), arch)
+
+
+def test_the_best_of_pairs_is_that_of_all_cells():
+    """Random scores of all pairs, with a limit that has pairs too, against enumeration."""
+    pairs = hardware.all_pairs(SPACE)
+    structure = hardware.together(STRUCTURE, pairs)
+    rng = np.random.default_rng(7)
+    scores, latency = ({kind: rng.normal(size=shape) for kind, shape in structure.shapes.items()} for _ in range(2))
+    value, time = (
+        hardware.pairwise_sums(SPACE, hardware.PairwiseFit(0.5, each, 0.0), ALL, pairs) for each in (scores, latency)
+    )
+    limit = np.quantile(time, 0.1)
+    meets = time <= limit
+    found = solve(structure, scores, [budget("latency", latency, limit, 0.5)], count=3)
+    order = np.flatnonzero(meets)[np.argsort(-value[meets])][:3]
+    assert [np.asarray(each.arch).tolist() for each in found] == ALL[order].tolist()
+    assert found[0].value + 0.5 == pytest.approx(value[order[0]])
+
+
+def test_what_of_two_slots_is_taken_together_where_slots_may_be_empty():
+    """Of DARTS cells, whose edges may have no operation: against every cell of two nodes and two operations."""
+    operations = ("skip_connect", "sep_conv_3x3")
+    space = darts_space(nodes=2, operations=operations)
+    pairs = [(("normal", 0), ("normal", 1)), (("normal", 0), ("reduce", 3)), (("normal", 2), ("normal", 4))]
+    structure = hardware.together(hardware.two_edges_a_node(space, 2, operations), pairs)
+    rng = np.random.default_rng(8)
+    scores = {kind: rng.normal(size=shape) for kind, shape in structure.shapes.items()}
+    archs = np.array(list(itertools.product(*(range(len(choice.options)) for choice in space.choices))), np.int32)
+    values = hardware.pairwise_sums(space, hardware.PairwiseFit(0.0, scores, 0.0), archs, pairs)
+    found = solve(structure, scores, count=2)
+    assert [each.value for each in found] == pytest.approx(np.unique(values.round(9))[::-1][:2])
+
+
+def test_a_fit_of_pairs_finds_those_that_act_together_and_only_where_there_are_any():
+    pairs = hardware.all_pairs(SPACE)
+    rng = np.random.default_rng(9)
+    archs = ALL[rng.choice(len(ALL), 300, replace=False)]
+    one, two = rng.normal(size=(6, 5)), rng.normal(size=(5, 5))
+
+    def worth(archs, share):
+        return one[np.arange(6), archs].sum(axis=1) + share * two[archs[:, 1], archs[:, 4]]
+
+    assert hardware.strongest_pairs(SPACE, archs, worth(archs, 1.0), 1) == [(("cell", 1), ("cell", 4))]
+    fit = hardware.fit_pairwise(SPACE, archs, worth(archs, 1.0), pairs[:0] + [(("cell", 1), ("cell", 4))])
+    np.testing.assert_allclose(
+        hardware.pairwise_sums(SPACE, fit, ALL, [(("cell", 1), ("cell", 4))]), worth(ALL, 1.0), atol=0.02
+    )
+    # Noise of variance 1 on a sum: what leaving one out says is about what the others have, and pairs do not spoil it.
+    noisy = worth(archs, 0.0) + rng.normal(size=300)
+    fit = hardware.fit_pairwise(SPACE, archs, noisy, pairs)
+    others = hardware.pairwise_sums(SPACE, fit, ALL, pairs) - worth(ALL, 0.0)
+    assert 0.9 < fit.error < 1.2
+    assert others.std() < 0.5

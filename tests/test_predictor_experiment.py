@@ -1,16 +1,19 @@
 """The experiment on predictors: what it writes and shows, and wrong input; search by a predictor as a method."""
 
 import csv
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from experiments import predictor
 from jaxnas import command
 from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, named_table, save_table
 from jaxnas.files import read_json
+from jaxnas.spaces import darts_space, nasbench201_space
 from jaxnas.tabular import (
     MethodSettings,
     compare,
@@ -97,6 +100,48 @@ def test_a_table_of_plain_choices_has_predictors_too(folder):
     assert predictor_names(of) == ["gnn_gp", "gnn", "gp", "mlp"]
     with pytest.raises(ValueError, match="methods for it are gnn_gp, gnn, gp, mlp"):
         make_predictor("gp_paths", of)
+
+
+def depth(edges):
+    """Of a DARTS cell as [(operation, from)], two for each node: the most convolutions on a path to a node."""
+    found = [0, 0]
+    for first, second in zip(edges[::2], edges[1::2], strict=True):
+        found.append(max(found[int(source)] + ("conv" in name) for name, source in (first, second)))
+    return max(found)
+
+
+def test_darts_cells_of_a_users_table_are_known_by_their_structure(tmp_path):
+    """What they are worth is how deep they are. Counts of operations say little about that, graphs all of it."""
+    space = darts_space(free=True)
+    archs = jax.jit(jax.vmap(space.sample))(jax.random.split(jax.random.key(0), 300))
+    texts = [space.notation(arch) for arch in np.asarray(archs)]
+    edges = [re.findall(r"\('(\w+)', (\d)\)", text) for text in texts]
+    values = [depth(each[:8]) + depth(each[8:]) / 2 for each in edges]
+    with open(tmp_path / "cells.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["cell", "worth"], *zip(texts, values, strict=True)])
+    table = load_table(tmp_path / "cells.csv", "darts", architecture="cell")
+    of = known(table)
+    graphs = jax.jit(jax.vmap(of.graph))(table.archs)
+    found = measure_predictor(make_predictor("gp", of), of, graphs, table.metrics["worth"], 100, draws=1)["tau"][0]
+    convolutions = [sum("conv" in name for name, _ in each) for each in edges]
+    assert found > kendalltau(convolutions, values).statistic + 0.2
+
+
+def test_a_known_table_given_by_its_space_is_known_as_by_its_name(folder, tmp_path):
+    table, _ = named_table(str(folder / "cells.npz"))
+    values = np.asarray(table.metrics["valid"])[:, -1]
+    texts = [nasbench201_space().notation(arch) for arch in np.asarray(table.archs)]
+    with open(tmp_path / "t.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["arch_str", "valid"], *zip(texts, values.tolist(), strict=True)])
+    given = load_table(tmp_path / "t.csv", "nasbench201", architecture="arch_str")
+    taus = []
+    for each in (table, given):
+        of = known(each)
+        graphs = jax.jit(jax.vmap(of.graph))(each.archs)
+        taus.append(measure_predictor(make_predictor("gp", of), of, graphs, values, 60, draws=1)["tau"][0])
+    np.testing.assert_array_equal(given.archs, table.archs)
+    assert taus[0] == pytest.approx(taus[1], abs=1e-6)
+    assert taus[0] > 0.4
 
 
 def test_search_by_a_predictor_is_a_method():

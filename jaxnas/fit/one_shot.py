@@ -18,11 +18,12 @@ from jaxnas.fit.budget import Budget
 from jaxnas.fit.filtering import proxy_score
 from jaxnas.fit.predictors import PREDICTORS
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
+from jaxnas.fit.programs import program_of
 from jaxnas.fit.results import clock
 from jaxnas.fit.scores import Measured, ScoreComparison, Scores, Scoring, kept_scores, within
 from jaxnas.fit.scoring import Score
 from jaxnas.fit.searching import Epochs, ends_of, run_epochs
-from jaxnas.fit.select import PREDICTOR, Way, agreement, program_of, selected, weakest
+from jaxnas.fit.select import PREDICTOR, Way, agreement, selected, weakest
 from jaxnas.fit.selection_pictures import draw_selection
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.fit.truth import Truth, curve

@@ -1,4 +1,4 @@
-"""What predicts one-shot scores: graphs of any space, told costs where these add up."""
+"""What predicts one-shot scores: graphs of any space, what their paths are like, and costs where these add up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optax
 from jaxnas import predictors
 from jaxnas.base import Arch, Graph, Predictor, SearchSpace
 from jaxnas.fit.budget import Budget
-from jaxnas.predictors import Block
+from jaxnas.predictors import Block, Encoding
 
 
 def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
@@ -21,6 +21,11 @@ def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
     return lambda arch: space.graph(arch)._replace(signals=signals(arch))
 
 
+def _named(space: SearchSpace, budget: Budget) -> SearchSpace:
+    """The space with the vocabulary of the budget, which a pruned space may lack."""
+    return space._replace(vocabulary=budget.vocabulary)
+
+
 def _example(space: SearchSpace, budget: Budget) -> Graph:
     if not budget.vocabulary:
         raise ValueError(
@@ -29,19 +34,43 @@ def _example(space: SearchSpace, budget: Budget) -> Graph:
     return jax.eval_shape(graphs(space, budget), jax.ShapeDtypeStruct((len(space.choices),), "int32"))
 
 
+def _of_function(space: SearchSpace, encoding: Encoding | None) -> Encoding | None:
+    """An encoding of graphs in functional form, of graphs as they are."""
+    if encoding is None:
+        return None
+    form = predictors.functional(space)
+    return lambda graph: encoding(form(graph))
+
+
+def _shape(space: SearchSpace, budget: Budget) -> Encoding | None:
+    """What is known of cells and networks by their paths; None of a product of plain choices."""
+    named = _named(space, budget)
+    return _of_function(named, predictors.shape(named)) if "output" in budget.vocabulary else None
+
+
 def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
-    """On the operations and edges of the graph, and the costs with a quarter of their weight."""
-    example = _example(space, budget)
-    blocks = [Block(predictors.one_hot(len(budget.vocabulary)))]
+    """On operations and edges, and where there are paths on these and their statistics, which then count for most; and
+    the costs with a quarter of the weight of all that.
+    """
+    example, shape, named = _example(space, budget), _shape(space, budget), _named(space, budget)
+    paths = _of_function(named, predictors.path_roots(named))
+    blocks = [Block(predictors.one_hot(len(budget.vocabulary)), 0.2 if shape is not None else 1.0)]
+    if shape is not None:
+        blocks.append(Block(shape, 0.8 if paths is None else 0.6))
+    if paths is not None:
+        blocks.append(Block(paths, 0.2, standardize=False))
     if example.signals is not None:
         blocks.append(Block(predictors.signals, 0.25))
     return predictors.gaussian_process(blocks, example)
 
 
 def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
-    """Five members, AdamW, the cosine schedule over whole batches of experiments.predictor."""
-    example = _example(space, budget)
-    encode = None if example.signals is None else predictors.signals
+    """Five members, AdamW, a cosine schedule over whole batches; told what paths are like."""
+    example, shape = _example(space, budget), _shape(space, budget)
+    encodings = [] if shape is None else [shape]
+    if example.signals is not None:
+        encodings.append(predictors.signals)
+    encode = predictors.concatenated(*encodings) if encodings else None
     network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode)
     epochs = 100
     schedule = optax.cosine_decay_schedule(5e-3, epochs)

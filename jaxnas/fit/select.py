@@ -5,7 +5,6 @@ Every method asks for scores of so many architectures at most and keeps the best
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -13,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jaxnas import predictors, samplers
+from jaxnas import samplers
 from jaxnas.base import Key, Sampler, SearchSpace
 from jaxnas.fit.budget import Budget, excess, feasible_samples
 from jaxnas.fit.predictors import PREDICTORS, graphs
+from jaxnas.fit.programs import by_integer_program, fitted
 from jaxnas.fit.scores import Scoring
 from jaxnas.fit.scoring import Score
-from jaxnas.hardware import Structure, additivity, fit_additive, solve
 from jaxnas.samplers.nondominated import front
 from jaxnas.search import weakest_by_marginal
 from jaxnas.train.path_score import CachedScore
@@ -28,8 +27,6 @@ Way = Literal["evolution", "predictor", "ilp", "proxy"]
 PREDICTOR = Literal["gp", "gnn", "gnn_gp"]
 BATCH = 5
 """How many a sampler asks for at a time; one that fits a predictor each time asks for more."""
-MOST_SOLVED = 200
-"""Next-best solutions of an integer program; each makes the next one dearer to find."""
 
 
 def evolution(space: SearchSpace, evaluations: int, population: int) -> Sampler:
@@ -102,10 +99,10 @@ def select(
     """The architecture of the highest score within a budget, of so many that are scored at most.
 
     score: archs int [P, D] -> float [P], of one-shot weights, a table, or a function of your own; it is asked nothing
-    twice. budget: of `make_budget`. by: evolution, search guided by a predictor, or an integer program over a sum that
-    is fitted to the scores, whose next-best the predictor ranks; or "proxy": `rank`, a score that costs little, ranks
-    `ranked` random architectures, and the first of them are scored. population: of the evolution; the random start of a
-    search by a predictor. key: `jax.random.key(0)` by default.
+    twice. budget: of `make_budget`. by: evolution, search guided by a predictor, or an integer program over options
+    and pairs of them, which are fitted to what the predictor expects (`programs`); or "proxy": `rank`, a score that
+    costs little, ranks `ranked` random architectures, and the first of them are scored. population: of the evolution;
+    the random start of a search by a predictor. key: `jax.random.key(0)` by default.
 
     Raises: ValueError for another `by` or predictor or fewer than 4 evaluations; where nothing within the budget was
     found; where the costs of the space do not add up for "ilp"; where `rank` is missing for "proxy".
@@ -182,15 +179,6 @@ def selected(
     }, archs[so_far]
 
 
-def program_of(space: SearchSpace, budget: Budget) -> Structure:
-    """The structure of the integer program; raises ValueError where the space has none."""
-    if budget.structure is None:
-        raise ValueError(
-            f"the costs of {space.name} do not add up, so there is no integer program: search.by evolution"
-        )
-    return budget.structure
-
-
 def by_proxy(
     score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int, rank: Score | None, ranked: int
 ) -> dict[tuple[int, ...], float]:
@@ -202,49 +190,6 @@ def by_proxy(
     archs = np.unique(np.asarray(jax.jit(jax.vmap(space.canonical))(jnp.asarray(archs))), axis=0)
     own(archs[np.argsort(-np.nan_to_num(rank(archs), nan=-np.inf), kind="stable")[:evaluations]])
     return own.values
-
-
-def by_integer_program(
-    score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int, predictor: str
-) -> tuple[dict[tuple[int, ...], float], dict[str, float]]:
-    """Scores of random architectures, a sum fitted to them, and some of the best of the sum within the budget.
-
-    The best of a sum is a weak pick where scores do not quite add up. So of four times as many next-best solutions as
-    are going to be scored (200 at most), a predictor that saw the same scores says which. Three quarters of the
-    evaluations go to the fit. Also tells how well such a sum does: R² and Kendall's tau on the half of the random ones
-    that a fit to the other half has not seen, where they differ at all.
-    """
-    fit_key, key = jax.random.split(key)
-    structure = program_of(space, budget)
-    own = CachedScore(score, space.canonical)
-    best = evaluations // 4
-    archs, _ = feasible_samples(space, budget, key, evaluations - best)
-    values = own(archs)
-    half = len(archs) // 2
-    told: dict[str, float] = {}
-    if half >= 2 and np.ptp(values[half:]) > 0:
-        seen = fit_additive(space, archs[:half], values[:half])
-        told = _finite(additivity(space, seen, archs[half:], values[half:])._asdict())
-    scores = fit_additive(space, archs, values).scores
-    solutions = solve(structure, scores, budget.constraints, max(best, min(4 * best, MOST_SOLVED)))
-    found = np.stack([np.asarray(solution.arch) for solution in solutions])
-    found = found[excess(budget, found) == 0.0]  # a pruned space may read a solution as another architecture
-    predict = fitted(space, budget, predictor, archs, values, fit_key)
-    own(found[np.argsort(-predict(found), kind="stable")[:best]])
-    return own.values, told
-
-
-def fitted(
-    space: SearchSpace, budget: Budget, name: str, archs: np.ndarray, values: np.ndarray, key: Key
-) -> Callable[[np.ndarray], np.ndarray]:
-    """archs [P, D] -> predictions [P], as normal scores, of the predictor of that name that has seen some scores."""
-    predictor, graph = PREDICTORS[name](space, budget), jax.jit(jax.vmap(graphs(space, budget)))
-    init_key, fit_key = jax.random.split(key)
-    weight = jnp.ones(len(values))
-    targets = predictors.normal_scores(jnp.asarray(values, jnp.float32), weight)
-    state = jax.jit(predictor.fit)(fit_key, predictor.init(init_key), graph(jnp.asarray(archs)), targets, weight)
-    predict = jax.jit(predictor.predict)
-    return lambda archs: np.asarray(predict(state, graph(jnp.asarray(archs)))[0])
 
 
 def weakest(
@@ -263,10 +208,6 @@ def weakest(
         archs, _ = feasible_samples(space, budget, more_key, 4096)
         values = predict(archs)
     return weakest_by_marginal(space.choices, archs, values, left)
-
-
-def _finite(values: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def agreement(scores: np.ndarray, truth: np.ndarray, tops: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:

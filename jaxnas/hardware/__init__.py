@@ -29,6 +29,7 @@ from jaxnas.hardware.latency import (
     save_latency,
 )
 from jaxnas.hardware.latency_file import read_latency_table
+from jaxnas.hardware.pairwise import Pair, PairwiseFit, all_pairs, fit_pairwise, pairwise_sums, strongest_pairs
 
 __all__ = [
     "AdditiveFit",
@@ -36,16 +37,20 @@ __all__ = [
     "Constraint",
     "InfeasibleError",
     "LatencyTable",
+    "Pair",
+    "PairwiseFit",
     "Scores",
     "Solution",
     "Structure",
     "additivity",
+    "all_pairs",
     "budget",
     "cost_budget",
     "count_between",
     "darts_latency",
     "device_name",
     "fit_additive",
+    "fit_pairwise",
     "forbidden",
     "kind_of",
     "load_latency",
@@ -53,11 +58,13 @@ __all__ = [
     "nasbench201_latency",
     "one_option_each",
     "operation_timer",
+    "pairwise_sums",
     "pareto",
     "reachable",
     "read_latency_table",
     "save_latency",
     "solve",
+    "strongest_pairs",
     "sums",
     "together",
     "two_edges_a_node",

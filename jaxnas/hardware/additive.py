@@ -6,7 +6,9 @@ An integer program maximizes a sum. Whether a space's accuracies or latencies ar
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,10 +36,19 @@ class Additivity(NamedTuple):
     tau: float
 
 
+@functools.lru_cache(maxsize=16)
+def batched(of_one: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one architecture for many at once. It is compiled once, however often it is asked for."""
+    return jax.jit(jax.vmap(of_one))
+
+
 def one_hots(space: SearchSpace, archs: ArrayLike) -> Scores:
     """The options taken by archs [A, D]: cell kind -> float64 [A, S, O]."""
-    weights = jax.jit(jax.vmap(space.one_hot))(np.asarray(archs, np.int32))
-    return {kind: np.asarray(value, np.float64) for kind, value in weights.items()}
+    rows = np.asarray(archs, np.int32)
+    # Filled up to a power of two, so that a few more of them do not compile anew.
+    filled = np.resize(rows, (1 << (len(rows) - 1).bit_length(), *rows.shape[1:])) if len(rows) else rows
+    weights = batched(space.one_hot)(filled)
+    return {kind: np.asarray(value, np.float64)[: len(rows)] for kind, value in weights.items()}
 
 
 def sums(space: SearchSpace, fit: AdditiveFit, archs: ArrayLike) -> np.ndarray:

@@ -16,6 +16,7 @@ from jaxnas.predictors.gaussian_process import Block, gaussian_process
 from jaxnas.predictors.gnn import gnn, levels_of
 from jaxnas.predictors.losses import Loss, normal_scores, pairwise_hinge, pairwise_logistic, squared
 from jaxnas.predictors.mlp import mlp
+from jaxnas.predictors.of_space import as_signal, functional, path_roots, shape
 from jaxnas.predictors.regression import Regressor, regression
 
 __all__ = [
@@ -23,9 +24,11 @@ __all__ = [
     "Encoding",
     "Loss",
     "Regressor",
+    "as_signal",
     "average",
     "concatenated",
     "ensemble",
+    "functional",
     "functional_form",
     "gaussian_process",
     "gnn",
@@ -37,8 +40,10 @@ __all__ = [
     "pairwise_hinge",
     "pairwise_logistic",
     "path_counts",
+    "path_roots",
     "path_statistics",
     "regression",
+    "shape",
     "signals",
     "squared",
     "unconnected",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,13 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import predictors
-from jaxnas.base import Arch, Array, Choice, Graph, Key, SearchSpace
+from jaxnas.base import Arch, Array, Graph, Key, SearchSpace
 from jaxnas.benchmarks import Table, functional_classes, metric_column
 from jaxnas.predictors import Encoding
 from jaxnas.spaces import nasbench201_space, product_space
 
-LONGEST_PATH = {"nasbench101": 5}
-"""Operations of the paths that are counted, where it is not three."""
 SAMPLED = 2048
 """Random architectures by which it is told what is never joined in a space."""
 
@@ -64,19 +61,18 @@ def known(table: Table, signals: Sequence[str] = ()) -> Known:
             "of its graphs mean"
         )
     names = space.vocabulary
-    form = _functional(space)
+    form = predictors.functional(space)
     values = _signals(table, signals) if signals else None
 
     def graph(arch: Arch) -> Graph:
         found = form(space.graph(arch))
         return found if values is None else found._replace(signals=values[table.index(arch)])
 
-    is_cell = "output" in names and space.name not in ("chain", "enas_macro", "natsbench_size")
     return Known(
         graph=graph,
         one_hot=predictors.one_hot(len(names)),
-        paths=_paths(space) if is_cell else None,
-        shape=_shape(space),
+        paths=predictors.path_roots(space),
+        shape=predictors.shape(space),
         vocabulary=len(names),
         classes=_classes(table, space),
         example=jax.eval_shape(graph, jax.ShapeDtypeStruct((len(table.choices),), jnp.int32)),
@@ -90,7 +86,7 @@ def _levels(space: SearchSpace) -> list[list[int]]:
 
     def joined(key: Key) -> tuple[Array, Array]:
         graphs = jax.vmap(space.graph)(jax.vmap(space.sample)(jax.random.split(key, SAMPLED)))
-        return graphs.adjacency.sum((0, 1)), jax.vmap(_functional(space))(graphs).mask.any((0, 1))
+        return graphs.adjacency.sum((0, 1)), jax.vmap(predictors.functional(space))(graphs).mask.any((0, 1))
 
     adjacency, there = jax.tree.map(np.asarray, jax.jit(joined)(jax.random.key(0)))
     return predictors.levels_of(adjacency, there)
@@ -102,70 +98,6 @@ def _space_of(table: Table) -> SearchSpace:
     if [choice.options for choice in table.choices] == [choice.options for choice in space.choices]:
         return space
     return product_space(table.name, {choice.name: choice.options for choice in table.choices})
-
-
-def _functional(space: SearchSpace) -> Callable[[Graph], Graph]:
-    """Its functional form, where the graph has an output: what computes nothing is contracted or masked out."""
-    names = space.vocabulary
-    if "output" not in names:
-        return lambda graph: graph
-    identities = [name for name in ("skip_connect",) if name in names]
-    return predictors.functional_form(names, identities)
-
-
-def _operations(space: SearchSpace) -> list[int]:
-    """The operations that compute something."""
-    no_operation = ("none", "skip_connect", "identity", "sum", "output", "stem")
-    return [at for at, name in enumerate(space.vocabulary) if name not in no_operation and name[:5] != "input"]
-
-
-def _groups(space: SearchSpace) -> list[list[int]]:
-    """Operations with weights, those of them with more than the smallest kernel, and those without weights."""
-    names = space.vocabulary
-    every = _operations(space)
-    pools = [at for at in every if "pool" in names[at]]
-    weighted = [at for at in every if at not in pools]
-    kernels = {at: max(map(int, re.findall(r"(\d+)x\d+", names[at])), default=0) for at in weighted}
-    wide = [at for at in weighted if kernels[at] > min(kernels.values())]
-    return [group for group in (weighted, wide, pools) if group]
-
-
-def _paths(space: SearchSpace) -> Encoding:
-    counts = predictors.path_counts(_operations(space), LONGEST_PATH.get(space.name, 3))
-    return lambda graph: jnp.sqrt(counts(graph))
-
-
-def _shape(space: SearchSpace) -> Encoding | None:
-    if "output" not in space.vocabulary:
-        return _option_values(space.choices)
-    statistics = predictors.path_statistics(_groups(space))
-    return predictors.concatenated(statistics, predictors.operation_counts(_operations(space)))
-
-
-def _option_values(choices: Sequence[Choice]) -> Encoding | None:
-    """The values of the options, where they are numbers, and their logarithms where they reach over a factor of ten."""
-    values = np.zeros((sum(len(choice.options) for choice in choices), 1), np.float32)
-    numeric: list[int] = []
-    first = 0
-    for place, choice in enumerate(choices):
-        try:
-            numbers = np.array([float(option) for option in choice.options])
-        except ValueError:
-            numbers = np.zeros(0)
-        if len(numbers) > 1 and np.isfinite(numbers).all():
-            numeric.append(place)
-            values[first : first + len(numbers), 0] = _as_signal(numbers)
-        first += len(choice.options)
-    if not numeric:
-        return None
-    at = jnp.asarray(numeric)
-    return lambda graph: jnp.asarray(values)[graph.ops[0, at], 0]
-
-
-def _as_signal(numbers: np.ndarray) -> np.ndarray:
-    """Logarithms of numbers that are positive and reach over a factor of ten, others as they are."""
-    there = numbers[~np.isnan(numbers)]
-    return np.log(numbers) if there.min() > 0 and there.max() > 10 * there.min() else numbers
 
 
 def _classes(table: Table, space: SearchSpace) -> np.ndarray:
@@ -190,4 +122,4 @@ def _signals(table: Table, metrics: Sequence[str]) -> Array:
 def _as_signal_column(metric: str, column: np.ndarray) -> np.ndarray:
     if np.isnan(column).all():
         raise ValueError(f"the signal {metric!r} is missing for all {len(column)} architectures")
-    return _as_signal(column)
+    return predictors.as_signal(column)

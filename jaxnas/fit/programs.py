@@ -1,0 +1,174 @@
+"""Selection by an integer program whose scores are those of a predictor, as far as options and pairs of them add up.
+
+Scores of architectures are no sum over options, so the best of a fitted sum is a weak pick. A predictor knows better,
+but nobody can ask it about every architecture. So it is asked about some thousand random ones, single options and the
+strongest pairs of them are fitted to its answers, and an integer program finds the best of that sum within the budget.
+Those solutions, their neighbors and the random ones are ranked by the predictor itself. Every second architecture that
+is scored is instead named in the same way by the sum that is fitted to the scores alone: where options do add up, no
+predictor is as good. Both learn from what was scored before the next round.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import predictors
+from jaxnas.base import Array, Key, SearchSpace
+from jaxnas.fit.budget import Budget, excess, feasible_samples
+from jaxnas.fit.predictors import PREDICTORS, graphs
+from jaxnas.fit.scoring import Score
+from jaxnas.hardware import (
+    Constraint,
+    Pair,
+    Structure,
+    additivity,
+    fit_additive,
+    fit_pairwise,
+    kind_of,
+    pairwise_sums,
+    solve,
+    strongest_pairs,
+    together,
+)
+from jaxnas.hardware.additive import batched
+from jaxnas.train.path_score import CachedScore
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""archs [P, D] -> float [P]."""
+ROUNDS = 3
+ASKED = 2048
+"""Random architectures about which the predictor is asked."""
+MOST_PRODUCTS = 400
+"""Pairs of options in a program, as many as there are on NAS-Bench-201; each makes it slower."""
+SOLUTIONS = 2
+"""Of each program; the next-best are much like the best, and so are neighbors, which cost nothing."""
+
+
+def program_of(space: SearchSpace, budget: Budget) -> Structure:
+    """The structure of the integer program; raises ValueError where the space has none."""
+    if budget.structure is None:
+        raise ValueError(
+            f"the costs of {space.name} do not add up, so there is no integer program: search.by evolution"
+        )
+    return budget.structure
+
+
+def nominate(
+    space: SearchSpace, structure: Structure, constraints: Sequence[Constraint], predict: Predict, archs: np.ndarray,
+    pairs: Sequence[Pair] | None = None, solutions: int = SOLUTIONS,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Architectures of which a predictor expects most, int32 [N, D], the best first, and what it expects, [N].
+
+    structure: with the pairs of `constraints`, if they have any, but not those of the predictor. archs [A, D]: about
+    which it is asked, within the constraints or near them. pairs: of the predictor's sum, the strongest by default.
+    Solutions meet the constraints; their neighbors, which are given too, may not.
+
+    Raises: InfeasibleError where nothing meets the constraints.
+    """
+    expected = predict(archs)
+    pairs = strongest(space, archs, expected) if pairs is None else pairs
+    scores = fit_pairwise(space, archs, expected, pairs).scores
+    new = [pair for pair in pairs if kind_of(pair) not in structure.shapes]
+    found = solve(together(structure, new), scores, constraints, solutions)
+    best = jnp.stack([solution.arch for solution in found])
+    near, valid = batched(space.neighbors)(best)
+    every = jnp.concatenate([best, near.reshape(-1, near.shape[-1])])
+    candidates = np.asarray(batched(space.canonical)(every))
+    there = np.concatenate([np.ones(len(best), bool), np.asarray(valid).reshape(-1)])
+    named, first = np.unique(candidates[there], axis=0, return_index=True)
+    expected = predict(candidates)[there][first]
+    order = np.argsort(-expected, kind="stable")
+    return named[order], expected[order]
+
+
+def strongest(space: SearchSpace, archs: np.ndarray, values: np.ndarray) -> list[Pair]:
+    """The pairs of slots that explain most, as many as a program bears."""
+    options = max(value.shape[1] for value in jax.eval_shape(space.template).values())
+    return strongest_pairs(space, archs, values, max(1, MOST_PRODUCTS // options**2))
+
+
+def by_integer_program(
+    score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int, predictor: str
+) -> tuple[dict[tuple[int, ...], float], dict[str, float]]:
+    """Scores of random architectures within the budget, and of those that `nominate` names after them, in rounds.
+
+    Three quarters of the evaluations are of random ones. Also tells how well a sum over single options does: R² and
+    Kendall's tau on the half of the random ones that a fit to the other half has not seen, where they differ at all.
+    """
+    structure = program_of(space, budget)
+    fit_key, ask_key, key = jax.random.split(key, 3)
+    own = CachedScore(score, space.canonical)
+    archs, _ = feasible_samples(space, budget, key, evaluations - evaluations // 4)
+    values = own(archs)
+    half = len(archs) // 2
+    told: dict[str, float] = {}
+    if half >= 2 and np.ptp(values[half:]) > 0:
+        seen = fit_additive(space, archs[:half], values[:half])
+        of_sum = additivity(space, seen, archs[half:], values[half:])
+        told = {name: value for name, value in of_sum._asdict().items() if np.isfinite(value)}
+    fit = fitter(space, budget, predictor, evaluations)
+    asked, _ = feasible_samples(space, budget, ask_key, ASKED)
+    asked = np.unique(np.asarray(batched(space.canonical)(asked)), axis=0)
+    size = -(-(evaluations // 4) // ROUNDS)
+    for number in range(ROUNDS):
+        left = min(evaluations - len(own.values), size)
+        if left < 1:
+            break
+        archs, values = np.array(list(own.values), np.int32), np.array(list(own.values.values()))
+        predict, added = fit(jax.random.fold_in(fit_key, number), archs, values), sum_of(space, archs, values)
+        named = []
+        for each in (predict, added):
+            archs, expected = nominate(space, structure, budget.constraints, each, asked)
+            archs, expected = np.concatenate([archs, asked]), np.concatenate([expected, each(asked)])
+            named.append(archs[np.argsort(-expected, kind="stable")])
+        found = np.array([arch for both in itertools.zip_longest(*named) for arch in both if arch is not None])
+        found = found[excess(budget, found) == 0.0]  # a neighbor, or how a pruned space reads a solution
+        new = [arch for arch in dict.fromkeys(map(tuple, found.tolist())) if arch not in own.values]
+        if not new:
+            break
+        own(np.array(new[:left]))
+    return own.values, told
+
+
+def sum_of(space: SearchSpace, archs: np.ndarray, values: np.ndarray) -> Predict:
+    """What single options and the strongest pairs of them, fitted to values [P] of archs [P, D], add up to."""
+    pairs = strongest(space, archs, values)
+    fit = fit_pairwise(space, archs, values, pairs)
+    return lambda archs: pairwise_sums(space, fit, archs, pairs)
+
+
+def fitter(
+    space: SearchSpace, budget: Budget, name: str, most: int
+) -> Callable[[Key, np.ndarray, np.ndarray], Predict]:
+    """(key, archs [P, D], values [P]) -> predictions as normal scores, of the predictor of that name; P is at most
+    `most`, to which data are filled up, so that nothing is compiled twice.
+    """
+    predictor, graph = PREDICTORS[name](space, budget), graphs(space, budget)
+
+    @jax.jit
+    def learn(key: Key, archs: Array, values: Array, weight: Array) -> Any:
+        init_key, key = jax.random.split(key)
+        targets = predictors.normal_scores(values, weight)
+        return predictor.fit(key, predictor.init(init_key), jax.vmap(graph)(archs), targets, weight)
+
+    answer = jax.jit(lambda state, archs: predictor.predict(state, jax.vmap(graph)(archs))[0])
+
+    def fit(key: Key, archs: np.ndarray, values: np.ndarray) -> Predict:
+        rows = np.arange(max(most, len(values)))
+        there = rows < len(values)
+        weight = jnp.asarray(there, jnp.float32)
+        state = learn(key, jnp.asarray(archs[rows * there]), jnp.asarray(values[rows * there], jnp.float32), weight)
+        return lambda archs: np.asarray(answer(state, jnp.asarray(archs)))
+
+    return fit
+
+
+def fitted(space: SearchSpace, budget: Budget, name: str, archs: np.ndarray, values: np.ndarray, key: Key) -> Predict:
+    """archs [P, D] -> predictions [P], as normal scores, of the predictor of that name that has seen some scores."""
+    return fitter(space, budget, name, len(values))(key, archs, values)

@@ -1,0 +1,91 @@
+"""What a space's architectures are known by: graphs in functional form, counts of paths, statistics, numeric options.
+
+All of it is read off the vocabulary of the space's graphs, so a space of one's own has it where its names say as much.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.base import Choice, Graph, SearchSpace
+from jaxnas.predictors.encodings import Encoding, concatenated, operation_counts, path_counts, path_statistics
+from jaxnas.predictors.functional import functional_form
+
+LONGEST_PATH = {"nasbench101": 5}
+"""Operations of the paths that are counted, where it is not three."""
+NO_CELLS = ("chain", "enas_macro", "natsbench_size")
+"""Spaces with an output whose paths are all of a network, too many to be counted."""
+
+
+def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
+    """graph -> its functional form, where it has an output: what computes nothing is contracted or masked out."""
+    names = space.vocabulary
+    if "output" not in names:
+        return lambda graph: graph
+    identities = [name for name in ("skip_connect",) if name in names]
+    return functional_form(names, identities)
+
+
+def _operations(space: SearchSpace) -> list[int]:
+    """The operations that compute something."""
+    no_operation = ("none", "skip_connect", "identity", "sum", "output", "stem")
+    return [at for at, name in enumerate(space.vocabulary) if name not in no_operation and name[:5] != "input"]
+
+
+def _groups(space: SearchSpace) -> list[list[int]]:
+    """Operations with weights, those of them with more than the smallest kernel, and those without weights."""
+    names = space.vocabulary
+    every = _operations(space)
+    pools = [at for at in every if "pool" in names[at]]
+    weighted = [at for at in every if at not in pools]
+    kernels = {at: max(map(int, re.findall(r"(\d+)x\d+", names[at])), default=0) for at in weighted}
+    wide = [at for at in weighted if kernels[at] > min(kernels.values())]
+    return [group for group in (weighted, wide, pools) if group]
+
+
+def path_roots(space: SearchSpace) -> Encoding | None:
+    """The square roots of path counts; None where the graphs are no cells."""
+    if "output" not in space.vocabulary or space.name in NO_CELLS:
+        return None
+    counts = path_counts(_operations(space), LONGEST_PATH.get(space.name, 3))
+    return lambda graph: jnp.sqrt(counts(graph))
+
+
+def shape(space: SearchSpace) -> Encoding | None:
+    """Statistics of paths and counts of operations; of a plain product the values of its numeric options, None where
+    there are none.
+    """
+    if "output" not in space.vocabulary:
+        return _option_values(space.choices)
+    statistics = path_statistics(_groups(space))
+    return concatenated(statistics, operation_counts(_operations(space)))
+
+
+def _option_values(choices: Sequence[Choice]) -> Encoding | None:
+    """The values of the options, where they are numbers, and their logarithms where they reach over a factor of ten."""
+    values = np.zeros((sum(len(choice.options) for choice in choices), 1), np.float32)
+    numeric: list[int] = []
+    first = 0
+    for place, choice in enumerate(choices):
+        try:
+            numbers = np.array([float(option) for option in choice.options])
+        except ValueError:
+            numbers = np.zeros(0)
+        if len(numbers) > 1 and np.isfinite(numbers).all():
+            numeric.append(place)
+            values[first : first + len(numbers), 0] = as_signal(numbers)
+        first += len(choice.options)
+    if not numeric:
+        return None
+    at = jnp.asarray(numeric)
+    return lambda graph: jnp.asarray(values)[graph.ops[0, at], 0]
+
+
+def as_signal(numbers: np.ndarray) -> np.ndarray:
+    """Logarithms of numbers that are positive and reach over a factor of ten, others as they are."""
+    there = numbers[~np.isnan(numbers)]
+    return np.log(numbers) if there.min() > 0 and there.max() > 10 * there.min() else numbers
