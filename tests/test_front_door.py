@@ -53,11 +53,8 @@ def test_every_name_is_there_once_and_where_it_is_said_to_be():
 def test_the_command_lists_the_programs_and_refuses_others(capsys):
     entry.main([])
     listed = capsys.readouterr().out
-    files = {path.stem for path in (Path(__file__).parents[1] / "experiments").glob("*.py")} - {
-        "__init__",
-        "common",
-        "models",
-    }
+    folder = Path(__file__).parents[1] / "experiments"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "common", "models"}
     assert {line.split()[0] for line in listed.splitlines()[2:-2]} == files
     with pytest.raises(SystemExit) as stopped:
         entry.main(["nothing"])

@@ -516,6 +516,21 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     assert list(names["shrunk"].result["budgets"]["0.5"]["networks"]) == ["found", "random-1"]
 
 
+def test_a_width_before_a_batch_norm_means_nothing_where_its_block_is_left_out():
+    class Left(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            def block(x):
+                y = nn.BatchNorm(use_running_average=not train)(nn.Dense(choices.width("inner", (2, 4)))(x))
+                return x + nn.Dense(3)(nn.relu(y))
+
+            return choices.depth("block", [block], (0, 1))(nn.Dense(3)(x))
+
+    own = choices.searchable(Left(), jnp.zeros((2, 4)))
+    every = itertools.product(range(2), range(2))
+    assert len({tuple(np.asarray(own.space.canonical(jnp.array(arch))).tolist()) for arch in every}) == 3
+
+
 def test_random_choices_use_the_budget(own):
     limit = 0.7 * own.network(own.units().whole).costs["macs"]
     archs = np.array(at_random(own, budget_of(own, "macs", limit, None), jax.random.key(0), 6))

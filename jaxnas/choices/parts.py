@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnas.base import Context
 from jaxnas.choices.costing import Condition, Costs, Term, macs_of, term, under
+from jaxnas.choices.program import live
 from jaxnas.choices.quantities import Quantity
 from jaxnas.choices.running import Plan
 
@@ -56,8 +57,9 @@ class Parts:
         """Choice -> the options of others under which it changes what the model gives, for each place where it does."""
         plan = self.plan
         found: dict[str, set[Condition]] = {}
+        told = live(plan.program, plan.outputs)  # what leads to running statistics alone gives nothing
         for number, region in enumerate(plan.regions.of):
-            if region is None:
+            if region is None or not told[number]:
                 continue
             step = plan.program.steps[number]
             names = {step.params[0]["choice"]} if step.name == "choose" else set()

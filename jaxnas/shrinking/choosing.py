@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,12 +14,13 @@ import numpy as np
 from jaxnas.base import Arch, Context, Key
 from jaxnas.choices import Searchable
 from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget
-from jaxnas.hardware import LatencyTable, device_name, median_milliseconds, solve
+from jaxnas.hardware import Constraint, LatencyTable, Structure, device_name, median_milliseconds, solve
 from jaxnas.shrinking.scoring import Alternatives
 
 COSTS = ("macs", "params", "latency_ms")
-_ROUNDS = 5
 _STEPS, _NEAR = 2000, 0.9
+_WAYS = 256
+"""Constraints that a choice which stands in many places may have; beyond, some solutions may be one network."""
 
 
 class Chosen(NamedTuple):
@@ -37,24 +40,32 @@ def budget_of(own: Searchable, cost: str, limit: float, latency: LatencyTable | 
 
 
 def next_best(own: Searchable, losses: dict[str, np.ndarray], budget: Budget, count: int) -> Chosen:
-    """The solutions of the least sums of losses, the best first.
-
-    Solutions that differ in what their networks have not are one; so the program is asked for more until there are
-    enough, or no more.
-    """
+    """The solutions of the least sums of losses, the best first."""
     assert budget.structure is not None
     scores = {name: -value for name, value in losses.items()}
-    asked = count
-    for _ in range(_ROUNDS):
-        found: dict[tuple[int, ...], float] = {}
-        solutions = solve(budget.structure, scores, budget.constraints, asked)
-        for solution in solutions:
-            found.setdefault(tuple(np.asarray(solution.arch).tolist()), -solution.value)
-        if len(found) >= count or len(solutions) < asked:
-            break
-        asked *= 2
-    rows = list(found.items())[:count]
+    solutions = solve(budget.structure, scores, (*budget.constraints, *_settled(own, budget.structure)), count)
+    found = {tuple(np.asarray(each.arch).tolist()): -each.value for each in reversed(solutions)}
+    rows = list(found.items())[::-1]
     return Chosen(np.array([arch for arch, _ in rows], np.int32), [loss for _, loss in rows])
+
+
+def _settled(own: Searchable, structure: Structure) -> list[Constraint]:
+    """Constraints by which a choice that a network has not is at its widest, so that each network is one solution.
+
+    A choice matters under one of some conditions, each of which is that some others have one of their options. So for
+    every way to take one part of each condition: the choice is at its widest, or one of those parts holds.
+    """
+    units, found = own.units(), []
+    for (name, choice), whole in zip(units.found.items(), np.asarray(units.whole), strict=True):
+        if math.prod(map(len, choice.conditions)) > _WAYS:
+            continue
+        for parts in itertools.product(*choice.conditions) if choice.conditions else ():
+            row = {kind: np.zeros(shape) for kind, shape in structure.shapes.items() if kind not in structure.beside}
+            row[name][0, whole] = 1
+            for other, options in parts:
+                row[other][0, list(options)] = 1
+            found.append(Constraint(f"{name} is at its widest where it does not matter", row, lower=1))
+    return found
 
 
 def uniform(own: Searchable, budget: Budget) -> Arch | None:
