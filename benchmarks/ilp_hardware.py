@@ -3,11 +3,12 @@
     python -m benchmarks.ilp_hardware --table nb201.csv --hardware hw_nas_bench_nb201.csv
 
 Needs a table of NAS-Bench-201 and HW-NAS-Bench's CSV. Of `sample` random cells accuracy and latency are known. A
-Gaussian process learns the accuracies, as normal scores; latency is fitted by single options and pairs of them. A
-program with pairs (`jaxnas.fit.programs.nominate`) picks a cell, which is then measured as well, and the fits learn
-from it before the next pick. Each pick that breaks the limit lowers the program's limit by the error of its latency
-fit. `--by sum` picks by single options alone, all at once. Cells that learned nothing are left out of the latencies:
-compilers remove most of them.
+Gaussian process learns the accuracies, as normal scores; latency is fitted by single options and pairs of them. Cells
+that learned nothing are left out of that: compilers remove most of them. A program with pairs
+(`jaxnas.fit.programs.nominate`) picks a cell, which is then measured as well, and the fits learn from it before the
+next pick. Each pick that breaks the limit lowers the program's limit by half the error of the latency fit, and each
+that meets it raises it again, at most to the limit itself; where a lowered limit leaves nothing that promises more than
+the best known cell, it is the limit itself again. `--by sum` picks by single options alone, all at once.
 
 Prints one JSON line for each device and quantile of its latencies. `regret` is the accuracy of the best cell that meets
 the limit, by measurement, less that of the first pick that does; `regret_best` that of the best among `picks` picks,
@@ -33,9 +34,11 @@ from jaxnas.base import Skeleton
 from jaxnas.benchmarks import hw_nasbench201_table, nasbench201_table
 from jaxnas.catalog import entry_of
 from jaxnas.fit.budget import make_budget
-from jaxnas.fit.programs import fitter, nominate
+from jaxnas.fit.programs import Predict, fitter, nominate
 from jaxnas.hardware import (
     InfeasibleError,
+    PairwiseFit,
+    Structure,
     all_pairs,
     budget,
     fit_additive,
@@ -160,19 +163,34 @@ def by_pairs(
         over = np.maximum(pairwise_sums(SPACE, times, asked, PAIRS) - bound, 0.0)
         asked = asked[np.argsort(over, kind="stable")[:ASKED]]
         predict = fit(jax.random.key(number), archs, measured.accuracy[known])
-        constraint = budget("latency", times.scores, bound, times.constant)
-        try:
-            found, _ = nominate(SPACE, structure, [constraint], predict, asked, PAIRS, solutions=1)
-        except InfeasibleError:
-            return
-        found = found[pairwise_sums(SPACE, times, found, PAIRS) <= bound]
-        new = [row for row in (rows[tuple(arch)] for arch in found.tolist()) if row not in known]
+        within = [row for row in known if measured.latency[row] <= limit]
+        promised = predict(measured.archs[within]).max() if within else -np.inf
+        new = _named(measured, rows, known, structure, times, bound, predict, asked)
+        if bound < limit and (not new or new[0][1] <= promised):  # so low a limit leaves nothing better
+            bound = limit
+            new = _named(measured, rows, known, structure, times, bound, predict, asked)
         if not new:
             return
-        yield new[0]
-        known.append(new[0])
-        if not measured.latency[new[0]] <= limit:  # a missing latency meets none
-            bound -= times.error
+        picked = new[0][0]
+        yield picked
+        known.append(picked)
+        meets = measured.latency[picked] <= limit  # a missing latency meets none
+        bound = min(limit, bound + times.error / 2) if meets else bound - times.error / 2
+
+
+def _named(
+    measured: Measured, rows: dict[tuple[int, ...], int], known: list[int], structure: Structure, times: PairwiseFit,
+    bound: float, predict: Predict, asked: np.ndarray,
+) -> list[tuple[int, float]]:  # fmt: skip
+    """(row, what is expected of it) of what is not known yet and meets the bound by the fit, the best first."""
+    constraint = budget("latency", times.scores, bound, times.constant)
+    try:
+        found, expected = nominate(SPACE, structure, [constraint], predict, asked, PAIRS, solutions=1)
+    except InfeasibleError:
+        return []
+    inside = pairwise_sums(SPACE, times, found, PAIRS) <= bound
+    pairs = zip(found[inside].tolist(), expected[inside].tolist(), strict=True)
+    return [(rows[tuple(arch)], value) for arch, value in pairs if rows[tuple(arch)] not in known]
 
 
 def _told(measured: Measured, shown: np.ndarray, limit: float, picked: list[int]) -> dict[str, float]:

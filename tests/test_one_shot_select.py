@@ -175,7 +175,7 @@ def test_a_graph_network_told_costs_learns_what_costs_explain():
     budget = make_budget(SPACE, SKELETON, {})
     archs = CELLS[np.random.default_rng(1).permutation(len(CELLS))[:80]]
     values = np.log(MACS[np.random.default_rng(1).permutation(len(CELLS))[:80]])
-    predict = fitted(SPACE, budget, "gnn_gp", archs[:40], values[:40], jax.random.key(0))
+    predict = fitted(SPACE, budget, "gnn", archs[:40], values[:40], jax.random.key(0))
     found = agreement(predict(archs[40:]), values[40:])
     assert found["kendall"] > 0.8
 

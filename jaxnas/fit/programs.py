@@ -36,7 +36,7 @@ from jaxnas.hardware import (
     strongest_pairs,
     together,
 )
-from jaxnas.hardware.additive import batched
+from jaxnas.hardware.additive import batched, filled
 from jaxnas.train.path_score import CachedScore
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -164,7 +164,7 @@ def fitter(
         there = rows < len(values)
         weight = jnp.asarray(there, jnp.float32)
         state = learn(key, jnp.asarray(archs[rows * there]), jnp.asarray(values[rows * there], jnp.float32), weight)
-        return lambda archs: np.asarray(answer(state, jnp.asarray(archs)))
+        return lambda archs: np.asarray(answer(state, jnp.asarray(filled(archs))))[: len(archs)]
 
     return fit
 

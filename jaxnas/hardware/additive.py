@@ -42,12 +42,15 @@ def batched(of_one: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(jax.vmap(of_one))
 
 
+def filled(rows: np.ndarray) -> np.ndarray:
+    """Rows [P, …] repeated up to a power of two of them, so that for a few more nothing is compiled anew."""
+    return np.resize(rows, (1 << (len(rows) - 1).bit_length(), *rows.shape[1:])) if len(rows) else rows
+
+
 def one_hots(space: SearchSpace, archs: ArrayLike) -> Scores:
     """The options taken by archs [A, D]: cell kind -> float64 [A, S, O]."""
     rows = np.asarray(archs, np.int32)
-    # Filled up to a power of two, so that a few more of them do not compile anew.
-    filled = np.resize(rows, (1 << (len(rows) - 1).bit_length(), *rows.shape[1:])) if len(rows) else rows
-    weights = batched(space.one_hot)(filled)
+    weights = batched(space.one_hot)(filled(rows))
     return {kind: np.asarray(value, np.float64)[: len(rows)] for kind, value in weights.items()}
 
 
