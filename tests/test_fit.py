@@ -256,7 +256,7 @@ def test_images_may_have_numbers_as_targets():
     pair = (images, images.mean((1, 2, 3)).astype(np.float32))
     dataset = data.from_arrays(pair, pair, augmentation=data.load_dataset("digits").augmentation)
     training = fit.Training(batch_size=4, channels=2, cells=1, share_step=False)
-    fit.training.check_networks(CATALOG["nasbench201"], NASBENCH201, training, dataset)
+    fit.training.check_networks(CATALOG["nasbench201"], NASBENCH201, training, dataset, "float32")
     assert fit.training.tutorial_cnn(dataset.image_shape, dataset.num_outputs).costs["params"] > 0
 
 
