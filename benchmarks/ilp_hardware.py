@@ -212,7 +212,7 @@ def _told(measured: Measured, shown: np.ndarray, limit: float, picked: list[int]
 def _additivity(measured: Measured, shown: np.ndarray) -> dict[str, float]:
     """How well sums over single options do on the cells that were not shown."""
     others = np.setdiff1d(np.flatnonzero(~np.isnan(measured.latency)), shown)
-    told = {}
+    told: dict[str, float] = {}
     for name, values, seen in (
         ("accuracy", _scores(measured.accuracy[others]), _scores(measured.accuracy[shown])),
         ("latency", measured.latency[others], measured.latency[shown]),
