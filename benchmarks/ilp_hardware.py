@@ -13,8 +13,10 @@ the best known cell, it is the limit itself again. `--by sum` picks by single op
 Prints one JSON line for each device and quantile of its latencies. `regret` is the accuracy of the best cell that meets
 the limit, by measurement, less that of the first pick that does; `regret_best` that of the best among `picks` picks,
 and `rejected` how many came before the first that meets it. `sample_regret` is that of the best cell of the sample that
-meets the limit: what the same measurements give without a program. All are means over the draws that have a value;
-`draws_without_pick` had no pick that meets the limit. The last line counts the lines on which picks beat the sample.
+meets the limit: what the same measurements give without a program. `accuracy_tau`, `accuracy_r2`, `latency_tau` and
+`latency_r2` tell how well sums over single options do on the cells that were not in the sample. All are means over the
+draws that have a value; `draws_without_pick` had no pick that meets the limit. The last line counts the lines on which
+picks beat the sample.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from jaxnas.hardware import (
     InfeasibleError,
     PairwiseFit,
     Structure,
+    additivity,
     all_pairs,
     budget,
     fit_additive,
@@ -110,7 +113,7 @@ def main(config: Config) -> None:
                     picked = list(by_sum(measured, rows, shown, limit, config.picks))
                 else:
                     picked = list(by_pairs(measured, rows, shown, limit, config.picks, fit, rng))
-                for name, value in _told(measured, shown, limit, picked).items():
+                for name, value in {**_told(measured, shown, limit, picked), **_additivity(measured, shown)}.items():
                     found.setdefault(name, []).append(value)
                 found.setdefault("seconds", []).append(time.perf_counter() - start)
             line = {
@@ -204,6 +207,19 @@ def _told(measured: Measured, shown: np.ndarray, limit: float, picked: list[int]
         "rejected": float(next((n for n, row in enumerate(picked) if meets[row]), len(picked))),
         "sample_regret": float(best - measured.accuracy[allowed].max()) if len(allowed) else np.nan,
     }
+
+
+def _additivity(measured: Measured, shown: np.ndarray) -> dict[str, float]:
+    """How well sums over single options do on the cells that were not shown."""
+    others = np.setdiff1d(np.flatnonzero(~np.isnan(measured.latency)), shown)
+    told: dict[str, float] = {}
+    for name, values, seen in (
+        ("accuracy", _scores(measured.accuracy[others]), _scores(measured.accuracy[shown])),
+        ("latency", measured.latency[others], measured.latency[shown]),
+    ):
+        of_sum = additivity(SPACE, fit_additive(SPACE, measured.archs[shown], seen), measured.archs[others], values)
+        told |= {f"{name}_{measure}": value for measure, value in of_sum._asdict().items()}
+    return told
 
 
 def _scores(values: np.ndarray) -> np.ndarray:
