@@ -12,7 +12,9 @@ import pytest
 from jaxnas.base import Batch, Context, Skeleton
 from jaxnas.controllers import adam, lstm_controller, reinforce_policy
 from jaxnas.data.dataset import Augmentation, Examples
+from jaxnas.kernels.platform import supposing
 from jaxnas.search import enas, path_metric
+from jaxnas.search.enas import rewards_of
 from jaxnas.spaces import nasbench201_space
 from jaxnas.supernets import nasbench201_supernet
 from jaxnas.train.path_score import make_path_score
@@ -170,3 +172,21 @@ def test_restarts_are_half_cosines_of_growing_length():
     np.testing.assert_allclose([equal(t) for t in (0, 2, 4, 6)], [1, 0.5, 1, 0.5], atol=1e-6)
     with pytest.raises(ValueError, match="period must be at least 1, got 0"):
         warm_restarts(1.0, 0.0, 0)
+
+
+def test_rewards_are_side_by_side_off_a_cpu_unless_a_path_branches():
+    archs = jnp.arange(6).reshape(3, 2)
+
+    def plain(params, arch, batch):
+        return params * arch.sum() + batch
+
+    def branching(params, arch, batch):
+        return jax.lax.cond(arch[0] > 1, lambda: params * arch.sum(), lambda: batch)
+
+    for reward, loops in ((plain, False), (branching, True)):
+        expected = [reward(2.0, arch, 0.5) for arch in archs]
+        with supposing("gpu"):
+            program = jax.make_jaxpr(lambda reward=reward: rewards_of(reward, 2.0, archs, 0.5))()
+            np.testing.assert_allclose(rewards_of(reward, 2.0, archs, 0.5), expected)
+        assert any(equation.primitive.name == "scan" for equation in program.eqns) is loops
+        np.testing.assert_allclose(rewards_of(reward, 2.0, archs, 0.5), expected)
