@@ -38,7 +38,7 @@ MODELS = {"convnet": ConvNet, "vit": ViT}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The defaults take about two minutes on two CPU cores."""
+    """The defaults take some minutes on two CPU cores."""
 
     model: str = "convnet"
     """convnet, vit (experiments/models.py), or MODULE:NAME of a flax module with choices, or of a function that makes
