@@ -1,5 +1,8 @@
 """Budgets, and choices by scores, against enumeration, without any network."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,8 @@ from jaxnas.hardware import LatencyTable, reachable, save_latency, two_edges_a_n
 from jaxnas.samplers.nondominated import front
 from jaxnas.spaces import (
     NASBENCH201_OPERATIONS,
+    chain_cost_table,
+    chain_space,
     darts_cost_table,
     darts_space,
     enas_macro_space,
@@ -234,3 +239,17 @@ def test_the_integer_program_finds_what_is_good_where_scores_do_not_add_up():
     assert len(asked) == len(found) <= 80
     assert max(asked[:60]) < max(found.values())
     assert (within > max(found.values())).mean() < 0.001
+
+
+@pytest.mark.parametrize("left", [1, 2, 4])
+def test_an_integer_program_over_next_to_nothing_scores_all_of_it(left):
+    """Of a chain with four architectures the limit leaves one, two, or all."""
+    blocks = ("shuffle_3x3", "identity")
+    space = chain_space((1, 1, 2), blocks)
+    entry = entry_of("chain")._replace(cost_table=functools.partial(chain_cost_table, blocks=blocks))
+    archs = np.array(list(itertools.product(*(range(len(choice.options)) for choice in space.choices))), np.int32)
+    skeleton = Skeleton(2, 4, (8, 8, 1), 10)
+    macs = np.sort([space.costs(arch, skeleton)["macs"] for arch in archs])
+    budget = budgets.make_budget(entry, space, skeleton, {"macs": int(macs[left - 1])})
+    found, _ = by_integer_program(lambda archs: archs.sum(axis=1) * 1.0, space, budget, jax.random.key(0), 12, "gp")
+    assert len(found) == (macs <= macs[left - 1]).sum()

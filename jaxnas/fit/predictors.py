@@ -22,8 +22,8 @@ def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
 
 
 def _named(space: SearchSpace, budget: Budget) -> SearchSpace:
-    """The space with the vocabulary of the budget, which a pruned space may lack."""
-    return space._replace(vocabulary=budget.vocabulary)
+    """The space with a vocabulary: its own, or that of the budget where it has none."""
+    return space if space.vocabulary else space._replace(vocabulary=budget.vocabulary)
 
 
 def _example(space: SearchSpace, budget: Budget) -> Graph:
@@ -45,7 +45,7 @@ def _of_function(space: SearchSpace, encoding: Encoding | None) -> Encoding | No
 def _shape(space: SearchSpace, budget: Budget) -> Encoding | None:
     """What is known of cells and networks by their paths; None of a product of plain choices."""
     named = _named(space, budget)
-    return _of_function(named, predictors.shape(named)) if "output" in budget.vocabulary else None
+    return _of_function(named, predictors.shape(named)) if "output" in named.vocabulary else None
 
 
 def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:

@@ -115,6 +115,10 @@ def by_integer_program(
     fit = fitter(space, budget, predictor, evaluations)
     asked, _ = feasible_samples(space, budget, ask_key, ASKED)
     asked = np.unique(np.asarray(batched(space.canonical)(asked)), axis=0)
+    if len(asked) < 2:
+        return own.values, told  # the budget leaves one alone
+    if len(own.values) < 2:
+        own(asked[:2])  # of one nothing can be learned
     size = -(-(evaluations // 4) // ROUNDS)
     for number in range(ROUNDS):
         left = min(evaluations - len(own.values), size)
