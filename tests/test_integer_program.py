@@ -303,3 +303,14 @@ def test_a_fit_of_pairs_finds_those_that_act_together_and_only_where_there_are_a
     others = hardware.pairwise_sums(SPACE, fit, ALL, pairs) - worth(ALL, 0.0)
     assert 0.9 < fit.error < 1.2
     assert others.std() < 0.5
+
+
+def test_the_error_of_a_fit_is_that_of_leaving_one_out():
+    rng = np.random.default_rng(10)
+    archs, values = ALL[rng.choice(len(ALL), 40, replace=False)], rng.normal(size=40)
+    error = []
+    for row in range(40):
+        rest = np.arange(40) != row
+        fit = hardware.fit_additive(SPACE, archs[rest], values[rest])
+        error.append(hardware.sums(SPACE, fit, archs[row : row + 1])[0] - values[row])
+    assert hardware.fit_pairwise(SPACE, archs, values, []).error == pytest.approx(np.square(error).mean() ** 0.5)
