@@ -188,7 +188,7 @@ def _named(
     """(row, what is expected of it) of what is not known yet and meets the bound by the fit, the best first."""
     constraint = budget("latency", times.scores, bound, times.constant)
     try:
-        found, expected = nominate(SPACE, structure, [constraint], predict, asked, PAIRS, solutions=1)
+        found, expected = nominate(SPACE, structure, [constraint], predict, asked, predict(asked), PAIRS, solutions=1)
     except InfeasibleError:
         return []
     inside = pairwise_sums(SPACE, times, found, PAIRS) <= bound

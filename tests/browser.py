@@ -60,8 +60,9 @@ def main(pages: list[str]) -> None:
     wrong = 0
     for page in pages:
         told = look(browser, Path(page))
-        good = not (told["errors"] or told["missing"] or told["unsorted"]) and told["width"] <= told["screen"]
-        wrong += not (good and told["title"])
+        faults = told["errors"] or told["missing"] or told["unsorted"] or not told["title"]
+        good = not faults and told["width"] <= told["screen"]
+        wrong += not good
         print("right" if good else "WRONG", page, json.dumps(told))
     raise SystemExit(bool(wrong))
 

@@ -7,7 +7,8 @@ and changes nothing that the model computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -109,37 +110,41 @@ def _leaves(axis: Axis) -> Iterator[Axis]:
         yield from _leaves(part)
 
 
+def _folded(
+    axis: Axis, leaf: Callable[[Axis], np.ndarray], product: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    joined: Callable[[Sequence[np.ndarray]], np.ndarray],
+) -> np.ndarray:  # fmt: skip
+    """Something of each entry of an axis, from that of what it is made of: leaves, products of them, joined ones."""
+    own = axis.root
+    parts = [_folded(part, leaf, product, joined) for part in own.parts]
+    if own.made == "gate":
+        return parts[0]
+    if own.made == "product":
+        return functools.reduce(product, parts)
+    return joined(parts) if own.made == "joined" else leaf(own)
+
+
 def _rows(axis: Axis, orders: Mapping[int, np.ndarray]) -> np.ndarray:
     """Which entry of an axis comes first, second, …, where that is given for what it is made of."""
-    own = axis.root
-    if own.made == "gate":
-        return _rows(own.parts[0], orders)
-    if own.made == "product":
-        found = np.zeros(1, int)
-        for part in own.parts:
-            inner = _rows(part, orders)
-            found = (found[:, None] * len(inner) + inner).reshape(-1)
-        return found
-    if own.made == "joined":
-        parts = [_rows(part, orders) for part in own.parts]
+
+    def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
         starts = np.cumsum([0, *map(len, parts)])
         return np.concatenate([part + start for part, start in zip(parts, starts, strict=False)])
-    return orders.get(id(own), np.arange(own.sizes[0]))
+
+    return _folded(
+        axis,
+        lambda own: orders.get(id(own), np.arange(own.sizes[0])),
+        lambda outer, inner: (outer[:, None] * len(inner) + inner).reshape(-1),
+        joined,
+    )
 
 
 def _members(axis: Axis, leaf: Axis) -> np.ndarray:
     """The unit of a leaf that each entry of an axis belongs to; beyond the last where to none."""
-    own, none = axis.root, leaf.sizes[0]
-    if own is leaf:
-        return np.arange(none)
-    if own.made == "gate":
-        return _members(own.parts[0], leaf)
-    if own.made == "product":
-        found = np.full(1, none)
-        for part in own.parts:
-            inner = _members(part, leaf)
-            found = np.where(found[:, None] < none, found[:, None], inner[None]).reshape(-1)
-        return found
-    if own.made == "joined":
-        return np.concatenate([_members(part, leaf) for part in own.parts])
-    return np.full(own.sizes[0], none)
+    none = leaf.sizes[0]
+    return _folded(
+        axis,
+        lambda own: np.arange(none) if own is leaf else np.full(own.sizes[0], none),
+        lambda outer, inner: np.where(outer[:, None] < none, outer[:, None], inner[None]).reshape(-1),
+        np.concatenate,
+    )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Context, SearchSpace, Skeleton
+from jaxnas.base import Arch, Context, Network, PyTree, SearchSpace, Skeleton
 from jaxnas.catalog import CATALOG, Entry
 from jaxnas.files import expanded
 from jaxnas.hardware import (
@@ -74,6 +74,11 @@ def given_latency_table(entry: Entry, space: SearchSpace, path: str) -> LatencyT
 def network_milliseconds(entry: Entry, arch: Arch, space: SearchSpace, skeleton: Skeleton, batch: int) -> float:
     """Of the whole network of an architecture, in evaluation, as its options were timed."""
     network = entry.network(arch, skeleton, space)
+    return milliseconds_of(network, jnp.ones((batch, *skeleton.image_shape)))
+
+
+def milliseconds_of(network: Network, inputs: PyTree) -> float:
+    """Of a network with random parameters for a batch of inputs, in evaluation, on this device."""
     params, stats = jax.jit(network.init)(jax.random.key(0))
-    x = jnp.ones((batch, *skeleton.image_shape))
-    return median_milliseconds(jax.jit(lambda params, x: network.apply(params, x, Context(stats))[0]), params, x)
+    call = jax.jit(lambda params, stats, x: network.apply(params, x, Context(stats))[0])
+    return median_milliseconds(call, params, stats, inputs)

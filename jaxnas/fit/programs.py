@@ -61,17 +61,16 @@ def program_of(space: SearchSpace, budget: Budget) -> Structure:
 
 def nominate(
     space: SearchSpace, structure: Structure, constraints: Sequence[Constraint], predict: Predict, archs: np.ndarray,
-    pairs: Sequence[Pair] | None = None, solutions: int = SOLUTIONS,
+    expected: np.ndarray, pairs: Sequence[Pair] | None = None, solutions: int = SOLUTIONS,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Architectures of which a predictor expects most, int32 [N, D], the best first, and what it expects, [N].
 
     structure: with the pairs of `constraints`, if they have any, but not those of the predictor. archs [A, D]: about
-    which it is asked, within the constraints or near them. pairs: of the predictor's sum, the strongest by default.
-    Solutions meet the constraints; their neighbors, which are given too, may not.
+    which it was asked, within the constraints or near them; expected [A]: its answers. pairs: of the predictor's sum,
+    the strongest by default. Solutions meet the constraints; their neighbors, which are given too, may not.
 
     Raises: InfeasibleError where nothing meets the constraints.
     """
-    expected = predict(archs)
     pairs = strongest(space, archs, expected) if pairs is None else pairs
     scores = fit_pairwise(space, archs, expected, pairs).scores
     new = [pair for pair in pairs if kind_of(pair) not in structure.shapes]
@@ -82,9 +81,9 @@ def nominate(
     candidates = np.asarray(batched(space.canonical)(every))
     there = np.concatenate([np.ones(len(best), bool), np.asarray(valid).reshape(-1)])
     named, first = np.unique(candidates[there], axis=0, return_index=True)
-    expected = predict(candidates)[there][first]
-    order = np.argsort(-expected, kind="stable")
-    return named[order], expected[order]
+    values = predict(candidates)[there][first]
+    order = np.argsort(-values, kind="stable")
+    return named[order], values[order]
 
 
 def strongest(space: SearchSpace, archs: np.ndarray, values: np.ndarray) -> list[Pair]:
@@ -128,9 +127,10 @@ def by_integer_program(
         predict, added = fit(jax.random.fold_in(fit_key, number), archs, values), sum_of(space, archs, values)
         named = []
         for each in (predict, added):
-            archs, expected = nominate(space, structure, budget.constraints, each, asked)
-            archs, expected = np.concatenate([archs, asked]), np.concatenate([expected, each(asked)])
-            named.append(archs[np.argsort(-expected, kind="stable")])
+            answers = each(asked)
+            archs, expected = nominate(space, structure, budget.constraints, each, asked, answers)
+            order = np.argsort(-np.concatenate([expected, answers]), kind="stable")
+            named.append(np.concatenate([archs, asked])[order])
         found = np.array([arch for both in itertools.zip_longest(*named) for arch in both if arch is not None])
         found = found[excess(budget, found) == 0.0]  # a neighbor, or how a pruned space reads a solution
         new = [arch for arch in dict.fromkeys(map(tuple, found.tolist())) if arch not in own.values]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, Context, Key
+from jaxnas.base import Arch, Key
+from jaxnas.checks import inputs_form
 from jaxnas.choices import Searchable
 from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget
-from jaxnas.hardware import Constraint, LatencyTable, Structure, device_name, median_milliseconds, solve
+from jaxnas.fit.latency import milliseconds_of
+from jaxnas.hardware import Constraint, LatencyTable, Structure, device_name, solve
 from jaxnas.shrinking.scoring import Alternatives
 
 COSTS = ("macs", "params", "latency_ms")
@@ -125,22 +127,14 @@ def at_random(own: Searchable, budget: Budget, key: Key, count: int) -> list[Arc
 
 def timer(own: Searchable, batch: int) -> Callable[[Arch], float]:
     """Makes arch -> milliseconds of its network for a batch, on this device, in evaluation."""
-    one = own.supernet.input_shape
-    form: Any = jax.ShapeDtypeStruct(one, jnp.float32) if isinstance(one, tuple) else one
-    inputs = jax.tree.map(lambda leaf: jnp.ones((batch, *leaf.shape), leaf.dtype), form)
-
-    def milliseconds(arch: Arch) -> float:
-        network = own.network(arch)
-        params, stats = jax.jit(network.init)(jax.random.key(0))
-        call = jax.jit(lambda params, stats, x: network.apply(params, x, Context(stats))[0])
-        return median_milliseconds(call, params, stats, inputs)
-
-    return milliseconds
+    inputs = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), inputs_form(own.supernet, batch))
+    return lambda arch: milliseconds_of(own.network(arch), inputs)
 
 
-def latency_table(own: Searchable, batch: int, milliseconds: Callable[[Arch], float]) -> LatencyTable:
+def latency_table(
+    own: Searchable, alternatives: Alternatives, batch: int, milliseconds: Callable[[Arch], float]
+) -> LatencyTable:
     """Of each alternative, alone in the trained model, how much longer the whole network takes; a sum over them."""
-    alternatives = Alternatives(own)
     times = np.array([milliseconds(jnp.asarray(arch)) for arch in alternatives.archs])
     row = tuple(np.asarray(own.units().whole).tolist())
     whole = alternatives.archs.tolist().index(list(row))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Context, PyTree
+from jaxnas.checks import inputs_form
 from jaxnas.choices import Searchable, searchable
 from jaxnas.choices import nnx as of_nnx
 from jaxnas.data import Dataset, network_inputs
@@ -30,10 +31,8 @@ def made_searchable(model: Any, dataset: Dataset) -> Searchable:
     example = example_of(dataset)
     if not isinstance(model, Searchable):
         return searchable(model, example)
-    made_for = model.supernet.input_shape
-    form = jax.ShapeDtypeStruct(made_for, jnp.float32) if isinstance(made_for, tuple) else made_for
-    wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(form)]
-    given = [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(example)]
+    form = inputs_form(model.supernet, 1)
+    wanted, given = ([(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (form, example))
     if wanted != given or str(jax.tree.structure(form)) != str(jax.tree.structure(example)):
         raise ValueError(
             f"the model was made searchable for inputs {_told(wanted)} of an example, and {dataset.name} has "

@@ -64,9 +64,14 @@ class Work:
         chosen = np.sort(np.random.RandomState(seed).permutation(data.count(known))[: settings.calibration])
         self.calibration: Examples = jax.tree.map(lambda leaf: leaf[chosen], known)
         self.scorer = Scorer(own, self.calibration, dataset.augmentation, settings.calibration_batch, divergence)
-        self.milliseconds = functools.cache(
-            lambda arch: choosing.timer(own, settings.latency_batch)(jnp.array(arch, jnp.int32))
-        )
+        self.alternatives = Alternatives(own)
+        timer = choosing.timer(own, settings.latency_batch)
+        self.milliseconds = functools.cache(lambda arch: timer(jnp.array(arch, jnp.int32)))
+        size = self.scorer.size
+        self.statistics = recalibrated(
+            own.supernet.apply_path, dataset.augmentation, self.calibration,
+            min(_RECALIBRATED, data.count(self.calibration) // size), size,
+        )  # fmt: skip
 
     def identity(self, given: Weights | None) -> dict[str, Any]:
         """What the numbers depend on."""
@@ -160,20 +165,20 @@ class Work:
             })  # fmt: skip
         found = {name: units.ordered(params, each) for name, each in _done(stage)["orders"].items()}
         found["importance"] = filled(
-            own, found["importance"], Alternatives(own).archs, self.dataset, self.distillation, self.divergence,
+            own, found["importance"], self.alternatives.archs, self.dataset, self.distillation, self.divergence,
             self.keys[5], run.stage("new-layers"), stop,
         )  # fmt: skip
         return found
 
     def scores(self, run: RunFolder, trained: Weights, stop: Stop) -> Scored:
         """The loss by each alternative, and its time where that is limited."""
-        params, stage, alternatives = self.ordered(run, trained, stop), run.stage("scores"), Alternatives(self.own)
+        params, stage, alternatives = self.ordered(run, trained, stop), run.stage("scores"), self.alternatives
         if stage.result is None:
             clock, own = results.clock(), params["importance"]
             values = self.scorer.distances(own, alternatives.archs, self.scorer.trained(own))
             seconds, latency = clock(), None
             if self.settings.cost == "latency_ms":
-                table = choosing.latency_table(self.own, self.settings.latency_batch, self.of_time)
+                table = choosing.latency_table(self.own, alternatives, self.settings.latency_batch, self.of_time)
                 latency = {**table._asdict(), "milliseconds": {k: v.tolist() for k, v in table.milliseconds.items()}}
             stage.finish({
                 "losses": {name: value.tolist() for name, value in alternatives.table(values).items()},
@@ -275,12 +280,9 @@ class Work:
 
     def cut(self, params: PyTree, arch: Arch) -> Weights:
         """The weights of a smaller network, with statistics of batch norms from the training split."""
-        own, size = self.own, self.scorer.size
-        see = recalibrated(
-            own.supernet.apply_path, self.dataset.augmentation, self.calibration,
-            min(_RECALIBRATED, data.count(self.calibration) // size), size,
-        )  # fmt: skip
-        return Weights(own.supernet.extract(params, arch), own.supernet.extract_stats(see(params, arch), arch))
+        supernet = self.own.supernet
+        stats = self.statistics(params, arch)
+        return Weights(supernet.extract(params, arch), supernet.extract_stats(stats, arch))
 
 
 def _done(stage: Stage) -> dict[str, Any]:
