@@ -117,6 +117,8 @@ def _weights(config: Config, own: Searchable) -> Any:
         return params["params"], params["stats"]
     if config.weights is None:
         return None
+    if not expanded(config.weights).is_file():
+        raise ValueError(f"there is no file {config.weights}: write flax.serialization.to_bytes(variables) into one")
     try:
         return flax.serialization.msgpack_restore(expanded(config.weights).read_bytes())
     except (ValueError, TypeError) as error:
