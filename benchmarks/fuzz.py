@@ -130,15 +130,15 @@ _NUMBERS = st.one_of(
 ).map(str)
 _PATHS = st.sampled_from(
     ["FILE", "PIPE", "EMPTY", "ABSENT", "OTHER", "IMAGES", "ONE", "RUN", "folder:IMAGES", "folder:ONE", "folder:PIPE",
-     "~", "~nobody/x", "FILE/run", "PIPE.csv", "PIPE.npz",
+     "~", "~no-such-user/x", "FILE/run", "PIPE.csv", "PIPE.npz",
      "PIPE.json", "", ".", "/dev/null", "TABLE", "digits", "digits201", "x" * 300]
 )  # fmt: skip
 
 
 _WRITTEN = {
-    "--workdir": ("OTHER", "FILE", "FILE/run", "PIPE", "IMAGES", "TABLE", "~nobody/x", "/dev/null", "x" * 300),
-    "--out": ("FILE", "PIPE", "EMPTY", "ABSENT", "OTHER", "RUN", "FILE/run", "~nobody/x"),
-    "--cache-dir": ("FILE", "PIPE", "EMPTY", "FILE/run", "~nobody/x"),
+    "--workdir": ("OTHER", "FILE", "FILE/run", "PIPE", "IMAGES", "TABLE", "~no-such-user/x", "/dev/null", "x" * 300),
+    "--out": ("FILE", "PIPE", "EMPTY", "ABSENT", "OTHER", "RUN", "FILE/run", "~no-such-user/x"),
+    "--cache-dir": ("FILE", "PIPE", "EMPTY", "FILE/run", "~no-such-user/x"),
 }
 """What is written to: within the folder of the fuzzer, and no folder in which the work would begin."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -161,7 +162,7 @@ def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=False,  # made here, with an error of our own
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=False,  # done here: Orbax does it in a thread, which tells errors of its own
         # The state is given away to the next step, which must not happen while it is being written.
         enable_async_checkpointing=False,
         multiprocessing_options=_alone(),
@@ -173,6 +174,8 @@ def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for unfinished in directory.glob(f"*{ocp.path.step.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         try:
             return made()
         except OSError:

@@ -83,6 +83,14 @@ def test_keeps_the_latest_two_and_the_best(saved):
     assert [path.name for path in (saved / "best").iterdir()] == ["12"]
 
 
+def test_what_a_killed_save_has_left_is_removed(tmp_path):
+    unfinished = tmp_path / "latest" / "7.orbax-checkpoint-tmp" / "state"
+    unfinished.mkdir(parents=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore({}) is None
+    assert list((tmp_path / "latest").iterdir()) == []
+
+
 def test_an_empty_folder_has_nothing_to_restore(tmp_path, capsys):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(abstract(init(0))) is None

@@ -1,5 +1,7 @@
 """Proxies over a space in a run folder, beside a table, and what becomes of the scores."""
 
+import os
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -80,9 +82,16 @@ def test_a_run_is_correlated_taken_up_and_becomes_signals(network, tmp_path, cap
     more = make_table("more", SPACE.choices, EVERY[:40], {"worth": np.zeros(40)})
     with pytest.raises(ValueError, match="no scores of"):
         with_scores(more, tmp_path / "run" / "scores.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    np.savez(tmp_path / "other.npz", cells=CELLS)
+    np.savez(tmp_path / "texts.npz", archs=CELLS, scores=np.array(["much"] * len(CELLS)))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:100])
+    for name, said in (("pipe", "a pipe"), ("other", "no scores of"), ("texts", "no scores of"), ("cut", "not an npz")):
+        with pytest.raises(ValueError, match=said):
+            with_scores(table, tmp_path / f"{name}.npz")
 
 
-def test_a_signal_stops_a_run_between_chunks_and_it_goes_on(network, tmp_path):
+def test_a_signal_stops_a_run_between_chunks_and_it_goes_on(network, tmp_path, capsys):
     calls = []
 
     def stop():
@@ -95,6 +104,11 @@ def test_a_signal_stops_a_run_between_chunks_and_it_goes_on(network, tmp_path):
     assert [path.name for path in tmp_path.glob("*.npz")] == ["00000.npz"]
     whole, resumed = score_archs(network, many), score_archs(network, many, tmp_path)
     np.testing.assert_array_equal(whole.scores["l2_norm"], resumed.scores["l2_norm"])
+    part = tmp_path / "00001.npz"
+    part.write_bytes(part.read_bytes()[:200])
+    again = score_archs(network, many, tmp_path)
+    np.testing.assert_array_equal(whole.scores["l2_norm"], again.scores["l2_norm"])
+    assert "00001.npz" in capsys.readouterr().err
 
 
 def test_aggregates_come_with_their_parts_and_rank_within_the_set(network):

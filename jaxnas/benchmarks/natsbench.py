@@ -165,6 +165,7 @@ def _measure(record: Record) -> np.ndarray:
 
 def _read_record(path: Path) -> Record:
     """The record of one pickle."""
+    check_no_pipe(path)
     try:
         with bz2.open(path) as file:
             content = _PlainUnpickler(file).load()

@@ -15,6 +15,7 @@ import jax
 from jax import export as jax_export
 
 from jaxnas.base import PyTree
+from jaxnas.files import check_no_pipe
 from jaxnas.kernels.platform import Platform, supposing
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -54,6 +55,7 @@ def to_stablehlo(
 
 def read_stablehlo(path: str | os.PathLike[str]) -> Callable[[PyTree], Any]:
     """The function of a file: a batch of inputs -> outputs. Raises: ValueError where the file is none."""
+    check_no_pipe(path)
     content = bytearray(Path(path).read_bytes())
     try:
         return jax_export.deserialize(content).call

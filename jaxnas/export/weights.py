@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnas.base import PyTree
 from jaxnas.export.int8 import Int8
-from jaxnas.files import read_json, write_atomic, write_json
+from jaxnas.files import check_no_pipe, read_json, write_atomic, write_json
 from jaxnas.saved import Loaded, applied, network_of
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def load_weights(folder: str | os.PathLike[str], space: Entry | None = None) -> 
     from safetensors.numpy import load
 
     path = Path(folder) / WEIGHTS
+    check_no_pipe(path)
     try:
         tensors = load(path.read_bytes())
     except SafetensorError as error:

@@ -22,7 +22,9 @@ from scipy import stats
 from jaxnas import data, report
 from jaxnas.base import Batch, SearchSpace, Skeleton, Supernet
 from jaxnas.benchmarks import Table, functional_classes, make_table, metric_column, table_fingerprint
+from jaxnas.benchmarks.columns import read_npz
 from jaxnas.catalog import Entry
+from jaxnas.console import tell
 from jaxnas.data import Dataset
 from jaxnas.files import write_atomic, write_csv
 from jaxnas.proxies import (
@@ -107,7 +109,7 @@ def score_archs(network: Network, archs: np.ndarray, folder: Path | None = None,
     if any(name in COSTS for name in network.names):
         costs = [space.costs(arch, network.skeleton) for arch in archs]  # of numpy, which is faster
         scores |= {name: np.array([cost[name] for cost in costs], float) for name in COSTS}
-    return Scored(archs, _with_aggregates(network.names, scores), float(sum(chunk["seconds"] for chunk in chunks)))
+    return Scored(archs, _with_aggregates(network.names, scores), float(sum(chunk["seconds"].sum() for chunk in chunks)))
 
 
 def _classes(network: Network, archs: np.ndarray) -> np.ndarray:
@@ -157,7 +159,7 @@ def _program(network: Network, proxies: Mapping[str, Proxy]) -> Callable[[np.nda
 def _chunks(
     network: Network, proxies: Mapping[str, Proxy], archs: np.ndarray, folder: Path | None, stop: Any
 ) -> list[dict[str, np.ndarray]]:
-    """In turn: name -> [P], and under "seconds" how long the chunk took."""
+    """In turn: name -> [P], and under "seconds" what each network took on average."""
     start = time.perf_counter()
     program = _program(network, proxies)
     parts: list[dict[str, np.ndarray]] = []
@@ -165,15 +167,18 @@ def _chunks(
     for number, begin in enumerate(starts):
         path = None if folder is None else folder / f"{number:05d}.npz"
         if path is not None and path.exists():
-            parts.append(dict(np.load(path)))
-            continue
+            try:
+                parts.append(read_npz(path).columns)
+                continue
+            except ValueError as error:
+                tell(f"{error}: these networks are scored again")
         if stop is not None:
             check_stop(stop, number, len(starts), "chunk of scores")
         own = archs[begin : begin + CHUNK]
         filled = np.concatenate([own, np.repeat(own[:1], CHUNK - len(own), axis=0)])
         part = {name: values[: len(own)] for name, values in program(filled).items()}
         now = time.perf_counter()
-        parts.append({**part, "seconds": np.asarray(now - start)})
+        parts.append({**part, "seconds": np.full(len(own), (now - start) / len(own))})
         start = now
         if path is not None:
             _save(path, parts[-1])
@@ -217,12 +222,15 @@ def with_scores(table: Table, path: str | os.PathLike[str]) -> Table:
     """The table with the scores of a run as further metrics, to be signals of predictors or what a sampler searches.
 
     path: a run folder of `run_proxies`, or its scores.npz. Scores come as quantiles of a normal distribution of their
-    ranks. Raises: ValueError where a row of the table has none, or a metric of that name is there; OSError.
+    ranks. Raises: ValueError where a row of the table has none, a metric of that name is there, or the file is another
+    one; OSError.
     """
     path = Path(path)
-    found = dict(np.load(path / "scores.npz" if path.is_dir() else path))
-    archs = found.pop("archs")
-    if archs.ndim != 2 or archs.shape[1] != len(table.choices):
+    found = read_npz(path / "scores.npz" if path.is_dir() else path).columns
+    archs = found.pop("archs", None)
+    if archs is None or any(scores.ndim != 1 or scores.dtype.kind not in "fiu" for scores in found.values()):
+        raise ValueError(f"{path} has no scores of experiments.proxies: give the folder of such a run")
+    if archs.dtype.kind not in "iu" or archs.ndim != 2 or archs.shape[1] != len(table.choices):
         raise ValueError(f"{path} has scores of architectures of {archs.shape[1:]} choices, {table.name} has others")
     rows = np.asarray(jax.jit(jax.vmap(table.index))(jnp.asarray(archs, jnp.int32)))
     missing = len(table.archs) - len(np.unique(rows[rows >= 0]))
