@@ -36,6 +36,14 @@ def nondominated(moves: Moves, objectives: int, *, population: int = 50) -> Samp
     A front that is larger than the population loses its most crowded members.
 
     Raises: ValueError where `population` is less than 2 or `objectives` less than 1.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = nondominated(space, objectives=2, population=10)
+    >>> state = sampler.init(jax.random.key(0))
+    >>> candidates = jax.eval_shape(sampler.ask, jax.random.key(1), state)
+    >>> candidates.archs.shape, state.objectives.shape
+    ((10, 2), (10, 2))
     """
     if population < 2:
         raise ValueError(f"population must be at least 2, got {population}")
