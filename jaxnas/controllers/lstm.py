@@ -91,8 +91,8 @@ def lstm_controller(
     >>> choices = (Choice("width", ("8", "16", "32")), Choice("depth", ("1", "2")))
     >>> controller = lstm_controller(choices, hidden=4)
     >>> every = jnp.array([[width, depth] for width in range(3) for depth in range(2)])
-    >>> scored = jax.vmap(controller.score, (None, 0))(jax.jit(controller.init)(jax.random.key(0)), every)
-    >>> round(float(jnp.exp(scored.log_prob).sum()), 3)  # all architectures there are
+    >>> score = jax.jit(lambda key: jax.vmap(controller.score, (None, 0))(controller.init(key), every))
+    >>> round(float(jnp.exp(score(jax.random.key(0)).log_prob).sum()), 3)  # these are all architectures
     1.0
     """
     _check_numbers(hidden, depth, temperature, tanh_constant, op_tanh_reduce, skip_target)

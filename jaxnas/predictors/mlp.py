@@ -21,6 +21,12 @@ def mlp(encode: Encoding, example: Graph, hidden: Sequence[int] = (64, 64)) -> R
     """Dense layers with ReLU between them. example: any graph of the space, for its shape.
 
     Raises: ValueError where a layer has no unit.
+
+    >>> from jaxnas.predictors import one_hot, unconnected
+    >>> example = unconnected(jnp.array([2, 0]))
+    >>> network = mlp(one_hot(3), example, hidden=(8,))
+    >>> [weight.shape for weight, bias in network.init(jax.random.key(0))]
+    [(7, 8), (8, 1)]
     """
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden layers need at least one unit each, got {list(hidden)}")

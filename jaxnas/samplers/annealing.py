@@ -44,11 +44,11 @@ def simulated_annealing(moves: Moves, *, temperature: float, cooling: float) -> 
     >>> from jaxnas.spaces import product_space
     >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
     >>> sampler = simulated_annealing(space, temperature=8.0, cooling=0.5)
-    >>> state = sampler.init(jax.random.key(0))
-    >>> for key in jax.random.split(jax.random.key(1), (3, 2)):
-    ...     candidates = sampler.ask(key[0], state)
-    ...     state = sampler.tell(key[1], state, candidates, jnp.ones((1, 1)), candidates.wanted)
-    >>> float(state.temperature)  # the first architecture is no step
+    >>> state, ask, tell = sampler.init(jax.random.key(0)), jax.jit(sampler.ask), jax.jit(sampler.tell)
+    >>> for ask_key, tell_key in jax.random.split(jax.random.key(1), (3, 2)):
+    ...     candidates = ask(ask_key, state)
+    ...     state = tell(tell_key, state, candidates, jnp.ones((1, 1)), candidates.wanted)
+    >>> float(state.temperature)  # the first of the three architectures is no step
     2.0
     """
     if not 0 < temperature < math.inf:

@@ -39,13 +39,9 @@ def evolution(moves: Moves, *, population: int = 50, sample_size: int = 10, batc
     >>> from jaxnas.spaces import product_space
     >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
     >>> sampler = evolution(space, population=20, sample_size=5)
-    >>> state = sampler.init(jax.random.key(0))
-    >>> state.archs.shape
-    (20, 2)
-    >>> candidates = sampler.ask(jax.random.key(1), state)
-    >>> state = sampler.tell(jax.random.key(2), state, candidates, jnp.array([[0.9]]), candidates.wanted)
-    >>> bool((sampler.best(state) == candidates.archs).all())
-    True
+    >>> state = jax.eval_shape(sampler.init, jax.random.key(0))
+    >>> state.archs.shape, jax.eval_shape(sampler.ask, jax.random.key(1), state).archs.shape
+    ((20, 2), (1, 2))
     """
     for name, value in (("population", population), ("sample_size", sample_size), ("batch", batch)):
         if not 1 <= value <= population:
