@@ -45,7 +45,8 @@ class LatencyTable(NamedTuple):
     has beside its choices, where that was measured.
 
     >>> from jaxnas.hardware import budget
-    >>> table = LatencyTable("my board", 1, ("none", "skip_connect"), {"cell": np.array([[0.0, 0.1]] * 6)}, constant=2.0)
+    >>> times = {"cell": np.array([[0.0, 0.1]] * 6)}
+    >>> table = LatencyTable("my board", 1, ("none", "skip_connect"), times, constant=2.0)
     >>> budget("milliseconds", table.milliseconds, 2.5, table.constant).upper
     0.5
     """

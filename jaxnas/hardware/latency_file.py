@@ -38,11 +38,10 @@ def read_latency_table(path: str | os.PathLike[str], space: SearchSpace) -> Late
 
     >>> import tempfile
     >>> from jaxnas.spaces import product_space
-    >>> space = product_space("tiny", {"width": (8, 16)})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "board.csv")
-    ...     size = path.write_text("choice,option,milliseconds\nwidth,8,1.5\nwidth,16,2.5\n")
-    ...     read_latency_table(path, space).milliseconds["width"].tolist()
+    ...     size = path.write_text("choice,option,milliseconds\\nwidth,8,1.5\\nwidth,16,2.5\\n")
+    ...     read_latency_table(path, product_space("tiny", {"width": (8, 16)})).milliseconds["width"].tolist()
     [[1.5, 2.5]]
     """
     source = read_columns(path)

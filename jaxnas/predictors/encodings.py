@@ -56,7 +56,7 @@ def path_counts(operations: Sequence[int], length: int) -> Encoding:
     Raises: ValueError where there is no operation, or `length` is negative.
 
     >>> chain = Graph(jnp.eye(3, k=1)[None], jnp.array([[0, 1, 2]]), jnp.ones((1, 3), bool))  # input, 1, output
-    >>> path_counts([1], length=2)(chain).tolist()  # paths with no operation 1, one, and two
+    >>> jax.jit(path_counts([1], length=2))(chain).tolist()  # paths with no operation 1, one, and two
     [0.0, 1.0, 0.0]
     """
     if not operations or length < 0:
@@ -94,7 +94,7 @@ def path_statistics(groups: Sequence[Sequence[int]]) -> Encoding:
     Raises: ValueError where there is no group, or an empty one.
 
     >>> chain = Graph(jnp.eye(4, k=1)[None], jnp.array([[0, 1, 1, 2]]), jnp.ones((1, 4), bool))
-    >>> path_statistics([[1]])(chain)[:3].tolist()  # most, fewest and mean on its only path
+    >>> jax.jit(path_statistics([[1]]))(chain)[:3].tolist()  # most, fewest and mean on its only path
     [2.0, 2.0, 2.0]
     """
     if not groups or not all(groups):

@@ -23,9 +23,8 @@ def mlp(encode: Encoding, example: Graph, hidden: Sequence[int] = (64, 64)) -> R
     Raises: ValueError where a layer has no unit.
 
     >>> from jaxnas.predictors import one_hot, unconnected
-    >>> example = unconnected(jnp.array([2, 0]))
-    >>> network = mlp(one_hot(3), example, hidden=(8,))
-    >>> [weight.shape for weight, bias in network.init(jax.random.key(0))]
+    >>> network = mlp(one_hot(3), unconnected(jnp.array([2, 0])), hidden=(8,))
+    >>> [weight.shape for weight, bias in jax.eval_shape(network.init, jax.random.key(0))]
     [(7, 8), (8, 1)]
     """
     if not hidden or min(hidden) < 1:

@@ -24,11 +24,12 @@ NO_CELLS = ("chain", "enas_macro", "natsbench_size")
 def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
     """graph -> its functional form, where it has an output: what computes nothing is contracted or masked out.
 
+    >>> import jax
     >>> from jaxnas.spaces import nasbench201_space
     >>> space = nasbench201_space()
-    >>> graph = space.graph(space.from_genotype("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"))
-    >>> form = functional(space)(graph)
-    >>> [space.vocabulary[at] for at in form.ops[form.mask]]
+    >>> arch = space.from_genotype("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+    >>> form = jax.jit(lambda arch: functional(space)(space.graph(arch)))(arch)
+    >>> [space.vocabulary[operation] for operation in form.ops[form.mask]]
     ['input', 'output']
     """
     names = space.vocabulary
