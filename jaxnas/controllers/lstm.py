@@ -81,6 +81,7 @@ def lstm_controller(
 ) -> Controller:
     """The controller of a space with these choices; the defaults are those of the micro search.
 
+    hidden: the units of a layer of the LSTM. depth: its layers. The equations in the module have the other numbers.
     The macro search has tanh_constant 1.5 and, in effect, op_tanh_reduce 1. NAS-Bench-201's ENAS has hidden 32, depth
     2, temperature 5, tanh_constant 2.5, op_tanh_reduce 1. None leaves temperature or squashing out. skip_target: the
     probability of a skip connection that `skip_divergence` measures the distance from. prior: name of an option -> a

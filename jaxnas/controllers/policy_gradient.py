@@ -91,6 +91,9 @@ def reinforce_policy(
 ) -> PolicyGradient:
     """One step of the optimizer on the mean over the samples of -(R + e H - b) log p - e H + skip_weight · divergence.
 
+    optimizer: of the controller's parameters, such as `adam()`. ema: the decay of the baseline b. entropy_weight: e.
+    skip_weight: of the divergence of skip connections from their target.
+
     Raises: ValueError where `ema` is not in [0, 1) or a weight is negative.
 
     >>> from jaxnas.controllers import lstm_controller
@@ -119,6 +122,8 @@ def ppo_policy(
     skip_weight: float = 0.8,
 ) -> PolicyGradient:
     """Several steps on the same samples; beyond a factor of 1 ± clip a change of their probability is not rewarded.
+
+    passes: how many steps. The other arguments are those of `reinforce_policy`.
 
     In place of (R + e H - b) log p, with A the same advantage and r the ratio of probabilities to those when sampled,
     min(r A, clipped r A) (PPO, equation 7). Its first step is that of `reinforce_policy`.

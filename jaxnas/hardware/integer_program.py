@@ -180,7 +180,7 @@ def _to_arch(space: SearchSpace) -> Callable[[Scores], Arch]:
 
 
 def budget(name: str, costs: Scores, limit: float, constant: float = 0.0) -> Constraint:
-    """constant + Σ costs · x ≤ limit.
+    """constant + Σ costs · x ≤ limit. costs: cell kind -> [S, O], what each option of a slot adds.
 
     >>> limit = budget("milliseconds", {"depth": np.array([[1.0, 2.0]])}, limit=10.0, constant=4.0)
     >>> limit.upper  # what is left for the options
@@ -190,7 +190,9 @@ def budget(name: str, costs: Scores, limit: float, constant: float = 0.0) -> Con
 
 
 def cost_budget(table: CostTable, name: str, limit: float) -> Constraint:
-    """At most `limit` of "params" or "macs" in the whole network.
+    """At most `limit` of "params" or "macs", which `name` says, in the whole network.
+
+    table: of a space and a skeleton, such as `nasbench201_cost_table(skeleton)`.
 
     >>> from jaxnas.base import Skeleton
     >>> from jaxnas.spaces import nasbench201_cost_table
@@ -205,6 +207,8 @@ def count_between(
     structure: Structure, kind: str, options: Sequence[int], lower: float = 0, upper: float = np.inf
 ) -> Constraint:
     """How many slots of a cell kind may take one of these options: at most two skips, at least one convolution.
+
+    options: their numbers.
 
     >>> from jaxnas.spaces import NASBENCH201_OPERATIONS, nasbench201_space
     >>> structure = one_option_each(nasbench201_space())
@@ -237,6 +241,8 @@ def solve(
     structure: Structure, scores: Mapping[str, np.ndarray], constraints: Sequence[Constraint] = (), count: int = 1
 ) -> list[Solution]:
     """The architectures of the `count` greatest sums, the best first; fewer where there are no more.
+
+    structure: of the space. scores: cell kind -> [S, O], what each option of a slot adds. constraints: all are met.
 
     Raises: InfeasibleError, a ValueError, where not even one meets the constraints, naming a smallest set of
     constraints that cannot be met together and what each of them could reach beside the others. ValueError where shapes

@@ -125,8 +125,8 @@ def nasbench201_latency(skeleton: Skeleton, batch: int, timer: Timer | None = No
     timer: by default `operation_timer(batch, dtype=skeleton.dtype)`.
 
     >>> skeleton = Skeleton(channels=16, cells=5, image_shape=(32, 32, 3), num_classes=10)
-    >>> macs = lambda operation, channels, stride, size: float(operation != "none")  # in place of a clock
-    >>> nasbench201_latency(skeleton, batch=1, timer=macs).milliseconds["cell"][0].tolist()  # of 3 stages of 5 cells
+    >>> timer = lambda operation, channels, stride, size: float(operation != "none")  # in place of a clock
+    >>> nasbench201_latency(skeleton, batch=1, timer=timer).milliseconds["cell"][0].tolist()  # of 3 stages of 5 cells
     [0.0, 15.0, 15.0, 15.0, 15.0]
     """
     timer = timer or operation_timer(batch, dtype=skeleton.dtype)
@@ -150,8 +150,8 @@ def darts_latency(
     timer: by default `operation_timer(batch, dtype=skeleton.dtype)`.
 
     >>> skeleton = Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)
-    >>> same = lambda operation, channels, stride, size: 1.0  # in place of a clock
-    >>> table = darts_latency(skeleton, batch=1, timer=same)
+    >>> timer = lambda operation, channels, stride, size: 1.0  # in place of a clock
+    >>> table = darts_latency(skeleton, batch=1, timer=timer)
     >>> {kind: float(values[0, 1]) for kind, values in table.milliseconds.items()}  # of 6 and 2 cells
     {'normal': 6.0, 'reduce': 2.0}
     """

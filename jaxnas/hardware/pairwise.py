@@ -118,7 +118,7 @@ def fit_pairwise(
 
 
 def pairwise_sums(space: SearchSpace, fit: PairwiseFit, archs: ArrayLike, pairs: Sequence[Pair]) -> np.ndarray:
-    """The sum for each of archs [A, D], float64 [A], of a fit to these pairs.
+    """The sum for each of archs [A, D], float64 [A], of a fit to these pairs: those that `fit_pairwise` was given.
 
     >>> from jaxnas.spaces import product_space
     >>> space = product_space("tiny", {"a": (0, 1), "b": (0, 1)})

@@ -33,6 +33,8 @@ def unconnected(arch: Arch) -> Graph:
 def one_hot(vocabulary: int) -> Encoding:
     """The operations of nodes as one-hot, zeros where a node is masked out, and the adjacency above the diagonal.
 
+    vocabulary: V, the number of operation ids. F = G · (N · V + N (N - 1) / 2).
+
     >>> graph = Graph(jnp.array([[[0.0, 1.0], [0.0, 0.0]]]), jnp.array([[0, 2]]), jnp.ones((1, 2), bool))
     >>> one_hot(3)(graph).tolist()  # two nodes and the edge between them
     [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]

@@ -43,7 +43,10 @@ def gnn(
     encode: Encoding | None = None,
     levels: Sequence[Sequence[int]] | None = None,
 ) -> Regressor:
-    """vocabulary: the number of operation ids. example: any graph of the space, for its shape. encode: an encoding or
+    """The graph network, to be fitted by `regression`.
+
+    vocabulary: the number of operation ids. example: any graph of the space, for its shape. width: W, of a state.
+    rounds: of passes forward and backward. hidden: units of the dense layer behind them. encode: an encoding or
     `signals` that the dense layers see beside the graph's state. levels: groups of places of which no two are joined in
     any graph, and which are fed by earlier groups alone, as of `levels_of`; places that are in none are never there.
     The last place must be in one. By default each place is a level.

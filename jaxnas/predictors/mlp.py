@@ -18,7 +18,10 @@ Layer = tuple[Array, Array]
 
 
 def mlp(encode: Encoding, example: Graph, hidden: Sequence[int] = (64, 64)) -> Regressor:
-    """Dense layers with ReLU between them. example: any graph of the space, for its shape.
+    """Dense layers with ReLU between them, to be fitted by `regression`.
+
+    encode: graph -> [F], what the first layer reads. example: any graph of the space, for its shape. hidden: the units
+    of each hidden layer.
 
     Raises: ValueError where a layer has no unit.
 

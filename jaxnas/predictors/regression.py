@@ -71,6 +71,8 @@ def regression(
 ) -> Predictor:
     """The network fitted to standardized targets, by one step on all data in each epoch. Its std is 0; see `ensemble`.
 
+    network: of `mlp`, `gnn` or your own. epochs: of each fit. loss: of predictions, targets and weights.
+
     Only `init` is random; fitting is not.
 
     Raises: ValueError where there is no epoch.

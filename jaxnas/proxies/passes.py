@@ -178,10 +178,13 @@ def passes_of(
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     leaves = tuple(Leaf(0, _name(path) not in ("scale", "offset", "bias"), True) for path in paths)
     every = jax.tree.map(lambda _: jnp.array(True), params)
-    own = Subject(
-        lambda params, _, inputs, context: (apply(params, inputs), Aux(())), lambda _: every, objective, leaves
-    )
-    passes = Passes(own, params, jnp.zeros(0, jnp.int32), batch)
+
+    def apply_path(params: PyTree, arch: Arch, inputs: Any, context: Context) -> tuple[Any, Aux]:
+        del arch, context
+        return apply(params, inputs), Aux(())
+
+    of = Subject(apply_path, lambda arch: every, objective, leaves)
+    passes = Passes(of, params, jnp.zeros(0, jnp.int32), batch)
     passes.params = params
     return passes
 

@@ -26,7 +26,8 @@ def zen(of: Passes) -> Array:
     >>> from jaxnas.kernels.marks import mark
     >>> from jaxnas.proxies import passes_of
     >>> batch = Batch(jnp.ones((2, 4)), jnp.arange(2))
-    >>> scores = [zen(passes_of(lambda w, x: mark(x @ w, FEATURES), scale * jnp.ones((4, 3)), batch)) for scale in (1, 5)]
+    >>> linear = lambda w, x: mark(x @ w, FEATURES)
+    >>> scores = [zen(passes_of(linear, scale * jnp.ones((4, 3)), batch)) for scale in (1, 5)]
     >>> abs(float(scores[0] - scores[1])) < 1e-4  # kernels are brought to variance 1
     True
     """

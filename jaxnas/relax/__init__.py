@@ -28,6 +28,8 @@ def keys_of(key: Key, kinds: ArchWeights) -> dict[str, Key]:
 def masked(alpha: ArchWeights, there: There | None) -> ArchWeights:
     """alpha with minus infinity where an option is gone. Its softmax, its sigmoid and its gradient are 0 there.
 
+    alpha: cell kind -> [S, O]. there: the options that are left; None leaves alpha as it is.
+
     >>> left = masked({"cell": jnp.zeros((1, 3))}, {"cell": [[True, False, True]]})
     >>> jax.nn.softmax(left["cell"]).tolist()
     [[0.5, 0.0, 0.5]]

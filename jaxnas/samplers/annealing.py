@@ -34,10 +34,10 @@ class AnnealingState(NamedTuple):
 def simulated_annealing(moves: Moves, *, temperature: float, cooling: float) -> Sampler:
     """Asks for one architecture at a time; the first is random.
 
-    temperature: of the first decision, in the unit of the objective. A neighbor that is worse by one temperature is
-    accepted in 37 of 100 cases. cooling: after every evaluation the temperature is multiplied by this factor. With
-    0.01 ** (1 / N) it falls to a hundredth within N evaluations. A candidate that could not be evaluated is not
-    accepted, and the temperature stays.
+    moves: a space, or the moves of a table. temperature: of the first decision, in the unit of the objective. A
+    neighbor that is worse by one temperature is accepted in 37 of 100 cases. cooling: after every evaluation the
+    temperature is multiplied by this factor. With 0.01 ** (1 / N) it falls to a hundredth within N evaluations. A
+    candidate that could not be evaluated is not accepted, and the temperature stays.
 
     Raises: ValueError where the temperature is not positive and finite, or `cooling` is not above 0 and at most 1.
 

@@ -23,7 +23,7 @@ class ControllerState(NamedTuple):
 def controller_search(policy: PolicyGradient, *, batch: int = 1) -> Sampler:
     """Samples `batch` architectures from the policy and then updates it by their values.
 
-    policy: `reinforce` or `ppo` of `jaxnas.controllers`, over whose choices this searches. Values are
+    policy: `reinforce_policy` or `ppo_policy` of `jaxnas.controllers`, over whose choices this searches. Values are
     the rewards, unchanged, so the `entropy_weight` of a policy is in their unit. Architectures that could not be
     evaluated are left out.
 

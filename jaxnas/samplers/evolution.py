@@ -31,6 +31,8 @@ class EvolutionState(NamedTuple):
 def evolution(moves: Moves, *, population: int = 50, sample_size: int = 10, batch: int = 1) -> Sampler:
     """Asks for `batch` children at a time, whose parents come from the same population.
 
+    moves: a space, or the moves of a table. population: P. sample_size: of how many members the parent is the best.
+
     A child that could not be evaluated is not appended to the queue. Of the first P, such a member stays in the queue
     and loses against every member that was evaluated.
 

@@ -97,6 +97,9 @@ class HalvingState(NamedTuple):
 def halving(moves: Moves, brackets: Sequence[Bracket]) -> Sampler:
     """Asks for a whole rung at a time, padded to the size of the largest one. After the last rung it wants nothing.
 
+    moves: a space, or the moves of a table. brackets: of `hyperband`, or some of `successive_halving`, one after
+    another.
+
     An architecture that could not be evaluated is not promoted, so the next rung may be smaller.
 
     Raises: ValueError where there is no bracket, or counts rise or fidelities do not rise within one.

@@ -29,7 +29,7 @@ class LocalSearchState(NamedTuple):
 
 
 def local_search(moves: Moves) -> Sampler:
-    """Asks for one architecture at a time.
+    """Asks for one architecture at a time. moves: a space, or the moves of a table.
 
     >>> from jaxnas.spaces import product_space
     >>> sampler = local_search(product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)}))

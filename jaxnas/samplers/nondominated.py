@@ -33,6 +33,8 @@ class NondominatedState(NamedTuple):
 def nondominated(moves: Moves, objectives: int, *, population: int = 50) -> Sampler:
     """Asks for P children at a time and maximizes M objectives; `best` is front 0 of the population.
 
+    moves: a space, or the moves of a table. objectives: M. population: P.
+
     A front that is larger than the population loses its most crowded members.
 
     Raises: ValueError where `population` is less than 2 or `objectives` less than 1.

@@ -84,8 +84,11 @@ def predictor_search(
 ) -> Sampler:
     """Asks for `batch` architectures at a time. After the random start it never asks for one twice.
 
-    graph: arch -> the graph that the predictor reads; traceable. capacity: the most evaluations; after them the sampler
-    wants nothing. start: the number of random architectures at the start, rounded up to whole batches.
+    moves: a space, or the moves of a table. graph: arch -> the graph that the predictor reads; traceable. capacity: the
+    most evaluations; after them the sampler wants nothing. start: the number of random architectures at the start,
+    rounded up to whole batches. pool: how many architectures the predictor is asked about at a time. parents: from how
+    many of the best the mutants of the pool come. acquisition: `expected_improvement`, `thompson`,
+    `upper_confidence(…)` or one of your own.
 
     Under `vmap` the predictor is also fitted during the random start, and its predictions are not used then.
 

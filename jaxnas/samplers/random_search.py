@@ -9,7 +9,7 @@ from jaxnas.samplers.moves import Incumbent, Moves, better_of, no_incumbent, sam
 
 
 def random_search(moves: Moves, *, batch: int = 1) -> Sampler:
-    """Samples `batch` architectures at a time; its state is the best so far.
+    """Samples `batch` architectures at a time; its state is the best so far. moves: a space, or the moves of a table.
 
     Raises: ValueError where `batch` is less than 1.
 

@@ -23,6 +23,8 @@ from jaxnas.search.darts import Variant
 def beta_darts(total_steps: int, last: float = 50.0, *, there: There | None = None) -> Variant:
     """The decay of the softmax's inputs, whose weight grows to `last` over `total_steps`.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where total_steps is not positive or last is negative.
 
     >>> penalty = beta_darts(total_steps=100).penalty

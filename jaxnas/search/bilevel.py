@@ -110,6 +110,9 @@ class _Pass(NamedTuple):
 def first_order(axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
     """The gradient at the present parameters, as if they did not depend on `a`.
 
+    axis_name: the mapped axis over which gradients are averaged. loop: whether the two passes are iterations of one
+    loop; None chooses for the platform.
+
     >>> inner = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
     >>> outer = lambda w, a, batch, key, wanted: (w**2 / 2 + 3 * a, None)
     >>> told = first_order()(inner, outer, 2.0, 0.0, None, None, None, jax.random.key(0), lambda g: (-g, None))
@@ -133,6 +136,7 @@ def single_level(axis_name: str | None = None) -> Bilevel:
     """Both `w` and `a` descend the inner loss, on one batch and from one pass. The outer loss is only reported.
 
     This is the one-level problem of SNAS (Xie et al. 2019). The gradient for `w` is taken before `a` has moved.
+    axis_name: the mapped axis over which gradients are averaged.
 
     >>> loss = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
     >>> told = single_level()(loss, loss, 2.0, 0.0, None, None, None, jax.random.key(0), lambda g: (-g, None))
@@ -157,6 +161,9 @@ def single_level(axis_name: str | None = None) -> Bilevel:
 
 def exact(update: optax.GradientTransformation, axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
     """The whole gradient, the second term by forward over reverse differentiation.
+
+    update: the optimizer of `w`. axis_name: the mapped axis over which gradients are averaged. loop: whether the passes
+    are iterations of one loop; None chooses for the platform.
 
     >>> inner = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
     >>> outer = lambda w, a, batch, key, wanted: (w**2 / 2 + 3 * a, None)
@@ -192,6 +199,11 @@ def finite_difference(
     loop: bool | None = None,
 ) -> Bilevel:
     """The second term by a central difference of step epsilon / |u|; the paper's epsilon is 0.01.
+
+    update: the optimizer of `w`. axis_name: the mapped axis over which gradients are averaged. loop: whether the passes
+    are iterations of one loop; None chooses for the platform.
+
+    Raises: ValueError where epsilon is not positive.
 
     >>> inner = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
     >>> outer = lambda w, a, batch, key, wanted: (w**2 / 2 + 3 * a, None)

@@ -29,6 +29,8 @@ def darts_minus(
 ) -> Variant:
     """The auxiliary skip decays linearly over `total_steps`. operations: the options of every slot, `skip` among them.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where there is no such option, or total_steps is not positive.
 
     >>> relaxation = darts_minus(100, ("sep_conv_3x3", "skip_connect")).relaxation

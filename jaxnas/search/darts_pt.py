@@ -50,6 +50,8 @@ def projected(state: DartsState, template: ArchWeights) -> Projected:
 def decided(relaxation: Relaxation, fixed: Mapping[str, Array], rows: ArchWeights) -> Relaxation:
     """The relaxation with the weights of the slots that are decided.
 
+    fixed: cell kind -> bool [S], which slots those are. rows: cell kind -> [S, O], their weights.
+
     >>> from jaxnas.relax import softmax
     >>> fixed, rows = {"cell": jnp.array([True, False])}, {"cell": jnp.array([[0.0, 1.0], [0.0, 0.0]])}
     >>> decided(softmax(), fixed, rows).mean({"cell": jnp.zeros((2, 2))})["cell"].tolist()
@@ -68,6 +70,10 @@ def decided(relaxation: Relaxation, fixed: Mapping[str, Array], rows: ArchWeight
 
 def tuning(make: Callable[[Variant], SearchAlgorithm], variant: Variant) -> SearchAlgorithm:
     """The search of a variant, as made by `make`, on states that are `Projected`: decided slots stay as they are.
+
+    make: variant -> the search, as by `darts`. variant: that of the search before.
+
+    Raises: ValueError, in `init`, where the search has no supernet.
 
     >>> import optax
     >>> from jaxnas.base import Skeleton
@@ -101,6 +107,8 @@ def tuning(make: Callable[[Variant], SearchAlgorithm], variant: Variant) -> Sear
 def count_decisions(template: ArchWeights, nodes: Mapping[str, Sequence[int]] | None = None, edges: int = 2) -> int:
     """The number of decisions of a projection: slots and nodes with more than `edges`, of the largest cell kind.
 
+    template: that of the space, cell kind -> [S, O]. nodes and edges: as of `make_projection`.
+
     >>> count_decisions({"cell": jnp.zeros((6, 5))})
     6
     >>> count_decisions({"normal": jnp.zeros((5, 8))}, {"normal": [0, 0, 1, 1, 1]})  # node 1 loses an edge at the end
@@ -117,7 +125,8 @@ def make_projection(
     """Makes (key, state, batches) -> the state after one more decision of each cell kind; traceable.
 
     batches: validation batches stacked, [N, B, ...]. nodes: cell kind -> of each slot the number of the node it ends
-    in, where a node keeps `edges` of its slots at the end; None where each slot is one choice.
+    in, where a node keeps `edges` of its slots at the end; None where each slot is one choice. objective: whose metric
+    is compared.
 
     >>> from jaxnas.base import Aux
     >>> from jaxnas.relax import softmax

@@ -41,6 +41,8 @@ def kl_to_flat(c: Array) -> Array:
 def drnas(weight: float = 1e-3, *, there: There | None = None) -> Variant:
     """Dirichlet weights. `weight` is the paper's lambda: the penalty is the mean divergence over the slots, times it.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where weight is negative.
 
     >>> variant, alpha = drnas(), {"cell": jnp.zeros((1, 4))}

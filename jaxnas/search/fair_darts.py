@@ -49,6 +49,8 @@ def above(
 def fair_darts(weight: float = 10.0, *, there: There | None = None) -> Variant:
     """Sigmoids with the zero-one loss, whose weight is 10 in the paper.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where weight is negative.
 
     >>> variant = fair_darts()

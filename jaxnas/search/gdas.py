@@ -27,7 +27,10 @@ from jaxnas.search.darts import Variant
 
 
 def gdas(total_steps: int, first: float = 10.0, last: float = 0.1, *, there: There | None = None) -> Variant:
-    """One path a slot, straight through; the temperature falls linearly over `total_steps` (10 to 0.1 in the paper).
+    """One path a slot, straight through.
+
+    total_steps: over which the temperature falls linearly from first to last (10 to 0.1 in the paper). there: the
+    options that pruning has left.
 
     Raises: ValueError where a number is not positive.
 

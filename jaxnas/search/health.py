@@ -110,6 +110,8 @@ def make_gap(
 ) -> Callable[[PyTree, ArchWeights, Sequence[Batch]], Gap]:
     """Makes (params, alpha, batches of one size) -> Gap, one compiled forward pass of a mixture.
 
+    mixture: alpha -> weights, the softmax by default. objective: whose loss and metric are told.
+
     The path is computed as the mixture of its one-hot weights, which is the same function: so there is one program.
     Batch norm is by the statistics of each batch, for both.
 
@@ -175,8 +177,10 @@ def make_curvature(
 ) -> Callable[[Key, PyTree, ArchWeights, Sequence[Batch]], Curvature]:
     """Makes (key, params, alpha, batches of one size) -> Curvature of the mean loss of the batches.
 
-    The key draws the vector that Lanczos starts from. The iteration ends when the relative error of the eigenvalue is
-    below `tolerance`, or after `most_products`.
+    mixture: alpha -> weights, the softmax by default. The key draws the vector that Lanczos starts from. The iteration
+    ends when the relative error of the eigenvalue is below `tolerance`, or after `most_products`.
+
+    Raises: ValueError where most_products is less than 1.
 
     >>> from jaxnas.base import Aux
     >>> from jaxnas.objectives import regression
@@ -242,7 +246,7 @@ class History(NamedTuple):
 
 
 def start_history(alpha: ArchWeights, measurements: int) -> History:
-    """The history before the first measurement.
+    """The history before the first measurement, with places for so many. alpha: cell kind -> [S, O], for its shape.
 
     >>> start_history({"cell": jnp.zeros((6, 5))}, measurements=50).alphas["cell"].shape
     (50, 6, 5)
@@ -267,7 +271,9 @@ def record(history: History, eigenvalue: float | Array, alpha: ArchWeights) -> H
 
 
 class EarlyStop(NamedTuple):
-    """The rule of DARTS-ES, in measurements; `first`: before this one it returns to none.
+    """The rule of DARTS-ES, in measurements: `window`, `lag` and `ratio` are those of its inequality (see the module).
+
+    `first`: it returns to no measurement before this one.
 
     >>> EarlyStop(window=3, first=20)
     EarlyStop(window=3, lag=4, ratio=0.75, first=20)
@@ -311,8 +317,11 @@ class WatchedState(NamedTuple):
 def watched(algorithm: SearchAlgorithm, measurements: int, rule: EarlyStop | None = None) -> SearchAlgorithm:
     """The algorithm with a history in its state; its own state has a field `alpha`.
 
-    The steps leave the history alone; whoever measures calls `record`. rule: where it calls for a stop, `derive` reads
-    the alpha of an earlier measurement. With None `derive` always reads the last alpha.
+    The steps leave the history alone; whoever measures calls `record`. measurements: how many there will be. rule:
+    where it calls for a stop, `derive` reads the alpha of an earlier measurement. With None `derive` always reads the
+    last alpha.
+
+    Raises: ValueError where there is no measurement, or the rule makes no sense.
 
     >>> import optax
     >>> from jaxnas.base import Skeleton

@@ -29,9 +29,10 @@ SKIP = "skip_connect"
 
 
 def p_darts(rate: float, steps_per_epoch: int, epochs: int, still: int = 10, *, there: There | None = None) -> Variant:
-    """The variant of one stage: softmax weights, and the rate of dropout. still: alpha does not move in so many epochs.
+    """The variant of one stage: softmax weights, and the rate of dropout.
 
-    The supernet must have operations that drop: `droppable`.
+    rate: of dropout at the start. epochs: of the stage. still: alpha does not move in so many epochs. there: the options
+    that pruning has left. The supernet must have operations that drop: `droppable`.
 
     Raises: ValueError where the rate is not in [0, 1), or a number is out of its range.
 
@@ -77,7 +78,7 @@ def limited_skips(
 ) -> Callable[[ArchWeights], Arch]:
     """Mixture weights -> the architecture of at most `most` skip connections in a cell of each kind; traceable.
 
-    kinds: all of the space by default.
+    operations: the options of every slot, in turn. kinds: all cell kinds of the space by default.
 
     Raises: ValueError where the operations have no skip connection, or most is negative.
 

@@ -33,6 +33,7 @@ def pc_darts(nodes: Mapping[str, Sequence[int]], *, scale: float = 1e-3, there: 
     """Softmax weights with edge normalization. nodes: cell kind -> of each slot the number of the node it ends in.
 
     alpha is {"operations": kind -> [S, O], "edges": kind -> [S]}, both normal with standard deviation `scale`.
+    there: the options that pruning has left.
 
     Raises: ValueError where scale is negative, and at `init` where the space has other slots.
 

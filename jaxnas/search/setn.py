@@ -24,6 +24,8 @@ from jaxnas.search.darts import DartsState, Variant
 def setn(*, there: There | None = None) -> Variant:
     """Softmax weights for the architecture, and uniform one-hot ones for the inner loss. See also `by_score`.
 
+    there: the options that pruning has left.
+
     >>> weights = {"cell": jnp.full((3, 4), 0.25)}
     >>> seen = setn().perturb(jax.random.key(0), None, weights, 0)["cell"]
     >>> seen.max(axis=1).tolist(), seen.sum(axis=1).tolist()  # one option of each slot

@@ -29,7 +29,10 @@ def smooth_darts(
     total_steps: int, how: Literal["random", "adversarial"] = "random", first: float = 0.03, last: float = 0.3,
     steps: int = 7, *, there: There | None = None,
 ) -> Variant:  # fmt: skip
-    """The inner loss sees perturbed weights; `steps` of the ascent, which the random perturbation has not.
+    """The inner loss sees perturbed weights.
+
+    how: by random numbers, or adversarial. first, last: the size of the perturbation, which grows linearly over
+    total_steps. steps: of the adversarial ascent. there: the options that pruning has left.
 
     Raises: ValueError where a number is out of its range.
 

@@ -24,7 +24,9 @@ from jaxnas.search.darts import Variant
 
 
 def snas(total_steps: int, first: float = 1.0, last: float = 0.03, *, there: There | None = None) -> Variant:
-    """Concrete samples; the temperature falls geometrically over `total_steps`.
+    """Concrete samples; the temperature falls geometrically from first to last over `total_steps`.
+
+    there: the options that pruning has left.
 
     Raises: ValueError where a number is not positive.
 
