@@ -27,8 +27,8 @@ def naswot(of: Passes) -> Array:
     >>> from jaxnas.base import Batch
     >>> from jaxnas.proxies import passes_of
     >>> batch = Batch(jnp.array([[1.0, -1.0], [-1.0, 1.0]]), jnp.arange(2))
-    >>> of = passes_of(lambda w, x: jax.nn.relu(x @ w), jnp.eye(2), batch)
-    >>> round(float(jnp.exp(naswot(of))), 3)  # two units, and no example switches one as the other does
+    >>> score = jax.jit(lambda w: naswot(passes_of(lambda w, x: jax.nn.relu(x @ w), w, batch)))
+    >>> round(float(jnp.exp(score(jnp.eye(2)))), 3)  # two units, and no example switches one as the other does
     4.0
     """
     seen = of.once(patterns)

@@ -29,8 +29,9 @@ def vkdnw(of: Passes) -> Array:
 
     >>> from jaxnas.base import Batch
     >>> from jaxnas.proxies import passes_of
-    >>> of = passes_of(lambda w, x: x @ w, jnp.ones((4, 3)), Batch(jnp.ones((2, 4)), jnp.arange(2)))
-    >>> int(vkdnw(of))  # one layer
+    >>> batch = Batch(jnp.ones((2, 4)), jnp.arange(2))
+    >>> score = jax.jit(lambda w: vkdnw(passes_of(lambda w, x: x @ w, w, batch)))
+    >>> int(score(jnp.ones((4, 3))))  # one layer
     1
     """
     values, there = spectrum(of)

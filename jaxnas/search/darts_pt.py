@@ -133,10 +133,9 @@ def make_projection(
     >>> from jaxnas.spaces import product_space
     >>> scaled = lambda params, weights, inputs, context: (inputs * weights["scale"][0, 1], Aux(()))
     >>> space = product_space("two", {"scale": ("0", "1")})
-    >>> supernet = Supernet(space, lambda key: (), scaled, scaled, lambda arch: ())
+    >>> project = make_projection(Supernet(space, lambda key: (), scaled, scaled, lambda arch: ()), softmax())
     >>> state = projected(DartsState((), {"scale": jnp.zeros((1, 2))}, (), (), 0), space.template())
-    >>> batches = Batch(jnp.eye(3)[None], jnp.arange(3)[None])
-    >>> state = make_projection(supernet, softmax())(jax.random.key(0), state, batches)
+    >>> state = jax.jit(project)(jax.random.key(0), state, Batch(jnp.eye(3)[None], jnp.arange(3)[None]))
     >>> state.rows["scale"].tolist()  # without the scale of 1 nothing is recognized
     [[0.0, 1.0]]
     """

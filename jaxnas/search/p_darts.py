@@ -31,8 +31,8 @@ SKIP = "skip_connect"
 def p_darts(rate: float, steps_per_epoch: int, epochs: int, still: int = 10, *, there: There | None = None) -> Variant:
     """The variant of one stage: softmax weights, and the rate of dropout.
 
-    rate: of dropout at the start. epochs: of the stage. still: alpha does not move in so many epochs. there: the options
-    that pruning has left. The supernet must have operations that drop: `droppable`.
+    rate: of dropout at the start. epochs: of the stage. still: alpha does not move in so many epochs. there: the
+    options that pruning has left. The supernet must have operations that drop: `droppable`.
 
     Raises: ValueError where the rate is not in [0, 1), or a number is out of its range.
 
