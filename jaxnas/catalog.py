@@ -85,6 +85,12 @@ class Entry(NamedTuple):
     latency: (skeleton, images of a batch) -> milliseconds of each operation on this device. by_hand: name -> (the most
     multiply-adds, skeleton) -> a network that people have designed in this space, a baseline. dtypes: those of
     `Skeleton.dtype` that its networks and its supernet obey.
+
+    >>> def supernet(skeleton, **how):
+    ...     return darts_supernet(skeleton, 2, **how)
+    >>> small = Entry("two_nodes", lambda skeleton: darts_space(2), supernet, darts_network)
+    >>> len(small.space(Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)).choices)
+    12
     """
 
     name: str
@@ -260,6 +266,12 @@ def entry_of_genotype(genotype: Mapping[str, Any]) -> Entry:
     `jaxnas.spaces.read_genotype`.
 
     Raises: ValueError where no space has the genotype, which names what is different.
+
+    >>> from jaxnas.spaces import read_genotype
+    >>> text = "|sep_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|"
+    >>> entry = entry_of_genotype(read_genotype(text))
+    >>> entry.name, entry.space(Skeleton(16, 5, (32, 32, 3), 10)).choices[0].options[-1]
+    ('nasbench201', 'sep_conv_3x3')
     """
     own = genotype_space(genotype)
     entry = entry_of(own.name)

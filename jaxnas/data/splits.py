@@ -27,6 +27,11 @@ def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.
 
     labels: [N] int. Each class gives its share of `count`, rounded by largest remainders, so that the total is exact,
     but never its last example.
+
+    >>> labels = np.array([0] * 6 + [1] * 3)
+    >>> kept, held_out = hold_out(labels, 3, seed=0)
+    >>> np.bincount(labels[kept]).tolist(), np.bincount(labels[held_out]).tolist()
+    ([4, 2], [2, 1])
     """
     classes, sizes = np.unique(labels, return_counts=True)
     if not 0 < count <= len(labels) - len(classes):
@@ -55,6 +60,12 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
     whatever the seed and the fraction; only with fraction 0 are they joined for training. Raises DataError where a
     part would be without an example of a class, or where images that are final (`Examples`) would be joined with
     others.
+
+    >>> from jaxnas.data import from_arrays
+    >>> rows = (np.arange(40.0), np.arange(40) % 2)
+    >>> parts = split(from_arrays(rows, test=rows), seed=0, fraction=0.25)
+    >>> count(parts.train), count(parts.valid)
+    (30, 10)
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction of the training split to keep for validation must be in [0, 1), got {fraction}")
@@ -143,6 +154,10 @@ def limited(examples: Examples, most: int) -> Examples:
     proportion; of other targets, which may be in any order, always the same ones at random.
 
     Raises DataError where a class would be left without an example.
+
+    >>> examples = Examples(np.arange(9.0), np.array([0] * 6 + [1] * 3, np.int32))
+    >>> limited(examples, 3).targets.tolist()  # as many of each class, in proportion
+    [0, 0, 1]
     """
     strata, things = _strata(examples), noun(examples)
     if most < 1:

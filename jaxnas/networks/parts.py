@@ -24,6 +24,14 @@ def accumulated(apply: Pass, parts: int) -> Pass:
 
     Logits come in the order of the batch; statistics are means over the parts. Raises: ValueError where parts is less
     than 1 or, when traced, does not divide the batch.
+
+    >>> from jaxnas.base import PLAIN
+    >>> from jaxnas.networks import tutorial_cnn
+    >>> network = tutorial_cnn((8, 8, 1), num_classes=10)
+    >>> params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    >>> apply = accumulated(network.apply, parts=3)
+    >>> jax.eval_shape(lambda p: apply(p, jnp.zeros((12, 8, 8, 1)), PLAIN)[0], params).shape
+    (12, 10)
     """
     if parts < 1:
         raise ValueError(f"parts must be at least 1, got {parts}")

@@ -70,6 +70,10 @@ def nasbench201_cost_table(skeleton: Skeleton, operations: Operations = NASBENCH
     """What each operation on each edge adds to the network, over all cells.
 
     Raises: ValueError where an auxiliary head is asked for.
+
+    >>> table = nasbench201_cost_table(Skeleton(channels=1, cells=1, image_shape=(4, 4, 3), num_classes=10))
+    >>> dict(zip(NASBENCH201_OPERATIONS, table.params["cell"][0].tolist(), strict=True))
+    {'none': 0, 'skip_connect': 0, 'nor_conv_1x1': 35, 'nor_conv_3x3': 203, 'avg_pool_3x3': 0}
     """
     constant = _constant(skeleton)
     each = [_edge_cost(skeleton, primitive) for primitive in named(operations)]

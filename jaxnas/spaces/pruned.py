@@ -34,7 +34,12 @@ class Pruned(NamedTuple):
 
 
 def everything(space: SearchSpace) -> Keep:
-    """All options."""
+    """All options.
+
+    >>> from jaxnas.spaces import product_space
+    >>> everything(product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)}))
+    ((0, 1, 2), (0, 1))
+    """
     return tuple(tuple(range(len(choice.options))) for choice in space.choices)
 
 

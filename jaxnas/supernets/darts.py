@@ -64,6 +64,13 @@ def darts_supernet(
     parameters are those of no network: `extract` and `extract_stats` raise ValueError.
 
     Raises: ValueError as `darts_space`, and for a form, a `keep` or a mixture that cannot be.
+
+    >>> skeleton = Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10)
+    >>> supernet = darts_supernet(skeleton, 2, ("none", "skip_connect", "nor_conv_3x3"))
+    >>> params = jax.eval_shape(supernet.init, jax.random.key(0))  # shapes alone
+    >>> weights, images = supernet.space.template(), jnp.zeros((5, 8, 8, 3))
+    >>> jax.eval_shape(lambda p: supernet.apply(p, weights, images, Context())[0], params).shape
+    (5, 10)
     """
     space, names = darts_space(nodes, operations, free=free), names_of(operations)
     if free and partial > 1:
@@ -140,6 +147,15 @@ def darts_narrowing(
     Anything of the form of the parameters is taken over alike, such as momentum. None is all.
 
     Raises: ValueError where `after` keeps what is gone before.
+
+    >>> skeleton = Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10)
+    >>> operations = ("none", "skip_connect", "nor_conv_3x3")
+    >>> keep = {kind: np.array([[False, False, True]] * 5) for kind in CELL_KINDS}
+    >>> whole, left = darts_supernet(skeleton, 2, operations), darts_supernet(skeleton, 2, operations, keep=keep)
+    >>> narrowing = darts_narrowing(skeleton, keep, nodes=2, operations=operations)
+    >>> made, wanted = (jax.eval_shape(f, jax.random.key(0)) for f in (lambda key: narrowing(whole.init(key)), left.init))
+    >>> jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, wanted)
+    True
     """
     names, shape = names_of(operations), (len(edge_table(nodes)), len(operations))
     none = none_index(names)

@@ -74,6 +74,13 @@ def nasbench201_supernet(
     operations that `keep` leaves out are not computed in the mixture; here they keep their parameters.
 
     Raises: ValueError as `nasbench201_space`, and for a form or a mixture that cannot be.
+
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> arch = supernet.space.from_genotype("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_1x1~2|")
+    >>> params = jax.eval_shape(supernet.init, jax.random.key(0))
+    >>> own = jax.eval_shape(lambda p: supernet.extract(p, arch), params)  # cut out for the network of `arch`
+    >>> own == jax.eval_shape(supernet.network(arch).init, jax.random.key(0))[0]
+    True
     """
     form = checked_form(skeleton, form, remat)
     space, names, primitives = nasbench201_space(operations), names_of(operations), named(operations)
