@@ -13,6 +13,33 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+__all__ = [
+    "DTYPES",
+    "PLAIN",
+    "Arch",
+    "ArchWeights",
+    "Array",
+    "Aux",
+    "Batch",
+    "Candidates",
+    "Choice",
+    "Context",
+    "Graph",
+    "Key",
+    "Network",
+    "Objective",
+    "Phase",
+    "Predictor",
+    "PyTree",
+    "Relaxation",
+    "Sampler",
+    "SearchAlgorithm",
+    "SearchSpace",
+    "Skeleton",
+    "Stats",
+    "Supernet",
+]
+
 Array = jax.Array
 Key = jax.Array
 """A typed key, as made by `jax.random.key`."""

@@ -45,14 +45,12 @@ from jaxnas.spaces import (
     enas_macro_space,
     enas_micro_space,
     genotype_space,
-    graph_operations,
     nasbench201_cost_table,
-    nasbench201_graph_operations,
     nasbench201_space,
 )
-from jaxnas.spaces.darts import edge_table
+from jaxnas.spaces.darts import edge_table, graph_operations
 from jaxnas.spaces.enas_micro import enas_micro_slots
-from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES
+from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, nasbench201_graph_operations
 from jaxnas.supernets import (
     chain_supernet,
     darts_narrowing,
@@ -61,6 +59,8 @@ from jaxnas.supernets import (
     enas_micro_supernet,
     nasbench201_supernet,
 )
+
+__all__ = ["CATALOG", "Entry", "entry_of", "entry_of_genotype"]
 
 
 class Entry(NamedTuple):

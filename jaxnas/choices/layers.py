@@ -19,7 +19,7 @@ Call = Callable[..., Any]
 
 
 def skip(x: Any, *_: Any, **__: Any) -> Any:
-    """The option that gives back its first input.
+    """The option of `one_of` that gives back its first input.
 
     >>> skip(jnp.arange(3)).tolist()
     [0, 1, 2]

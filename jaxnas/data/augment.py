@@ -35,7 +35,9 @@ def random_crop(key: Key, images: Array, padding: int) -> Array:
 
 
 def random_flip(key: Key, images: Array) -> Array:
-    """Mirrors each image left to right with probability one half. images: [B, H, W, C].
+    """Mirrors each image left to right with probability one half.
+
+    images: [B, H, W, C] of any type, returned in the same shape and type.
 
     >>> images = jnp.arange(6).reshape(1, 1, 6, 1)
     >>> flipped = random_flip(jax.random.key(0), images)
@@ -49,7 +51,7 @@ def random_flip(key: Key, images: Array) -> Array:
 def cutout(key: Key, images: Array, size: int) -> Array:
     """Zeros a square of size x size in each image; its center is any pixel, what lies outside the image is lost.
 
-    images: [B, H, W, C]. On normalized images zero is the mean color. DeVries and Taylor 2017, arXiv 1708.04552.
+    images: [B, H, W, C], returned in the same shape and type. size: pixels. On normalized images zero is the mean color. DeVries and Taylor 2017, arXiv 1708.04552.
 
     >>> left = cutout(jax.random.key(0), jnp.ones((5, 8, 8, 3)), size=4)
     >>> zeros = (left == 0).sum(axis=(1, 2, 3)) / 3  # of each image; a quarter of the square at the least
@@ -74,7 +76,10 @@ _cutout = cutout
 
 
 def noisy(key: Key, images: Array, std: float) -> Array:
-    """Adds Gaussian noise of standard deviation `std` to each pixel. images: [B, H, W, C] float32, as the result.
+    """Adds Gaussian noise to each pixel.
+
+    images: [B, H, W, C] float32, normalized; so is the result. std: the standard deviation; with 0 the images stay as
+    they are.
 
     >>> images = jnp.ones((5, 8, 8, 1))
     >>> noisy(jax.random.key(0), images, std=0.0) is images
@@ -125,12 +130,14 @@ def network_inputs(inputs: PyTree, augmentation: Augmentation | None) -> PyTree:
 def augment(key: Key, images: Array, augmentation: Augmentation, cutout: bool) -> Array:
     """Crop, flip, normalize, and cutout last where asked for, as far as the data set's augmentation has them.
 
-    images: [B, H, W, C] uint8; the result is float32. Noise comes after it, by `noisy`, from a key of its own.
+    images: [B, H, W, C] uint8. cutout: whether the last one is asked for, as it is in the final training.
+
+    Returns: the images in float32, normalized. Noise comes after it, by `noisy`, from a key of its own.
 
     >>> usual = Augmentation(shift=4, flip=True, cutout=16, mean=(0.5,) * 3, std=(0.25,) * 3)
-    >>> images = augment(jax.random.key(0), jnp.zeros((5, 32, 32, 3), jnp.uint8), usual, cutout=True)
-    >>> images.shape, images.dtype
-    ((5, 32, 32, 3), dtype('float32'))
+    >>> images = jnp.zeros((5, 32, 32, 3), jnp.uint8)
+    >>> jax.eval_shape(lambda key: augment(key, images, usual, cutout=True), jax.random.key(0))
+    ShapeDtypeStruct(shape=(5, 32, 32, 3), dtype=float32)
     """
     crop_key, flip_key, cutout_key = jax.random.split(key, 3)
     if augmentation.shift:

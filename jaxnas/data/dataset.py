@@ -45,7 +45,7 @@ class Examples(NamedTuple):
 
 
 def count(examples: Examples | Batch) -> int:
-    """N: the length of a NamedTuple would be the number of its fields.
+    """How many examples there are, N; `len` would give 2, the number of the fields.
 
     >>> count(Examples(np.zeros((7, 8, 8, 1), np.uint8), np.zeros(7, np.int32)))
     7

@@ -75,7 +75,7 @@ class ImageForm:
 def read_image(source: bytes | Path, form: ImageForm) -> np.ndarray:
     """The image of a file, or of its bytes, as uint8 [H, W, C].
 
-    Raises DataError where it is no file, cannot be decoded, or has values whose range is not known.
+    Raises: DataError where it is no file, cannot be decoded, or has values whose range is not known.
 
     >>> from PIL import Image
     >>> file = io.BytesIO()
@@ -168,8 +168,9 @@ def image_files(paths: Iterable[str]) -> list[Path]:
     """The files of images that paths name, each once: of a folder all within it, at any depth, sorted; a pattern such
     as 'photos/*.png' stands for what it matches; ~ is the home.
 
-    What a system adds (names that begin with a dot or two underscores) is passed over in folders and patterns. Raises
-    DataError where a folder or a pattern has none, or nothing was given.
+    What a system adds (names that begin with a dot or two underscores) is passed over in folders and patterns.
+
+    Raises: DataError where a folder or a pattern has none, or nothing was given.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

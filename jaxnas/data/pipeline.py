@@ -51,10 +51,14 @@ def _mix(x: Array) -> Array:
 
 
 def indices(key: Key, step: int | Array, size: int, batch_size: int) -> Array:
-    """The examples of a step: int32 [B]. `step` counts from 0 and may be traced.
+    """Which examples of a split a step is given: int32 [B].
+
+    key: the same for all steps. step: counts from 0, and may be traced. size: N of the split.
 
     An epoch is size // batch_size steps and has a permutation of its own; within it no example comes twice, and what is
     over after the last full batch is left out of this epoch.
+
+    Raises: ValueError where the batch is larger than the split.
 
     >>> epoch = [indices(jax.random.key(0), step, size=10, batch_size=5).tolist() for step in (0, 1)]
     >>> sorted(epoch[0] + epoch[1])
@@ -99,6 +103,8 @@ def make_batches(
     random order but not augmented, and so they are where images are normalized already (float32). `cutout` adds the
     cutout of the data set, if it has one.
 
+    Raises: ValueError where the batch is larger than the split, or cutout is asked for without `train`.
+
     >>> from jaxnas.data import load_dataset
     >>> digits = load_dataset("digits")
     >>> batches = make_batches(count(digits.train), 64, digits.augmentation)
@@ -128,6 +134,8 @@ def eval_batches(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 
     The last batch is filled up with example 0 at weight 0, so that each example counts exactly once and all batches
     have one shape. A batch larger than the split is made up in the same way.
+
+    Raises: ValueError where a number is less than 1.
 
     >>> indices, weights = eval_batches(size=5, batch_size=3)
     >>> indices.tolist(), weights.tolist()

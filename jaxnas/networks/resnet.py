@@ -39,7 +39,7 @@ def resnet(
 
     >>> network = resnet((32, 32, 3), 10, blocks=3, channels=16)  # ResNet-20
     >>> network.costs["params"]  # 0.27 million in the paper's table 6
-    272186
+    269722
     """
     if min(*image_shape, num_classes, blocks, channels) < 1:
         raise ValueError(

@@ -18,6 +18,18 @@ from jaxnas.kernels.pooling import avg_pool, max_pool
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
 
+__all__ = [
+    "PRIMITIVES",
+    "Apply",
+    "Operations",
+    "Primitive",
+    "conv",
+    "named",
+    "norm_init",
+    "separable_conv",
+    "without_parameters",
+]
+
 
 class Apply(Protocol):
     """(params, x [B, H, W, C], stride, context) -> (y, statistics), y [B, ceil(H/stride), ceil(W/stride), C'].
@@ -111,7 +123,7 @@ def scaled_norm(params: Any, scale: Array) -> Any | None:
 
 
 def norm_init(channels: int, affine: bool) -> layers.Params | None:
-    """The scale and offset of a batch norm, or None for one without.
+    """The scale and offset of a batch norm, float32 [C] each, or None for one without.
 
     >>> {name: leaf.shape for name, leaf in norm_init(16, affine=True).items()}
     {'scale': (16,), 'offset': (16,)}
@@ -125,6 +137,8 @@ def without_parameters(
     name: str, function: Callable[[Array, int], Array], family: Pool | Zero | None = None
 ) -> Primitive:
     """A primitive that is a function of (x, stride) alone, and whose MACs are not counted.
+
+    function: (x [B, H, W, C], stride) -> y [B, ceil(H/stride), ceil(W/stride), C].
 
     >>> half = without_parameters("half", lambda x, stride: x[:, ::stride, ::stride] / 2)
     >>> y, _ = half.apply({}, jnp.ones((1, 8, 8, 3)), 2, Context())
@@ -186,7 +200,9 @@ def skip_connect() -> Primitive:
 
 
 def separable_conv(name: str, size: int, dilation: int, repeats: int) -> Primitive:
-    """ReLU, depthwise, pointwise, batch norm; repeated, with the stride in the first.
+    """A separable convolution: ReLU, depthwise and pointwise convolution, batch norm.
+
+    size: of the kernel. repeats: how often all of it comes, with the stride in the first.
 
     >>> wide = separable_conv("sep_conv_7x7", size=7, dilation=1, repeats=2)
     >>> wide.cost(16, 1, (32, 32)).params  # twice 7·7·16 + 16·16 weights and 2·16 of the batch norm
@@ -231,7 +247,7 @@ def separable_conv(name: str, size: int, dilation: int, repeats: int) -> Primiti
 
 
 def conv(name: str, size: int) -> Primitive:
-    """ReLU, dense convolution, batch norm.
+    """ReLU, dense convolution, batch norm. size: of the kernel.
 
     >>> conv("nor_conv_5x5", size=5).cost(16, 1, (32, 32)).params  # 5·5·16·16 weights and 2·16 of the batch norm
     6432

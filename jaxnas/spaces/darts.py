@@ -79,7 +79,7 @@ class CellShape(NamedTuple):
 
 
 def edge_table(nodes: int) -> list[tuple[int, int]]:
-    """The (node, source) of every slot, node from 0.
+    """The (node, source) of every slot of a cell, which is a row of the mixture weights; nodes count from 0.
 
     >>> edge_table(2)  # node 1 may read both inputs and node 0
     [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
@@ -134,7 +134,7 @@ def discretize_paper(weights: ArchWeights, operations: tuple[str, ...] = DARTS_O
 
     Of each node the two edges are kept whose best operation weighs most, each with its best operation. Ties go to the
     lower slot and the lower operation. Edges are compared with each other, so weights are those of the mixture (after
-    the softmax), not the architecture parameters. weights: kind -> [S, O].
+    the softmax), not the architecture parameters. weights: kind -> [S, O]. operations: the names of the O operations.
 
     >>> edges = jnp.array([[0, 0.5, 0.5], [0, 0.4, 0.6], [0.6, 0, 0.4], [0.3, 0.36, 0.34], [0.2, 0.41, 0.39]])
     >>> operations = ("none", "skip_connect", "sep_conv_3x3")
@@ -149,7 +149,8 @@ def discretize_argmax(weights: ArchWeights, operations: tuple[str, ...] = DARTS_
     """Derivation by plain argmax: an edge on which "none" weighs most counts as absent.
 
     As in the paper's rule, but the edges of a node whose argmax over all operations is not "none" go before the others;
-    only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O].
+    only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O]. operations: the names
+    of the O operations.
 
     >>> edges = jnp.array([[0, 0.5, 0.5], [0, 0.4, 0.6], [0.6, 0, 0.4], [0.3, 0.36, 0.34], [0.2, 0.41, 0.39]])
     >>> operations = ("none", "skip_connect", "sep_conv_3x3")
@@ -175,7 +176,7 @@ def discretize_free(weights: ArchWeights, operations: tuple[str, ...] = DARTS_OP
 
     Only operations that weigh more than "none" on their edge count; where fewer than two are left, "none" is taken. An
     operation that was taken weighs one less: one of weight two is taken twice. Ties go to the lower slot and the lower
-    operation. weights: kind -> [S, O].
+    operation. weights: kind -> [S, O]. operations: the names of the O operations.
 
     >>> operations = ("none", "skip_connect", "sep_conv_3x3")
     >>> edges = jnp.array([[0, 0, 2.0], [1.0, 0, 0]])  # the convolution of input 0 twice
@@ -207,6 +208,8 @@ def graph_operations(operations: tuple[str, ...] = DARTS_OPERATIONS) -> tuple[st
 
 def darts_cost_table(skeleton: Skeleton, nodes: int = 4, operations: Operations = DARTS_OPERATIONS) -> cost.CostTable:
     """What each operation on each edge adds to the evaluation network, over all cells of its kind.
+
+    nodes, operations: those of `darts_space`.
 
     Raises: ValueError where an auxiliary head is asked for on a map under 8×8.
 

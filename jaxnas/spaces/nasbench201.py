@@ -69,6 +69,8 @@ def nasbench201_live(arch: Arch, operations: Operations = NASBENCH201_OPERATIONS
 def nasbench201_cost_table(skeleton: Skeleton, operations: Operations = NASBENCH201_OPERATIONS) -> cost.CostTable:
     """What each operation on each edge adds to the network, over all cells.
 
+    operations: those of `nasbench201_space`.
+
     Raises: ValueError where an auxiliary head is asked for.
 
     >>> table = nasbench201_cost_table(Skeleton(channels=1, cells=1, image_shape=(4, 4, 3), num_classes=10))

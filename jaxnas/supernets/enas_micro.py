@@ -50,6 +50,8 @@ def enas_micro_supernet(
     reduction cells. Other arguments as of `darts_supernet`; "none" here is no edge, past which no channels go, so that
     of partial channels they have the sum of the other weights.
 
+    Raises: ValueError as `enas_micro_space`, and for a form or a mixture that cannot be.
+
     >>> skeleton = Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10)
     >>> supernet = enas_micro_supernet(skeleton, 1, ("sep_conv_3x3", "skip_connect"))
     >>> params, images = jax.eval_shape(supernet.init, jax.random.key(0)), jnp.zeros((5, 8, 8, 3))

@@ -22,7 +22,9 @@ Rows = Literal["all"] | np.ndarray
 
 
 def embedded(supernet: Supernet, pruned: Pruned) -> Supernet:
-    """The supernet of a space as one of what is left of it (`jaxnas.spaces.prune`), for single paths.
+    """The supernet of a space as one of what is left of it, for single paths.
+
+    supernet: that of the whole space. pruned: what is left, as `jaxnas.spaces.prune` gives it.
 
     The parameters stay those of the whole space, so that nothing has to be carried over; what no path reaches any more
     is neither computed nor, under `jaxnas.search.path_only`, moved. The mixture is that of the whole space.
