@@ -259,11 +259,11 @@ def space_of_genotype(entry: Entry, genotype: Mapping[str, Any], skeleton: Skele
 
 
 def entry_of_genotype(genotype: Mapping[str, Any]) -> Entry:
-    """The entry of the library whose space a genotype says or shows, made for a genotype with operations, nodes or
-    stages of its own where it has such.
+    """The entry of the library whose space has a genotype, by what it says or by its form.
 
-    Such an entry has what networks and their costs need, and nothing for a search. genotype: the JSON form, as of
-    `jaxnas.spaces.read_genotype`.
+    genotype: the JSON form, as of `jaxnas.spaces.read_genotype`. Where it has operations, nodes or stages that the
+    space of the paper has not, the entry is made for it, and has what networks and their costs need but nothing for a
+    search.
 
     Raises: ValueError where no space has the genotype, which names what is different.
 

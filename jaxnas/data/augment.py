@@ -51,7 +51,8 @@ def random_flip(key: Key, images: Array) -> Array:
 def cutout(key: Key, images: Array, size: int) -> Array:
     """Zeros a square of size x size in each image; its center is any pixel, what lies outside the image is lost.
 
-    images: [B, H, W, C], returned in the same shape and type. size: pixels. On normalized images zero is the mean color. DeVries and Taylor 2017, arXiv 1708.04552.
+    images: [B, H, W, C], returned in the same shape and type. size: the side of the square in pixels. On normalized
+    images zero is the mean color. DeVries and Taylor 2017, arXiv 1708.04552.
 
     >>> left = cutout(jax.random.key(0), jnp.ones((5, 8, 8, 3)), size=4)
     >>> zeros = (left == 0).sum(axis=(1, 2, 3)) / 3  # of each image; a quarter of the square at the least
@@ -136,8 +137,8 @@ def augment(key: Key, images: Array, augmentation: Augmentation, cutout: bool) -
 
     >>> usual = Augmentation(shift=4, flip=True, cutout=16, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> images = jnp.zeros((5, 32, 32, 3), jnp.uint8)
-    >>> jax.eval_shape(lambda key: augment(key, images, usual, cutout=True), jax.random.key(0))
-    ShapeDtypeStruct(shape=(5, 32, 32, 3), dtype=float32)
+    >>> jax.eval_shape(lambda key: augment(key, images, usual, cutout=True), jax.random.key(0)).shape
+    (5, 32, 32, 3)
     """
     crop_key, flip_key, cutout_key = jax.random.split(key, 3)
     if augmentation.shift:

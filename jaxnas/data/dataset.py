@@ -78,7 +78,8 @@ class Augmentation:
     it out. mean, std: one number for each channel, of intensities in [0, 1]. noise: standard deviation of the Gaussian
     noise that each pixel of a training image gets after it is normalized, at every step anew.
 
-    >>> Augmentation(shift=1, flip=False, cutout=0, mean=(0.5,), std=(0.0,))
+    >>> gray = Augmentation(shift=1, flip=False, cutout=0, mean=(0.3,), std=(0.4,))
+    >>> dataclasses.replace(gray, std=(0.0,))
     Traceback (most recent call last):
         ...
     ValueError: std must be positive, got (0.0,)

@@ -81,8 +81,8 @@ def read_image(source: bytes | Path, form: ImageForm) -> np.ndarray:
     >>> file = io.BytesIO()
     >>> Image.new("L", (6, 4), color=200).save(file, "PNG")
     >>> image = read_image(file.getvalue(), ImageForm(channels=3, size=(2, 2)))
-    >>> image.shape, image.max()
-    ((2, 2, 3), ...200...)
+    >>> image.shape, int(image.max())
+    ((2, 2, 3), 200)
     """
     name = "an image" if isinstance(source, bytes) else str(source)
     if isinstance(source, Path):

@@ -76,7 +76,7 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
     The notation is that of the authors' programs, "source operation source operation" in numbers for each node, first
     those of the normal cell. `discretize` takes, for each side of each node, the heaviest operation of all its sources,
     "none" left out, the first among equals. Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the
-    inputs, for each node its two operations and their sum, the output; `vocabulary` names them.
+    inputs, for each node its two operations and their sum, the output; `vocabulary` of the space names them.
 
     Raises: ValueError where there is no node, or an operation is unknown, given twice or "none".
 

@@ -62,7 +62,8 @@ def _live(matrix: Array) -> Array:
 
 
 def nasbench101_valid(arch: Arch) -> Array:
-    """Whether an architecture is a cell of the benchmark, bool []: the output is fed, by at most nine edges.
+    """Whether an architecture is a cell of the benchmark, bool []: a way leads to the output, and at most nine
+    edges count.
 
     arch: int32 [26]. The function is traceable; under `vmap` it takes a population.
 

@@ -144,8 +144,8 @@ def darts_narrowing(
 ) -> Callable[[PyTree], PyTree]:
     """What carries the parameters of a supernet over to one that has fewer operations, as between stages of P-DARTS.
 
-    after, before: the `keep` of the narrower and of the wider supernet, as of `darts_supernet`; of `before` None is all.
-    nodes, operations: those of both.
+    after, before: the `keep` of the narrower and of the wider supernet, as of `darts_supernet`; of `before` None is
+    all. nodes, operations: those of both.
 
     Returns: (parameters of the wider supernet) -> those of the narrower one. It takes anything of the same form, such
     as the momentum of an optimizer.
