@@ -93,21 +93,14 @@ def darts_supernet(
     def whole(params: PyTree) -> PyTree:
         return widened(params, rows(), shapes())
 
-    def join(kind: str, states: Array) -> Array:
-        return joined(states)
-
     def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
-        return cells.mixture(whole(params), weights, join, x, context)
+        return cells.mixture(whole(params), weights, _join, x, context)
 
     def edges_of(arch: Arch) -> dict[str, Edges]:
-        ends = tuple(node for node in range(nodes) for _ in range(2))
-        taken = {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names, free=free).items()}
-        if partial == 1 or none == len(names):
-            return taken
-        return {kind: every_slot(own, [(source, node) for node, source in table], none) for kind, own in taken.items()}
+        return _edges(arch, nodes, names, free=free, everywhere=partial > 1)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        return cells.path(whole(params), edges_of(arch), join, x, context)
+        return cells.path(whole(params), edges_of(arch), _join, x, context)
 
     def used(arch: Arch) -> PyTree:
         edges = edges_of(arch)
@@ -133,6 +126,21 @@ def darts_supernet(
 
     parts = (init, apply, apply_path, used, network, extract, extract_stats)
     return checked_supernet(of_channels(Supernet(space, *parts, skeleton.image_shape), partial))
+
+
+def _edges(arch: Arch, nodes: int, names: tuple[str, ...], *, free: bool, everywhere: bool) -> dict[str, Edges]:
+    """What a path runs in each cell. everywhere: slots without an edge have "none", where that is an operation."""
+    ends, none = tuple(node for node in range(nodes) for _ in range(2)), none_index(names)
+    taken = {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names, free=free).items()}
+    if not everywhere or none == len(names):
+        return taken
+    slots = [(source, node) for node, source in edge_table(nodes)]
+    return {kind: every_slot(own, slots, none) for kind, own in taken.items()}
+
+
+def _join(kind: str, states: Array) -> Array:
+    """The output of a cell: all its nodes."""
+    return joined(states)
 
 
 def darts_narrowing(
