@@ -18,7 +18,6 @@ __all__ = [
     "PLAIN",
     "Arch",
     "ArchWeights",
-    "Array",
     "Aux",
     "Batch",
     "Candidates",
@@ -30,7 +29,6 @@ __all__ = [
     "Objective",
     "Phase",
     "Predictor",
-    "PyTree",
     "Relaxation",
     "Sampler",
     "SearchAlgorithm",
@@ -351,7 +349,9 @@ class Phase(NamedTuple):
 
 
 class SearchAlgorithm(NamedTuple):
-    """init: key -> state. phases: the steps, run in turn. derive: (key, state, score) -> architecture.
+    """A search with shared weights, as pure functions over one state.
+
+    init: key -> state. phases: the steps, run in turn. derive: (key, state, score) -> architecture.
 
     `score` maps archs [P, D] to fitness [P]; None where the algorithm needs none. State is carried and checkpointed;
     the second result of a step, its Info, is only reported. supernet: whose weights the state holds, as `params`.

@@ -101,7 +101,9 @@ def nasbench101_canonical(arch: Arch) -> Arch:
 
 
 def nasbench101_space() -> SearchSpace:
-    """The space. Its genotype is {"space", "matrix", "ops"}, its notation the same as Python writes the two lists.
+    """The space of the benchmark's cells; D = 26.
+
+    Its genotype is {"space", "matrix", "ops"}, its notation the same as Python writes the two lists.
 
     Mixture weights: "edge" [21, 2] and "vertex" [5, 3]. The graph has the seven vertices in canonical form, those that
     count for nothing masked out. There are no costs.

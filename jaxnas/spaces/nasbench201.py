@@ -87,7 +87,9 @@ def nasbench201_cost_table(skeleton: Skeleton, operations: Operations = NASBENCH
 
 
 def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> SearchSpace:
-    """The space; D = 6, one operation for each edge. operations: names, or `jaxnas.ops.primitives.Primitive` objects.
+    """The space of the benchmark's cells; D = 6, one operation for each edge.
+
+    operations: names, or `jaxnas.ops.primitives.Primitive` objects.
 
     `discretize` takes the heaviest operation of each edge, "none" included, the first among equals. Its graph has eight
     places: the input, the six edges, the output; edges with "none" are masked out.

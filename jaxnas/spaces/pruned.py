@@ -23,7 +23,9 @@ Keep = tuple[tuple[int, ...], ...]
 
 
 class Pruned(NamedTuple):
-    """space: of what is left. embed: its architectures -> those of the whole space; traceable.
+    """What is left of a space, and the ways between the two.
+
+    space: of what is left. embed: its architectures -> those of the whole space; traceable.
 
     restrict: the way back; an option that was taken away becomes the first one left.
     """

@@ -23,7 +23,9 @@ NATSBENCH_LAYERS = 5
 
 
 def natsbench_size_space() -> SearchSpace:
-    """The space; D = 5. Its graph is the layers one after another, between an input and an output.
+    """The space of the channels of five layers; D = 5.
+
+    Its graph is the layers one after another, between an input and an output.
 
     >>> space = natsbench_size_space()
     >>> space.from_genotype("64:32:16:8:8").tolist()
