@@ -67,10 +67,10 @@ def nasbench101_valid(arch: Arch) -> Array:
 
     arch: int32 [26]. The function is traceable; under `vmap` it takes a population.
 
-    >>> empty = jnp.zeros(26, jnp.int32)
-    >>> bool(nasbench101_valid(empty))  # nothing leads to the output
+    >>> valid, empty = jax.jit(nasbench101_valid), jnp.zeros(26, jnp.int32)
+    >>> bool(valid(empty))  # nothing leads to the output
     False
-    >>> bool(nasbench101_valid(empty.at[5].set(1)))  # the edge 0→6, from the input to the output
+    >>> bool(valid(empty.at[5].set(1)))  # the edge 0→6, from the input to the output
     True
     """
     matrix = _matrix(arch)
