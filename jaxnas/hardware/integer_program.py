@@ -24,7 +24,8 @@ from jaxnas.base import Arch, SearchSpace
 from jaxnas.checks import check_choices
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import CostTable
-from jaxnas.spaces import DARTS_OPERATIONS, darts_choices, edge_table
+from jaxnas.spaces import DARTS_OPERATIONS, edge_table
+from jaxnas.spaces.darts import darts_choices
 
 _EXACT = 1e-9  # Relative; sums of double precision are no better.
 _STEP = 1e-5  # Of the largest coefficient: ten times the tolerance of HiGHS, within which it may err either way.

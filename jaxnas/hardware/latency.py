@@ -29,10 +29,10 @@ from jaxnas.spaces import (
     DARTS_OPERATIONS,
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
-    darts_cells,
     edge_table,
-    nasbench201_stages,
 )
+from jaxnas.spaces.darts import darts_cells
+from jaxnas.spaces.nasbench201 import nasbench201_stages
 
 Timer = Callable[[str, int, int, tuple[int, int]], float]
 """(operation, channels, stride, size (height, width) of its input) -> milliseconds."""
