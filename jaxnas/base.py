@@ -13,6 +13,31 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+__all__ = [
+    "DTYPES",
+    "PLAIN",
+    "Arch",
+    "ArchWeights",
+    "Aux",
+    "Batch",
+    "Candidates",
+    "Choice",
+    "Context",
+    "Graph",
+    "Key",
+    "Network",
+    "Objective",
+    "Phase",
+    "Predictor",
+    "Relaxation",
+    "Sampler",
+    "SearchAlgorithm",
+    "SearchSpace",
+    "Skeleton",
+    "Stats",
+    "Supernet",
+]
+
 Array = jax.Array
 Key = jax.Array
 """A typed key, as made by `jax.random.key`."""
@@ -63,6 +88,10 @@ class Choice(NamedTuple):
     node: the node of the graph whose making the choice is part of. reads: where the options are connections, the nodes
     that each of them reads, () for a connection that is left out. A space that says so lists all choices of a node
     before any choice that may read it; empty where it does not say, or where the options are operations.
+
+    >>> choice = Choice("kernel of layer 1", ("3x3", "5x5", "7x7"))
+    >>> choice.options[2]  # what the entry 2 of an architecture means there
+    '7x7'
     """
 
     name: str
@@ -77,6 +106,11 @@ class Graph(NamedTuple):
     adjacency: [G, N, N] float32, entry (i, j) is 1 where node i feeds node j; a node feeds later ones only. ops: [G, N]
     int32. mask: [G, N] bool. signals: [F] float32, what else is known of the architecture before it is trained, costs
     or scores of one-shot networks; None where nothing is.
+
+    >>> import jax.numpy as jnp
+    >>> chain = Graph(jnp.eye(3, k=1)[None], jnp.array([[5, 0, 6]]), jnp.ones((1, 3), bool))
+    >>> jnp.argwhere(chain.adjacency[0]).tolist()  # place 0 feeds place 1, and that one place 2
+    [[0, 1], [1, 2]]
     """
 
     adjacency: Array
@@ -89,6 +123,13 @@ class SearchSpace(NamedTuple):
     """A finite product of choices, and what the choices mean.
 
     Every function but `to_genotype`, `from_genotype`, `notation` and `costs` is traceable.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> arch = space.from_genotype("width=16 depth=2")
+    >>> archs, valid = space.neighbors(arch)
+    >>> [space.notation(each) for each in archs[valid]]
+    ['width=32 depth=2', 'width=8 depth=2', 'width=16 depth=1']
     """
 
     name: str
@@ -122,6 +163,11 @@ class Batch(NamedTuple):
 
     inputs: what the network is given; images are float32 [B, H, W, C], normalized. targets: what its outputs are
     compared with; classes are int32 [B].
+
+    >>> import jax.numpy as jnp
+    >>> batch = Batch(jnp.zeros((4, 8, 8, 1)), jnp.array([3, 0, 9, 1]))
+    >>> batch.inputs.shape, batch.targets.shape
+    ((4, 8, 8, 1), (4,))
     """
 
     inputs: PyTree
@@ -135,6 +181,11 @@ class Objective(NamedTuple):
     left out. Training minimizes the mean of the loss, searches maximize that of the metric. name: of the mean of the
     metric, such as "accuracy". share: whether the metric of an example is 0 or 1, so that its mean is a share of the
     examples and has the confidence interval of a share.
+
+    >>> import jax.numpy as jnp
+    >>> absolute = Objective(lambda y, t: abs(y - t), lambda y, t: -abs(y - t), "minus the absolute error")
+    >>> absolute.loss(jnp.array([1.0, 3.0]), jnp.array([2.0, 3.0])).tolist()
+    [1.0, 0.0]
     """
 
     loss: Callable[[PyTree, PyTree], Array]
@@ -155,6 +206,12 @@ class Context(NamedTuple):
     probability of dropping an entry, in operations that do so.
     axis_name: the mapped axis over which statistics and gradients are averaged, None outside pmap and shard_map.
     wanted: bool [], false where the gradients of kernels are not used, which may then be zero; None is true.
+
+    >>> import jax.numpy as jnp
+    >>> tested = Context(bn={"stem": (jnp.zeros(8), jnp.ones(8))})  # by running statistics, without randomness
+    >>> mean, variance = tested.at("stem").bn
+    >>> mean.shape
+    (8,)
     """
 
     bn: Literal["batch"] | Stats = "batch"
@@ -193,6 +250,14 @@ class Network(NamedTuple):
     init: key -> (params, stats), stats being the running statistics before the first step (mean 0, variance 1).
     apply: (params, inputs, context) -> (outputs, Aux): inputs are those of a `Batch`, and outputs what an `Objective`
     compares with its targets; of images [B, H, W, C] and their classes they are logits [B, K].
+
+    >>> import jax.numpy as jnp
+    >>> def apply(params, images, context):
+    ...     return images.reshape(-1, 64) @ params, Aux(())
+    >>> linear = Network(lambda key: (jnp.zeros((64, 10)), ()), apply, {"params": 640, "macs": 640})
+    >>> params, stats = linear.init(jax.random.key(0))
+    >>> linear.apply(params, jnp.zeros((5, 8, 8, 1)), PLAIN)[0].shape
+    (5, 10)
     """
 
     init: Callable[[Key], tuple[PyTree, Stats]]
@@ -224,6 +289,13 @@ class Supernet(NamedTuple):
     extract: (params, arch) -> the parameters of that network, new batch norms with scale 1 and offset 0.
     extract_stats: (statistics that a path told, arch) -> those of that network. input_shape: of one example, (H, W, C)
     of an image; where the inputs are not one array of floats, a pytree of `jax.ShapeDtypeStruct`.
+
+    >>> from jaxnas.catalog import entry_of
+    >>> supernet = entry_of("nasbench201").supernet(Skeleton(4, 1, (8, 8, 3), num_classes=10))
+    >>> params = jax.eval_shape(supernet.init, jax.random.key(0))
+    >>> arch, images = jax.ShapeDtypeStruct((6,), "int32"), jax.ShapeDtypeStruct((5, 8, 8, 3), "float32")
+    >>> jax.eval_shape(lambda p, a, x: supernet.apply_path(p, a, x, PLAIN)[0], params, arch, images).shape
+    (5, 10)
     """
 
     space: SearchSpace
@@ -243,6 +315,13 @@ class Relaxation(NamedTuple):
     init: (key, template of the space) -> alpha, any pytree. weights: (key, alpha, step) -> what a pass of a search
     sees, random or annealed. mean: alpha -> what is derived, reported and watched: without randomness, as at the end of
     any annealing.
+
+    >>> def softmax(alpha):
+    ...     return jax.tree.map(jax.nn.softmax, alpha)
+    >>> plain = Relaxation(lambda key, template: template, lambda key, alpha, step: softmax(alpha), softmax)
+    >>> alpha = plain.init(jax.random.key(0), {"cell": jax.numpy.zeros((1, 4))})
+    >>> plain.mean(alpha)["cell"].tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
     """
 
     init: Callable[[Key, ArchWeights], PyTree]
@@ -255,6 +334,12 @@ class Phase(NamedTuple):
 
     reads: the splits of which it is given a batch each, "train" and "valid". plain: whether it is given the examples as
     they are, without augmentation.
+
+    >>> def step(key, state, batch):
+    ...     return state + len(batch["valid"].targets), {}
+    >>> counting = Phase("count", step, reads=("valid",), plain=True)
+    >>> counting.step(jax.random.key(0), 8, {"valid": Batch(inputs=[0.5, 0.7], targets=[1, 0])})[0]
+    10
     """
 
     name: str
@@ -264,13 +349,23 @@ class Phase(NamedTuple):
 
 
 class SearchAlgorithm(NamedTuple):
-    """init: key -> state. phases: the steps, run in turn. derive: (key, state, score) -> architecture.
+    """A search with shared weights, as pure functions over one state.
+
+    init: key -> state. phases: the steps, run in turn. derive: (key, state, score) -> architecture.
 
     `score` maps archs [P, D] to fitness [P]; None where the algorithm needs none. State is carried and checkpointed;
     the second result of a step, its Info, is only reported. supernet: whose weights the state holds, as `params`.
 
     draw: (key, state, count) -> archs [count, D], the candidates of which `derive` keeps the one of the highest score;
     traceable but for the count. None where the state alone decides.
+
+    >>> import optax
+    >>> from jaxnas.catalog import entry_of
+    >>> from jaxnas.search import single_path, uniform_paths
+    >>> supernet = entry_of("nasbench201").supernet(Skeleton(4, 1, (8, 8, 3), num_classes=10))
+    >>> algorithm = single_path(supernet, uniform_paths(supernet.space), optax.sgd(0.1))
+    >>> [(phase.name, phase.reads) for phase in algorithm.phases]
+    [('supernet', ('train',))]
     """
 
     init: Callable[[Key], Any]
@@ -284,6 +379,12 @@ class Candidates(NamedTuple):
     """What a sampler wants evaluated. archs: int32 [P, D]. fidelity: int32 [P], an index into a benchmark's fidelities.
 
     Higher indices cost more and tell more; -1 is the highest. Entries of a batch may be padding: `wanted` bool [P].
+
+    >>> import jax.numpy as jnp
+    >>> archs = jnp.array([[0, 1], [2, 1]])
+    >>> candidates = Candidates(archs, fidelity=jnp.full(2, -1), wanted=jnp.array([True, False]))
+    >>> candidates.archs[candidates.wanted].tolist()
+    [[0, 1]]
     """
 
     archs: Array
@@ -298,6 +399,14 @@ class Sampler(NamedTuple):
     maximized, valid bool [P]) -> state; an invalid one counts as not evaluated. Each call takes a key of its own; most
     samplers draw nothing when they are told. best: state -> archs [Q, D], the best first; for several objectives the
     non-dominated ones, with repeats as padding.
+
+    >>> from jaxnas.samplers import random_search
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = random_search(space, batch=4)
+    >>> state = sampler.init(jax.random.key(0))
+    >>> sampler.ask(jax.random.key(1), state).archs.shape
+    (4, 2)
     """
 
     init: Callable[[Key], Any]
@@ -313,6 +422,13 @@ class Predictor(NamedTuple):
     padding, so that data may grow without a new trace. It begins from the state: that of `init`, or that of an earlier
     fit to be continued. predict: (state, graphs [Q]) -> (mean [Q], std [Q]) in the targets' unit; std is that of a new
     measurement as far as the predictor knows. Graphs are batched by `vmap` of `SearchSpace.graph`.
+
+    >>> import jax.numpy as jnp
+    >>> def fit(key, state, graphs, targets, weight):  # all are as good as those before
+    ...     return (targets * weight).sum() / weight.sum()
+    >>> mean = Predictor(lambda key: jnp.zeros(()), fit, lambda state, graphs: (state, jnp.ones(())))
+    >>> float(mean.fit(jax.random.key(0), 0.0, None, jnp.array([1.0, 3.0, 7.0]), jnp.array([1.0, 1.0, 0.0])))
+    2.0
     """
 
     init: Callable[[Key], Any]

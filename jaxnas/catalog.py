@@ -45,14 +45,12 @@ from jaxnas.spaces import (
     enas_macro_space,
     enas_micro_space,
     genotype_space,
-    graph_operations,
     nasbench201_cost_table,
-    nasbench201_graph_operations,
     nasbench201_space,
 )
-from jaxnas.spaces.darts import edge_table
+from jaxnas.spaces.darts import edge_table, graph_operations
 from jaxnas.spaces.enas_micro import enas_micro_slots
-from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES
+from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, nasbench201_graph_operations
 from jaxnas.supernets import (
     chain_supernet,
     darts_narrowing,
@@ -61,6 +59,8 @@ from jaxnas.supernets import (
     enas_micro_supernet,
     nasbench201_supernet,
 )
+
+__all__ = ["CATALOG", "Entry", "entry_of", "entry_of_genotype"]
 
 
 class Entry(NamedTuple):
@@ -85,6 +85,12 @@ class Entry(NamedTuple):
     latency: (skeleton, images of a batch) -> milliseconds of each operation on this device. by_hand: name -> (the most
     multiply-adds, skeleton) -> a network that people have designed in this space, a baseline. dtypes: those of
     `Skeleton.dtype` that its networks and its supernet obey.
+
+    >>> def supernet(skeleton, **how):
+    ...     return darts_supernet(skeleton, 2, **how)
+    >>> small = Entry("two_nodes", lambda skeleton: darts_space(2), supernet, darts_network)
+    >>> len(small.space(Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)).choices)
+    12
     """
 
     name: str
@@ -253,13 +259,19 @@ def space_of_genotype(entry: Entry, genotype: Mapping[str, Any], skeleton: Skele
 
 
 def entry_of_genotype(genotype: Mapping[str, Any]) -> Entry:
-    """The entry of the library whose space a genotype says or shows, made for a genotype with operations, nodes or
-    stages of its own where it has such.
+    """The entry of the library whose space has a genotype, by what it says or by its form.
 
-    Such an entry has what networks and their costs need, and nothing for a search. genotype: the JSON form, as of
-    `jaxnas.spaces.read_genotype`.
+    genotype: the JSON form, as of `jaxnas.spaces.read_genotype`. Where it has operations, nodes or stages that the
+    space of the paper has not, the entry is made for it, and has what networks and their costs need but nothing for a
+    search.
 
     Raises: ValueError where no space has the genotype, which names what is different.
+
+    >>> from jaxnas.spaces import read_genotype
+    >>> text = "|sep_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|"
+    >>> entry = entry_of_genotype(read_genotype(text))
+    >>> entry.name, entry.space(Skeleton(16, 5, (32, 32, 3), 10)).choices[0].options[-1]
+    ('nasbench201', 'sep_conv_3x3')
     """
     own = genotype_space(genotype)
     entry = entry_of(own.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -10,6 +11,7 @@ import re
 import sys
 import time
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -104,13 +106,36 @@ def parse(
         default = presets(functools.partial(_value, arguments))
     elif presets is not None:
         default = presets.get(_value(arguments, "--preset"), next(iter(presets.values())))
-    return tyro.cli(
-        config,
-        args=arguments,
-        prog=name if name.startswith("jaxnas ") else f"python -m {name}",
-        description=about,
-        default=tyro.MISSING_NONPROP if default is None else default,
-    )
+    with _without_examples(config):
+        return tyro.cli(
+            config,
+            args=arguments,
+            prog=name if name.startswith("jaxnas ") else f"python -m {name}",
+            description=about,
+            default=tyro.MISSING_NONPROP if default is None else default,
+        )
+
+
+@contextlib.contextmanager
+def _without_examples(config: type) -> Iterator[None]:
+    """Docstrings of a config and of those within it are without examples in Python: they are texts of --help."""
+    texts = {each: each.__doc__ for each in _configs(config)}
+    try:
+        for each, text in texts.items():
+            each.__doc__ = (text or "").partition(">>> ")[0].rstrip()
+        yield
+    finally:
+        for each, text in texts.items():
+            each.__doc__ = text
+
+
+def _configs(config: type) -> Iterator[type]:
+    """A dataclass, and those that its fields hold."""
+    yield config
+    for hint in typing.get_type_hints(config).values():
+        for kind in (hint, *typing.get_args(hint)):
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                yield from _configs(kind)
 
 
 def _name_of(module: str) -> str:

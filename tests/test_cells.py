@@ -15,8 +15,8 @@ from jaxnas.spaces import (
     darts_space,
     discretize_free,
     enas_micro_space,
-    graph_operations,
 )
+from jaxnas.spaces.darts import graph_operations
 from jaxnas.supernets import darts_supernet
 from jaxnas.testing import check_space, check_supernet
 

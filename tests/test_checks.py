@@ -19,15 +19,15 @@ from jaxnas.spaces import (
     chain_extremes,
     chain_space,
     darts_cost_table,
-    darts_edges,
     darts_space,
     discretize_argmax,
     enas_macro_skips,
-    nasbench201_live,
     nasbench201_space,
     product_space,
     prune,
 )
+from jaxnas.spaces.darts import darts_edges
+from jaxnas.spaces.nasbench201 import nasbench201_live
 from jaxnas.supernets import chain_supernet, darts_supernet, embedded, nasbench201_supernet
 
 SKELETON = Skeleton(channels=2, cells=3, image_shape=(6, 6, 1), num_classes=3)

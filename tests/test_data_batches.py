@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnas import data
+from jaxnas.data.pipeline import permuted
 from jaxnas.parallel import data_parallel
 
 IDENTITY = data.Augmentation(shift=0, flip=False, cutout=0, mean=(0.0,), std=(1.0,))
@@ -90,14 +91,14 @@ def test_a_limit_takes_the_first_or_of_classes_in_turn_a_share_of_each():
 @pytest.mark.parametrize("size", [1, 2, 3, 37, 256])
 def test_permuted_is_a_permutation(size):
     keys = jax.random.split(jax.random.key(0), 5)
-    found = jax.vmap(lambda key: data.permuted(key, jnp.arange(size), size))(keys)
+    found = jax.vmap(lambda key: permuted(key, jnp.arange(size), size))(keys)
     np.testing.assert_array_equal(np.sort(found, axis=1), np.tile(np.arange(size), (5, 1)))
 
 
 def test_permutations_are_equally_likely():
     size, draws = 4, 24_000
     keys = jax.random.split(jax.random.key(1), draws)
-    found = np.asarray(jax.jit(jax.vmap(lambda key: data.permuted(key, jnp.arange(size), size)))(keys))
+    found = np.asarray(jax.jit(jax.vmap(lambda key: permuted(key, jnp.arange(size), size)))(keys))
     _, counts = np.unique(found, axis=0, return_counts=True)
     assert len(counts) == 24
     # Chi-square with 23 degrees of freedom exceeds 58 with probability 1e-4.
@@ -107,7 +108,7 @@ def test_permutations_are_equally_likely():
 def test_permutation_keeps_no_neighbors():
     size = 1000
     keys = jax.random.split(jax.random.key(2), 50)
-    found = np.asarray(jax.vmap(lambda key: data.permuted(key, jnp.arange(size), size))(keys))
+    found = np.asarray(jax.vmap(lambda key: permuted(key, jnp.arange(size), size))(keys))
     # 49,950 differences of neighbors in 10 equal bins: six standard deviations of the binomial are 402.
     counts = np.histogram(np.diff(found, axis=1) % size, bins=10, range=(1, size))[0]
     assert np.abs(counts - 4995).max() < 400

@@ -20,16 +20,14 @@ from jaxnas.search import (
     collapsed,
     darts,
     entropy,
-    largest_eigenvalue,
     make_curvature,
     make_gap,
-    make_hessian_product,
     record,
     skip_connections,
-    softmax_mixture,
     start_history,
     watched,
 )
+from jaxnas.search.health import largest_eigenvalue, make_hessian_product, softmax_mixture
 from jaxnas.spaces import darts_space, nasbench201_space
 from jaxnas.supernets import darts_supernet
 from jaxnas.train.schedules import sgd

@@ -59,7 +59,9 @@ def test_the_canonical_form_is_that_of_brute_force():
     expected = [simplest(matrix, ops) for matrix, ops in cases]
     known = [(case, key) for case, key in zip(cases, expected, strict=True) if key is not None]
     archs = jnp.asarray([nasbench101_entries(matrix.tolist(), ops) for (matrix, ops), _ in known])
-    forms = [tuple(arch) for arch in np.asarray(jax.jit(jax.vmap(spaces.nasbench101_canonical))(archs)).tolist()]
+    forms = [
+        tuple(arch) for arch in np.asarray(jax.jit(jax.vmap(spaces.nasbench101_space().canonical))(archs)).tolist()
+    ]
     assert np.asarray(jax.jit(jax.vmap(spaces.nasbench101_valid))(archs)).all()
     pairs = set(zip(forms, [key for _, key in known], strict=True))
     assert len(pairs) == len(set(forms)) == len({key for _, key in known}) > 100
@@ -80,7 +82,7 @@ def test_vertices_may_be_renamed():
         if not np.tril(moved).any():
             orders.append(nasbench101_entries(moved.tolist(), [ops[v] for v in names]))
     assert len(orders) > 3
-    forms = np.asarray(jax.jit(jax.vmap(spaces.nasbench101_canonical))(jnp.asarray(orders)))
+    forms = np.asarray(jax.jit(jax.vmap(spaces.nasbench101_space().canonical))(jnp.asarray(orders)))
     assert (forms == forms[0]).all()
 
 

@@ -22,7 +22,8 @@ from jaxnas.networks.nasbench201 import _halve
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import PRIMITIVES
 from jaxnas.spaces import NASBENCH201_OPERATIONS, PUBLISHED, darts_space, nasbench201_space
-from jaxnas.supernets import darts_supernet, nasbench201_supernet, path_stats
+from jaxnas.supernets import darts_supernet, nasbench201_supernet
+from jaxnas.supernets.extracting import path_stats
 
 SPACE = darts_space()
 NB201 = nasbench201_space()

@@ -226,7 +226,7 @@ def test_repeats_are_what_is_asked_for_by_hand(tmp_path):
 
 
 def test_repeats_of_fidelities_keep_their_labels():
-    choices = (spaces.nasbench201_choices()[0],)
+    choices = (spaces.nasbench201_space().choices[0],)
     archs, values = np.array([[0], [0], [1]]), {"m": np.array([[1.0, 2], [3, 6], [5, 7]])}
     _, found, labels, _ = join_repeats(choices, archs, values, {"m": ("4", "12")}, "seeds")
     np.testing.assert_array_equal(found["m"], [[2, 4], [5, 7]])

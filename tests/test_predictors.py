@@ -17,8 +17,9 @@ from jaxnas.base import Graph
 from jaxnas.benchmarks import functional_classes
 from jaxnas.kernels.masked_max import masked_max
 from jaxnas.predictors.gaussian_process import Block
-from jaxnas.spaces import NASBENCH201_EDGES, darts_space, graph_operations, nasbench201_graph_operations
-from jaxnas.spaces.nasbench201 import nasbench201_space
+from jaxnas.spaces import NASBENCH201_EDGES, darts_space
+from jaxnas.spaces.darts import graph_operations
+from jaxnas.spaces.nasbench201 import nasbench201_graph_operations, nasbench201_space
 
 VOCABULARY = nasbench201_graph_operations()
 FORM = predictors.functional_form(VOCABULARY, ("skip_connect",))

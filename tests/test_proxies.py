@@ -15,6 +15,7 @@ from jaxnas.objectives import CLASSIFICATION
 from jaxnas.ops.layers import batch_norm
 from jaxnas.proxies import Passes, over_architectures, subject, watch
 from jaxnas.proxies.az_nas import _entropy, _flow
+from jaxnas.proxies.passes import he_uniform
 from jaxnas.proxies.patterns import log_determinant, no_patterns, see_patterns
 from jaxnas.spaces import product_space
 from jaxnas.supernets import nasbench201_supernet
@@ -266,7 +267,7 @@ def test_paths_have_the_scores_of_the_networks_themselves(cells):
     net, params, batch, found = cells
     for row, arch in enumerate(CELLS):
         network = net.network(jnp.asarray(arch))
-        own = net.extract(proxies.he_uniform(params), jnp.asarray(arch))
+        own = net.extract(he_uniform(params), jnp.asarray(arch))
 
         def loss(own, batch, network=network):
             return CLASSIFICATION.loss(network.apply(own, batch.inputs, PLAIN)[0], batch.targets).mean()
@@ -291,7 +292,7 @@ def test_paths_have_the_scores_of_the_networks_themselves(cells):
 def test_a_shipped_network_can_be_watched_and_has_the_patterns_of_its_path(cells):
     net, params, batch, found = cells
     arch = jnp.asarray(CELLS[0])
-    network, own = net.network(arch), net.extract(proxies.he_uniform(params), arch)
+    network, own = net.network(arch), net.extract(he_uniform(params), arch)
 
     def seen(own, x):
         def apply(own, x):

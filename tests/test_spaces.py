@@ -10,6 +10,7 @@ import pytest
 
 from jaxnas import spaces
 from jaxnas.base import Choice, Skeleton
+from jaxnas.spaces.darts import darts_edges
 from jaxnas.spaces.product import product
 from jaxnas.testing import check_space
 
@@ -207,7 +208,7 @@ def test_darts_edges_point_where_the_genotype_says():
     arch = space.from_genotype("PC_DARTS_cifar")
     genotype = space.to_genotype(arch)
     table = spaces.edge_table(4)
-    for kind, edges in spaces.darts_edges(arch).items():
+    for kind, edges in darts_edges(arch).items():
         taken = zip(edges.slot.tolist(), edges.source.tolist(), edges.operation.tolist(), strict=True)
         for e, (slot, source, operation) in enumerate(taken):
             assert table[slot] == (e // 2, source)
@@ -221,7 +222,7 @@ def test_the_darts_graph_is_the_cell():
     graph = space.graph(arch)
     assert graph.adjacency.shape == (2, 15, 15)
     for g, kind in enumerate(("normal", "reduce")):
-        names = [spaces.graph_operations()[o] for o in graph.ops[g].tolist()]
+        names = [space.vocabulary[o] for o in graph.ops[g].tolist()]
         expected_names, feeds = ["input_0", "input_1"], []
         value = [0, 1]
         for node in range(4):
@@ -337,7 +338,7 @@ def test_nasbench201_discretize_takes_the_first_heaviest_with_none():
 def test_the_nasbench201_graph_is_the_line_graph():
     space = spaces.nasbench201_space()
     graph = space.graph(space.from_genotype(STRING))
-    names = [spaces.nasbench201_graph_operations()[o] for o in graph.ops[0].tolist()]
+    names = [space.vocabulary[o] for o in graph.ops[0].tolist()]
     assert names[0] == "input"
     assert names[1:7] == [edge.split("~")[0] for edge in STRING.replace("+", "").split("|") if edge]
     assert names[7] == "output"

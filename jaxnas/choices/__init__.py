@@ -24,6 +24,14 @@ def one_of(name: str, layers: Mapping[str, Any]) -> Any:
     Returns: a layer, which is called as the options are. Outside of a search it is the first option.
 
     Raises: ValueError, with the line of the model, for less than one option, or one layer in two options.
+
+    >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
+    >>> def model():
+    ...     return nn.Sequential([one_of("layer", {"dense": nn.Dense(3), "skip": skip}), nn.Dense(1)])
+    >>> own = searchable(model, jnp.zeros((1, 3)))
+    >>> [own.network(jnp.array([entry])).costs["params"] for entry in (0, 1)]
+    [16, 4]
     """
     check_options(name, tuple(layers))
     modules = _modules(layers.values())
@@ -41,6 +49,14 @@ def depth(name: str, layers: Sequence[Any], options: Sequence[int] | None = None
     Returns: a layer. Outside of a search it has as many as the largest option.
 
     Raises: ValueError, with the line of the model, for numbers that there are not.
+
+    >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
+    >>> def model():
+    ...     return nn.Sequential([depth("blocks", [nn.Dense(3), nn.Dense(3)], (0, 1, 2)), nn.Dense(1)])
+    >>> own = searchable(model, jnp.zeros((1, 3)))
+    >>> [own.network(jnp.array([entry])).costs["params"] for entry in (0, 1, 2)]
+    [4, 16, 28]
     """
     given = check_depth(name, layers, options)
     modules = _modules(layers)
@@ -63,6 +79,11 @@ def join(
 
     Raises: ValueError, with the line of the model, for an option that names something else, another `how`, or inputs
     of other shapes.
+
+    >>> import jax.numpy as jnp
+    >>> inputs = {"a": jnp.ones((1, 2)), "b": jnp.ones((1, 3))}
+    >>> join("inputs", inputs, ("a", "a+b"), how="concat").shape  # outside of a search: the last option
+    (1, 5)
     """
     given = check_join(name, inputs, options, how)
     if any(callable(x) for x in inputs.values()) and not _of_nnx(()):

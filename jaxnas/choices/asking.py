@@ -199,6 +199,9 @@ def width(name: str, options: Sequence[int]) -> int:
     options: positive integers. Returns: an int; outside of a search the largest.
 
     Raises: ValueError, with the line of the model, for options that are no such numbers, or are others than before.
+
+    >>> width("hidden", (32, 64, 128)) == 128  # outside of a search
+    True
     """
     check_options(name, options)
     if any(not isinstance(option, int) or isinstance(option, bool) or option < 1 for option in options):
@@ -220,6 +223,9 @@ def value(name: str, options: Sequence[Any]) -> Any:
 
     options: known by their `str`. Raises: ValueError, with the line of the model, for options that are others than
     before.
+
+    >>> value("kernel", (3, 5))  # outside of a search
+    3
     """
     check_options(name, options)
     trace = asking()

@@ -19,7 +19,11 @@ Call = Callable[..., Any]
 
 
 def skip(x: Any, *_: Any, **__: Any) -> Any:
-    """The option that gives back its first input."""
+    """The option of `one_of` that gives back its first input.
+
+    >>> skip(jnp.arange(3)).tolist()
+    [0, 1, 2]
+    """
     return x
 
 
@@ -148,6 +152,10 @@ def narrow(x: Any, size: int, axis: int = -1) -> Any:
     """The first so many entries of an array along an axis. size: a `width`, or any number.
 
     Raises: ValueError, with the line of the model, where there are fewer.
+
+    >>> from jaxnas.choices import width
+    >>> narrow(jnp.ones((4, 16)), width("features", (4, 8))).shape  # outside of a search: the largest
+    (4, 8)
     """
     if size > x.shape[axis]:
         raise ValueError(f"{line()}: a width of {size} is larger than the layer, which has {x.shape[axis]} features")

@@ -67,6 +67,13 @@ def declared(
 
     Raises: ValueError for something else than a linen module, and where nothing is declared; once the model is traced,
     for a place where there is no module, and a layer without a width, or with one that is not among the options.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxnas.choices import searchable
+    >>> model = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(1)])
+    >>> own = searchable(declared(model, widths={"layers_0": (8, 16)}), jnp.zeros((1, 3)))
+    >>> own.space.choices[0].name, own.space.choices[0].options
+    ('layers_0', ('8', '16'))
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"choices are declared for a linen module, got {model!r:.200}")

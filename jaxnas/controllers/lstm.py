@@ -81,12 +81,19 @@ def lstm_controller(
 ) -> Controller:
     """The controller of a space with these choices; the defaults are those of the micro search.
 
+    hidden: the units of a layer of the LSTM. depth: its layers. The equations in the module have the other numbers.
     The macro search has tanh_constant 1.5 and, in effect, op_tanh_reduce 1. NAS-Bench-201's ENAS has hidden 32, depth
     2, temperature 5, tanh_constant 2.5, op_tanh_reduce 1. None leaves temperature or squashing out. skip_target: the
     probability of a skip connection that `skip_divergence` measures the distance from. prior: name of an option -> a
     constant that is added to its score after squashing.
 
     Raises: ValueError where a number is out of its range, `prior` names no option, or `make_plan` raises.
+
+    >>> controller = lstm_controller((Choice("width", ("8", "16", "32")), Choice("depth", ("1", "2"))), hidden=8)
+    >>> params = jax.eval_shape(controller.init, jax.random.key(0))
+    >>> decisions = jax.eval_shape(controller.sample, jax.random.key(1), params)
+    >>> decisions.arch.shape, decisions.log_prob.shape
+    ((2,), ())
     """
     _check_numbers(hidden, depth, temperature, tanh_constant, op_tanh_reduce, skip_target)
     plan = make_plan(choices)

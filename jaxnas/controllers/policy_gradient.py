@@ -71,7 +71,13 @@ class PolicyGradient(NamedTuple):
 
 
 def adam(learning_rate: float | optax.Schedule = 0.0035) -> optax.GradientTransformation:
-    """The optimizer of ENAS's controllers: Adam with betas (0, 0.999), epsilon 1e-3; macro has learning rate 0.001."""
+    """The optimizer of ENAS's controllers: Adam with betas (0, 0.999), epsilon 1e-3; macro has learning rate 0.001.
+
+    >>> optimizer = adam(learning_rate=0.1)
+    >>> updates, _ = optimizer.update(jnp.array([1.0, 0.001]), optimizer.init(jnp.zeros(2)))
+    >>> [round(update, 2) for update in updates.tolist()]  # a gradient of epsilon moves half as far
+    [-0.1, -0.05]
+    """
     return optax.adam(learning_rate, b1=0.0, b2=0.999, eps=1e-3)
 
 
@@ -85,7 +91,17 @@ def reinforce_policy(
 ) -> PolicyGradient:
     """One step of the optimizer on the mean over the samples of -(R + e H - b) log p - e H + skip_weight · divergence.
 
+    optimizer: of the controller's parameters, such as `adam()`. ema: the decay of the baseline b. entropy_weight: e.
+    skip_weight: of the divergence of skip connections from their target.
+
     Raises: ValueError where `ema` is not in [0, 1) or a weight is negative.
+
+    >>> from jaxnas.controllers import lstm_controller
+    >>> choices = (Choice("width", ("8", "16", "32")), Choice("depth", ("1", "2")))
+    >>> policy = reinforce_policy(lstm_controller(choices, hidden=8), adam())
+    >>> state = jax.eval_shape(policy.init, jax.random.key(0))
+    >>> jax.eval_shape(lambda key, state: policy.sample(key, state, 10), jax.random.key(1), state).arch.shape
+    (10, 2)
     """
 
     def loss(now: Decisions, before: Decisions, advantages: Array) -> Array:
@@ -107,10 +123,20 @@ def ppo_policy(
 ) -> PolicyGradient:
     """Several steps on the same samples; beyond a factor of 1 ± clip a change of their probability is not rewarded.
 
+    passes: how many steps. The other arguments are those of `reinforce_policy`.
+
     In place of (R + e H - b) log p, with A the same advantage and r the ratio of probabilities to those when sampled,
     min(r A, clipped r A) (PPO, equation 7). Its first step is that of `reinforce_policy`.
 
     Raises: ValueError where `clip` is not in (0, 1), `passes` is under 1, or as `reinforce_policy`.
+
+    >>> from jaxnas.controllers import lstm_controller
+    >>> choices = (Choice("width", ("8", "16", "32")), Choice("depth", ("1", "2")))
+    >>> policy = ppo_policy(lstm_controller(choices, hidden=8), adam(), clip=0.1)
+    >>> state = jax.eval_shape(policy.init, jax.random.key(0))
+    >>> _, info = jax.eval_shape(policy.update, state, jnp.zeros((10, 2), jnp.int32), jnp.zeros(10))
+    >>> info.entropy.shape
+    ()
     """
     if not 0 < clip < 1:
         raise ValueError(f"clip must be between 0 and 1, got {clip}")

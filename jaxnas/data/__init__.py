@@ -4,7 +4,6 @@ from jaxnas.data.arrays import from_arrays
 from jaxnas.data.augment import (
     augment,
     cutout,
-    is_normalized,
     network_inputs,
     noisy,
     normalize,
@@ -20,7 +19,7 @@ from jaxnas.data.dataset import (
     fingerprint,
 )
 from jaxnas.data.images import ImageForm, image_files, read_image
-from jaxnas.data.pipeline import eval_batches, indices, make_batches, permuted, plain_batch, take
+from jaxnas.data.pipeline import eval_batches, indices, make_batches, plain_batch, take
 from jaxnas.data.source import load_dataset
 from jaxnas.data.splits import Split, hold_out, limited, split
 
@@ -40,14 +39,12 @@ __all__ = [
     "hold_out",
     "image_files",
     "indices",
-    "is_normalized",
     "limited",
     "load_dataset",
     "make_batches",
     "network_inputs",
     "noisy",
     "normalize",
-    "permuted",
     "plain_batch",
     "random_crop",
     "random_flip",

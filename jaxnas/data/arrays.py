@@ -49,6 +49,12 @@ def from_arrays(
     testing; without `valid` a part of train is for validation, as `jaxnas.data.split` divides it.
 
     Raises: ValueError, of which DataError is a kind, where lengths, structure, types or values do not fit.
+
+    >>> table = from_arrays(({"age": np.arange(10.0)}, np.arange(10) % 2))
+    >>> table.num_classes, table.objective.name
+    (2, 'accuracy')
+    >>> len(table.train.targets), len(table.test.targets)  # a fifth is kept for testing
+    (8, 2)
     """
     given = {"train": train, "test": test, "valid": valid}
     parts = {part: _examples(part, pair) for part, pair in given.items() if pair is not None}

@@ -50,6 +50,9 @@ class ImageForm:
     channels: 1 is gray, 3 is color, 4 is color with alpha. size: (height, width), None for the size of the file.
     resizing: the name of Pillow's filter, which averages over all pixels that a new pixel covers; proportions are not
     kept. background: the gray value, 0 to 255, under transparent pixels where the form has no alpha.
+
+    >>> ImageForm(channels=3, size=(32, 32))
+    ImageForm(channels=3, size=(32, 32), resizing='bilinear', background=255)
     """
 
     channels: int
@@ -72,7 +75,14 @@ class ImageForm:
 def read_image(source: bytes | Path, form: ImageForm) -> np.ndarray:
     """The image of a file, or of its bytes, as uint8 [H, W, C].
 
-    Raises DataError where it is no file, cannot be decoded, or has values whose range is not known.
+    Raises: DataError where it is no file, cannot be decoded, or has values whose range is not known.
+
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (6, 4), color=200).save(file, "PNG")
+    >>> image = read_image(file.getvalue(), ImageForm(channels=3, size=(2, 2)))
+    >>> image.shape, int(image.max())
+    ((2, 2, 3), 200)
     """
     name = "an image" if isinstance(source, bytes) else str(source)
     if isinstance(source, Path):
@@ -158,8 +168,16 @@ def image_files(paths: Iterable[str]) -> list[Path]:
     """The files of images that paths name, each once: of a folder all within it, at any depth, sorted; a pattern such
     as 'photos/*.png' stands for what it matches; ~ is the home.
 
-    What a system adds (names that begin with a dot or two underscores) is passed over in folders and patterns. Raises
-    DataError where a folder or a pattern has none, or nothing was given.
+    What a system adds (names that begin with a dot or two underscores) is passed over in folders and patterns.
+
+    Raises: DataError where a folder or a pattern has none, or nothing was given.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat.png", "dog.jpg", "notes.txt"):
+    ...         Path(folder, name).touch()
+    ...     [path.name for path in image_files([folder])]
+    ['cat.png', 'dog.jpg']
     """
     found: dict[Path, None] = {}
     for given in paths:

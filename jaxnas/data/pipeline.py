@@ -24,6 +24,9 @@ def permuted(key: Key, positions: Array, size: int) -> Array:
     The swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012, arXiv 1208.1176): each round pairs x with
     pivot - x modulo size and swaps the pair if a hash of its larger member is odd. It is a bijection for any size. The
     sort behind a whole permutation of 25,000 takes 16 ms at each step on a CPU, this takes 0.05 ms.
+
+    >>> sorted(permuted(jax.random.key(0), jnp.arange(10), 10).tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     pivot_key, salt_key = jax.random.split(key)
     pivots = jax.random.randint(pivot_key, (_ROUNDS,), 0, size, jnp.int32)
@@ -48,10 +51,18 @@ def _mix(x: Array) -> Array:
 
 
 def indices(key: Key, step: int | Array, size: int, batch_size: int) -> Array:
-    """The examples of a step: int32 [B]. `step` counts from 0 and may be traced.
+    """Which examples of a split a step is given: int32 [B].
+
+    key: the same for all steps. step: counts from 0, and may be traced. size: N of the split.
 
     An epoch is size // batch_size steps and has a permutation of its own; within it no example comes twice, and what is
     over after the last full batch is left out of this epoch.
+
+    Raises: ValueError where the batch is larger than the split.
+
+    >>> epoch = [indices(jax.random.key(0), step, size=10, batch_size=5).tolist() for step in (0, 1)]
+    >>> sorted(epoch[0] + epoch[1])
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     steps = _steps_per_epoch(size, batch_size)
     step = jnp.asarray(step, jnp.int32)
@@ -60,12 +71,23 @@ def indices(key: Key, step: int | Array, size: int, batch_size: int) -> Array:
 
 
 def take(data: Examples, chosen: Array) -> Examples:
-    """The chosen examples, int32 [B], as they are stored: arrays [B, …]."""
+    """The chosen examples, int32 [B], as they are stored: arrays [B, …].
+
+    >>> data = Examples(np.array([0.5, 1.5, 2.5]), np.array([0, 1, 2], np.int32))
+    >>> take(data, jnp.array([2, 0])).targets.tolist()
+    [2, 0]
+    """
     return jax.tree.map(lambda leaf: jnp.take(leaf, chosen, axis=0), data)
 
 
 def plain_batch(data: Examples, chosen: Array, augmentation: Augmentation | None) -> Batch:
-    """The chosen examples, int32 [B], as a network is given them and not augmented."""
+    """The chosen examples, int32 [B], as a network is given them and not augmented.
+
+    >>> data = Examples(np.array([0.5, 1.5, 2.5]), np.array([0, 1, 2], np.int32))
+    >>> batch = plain_batch(data, jnp.array([2, 0]), None)
+    >>> batch.inputs.tolist(), batch.targets.tolist()
+    ([2.5, 0.5], [2, 0])
+    """
     inputs, targets = take(data, chosen)
     return Batch(network_inputs(inputs, augmentation), targets)
 
@@ -80,6 +102,15 @@ def make_batches(
     `augmentation` is that of the data set, None where its inputs are no images. With `train` false the batches are in
     random order but not augmented, and so they are where images are normalized already (float32). `cutout` adds the
     cutout of the data set, if it has one.
+
+    Raises: ValueError where the batch is larger than the split, or cutout is asked for without `train`.
+
+    >>> from jaxnas.data import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> batches = make_batches(count(digits.train), 64, digits.augmentation)
+    >>> batch = batches(jax.random.key(0), 5, digits.train)  # of step 5
+    >>> batch.inputs.shape, batch.inputs.dtype, batch.targets.shape
+    ((64, 8, 8, 1), dtype('float32'), (64,))
     """
     _steps_per_epoch(size, batch_size)
     if cutout and not train:
@@ -103,6 +134,12 @@ def eval_batches(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 
     The last batch is filled up with example 0 at weight 0, so that each example counts exactly once and all batches
     have one shape. A batch larger than the split is made up in the same way.
+
+    Raises: ValueError where a number is less than 1.
+
+    >>> indices, weights = eval_batches(size=5, batch_size=3)
+    >>> indices.tolist(), weights.tolist()
+    ([[0, 1, 2], [3, 4, 0]], [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
     """
     if size < 1 or batch_size < 1:
         raise ValueError(f"size and batch_size must be at least 1, got {size} and {batch_size}")

@@ -25,8 +25,16 @@ def load_dataset(
     holds a slash or begins with a dot or a tilde: a folder of images for each class; else the name of a data set that
     TFDS has prepared: "cifar10", "cifar10:3.0.2", "emnist/letters". data_dir: where TFDS data lies, None for the
     default of TFDS (`TFDS_DATA_DIR` or ~/tensorflow_datasets). size: the side, or (height, width), that images are
-    resized to. label: what is learned, of a data set of TFDS with several labels. Raises DataError, a ValueError, with
-    the remedy in one line; for data that is not there it is the command that gets it.
+    resized to. label: what is learned, of a data set of TFDS with several labels.
+
+    Raises: DataError, a ValueError, with the remedy in one line; for data that is not there it is the command that gets
+    it.
+
+    >>> digits = load_dataset("digits")
+    >>> digits.image_shape, digits.num_classes
+    ((8, 8, 1), 10)
+    >>> digits.train.inputs.shape, digits.valid.inputs.shape, digits.test.inputs.shape
+    ((1077, 8, 8, 1), (360, 8, 8, 1), (360, 8, 8, 1))
     """
     if size is not None:
         size = (size, size) if isinstance(size, int) else size

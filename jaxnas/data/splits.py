@@ -26,7 +26,14 @@ def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.
     """Indices (kept, held out) of a stratified choice of `count` examples, both int32 and ascending.
 
     labels: [N] int. Each class gives its share of `count`, rounded by largest remainders, so that the total is exact,
-    but never its last example.
+    but never its last example. A seed means the same choice on every machine.
+
+    Raises: ValueError where so many cannot be held out.
+
+    >>> labels = np.array([0] * 6 + [1] * 3)
+    >>> kept, held_out = hold_out(labels, 3, seed=0)
+    >>> np.bincount(labels[kept]).tolist(), np.bincount(labels[held_out]).tolist()
+    ([4, 2], [2, 1])
     """
     classes, sizes = np.unique(labels, return_counts=True)
     if not 0 < count <= len(labels) - len(classes):
@@ -52,9 +59,16 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.5) -> Split:
 
     `fraction` of it becomes the validation part: 0.5 for a search, 0.1 or 0 for the final training; with 0 all of it is
     for training and `valid` is None. A data set with a validation split of its own (such as digits) keeps its two parts
-    whatever the seed and the fraction; only with fraction 0 are they joined for training. Raises DataError where a
-    part would be without an example of a class, or where images that are final (`Examples`) would be joined with
-    others.
+    whatever the seed and the fraction; only with fraction 0 are they joined for training.
+
+    Raises: ValueError for a fraction that is none; DataError where a part would be without an example of a class, or
+    where images that are final (`Examples`) would be joined with others.
+
+    >>> from jaxnas.data import from_arrays
+    >>> rows = (np.arange(40.0), np.arange(40) % 2)
+    >>> parts = split(from_arrays(rows, test=rows), seed=0, fraction=0.25)
+    >>> count(parts.train), count(parts.valid)
+    (30, 10)
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction of the training split to keep for validation must be in [0, 1), got {fraction}")
@@ -142,7 +156,11 @@ def limited(examples: Examples, most: int) -> Examples:
     """At most `most` examples. Of classes they are the first ones or, where the labels ascend, as many of each class in
     proportion; of other targets, which may be in any order, always the same ones at random.
 
-    Raises DataError where a class would be left without an example.
+    Raises: DataError where a class would be left without an example.
+
+    >>> examples = Examples(np.arange(9.0), np.array([0] * 6 + [1] * 3, np.int32))
+    >>> limited(examples, 3).targets.tolist()  # as many of each class, in proportion
+    [0, 0, 1]
     """
     strata, things = _strata(examples), noun(examples)
     if most < 1:

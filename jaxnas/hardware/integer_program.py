@@ -24,14 +24,19 @@ from jaxnas.base import Arch, SearchSpace
 from jaxnas.checks import check_choices
 from jaxnas.hardware.additive import Scores
 from jaxnas.ops.costs import CostTable
-from jaxnas.spaces import DARTS_OPERATIONS, darts_choices, edge_table
+from jaxnas.spaces import DARTS_OPERATIONS, edge_table
+from jaxnas.spaces.darts import darts_choices
 
 _EXACT = 1e-9  # Relative; sums of double precision are no better.
 _STEP = 1e-5  # Of the largest coefficient: ten times the tolerance of HiGHS, within which it may err either way.
 
 
 class Constraint(NamedTuple):
-    """lower ≤ Σ coefficients · x ≤ upper; infinite where there is no bound."""
+    """lower ≤ Σ coefficients · x ≤ upper; infinite where there is no bound.
+
+    >>> Constraint("at most one deep stage", {"depth": np.array([[0.0, 1.0], [0.0, 1.0]])}, upper=1).lower
+    -inf
+    """
 
     name: str
     coefficients: Scores
@@ -73,6 +78,11 @@ def one_option_each(space: SearchSpace) -> Structure:
     """Each slot takes exactly one option, as on the edges of NAS-Bench-201; of a pruned space it may have lost some.
 
     Raises: ValueError where the choices of the space are not the slots of its mixture weights.
+
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> structure = one_option_each(nasbench201_space())
+    >>> structure.shapes, len(structure.rules)
+    ({'cell': (6, 5)}, 6)
     """
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
     if sum(slots for slots, _ in shapes.values()) != len(space.choices):
@@ -95,6 +105,11 @@ def together(structure: Structure, groups: Sequence[tuple[tuple[str, int], ...]]
     of shape [1, O1 * O2 * …], with the options of the last slot running fastest; it takes nothing where one of its
     slots takes nothing. So what is a product of what slots say is a sum again, exactly (Glover & Woolsey 1974,
     https://doi.org/10.1287/opre.22.1.180).
+
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> pairs = together(one_option_each(nasbench201_space()), [(("cell", 0), ("cell", 5))])
+    >>> pairs.shapes
+    {'cell': (6, 5), 'cell 0 & cell 5': (1, 25)}
     """
     shapes, rules = dict(structure.shapes), []
     for group in groups:
@@ -121,7 +136,11 @@ def together(structure: Structure, groups: Sequence[tuple[tuple[str, int], ...]]
 
 
 def kind_of(group: tuple[tuple[str, int], ...]) -> str:
-    """The name of the kind of a group of slots."""
+    """The name of the kind of a group of slots.
+
+    >>> kind_of((("cell", 0), ("cell", 5)))
+    'cell 0 & cell 5'
+    """
     return " & ".join(f"{kind} {slot}" for kind, slot in group)
 
 
@@ -130,6 +149,11 @@ def two_edges_a_node(space: SearchSpace, nodes: int = 4, operations: tuple[str, 
 
     Raises: ValueError where the space is not `darts_space(nodes, operations)`. The free one is not either: a slot that
     takes an option twice has no place in a program of zeros and ones.
+
+    >>> from jaxnas.spaces import darts_space
+    >>> structure = two_edges_a_node(darts_space())
+    >>> structure.shapes
+    {'normal': (14, 8), 'reduce': (14, 8)}
     """
     check_choices(space.choices, darts_choices(nodes, operations), f"the space {space.name!r}", "those cells")
     shapes = {kind: (value.shape[0], value.shape[1]) for kind, value in space.template().items()}
@@ -157,26 +181,57 @@ def _to_arch(space: SearchSpace) -> Callable[[Scores], Arch]:
 
 
 def budget(name: str, costs: Scores, limit: float, constant: float = 0.0) -> Constraint:
-    """constant + Σ costs · x ≤ limit."""
+    """constant + Σ costs · x ≤ limit. costs: cell kind -> [S, O], what each option of a slot adds.
+
+    >>> limit = budget("milliseconds", {"depth": np.array([[1.0, 2.0]])}, limit=10.0, constant=4.0)
+    >>> limit.upper  # what is left for the options
+    6.0
+    """
     return Constraint(name, costs, upper=limit - constant)
 
 
 def cost_budget(table: CostTable, name: str, limit: float) -> Constraint:
-    """At most `limit` of "params" or "macs" in the whole network."""
+    """At most `limit` of "params" or "macs", which `name` says, in the whole network.
+
+    table: of a space and a skeleton, such as `nasbench201_cost_table(skeleton)`.
+
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.spaces import nasbench201_cost_table
+    >>> skeleton = Skeleton(channels=16, cells=5, image_shape=(32, 32, 3), num_classes=10)
+    >>> cost_budget(nasbench201_cost_table(skeleton), "params", 500_000).coefficients["cell"].shape
+    (6, 5)
+    """
     return budget(name, {"params": table.params, "macs": table.macs}[name], limit, table.constant[name])
 
 
 def count_between(
     structure: Structure, kind: str, options: Sequence[int], lower: float = 0, upper: float = np.inf
 ) -> Constraint:
-    """How many slots of a cell kind may take one of these options: at most two skips, at least one convolution."""
+    """How many slots of a cell kind may take one of these options: at most two skips, at least one convolution.
+
+    options: their numbers.
+
+    >>> from jaxnas.spaces import NASBENCH201_OPERATIONS, nasbench201_space
+    >>> structure = one_option_each(nasbench201_space())
+    >>> skips = count_between(structure, "cell", [NASBENCH201_OPERATIONS.index("skip_connect")], upper=2)
+    >>> worth = {"cell": np.array([[0.0, 3.0, 1.0, 2.0, 0.0]] * 6)}  # skip connections look best
+    >>> solve(structure, worth, [skips])[0].value  # two of them, and four of 1x1
+    14.0
+    """
     row = _zeros(structure.shapes)
     row[kind][:, list(options)] = 1
     return Constraint(f"{kind}: options {list(options)} between {lower:g} and {upper:g} times", row, lower, upper)
 
 
 def forbidden(structure: Structure, *taken: tuple[str, int, int]) -> Constraint:
-    """These (kind, slot, option) are not all taken together."""
+    """These (kind, slot, option) are not all taken together.
+
+    >>> from jaxnas.spaces import product_space
+    >>> structure = one_option_each(product_space("two", {"a": ("small", "large"), "b": ("small", "large")}))
+    >>> worth = {"a": np.array([[0.0, 3.0]]), "b": np.array([[0.0, 2.0]])}
+    >>> solve(structure, worth, [forbidden(structure, ("a", 0, 1), ("b", 0, 1))])[0].arch.tolist()
+    [1, 0]
+    """
     row = _zeros(structure.shapes)
     for kind, slot, option in taken:
         row[kind][slot, option] = 1
@@ -187,6 +242,8 @@ def solve(
     structure: Structure, scores: Mapping[str, np.ndarray], constraints: Sequence[Constraint] = (), count: int = 1
 ) -> list[Solution]:
     """The architectures of the `count` greatest sums, the best first; fewer where there are no more.
+
+    structure: of the space. scores: cell kind -> [S, O], what each option of a slot adds. constraints: all are met.
 
     Raises: InfeasibleError, a ValueError, where not even one meets the constraints, naming a smallest set of
     constraints that cannot be met together and what each of them could reach beside the others. ValueError where shapes
@@ -227,6 +284,13 @@ def pareto(
 
     Each is the greatest score within the cost, and of those the least cost; then the budget falls below that, by a
     hundred-thousandth of the dearest option: what differs by less counts as equal. uses["cost"] is the cost.
+
+    >>> from jaxnas.spaces import product_space
+    >>> structure = one_option_each(product_space("two", {"a": ("small", "large"), "b": ("small", "large")}))
+    >>> worth = {"a": np.array([[0.0, 3.0]]), "b": np.array([[0.0, 2.0]])}
+    >>> cost = {"a": np.array([[1.0, 9.0]]), "b": np.array([[1.0, 4.0]])}
+    >>> [(each.value, each.uses["cost"]) for each in pareto(structure, worth, cost)]
+    [(5.0, 13.0), (3.0, 10.0), (2.0, 5.0), (0.0, 2.0)]
     """
     front: list[Solution] = []
     limit = np.inf
@@ -251,7 +315,14 @@ def pareto(
 def reachable(
     structure: Structure, constraint: Constraint, constraints: Sequence[Constraint] = ()
 ) -> tuple[float, float] | None:
-    """The least and the greatest sum of a constraint where the others are met; None where they cannot be."""
+    """The least and the greatest sum of a constraint where the others are met; None where they cannot be.
+
+    >>> from jaxnas.spaces import product_space
+    >>> structure = one_option_each(product_space("two", {"a": ("small", "large"), "b": ("small", "large")}))
+    >>> cost = {"a": np.array([[1.0, 9.0]]), "b": np.array([[1.0, 4.0]])}
+    >>> reachable(structure, budget("cost", cost, 10.0))
+    (2.0, 13.0)
+    """
     ends = []
     for sign in (-1.0, 1.0):
         toward = {kind: sign * np.asarray(value) for kind, value in constraint.coefficients.items()}

@@ -29,10 +29,10 @@ from jaxnas.spaces import (
     DARTS_OPERATIONS,
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
-    darts_cells,
     edge_table,
-    nasbench201_stages,
 )
+from jaxnas.spaces.darts import darts_cells
+from jaxnas.spaces.nasbench201 import nasbench201_stages
 
 Timer = Callable[[str, int, int, tuple[int, int]], float]
 """(operation, channels, stride, size (height, width) of its input) -> milliseconds."""
@@ -43,6 +43,12 @@ class LatencyTable(NamedTuple):
 
     milliseconds: cell kind -> float64 [S, O], as in `CostTable`; options: the O names. constant: of what every network
     has beside its choices, where that was measured.
+
+    >>> from jaxnas.hardware import budget
+    >>> times = {"cell": np.array([[0.0, 0.1]] * 6)}
+    >>> table = LatencyTable("my board", 1, ("none", "skip_connect"), times, constant=2.0)
+    >>> budget("milliseconds", table.milliseconds, 2.5, table.constant).upper
+    0.5
     """
 
     device: str
@@ -53,7 +59,11 @@ class LatencyTable(NamedTuple):
 
 
 def device_name() -> str:
-    """Platform and kind of the first device."""
+    """Platform and kind of the first device.
+
+    >>> device_name().split()[0] == jax.default_backend()
+    True
+    """
     device = jax.devices()[0]
     return f"{device.platform} {device.device_kind}"
 
@@ -62,6 +72,9 @@ def median_milliseconds(function: Callable[..., Any], *arguments: Any, repeats: 
     """The median time of a call, of `repeats` after `warm` others; each is waited for.
 
     Raises: ValueError where there is no repeat.
+
+    >>> median_milliseconds(jax.jit(jnp.sum), jnp.ones(1000), repeats=3) > 0
+    True
     """
     if repeats < 1 or warm < 1:
         raise ValueError(f"a time needs at least one repeat, and one call before, got {repeats} and {warm}")
@@ -81,6 +94,10 @@ def operation_timer(batch: int, *, repeats: int = 20, dtype: str = "float32") ->
     dtype: of the activations. "none" takes no time: a network without it does not compute it.
 
     Raises: ValueError where the batch is empty.
+
+    >>> timer = operation_timer(batch=1)
+    >>> timer("none", 16, 1, (32, 32))  # a network without it does not compute it
+    0.0
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -106,6 +123,11 @@ def nasbench201_latency(skeleton: Skeleton, batch: int, timer: Timer | None = No
     """Of each operation on an edge of NAS-Bench-201, over all cells; the same on every edge.
 
     timer: by default `operation_timer(batch, dtype=skeleton.dtype)`.
+
+    >>> skeleton = Skeleton(channels=16, cells=5, image_shape=(32, 32, 3), num_classes=10)
+    >>> timer = lambda operation, channels, stride, size: float(operation != "none")  # in place of a clock
+    >>> nasbench201_latency(skeleton, batch=1, timer=timer).milliseconds["cell"][0].tolist()  # of 3 stages of 5 cells
+    [0.0, 15.0, 15.0, 15.0, 15.0]
     """
     timer = timer or operation_timer(batch, dtype=skeleton.dtype)
     each = [
@@ -126,6 +148,12 @@ def darts_latency(
     """Of each operation on each edge of DARTS cells, over all cells of a kind; preprocessing is not in it.
 
     timer: by default `operation_timer(batch, dtype=skeleton.dtype)`.
+
+    >>> skeleton = Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)
+    >>> timer = lambda operation, channels, stride, size: 1.0  # in place of a clock
+    >>> table = darts_latency(skeleton, batch=1, timer=timer)
+    >>> {kind: float(values[0, 1]) for kind, values in table.milliseconds.items()}  # of 6 and 2 cells
+    {'normal': 6.0, 'reduce': 2.0}
     """
     timer = timer or operation_timer(batch, dtype=skeleton.dtype)
     table = {kind: np.zeros((len(edge_table(nodes)), len(operations))) for kind in CELL_KINDS}
@@ -141,13 +169,29 @@ def darts_latency(
 
 
 def save_latency(table: LatencyTable, path: str | os.PathLike[str]) -> None:
-    """Writes a table as JSON that `load_latency` gives back."""
+    """Writes a table as JSON that `load_latency` gives back.
+
+    >>> import tempfile
+    >>> table = LatencyTable("my board", 1, ("none", "skip_connect"), {"cell": np.array([[0.0, 0.1]])})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_latency(table, f"{folder}/latency.json")
+    ...     print(load_latency(f"{folder}/latency.json").device)
+    my board
+    """
     content = table._asdict() | {"milliseconds": {kind: value.tolist() for kind, value in table.milliseconds.items()}}
     write_atomic(Path(path), json.dumps(content, indent=1) + "\n")
 
 
 def load_latency(path: str | os.PathLike[str]) -> LatencyTable:
-    """Raises: OSError; ValueError, naming the file, where it is no table of latencies."""
+    """Raises: OSError; ValueError, naming the file, where it is no table of latencies.
+
+    >>> import tempfile
+    >>> table = LatencyTable("my board", 1, ("none", "skip_connect"), {"cell": np.array([[0.0, 0.1]])})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_latency(table, f"{folder}/latency.json")
+    ...     load_latency(f"{folder}/latency.json").milliseconds["cell"].tolist()
+    [[0.0, 0.1]]
+    """
     content = read_json(expanded(path), _LatencyFile, "write it with save_latency")
     times = {kind: np.array(value, np.float64) for kind, value in content["milliseconds"].items()}
     options = tuple(content["options"])

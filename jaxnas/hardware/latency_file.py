@@ -35,6 +35,14 @@ def read_latency_table(path: str | os.PathLike[str], space: SearchSpace) -> Late
     in `FREE` take no time where no row has them. The batch is that of the measurement, and not known here: 0.
 
     Raises: OSError, or ValueError naming the row of what the space has not, or what no row has.
+
+    >>> import tempfile
+    >>> from jaxnas.spaces import product_space
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "board.csv")
+    ...     size = path.write_text("choice,option,milliseconds\\nwidth,8,1.5\\nwidth,16,2.5\\n")
+    ...     read_latency_table(path, product_space("tiny", {"width": (8, 16)})).milliseconds["width"].tolist()
+    [[1.5, 2.5]]
     """
     source = read_columns(path)
     source.check(COLUMNS)

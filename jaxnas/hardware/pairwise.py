@@ -39,7 +39,12 @@ RIDGES = tuple(10.0**power for power in np.arange(-3, 4.5, 0.5))
 
 
 def all_pairs(space: SearchSpace) -> list[Pair]:
-    """Every two slots of the mixture weights of a space."""
+    """Every two slots of the mixture weights of a space.
+
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> len(all_pairs(nasbench201_space()))  # of 6 edges
+    15
+    """
     slots = [(kind, slot) for kind, value in space.template().items() for slot in range(value.shape[0])]
     return list(itertools.combinations(slots, 2))
 
@@ -57,6 +62,12 @@ def strongest_pairs(space: SearchSpace, archs: ArrayLike, values: ArrayLike, cou
     """The `count` pairs of slots that explain most of what single options leave over of values [A] of archs [A, D].
 
     What a pair explains is the variance of the means over its combinations, less what chance alone would give them.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"a": (0, 1), "b": (0, 1), "c": (0, 1)})
+    >>> archs = [[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    >>> strongest_pairs(space, archs, [a * b + c for a, b, c in archs], count=1)
+    [(('a', 0), ('b', 0))]
     """
     pairs = all_pairs(space)
     if len(pairs) <= count:
@@ -82,6 +93,13 @@ def fit_pairwise(
     `together(structure, pairs)` beside those of the space.
 
     Raises: ValueError where shapes do not fit or a value is missing.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"a": (0, 1), "b": (0, 1)})
+    >>> archs, pairs = np.array([[0, 0], [0, 1], [1, 0], [1, 1]] * 3), all_pairs(space)
+    >>> fit = fit_pairwise(space, archs, archs.prod(axis=1), pairs)  # a product, which is no sum of a and b
+    >>> bool(abs(pairwise_sums(space, fit, archs, pairs) - archs.prod(axis=1)).max() < 0.01)
+    True
     """
     fit_additive(space, archs, values)  # refuses what cannot be fitted
     taken, targets = one_hots(space, archs), np.asarray(values, np.float64)
@@ -100,7 +118,15 @@ def fit_pairwise(
 
 
 def pairwise_sums(space: SearchSpace, fit: PairwiseFit, archs: ArrayLike, pairs: Sequence[Pair]) -> np.ndarray:
-    """The sum for each of archs [A, D], float64 [A], of a fit to these pairs."""
+    """The sum for each of archs [A, D], float64 [A], of a fit to these pairs: those that `fit_pairwise` was given.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"a": (0, 1), "b": (0, 1)})
+    >>> pair = (("a", 0), ("b", 0))
+    >>> fit = PairwiseFit(2.0, {kind_of(pair): np.array([[0.0, 0.0, 0.0, 1.0]])}, 0.0)
+    >>> pairwise_sums(space, fit, [[0, 1], [1, 1]], [pair]).tolist()
+    [2.0, 3.0]
+    """
     taken = one_hots(space, archs)
     columns = {**taken, **pair_columns(taken, pairs)}
     return fit.constant + sum(np.einsum("aso,so->a", columns[kind], value) for kind, value in fit.scores.items())

@@ -26,6 +26,13 @@ def tutorial_cnn(image_shape: tuple[int, int, int], num_classes: int, dtype: str
     output. dtype: of the convolutions' activations.
 
     Raises: ValueError where the image is under 4×4, or there is no class.
+
+    >>> network = tutorial_cnn((28, 28, 1), num_classes=10)
+    >>> network.costs["params"]
+    107786
+    >>> params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    >>> jax.eval_shape(lambda p: network.apply(p, jnp.zeros((5, 28, 28, 1)), Context())[0], params).shape
+    (5, 10)
     """
     height, width, channels = image_shape
     if min(height, width) < 4 or channels < 1:

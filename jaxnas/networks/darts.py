@@ -36,6 +36,11 @@ def darts_network(
     share their code through a scan; their parameters are stacked.
 
     Raises: ValueError where the architecture is not one of the space, or an auxiliary head has no room.
+
+    >>> skeleton = Skeleton(channels=36, cells=20, image_shape=(32, 32, 3), num_classes=10)
+    >>> network = darts_network(darts_space().from_genotype("DARTS_V2"), skeleton)
+    >>> network.costs  # the 3.3 million parameters of the paper's table 1
+    {'params': 3349342, 'macs': 528359050}
     """
     space = darts_space() if space is None else space
     costs = space.costs(arch, skeleton)

@@ -22,6 +22,13 @@ def enas_micro_network(
     The paper's has `Skeleton(channels=36, cells=17, …, auxiliary=True)`: 15 normal and two reduction cells.
 
     Raises: ValueError where the architecture is not one of the space, or an auxiliary head has no room.
+
+    >>> space = enas_micro_space(nodes=1)
+    >>> arch = space.from_genotype("0 0 1 4  0 1 1 4")
+    >>> skeleton = Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10)
+    >>> network = enas_micro_network(arch, skeleton, space)
+    >>> network.costs == space.costs(arch, skeleton)
+    True
     """
     space = enas_micro_space() if space is None else space
     costs = space.costs(arch, skeleton)

@@ -44,6 +44,13 @@ def nasbench201_network(
     Cells are written out, not scanned: even 15 of them, of convolutions only, compile in seconds.
 
     Raises: ValueError where the architecture is not one of the space, or an auxiliary head is asked for.
+
+    >>> space = nasbench201_space()
+    >>> arch = space.from_genotype("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_1x1~2|")
+    >>> network = nasbench201_network(arch, Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    >>> sum(leaf.size for leaf in jax.tree.leaves(params)) == network.costs["params"]
+    True
     """
     space = nasbench201_space(operations or NASBENCH201_OPERATIONS) if space is None else space
     costs = space.costs(arch, skeleton)

@@ -22,8 +22,19 @@ Pass = Callable[..., tuple[Array, Aux]]
 def accumulated(apply: Pass, parts: int) -> Pass:
     """The pass of a Network or a Supernet over `parts` equal parts of x [B, H, W, C].
 
-    Logits come in the order of the batch; statistics are means over the parts. Raises: ValueError where parts is less
-    than 1 or, when traced, does not divide the batch.
+    apply: the pass, (…, x, context) -> (logits, Aux). parts: into how many the batch is cut.
+
+    Returns: a pass of the same arguments. Logits come in the order of the batch; statistics are means over the parts.
+
+    Raises: ValueError where parts is less than 1 or, when traced, does not divide the batch.
+
+    >>> from jaxnas.base import PLAIN
+    >>> from jaxnas.networks import tutorial_cnn
+    >>> network = tutorial_cnn((8, 8, 1), num_classes=10)
+    >>> params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    >>> apply = accumulated(network.apply, parts=3)
+    >>> jax.eval_shape(lambda p: apply(p, jnp.zeros((12, 8, 8, 1)), PLAIN)[0], params).shape
+    (12, 10)
     """
     if parts < 1:
         raise ValueError(f"parts must be at least 1, got {parts}")

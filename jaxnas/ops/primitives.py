@@ -18,6 +18,18 @@ from jaxnas.kernels.pooling import avg_pool, max_pool
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
 
+__all__ = [
+    "PRIMITIVES",
+    "Apply",
+    "Operations",
+    "Primitive",
+    "conv",
+    "named",
+    "norm_init",
+    "separable_conv",
+    "without_parameters",
+]
+
 
 class Apply(Protocol):
     """(params, x [B, H, W, C], stride, context) -> (y, statistics), y [B, ceil(H/stride), ceil(W/stride), C'].
@@ -73,6 +85,14 @@ class Primitive(NamedTuple):
     Two fields are for speed alone. scaled: (params without affine, scale [C]) -> params with which the output is
     multiplied by the scale, in a last batch norm, whose gradient has the scale's in it; None: it does not. family: of
     operations that can be computed in one kernel; None: of no such family.
+
+    >>> def init(key, channels, stride, affine):
+    ...     return {"scale": jnp.ones(channels)}
+    >>> def apply(params, x, stride, context):
+    ...     return x[:, ::stride, ::stride] * params["scale"], ()
+    >>> scale = Primitive("scale", init, apply, lambda channels, stride, size: cost.Cost(params=channels))
+    >>> names_of(["none", "skip_connect", scale])
+    ('none', 'skip_connect', 'scale')
     """
 
     name: str
@@ -103,14 +123,28 @@ def scaled_norm(params: Any, scale: Array) -> Any | None:
 
 
 def norm_init(channels: int, affine: bool) -> layers.Params | None:
-    """The scale and offset of a batch norm, or None for one without."""
+    """The scale and offset of a batch norm, float32 [C] each, or None for one without.
+
+    >>> {name: leaf.shape for name, leaf in norm_init(16, affine=True).items()}
+    {'scale': (16,), 'offset': (16,)}
+    >>> norm_init(16, affine=False) is None
+    True
+    """
     return layers.affine_init(channels) if affine else None
 
 
 def without_parameters(
     name: str, function: Callable[[Array, int], Array], family: Pool | Zero | None = None
 ) -> Primitive:
-    """A primitive that is a function of (x, stride) alone, and whose MACs are not counted."""
+    """A primitive that is a function of (x, stride) alone, and whose MACs are not counted.
+
+    function: (x [B, H, W, C], stride) -> y [B, ceil(H/stride), ceil(W/stride), C].
+
+    >>> half = without_parameters("half", lambda x, stride: x[:, ::stride, ::stride] / 2)
+    >>> y, _ = half.apply({}, jnp.ones((1, 8, 8, 3)), 2, Context())
+    >>> y.shape, float(y.max())
+    ((1, 4, 4, 3), 0.5)
+    """
 
     def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         return {}
@@ -166,7 +200,14 @@ def skip_connect() -> Primitive:
 
 
 def separable_conv(name: str, size: int, dilation: int, repeats: int) -> Primitive:
-    """ReLU, depthwise, pointwise, batch norm; repeated, with the stride in the first."""
+    """A separable convolution: ReLU, depthwise and pointwise convolution, batch norm.
+
+    size: of the kernel. repeats: how often all of it comes, with the stride in the first.
+
+    >>> wide = separable_conv("sep_conv_7x7", size=7, dilation=1, repeats=2)
+    >>> wide.cost(16, 1, (32, 32)).params  # twice 7·7·16 + 16·16 weights and 2·16 of the batch norm
+    2144
+    """
 
     def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         def one(key: Key) -> PyTree:
@@ -206,7 +247,11 @@ def separable_conv(name: str, size: int, dilation: int, repeats: int) -> Primiti
 
 
 def conv(name: str, size: int) -> Primitive:
-    """ReLU, dense convolution, batch norm."""
+    """ReLU, dense convolution, batch norm. size: of the kernel.
+
+    >>> conv("nor_conv_5x5", size=5).cost(16, 1, (32, 32)).params  # 5·5·16·16 weights and 2·16 of the batch norm
+    6432
+    """
 
     def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         return {"kernel": layers.conv_init(key, size, channels, channels), "norm": norm_init(channels, affine)}
@@ -250,6 +295,13 @@ def named(operations: Operations, pool_norms: bool = False) -> tuple[Primitive, 
     """The primitives of some operations. pool_norms: pools are followed by batch norm, as `normed` says.
 
     Raises: ValueError for a name that has none, and for two operations of one name.
+
+    >>> [primitive.name for primitive in named(["skip_connect", "nor_conv_3x3"])]
+    ['skip_connect', 'nor_conv_3x3']
+    >>> named(["conv_9x9"])
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown operation 'conv_9x9'; known are ...
     """
     given = [operation for operation in operations if isinstance(operation, str)]
     if unknown := [name for name in given if name not in PRIMITIVES]:

@@ -20,13 +20,25 @@ Encoding = Callable[[Graph], Array]
 
 
 def unconnected(arch: Arch) -> Graph:
-    """An architecture of a plain product of choices as a graph without edges: node d has option arch[d]."""
+    """An architecture of a plain product of choices as a graph without edges: node d has option arch[d].
+
+    >>> graph = unconnected(jnp.array([2, 0]))
+    >>> graph.ops.tolist(), graph.adjacency.any().tolist()
+    ([[2, 0]], False)
+    """
     count = len(arch)
     return Graph(jnp.zeros((1, count, count)), arch[None], jnp.ones((1, count), bool))
 
 
 def one_hot(vocabulary: int) -> Encoding:
-    """The operations of nodes as one-hot, zeros where a node is masked out, and the adjacency above the diagonal."""
+    """The operations of nodes as one-hot, zeros where a node is masked out, and the adjacency above the diagonal.
+
+    vocabulary: V, the number of operation ids. F = G · (N · V + N (N - 1) / 2).
+
+    >>> graph = Graph(jnp.array([[[0.0, 1.0], [0.0, 0.0]]]), jnp.array([[0, 2]]), jnp.ones((1, 2), bool))
+    >>> one_hot(3)(graph).tolist()  # two nodes and the edge between them
+    [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    """
 
     def encode(graph: Graph) -> Array:
         count = graph.ops.shape[1]
@@ -44,6 +56,10 @@ def path_counts(operations: Sequence[int], length: int) -> Encoding:
     longer sequences are left out. F = G · (1 + O + … + O^length).
 
     Raises: ValueError where there is no operation, or `length` is negative.
+
+    >>> chain = Graph(jnp.eye(3, k=1)[None], jnp.array([[0, 1, 2]]), jnp.ones((1, 3), bool))  # input, 1, output
+    >>> jax.jit(path_counts([1], length=2))(chain).tolist()  # paths with no operation 1, one, and two
+    [0.0, 1.0, 0.0]
     """
     if not operations or length < 0:
         raise ValueError(f"paths need operations and a length of at least 0, got {list(operations)} and {length}")
@@ -78,6 +94,10 @@ def path_statistics(groups: Sequence[Sequence[int]]) -> Encoding:
     accuracy, and few architectures are enough to learn it. F = G · (3 · groups + 1); all 0 where there is no path.
 
     Raises: ValueError where there is no group, or an empty one.
+
+    >>> chain = Graph(jnp.eye(4, k=1)[None], jnp.array([[0, 1, 1, 2]]), jnp.ones((1, 4), bool))
+    >>> jax.jit(path_statistics([[1]]))(chain)[:3].tolist()  # most, fewest and mean on its only path
+    [2.0, 2.0, 2.0]
     """
     if not groups or not all(groups):
         raise ValueError(f"statistics of paths need groups of operations, none empty, got {[*map(list, groups)]}")
@@ -113,7 +133,12 @@ def path_statistics(groups: Sequence[Sequence[int]]) -> Encoding:
 
 
 def operation_counts(operations: Sequence[int]) -> Encoding:
-    """How many nodes have each of these operations. F = G · O."""
+    """How many nodes have each of these operations. F = G · O.
+
+    >>> chain = Graph(jnp.eye(4, k=1)[None], jnp.array([[0, 1, 1, 2]]), jnp.ones((1, 4), bool))
+    >>> operation_counts([1, 3])(chain).tolist()
+    [2.0, 0.0]
+    """
 
     def encode(graph: Graph) -> Array:
         found = (graph.ops[:, :, None] == jnp.asarray(operations)[None, None]) & graph.mask[:, :, None]
@@ -123,14 +148,24 @@ def operation_counts(operations: Sequence[int]) -> Encoding:
 
 
 def signals(graph: Graph) -> Array:
-    """The graph's own signals. Raises ValueError where it has none."""
+    """The graph's own signals. Raises ValueError where it has none.
+
+    >>> graph = unconnected(jnp.array([2, 0]))._replace(signals=jnp.array([0.5]))
+    >>> signals(graph).tolist()
+    [0.5]
+    """
     if graph.signals is None:
         raise ValueError("these graphs have no signals; give them some by graphs._replace(signals=…)")
     return graph.signals
 
 
 def concatenated(*encodings: Encoding) -> Encoding:
-    """The encodings one after the other."""
+    """The encodings one after the other.
+
+    >>> encode = concatenated(operation_counts([0]), operation_counts([1, 2]))
+    >>> encode(unconnected(jnp.array([2, 0, 2]))).tolist()
+    [1.0, 0.0, 2.0]
+    """
     return lambda graph: jnp.concatenate([encode(graph) for encode in encodings])
 
 

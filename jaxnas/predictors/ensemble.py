@@ -18,6 +18,13 @@ def ensemble(predictor: Predictor, members: int) -> Predictor:
     """Several members of one predictor, fitted at once by `vmap`. The state has a leading axis of members.
 
     Raises: ValueError where there are fewer than two members, because a standard deviation needs two.
+
+    >>> import optax
+    >>> from jaxnas.predictors import mlp, one_hot, regression, unconnected
+    >>> network = mlp(one_hot(3), unconnected(jnp.array([2, 0])), hidden=(8,))
+    >>> predictor = ensemble(regression(network, optax.adam(0.01), epochs=100), members=5)
+    >>> [weight.shape for weight, bias in jax.eval_shape(predictor.init, jax.random.key(0)).params]
+    [(5, 7, 8), (5, 8, 1)]
     """
     if members < 2:
         raise ValueError(f"an ensemble has at least 2 members, got {members}")
@@ -37,6 +44,13 @@ def average(*predictors: Predictor) -> Predictor:
     """Different predictors with equal weights; its state is a tuple of theirs.
 
     Raises: ValueError where there is none.
+
+    >>> fixed = lambda value: Predictor(
+    ...     lambda key: value, lambda key, state, *data: state, lambda state, graphs: (jnp.array([state]), jnp.zeros(1))
+    ... )
+    >>> both = average(fixed(1.0), fixed(3.0))
+    >>> [values.tolist() for values in both.predict(both.init(jax.random.key(0)), None)]  # the mean, and how far apart
+    [[2.0], [1.0]]
     """
     if not predictors:
         raise ValueError("there is no predictor to be averaged; give at least one")

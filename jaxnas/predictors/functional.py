@@ -22,6 +22,11 @@ def functional_form(vocabulary: Sequence[str], identities: Sequence[str] = ()) -
     "skip_connect" does where its stride is 1. Sources and sink always stay.
 
     Raises: ValueError where a name is missing from the vocabulary.
+
+    >>> chain = Graph(jnp.eye(3, k=1)[None], jnp.array([[0, 1, 2]]), jnp.ones((1, 3), bool))
+    >>> form = functional_form(("input", "skip_connect", "output"), identities=["skip_connect"])(chain)
+    >>> form.mask.tolist(), float(form.adjacency[0, 0, 2])  # the input feeds the output
+    ([[True, False, True]], 1.0)
     """
     for name in ("output", *identities):
         if name not in vocabulary:

@@ -26,6 +26,10 @@ class Block(NamedTuple):
     """One encoding of the kernel. share: its weight in d². standardize: whether its columns are scaled to variance 1.
 
     Counts of paths do better unscaled, because scaling would blow up rare ones.
+
+    >>> from jaxnas.predictors import path_counts
+    >>> Block(path_counts([1, 2], length=3), share=2.0, standardize=False).share
+    2.0
     """
 
     encode: Encoding
@@ -64,6 +68,16 @@ def gaussian_process(
     scale. The state after `fit` has P rows; each fit begins anew.
 
     Raises: ValueError where there is no block, or a number is not positive.
+
+    >>> from jaxnas.predictors import operation_counts, unconnected
+    >>> graphs = jax.vmap(unconnected)(jnp.array([[0, 0], [0, 1], [1, 1]]))
+    >>> predictor = gaussian_process([Block(operation_counts([1]))], unconnected(jnp.array([0, 0])))
+    >>> init_key, fit_key = jax.random.split(jax.random.key(0))
+    >>> state = jax.eval_shape(predictor.init, init_key)
+    >>> state = jax.jit(predictor.fit)(fit_key, state, graphs, jnp.array([0.5, 0.6, 0.8]), jnp.ones(3))
+    >>> mean, std = jax.jit(predictor.predict)(state, graphs)
+    >>> bool((jnp.argsort(mean) == jnp.arange(3)).all())
+    True
     """
     if not blocks:
         raise ValueError("a Gaussian process needs at least one block")

@@ -43,12 +43,24 @@ def gnn(
     encode: Encoding | None = None,
     levels: Sequence[Sequence[int]] | None = None,
 ) -> Regressor:
-    """vocabulary: the number of operation ids. example: any graph of the space, for its shape. encode: an encoding or
+    """The graph network, to be fitted by `regression`.
+
+    vocabulary: the number of operation ids. example: any graph of the space, for its shape. width: W, of a state.
+    rounds: of passes forward and backward. hidden: units of the dense layer behind them. encode: an encoding or
     `signals` that the dense layers see beside the graph's state. levels: groups of places of which no two are joined in
     any graph, and which are fed by earlier groups alone, as of `levels_of`; places that are in none are never there.
     The last place must be in one. By default each place is a level.
 
     Raises: ValueError where a number is less than 1, or the levels are not such groups.
+
+    >>> from jaxnas.predictors import regression
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space = nasbench201_space()
+    >>> example = space.graph(jnp.zeros(6, jnp.int32))
+    >>> network = gnn(len(space.vocabulary), example, width=8)
+    >>> params = jax.eval_shape(network.init, jax.random.key(0))
+    >>> jax.eval_shape(network.apply, params, example, jnp.zeros(network.features)).shape
+    ()
     """
     for name, number in (("vocabulary", vocabulary), ("width", width), ("rounds", rounds), ("hidden", hidden)):
         if number < 1:
@@ -109,6 +121,10 @@ def levels_of(adjacency: np.ndarray, there: np.ndarray) -> list[list[int]]:
 
     A place is as far on as the longest way to it, by way of places of any kind, so that it stays right where some of
     these are contracted.
+
+    >>> diamond = np.array([[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
+    >>> levels_of(diamond, np.ones(4, bool))
+    [[0], [1, 2], [3]]
     """
     far = np.zeros(len(adjacency), int)
     for place in range(len(adjacency)):

@@ -16,7 +16,11 @@ Loss = Callable[[Array, Array, Array], Array]
 
 
 def squared(predictions: Array, targets: Array, weight: Array) -> Array:
-    """The weighted mean of squared errors."""
+    """The weighted mean of squared errors.
+
+    >>> float(squared(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]), jnp.ones(2)))
+    2.0
+    """
     return jnp.sum(weight * (predictions - targets) ** 2) / jnp.maximum(weight.sum(), 1e-12)
 
 
@@ -24,6 +28,9 @@ def pairwise_logistic(predictions: Array, targets: Array, weight: Array) -> Arra
     """log(1 + exp(-(f_i - f_j))) where y_i > y_j: RankNet (Burges et al. 2005, https://doi.org/10.1145/1102351.1102363).
 
     The mean over all pairs of different targets, each with the product of its weights.
+
+    >>> round(float(pairwise_logistic(jnp.zeros(2), jnp.array([0.9, 0.8]), jnp.ones(2))), 3)  # ln 2, of a tie
+    0.693
     """
     return _pairwise(jax.nn.softplus, predictions, targets, weight)
 
@@ -32,6 +39,10 @@ def pairwise_hinge(margin: float = 0.1) -> Loss:
     """max(0, margin - (f_i - f_j)) where y_i > y_j, as GATES has it (Ning et al. 2020, https://arxiv.org/abs/2004.01899).
 
     Raises: ValueError where the margin is not positive: then a constant would be best.
+
+    >>> loss = pairwise_hinge(margin=0.5)
+    >>> float(loss(jnp.array([2.0, 1.0]), jnp.array([0.9, 0.8]), jnp.ones(2)))  # the right order, far enough apart
+    0.0
     """
     if not margin > 0:
         raise ValueError(f"the margin must be positive, got {margin}")
@@ -51,6 +62,10 @@ def normal_scores(targets: Array, weight: Array) -> Array:
     the top.
 
     Returns: [P], 0 where the weight is 0.
+
+    >>> scores = jax.jit(normal_scores)(jnp.array([0.1, 0.9, 0.8]), jnp.ones(3))
+    >>> [round(score, 2) for score in scores.tolist()]
+    [-0.97, 0.97, 0.0]
     """
     there = weight > 0
     below = (there[None] & (targets[None] < targets[:, None])).sum(axis=1)

@@ -18,9 +18,17 @@ Layer = tuple[Array, Array]
 
 
 def mlp(encode: Encoding, example: Graph, hidden: Sequence[int] = (64, 64)) -> Regressor:
-    """Dense layers with ReLU between them. example: any graph of the space, for its shape.
+    """Dense layers with ReLU between them, to be fitted by `regression`.
+
+    encode: graph -> [F], what the first layer reads. example: any graph of the space, for its shape. hidden: the units
+    of each hidden layer.
 
     Raises: ValueError where a layer has no unit.
+
+    >>> from jaxnas.predictors import one_hot, unconnected
+    >>> network = mlp(one_hot(3), unconnected(jnp.array([2, 0])), hidden=(8,))
+    >>> [weight.shape for weight, bias in jax.eval_shape(network.init, jax.random.key(0))]
+    [(7, 8), (8, 1)]
     """
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden layers need at least one unit each, got {list(hidden)}")

@@ -22,7 +22,16 @@ NO_CELLS = ("chain", "enas_macro", "natsbench_size")
 
 
 def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
-    """graph -> its functional form, where it has an output: what computes nothing is contracted or masked out."""
+    """graph -> its functional form, where it has an output: what computes nothing is contracted or masked out.
+
+    >>> import jax
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space = nasbench201_space()
+    >>> arch = space.from_genotype("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+    >>> form = jax.jit(lambda arch: functional(space)(space.graph(arch)))(arch)
+    >>> [space.vocabulary[operation] for operation in form.ops[form.mask]]
+    ['input', 'output']
+    """
     names = space.vocabulary
     if "output" not in names:
         return lambda graph: graph
@@ -48,7 +57,12 @@ def _groups(space: SearchSpace) -> list[list[int]]:
 
 
 def path_roots(space: SearchSpace) -> Encoding | None:
-    """The square roots of path counts; None where the graphs are no cells."""
+    """The square roots of path counts; None where the graphs are no cells.
+
+    >>> from jaxnas.spaces import product_space
+    >>> path_roots(product_space("tiny", {"width": (8, 16, 32)})) is None
+    True
+    """
     if "output" not in space.vocabulary or space.name in NO_CELLS:
         return None
     counts = path_counts(_operations(space), LONGEST_PATH.get(space.name, 3))
@@ -58,6 +72,11 @@ def path_roots(space: SearchSpace) -> Encoding | None:
 def shape(space: SearchSpace) -> Encoding | None:
     """Statistics of paths and counts of operations; of a plain product the values of its numeric options, None where
     there are none.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"depth": (1, 2, 4), "activation": ("relu", "gelu")})
+    >>> shape(space)(space.graph(jnp.array([2, 0]))).tolist()
+    [4.0]
     """
     if "output" not in space.vocabulary:
         return _option_values(space.choices)
@@ -86,6 +105,12 @@ def _option_values(choices: Sequence[Choice]) -> Encoding | None:
 
 
 def as_signal(numbers: np.ndarray) -> np.ndarray:
-    """Logarithms of numbers that are positive and reach over a factor of ten, others as they are."""
+    """Logarithms of numbers that are positive and reach over a factor of ten, others as they are.
+
+    >>> as_signal(np.array([1.0, 2.0, 8.0])).tolist()
+    [1.0, 2.0, 8.0]
+    >>> np.exp(as_signal(np.array([1.0, 1000.0]))).round().tolist()
+    [1.0, 1000.0]
+    """
     there = numbers[~np.isnan(numbers)]
     return np.log(numbers) if there.min() > 0 and there.max() > 10 * there.min() else numbers

@@ -23,6 +23,17 @@ class Regressor(NamedTuple):
 
     example: any graph of its space, for its shape. encode: what of the graph is not learned, graph -> [F], features =
     F; it is computed once and standardized. init: key -> params. apply: (params, graph, encoded [F]) -> float32 [].
+
+    >>> from jaxnas.predictors import operation_counts, unconnected
+    >>> linear = Regressor(
+    ...     example=unconnected(jnp.array([2, 0])),
+    ...     features=3,
+    ...     encode=operation_counts([0, 1, 2]),
+    ...     init=lambda key: jnp.zeros(3),
+    ...     apply=lambda params, graph, encoded: encoded @ params,
+    ... )
+    >>> float(linear.apply(jnp.array([1.0, 2.0, 3.0]), linear.example, linear.encode(linear.example)))
+    4.0
     """
 
     example: Graph
@@ -60,9 +71,22 @@ def regression(
 ) -> Predictor:
     """The network fitted to standardized targets, by one step on all data in each epoch. Its std is 0; see `ensemble`.
 
+    network: of `mlp`, `gnn` or your own. epochs: of each fit. loss: of predictions, targets and weights.
+
     Only `init` is random; fitting is not.
 
     Raises: ValueError where there is no epoch.
+
+    >>> from jaxnas.predictors import mlp, one_hot, unconnected
+    >>> graphs = jax.vmap(unconnected)(jnp.array([[0, 0], [0, 1], [1, 1]]))
+    >>> network = mlp(one_hot(2), jax.tree.map(lambda leaf: leaf[0], graphs), hidden=(8,))
+    >>> predictor = regression(network, optax.adam(0.01), epochs=100)
+    >>> init_key, fit_key = jax.random.split(jax.random.key(0))
+    >>> state = jax.eval_shape(predictor.init, init_key)
+    >>> state = jax.eval_shape(predictor.fit, fit_key, state, graphs, jnp.array([0.5, 0.6, 0.8]), jnp.ones(3))
+    >>> mean, std = jax.eval_shape(predictor.predict, state, graphs)
+    >>> mean.shape, std.shape
+    ((3,), (3,))
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")

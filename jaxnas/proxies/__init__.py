@@ -7,6 +7,8 @@ one supernet, and their scores one compiled program: the architecture is data.
     of = subject(supernet)
     scores = jax.jit(over_architectures({"naswot": naswot, "zico": zico}, of))(supernet.init(key), archs, batch)
 
+A network that is no path of a supernet is scored by itself: `naswot(passes_of(apply, params, batch))`.
+
 Higher is better, but nothing says so of a space on which it was not tried. The proxies of AZ-NAS and VKDNW take
 eigenvalues by LAPACK: map architectures or seeds over them by `jax.lax.map`, not by `vmap` (`jaxnas.cholesky`).
 """
@@ -15,7 +17,7 @@ from jaxnas.proxies.aggregate import AGGREGATES, COSTS, log_ranks, rank_scores
 from jaxnas.proxies.az_nas import expressivity, progressivity, trainability
 from jaxnas.proxies.gradients import fisher, grad_norm, grasp, l2_norm, layers, plain, snip, synflow, zico
 from jaxnas.proxies.named import PROXIES, checked_names
-from jaxnas.proxies.passes import Leaf, Passes, Proxy, Subject, he_uniform, measure_of, over_architectures, subject
+from jaxnas.proxies.passes import Leaf, Passes, Proxy, Subject, over_architectures, passes_of, subject
 from jaxnas.proxies.patterns import epe_nas, jacobian_covariance, naswot, swap
 from jaxnas.proxies.vkdnw import vkdnw
 from jaxnas.proxies.watching import Watched, watch
@@ -36,14 +38,13 @@ __all__ = [
     "fisher",
     "grad_norm",
     "grasp",
-    "he_uniform",
     "jacobian_covariance",
     "l2_norm",
     "layers",
     "log_ranks",
-    "measure_of",
     "naswot",
     "over_architectures",
+    "passes_of",
     "plain",
     "progressivity",
     "rank_scores",

@@ -41,6 +41,9 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names of proxies, costs and aggregates, each once; an aggregate brings what it is made from.
 
     Raises: ValueError for a name that there is not, or none.
+
+    >>> checked_names(["az_nas"])
+    ('expressivity', 'progressivity', 'trainability', 'macs', 'az_nas')
     """
     every: dict[str, None] = {}
     for name in names:

@@ -44,6 +44,13 @@ def subject(supernet: Supernet, objective: Objective = CLASSIFICATION) -> Subjec
     A supernet stacks equal layers in one array. `Supernet.used` tells them apart: its masks have an entry for each
     layer along the first axes, two at most, cells and edges. Whether something is searched is seen from 64 random
     architectures.
+
+    >>> from jaxnas.spaces import product_space
+    >>> scaled = lambda w, arch, x, context: (x @ w * arch[0], Aux(()))
+    >>> space = product_space("two", {"scale": ("0", "1")})
+    >>> of = subject(Supernet(space, lambda key: jnp.ones((1, 3)), None, scaled, lambda arch: arch[0] > 0))
+    >>> of.leaves  # the path of scale 0 does without it
+    (Leaf(stacked=0, kernel=True, searched=True),)
     """
     space = supernet.space
     archs = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 64))
@@ -60,7 +67,13 @@ def subject(supernet: Supernet, objective: Objective = CLASSIFICATION) -> Subjec
 
 
 class Passes:
-    """One architecture, with its parameters, on one batch. Every pass is made when it is first asked for."""
+    """One architecture, with its parameters, on one batch. Every pass is made when it is first asked for.
+
+    >>> of = passes_of(lambda w, x: x @ w, jnp.array([[3.0, -4.0]]), Batch(jnp.ones((2, 1)), jnp.arange(2)))
+    >>> largest = lambda of: of.summed(lambda theta: jnp.abs(theta).max(), of.params)  # a proxy of one's own
+    >>> float(largest(of))
+    4.0
+    """
 
     def __init__(self, of: Subject, params: PyTree, arch: Arch, batch: Batch) -> None:
         """params: those of the supernet, as its `init` gives them; they are brought to He's variance."""
@@ -143,6 +156,39 @@ class Passes:
         return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(gradient)], axis=1)
 
 
+def passes_of(
+    apply: Callable[[PyTree, Any], Any], params: PyTree, batch: Batch, *, objective: Objective = CLASSIFICATION
+) -> Passes:
+    """The passes of one network of your own, which is no path of a supernet.
+
+    apply: (params, inputs) -> outputs; batch norms, if it has any, normalize by the statistics of the batch. params:
+    used as they are. Each array is a layer, and a kernel where its name is neither "scale" nor "offset" nor "bias".
+    batch: inputs and targets [B, …]. objective: whose loss has the gradients.
+
+    `synflow` needs a network without batch norms. `zen` and the proxies of AZ-NAS read values that the network marks
+    (`jaxnas.kernels.marks`).
+
+    >>> from jaxnas.objectives import regression
+    >>> from jaxnas.proxies import snip
+    >>> batch = Batch(jnp.ones(2), jnp.zeros(2))
+    >>> of = passes_of(lambda w, x: w * x, jnp.array([2.0]), batch, objective=regression())
+    >>> float(snip(of))  # of the loss w^2: |w * 2 w|
+    8.0
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = tuple(Leaf(0, _name(path) not in ("scale", "offset", "bias"), True) for path in paths)
+    every = jax.tree.map(lambda _: jnp.array(True), params)
+
+    def apply_path(params: PyTree, arch: Arch, inputs: Any, context: Context) -> tuple[Any, Aux]:
+        del arch, context
+        return apply(params, inputs), Aux(())
+
+    of = Subject(apply_path, lambda arch: every, objective, leaves)
+    passes = Passes(of, params, jnp.zeros(0, jnp.int32), batch)
+    passes.params = params
+    return passes
+
+
 def he_uniform(params: PyTree) -> PyTree:
     """Parameters drawn as `Supernet.init` does, brought to the variance of He et al. 2015, 2 / fan-in, biases zero.
 
@@ -170,6 +216,15 @@ def over_architectures(proxies: Mapping[str, Proxy], of: Subject) -> Callable[[P
     """(params, archs [P, D], batch) -> name -> [P]: all with the same parameters and batch, in one program.
 
     One architecture after another: under `vmap` every operation of every architecture would be computed.
+
+    >>> from jaxnas.proxies import layers
+    >>> from jaxnas.spaces import product_space
+    >>> scaled = lambda w, arch, x, context: (x @ w * arch[0], Aux(()))
+    >>> space = product_space("two", {"scale": ("0", "1")})
+    >>> of = subject(Supernet(space, lambda key: jnp.ones((1, 3)), None, scaled, lambda arch: arch[0] > 0))
+    >>> batch = Batch(jnp.ones((2, 1)), jnp.arange(2))
+    >>> over_architectures({"layers": layers}, of)(jnp.ones((1, 3)), jnp.array([[0], [1]]), batch)["layers"].tolist()
+    [0.0, 1.0]
     """
     measure = measure_of(proxies, of)
     return lambda params, archs, batch: jax.lax.map(lambda arch: measure(params, arch, batch), archs)

@@ -23,6 +23,13 @@ def naswot(of: Passes) -> Array:
     Search without Training", ICML 2021, https://arxiv.org/abs/2006.04647; also called NWOT).
 
     Units are the entries of all rectifiers. -inf where two examples have one pattern.
+
+    >>> from jaxnas.base import Batch
+    >>> from jaxnas.proxies import passes_of
+    >>> batch = Batch(jnp.array([[1.0, -1.0], [-1.0, 1.0]]), jnp.arange(2))
+    >>> score = jax.jit(lambda w: naswot(passes_of(lambda w, x: jax.nn.relu(x @ w), w, batch)))
+    >>> round(float(jnp.exp(score(jnp.eye(2)))), 3)  # two units, and no example switches one as the other does
+    4.0
     """
     seen = of.once(patterns)
     return log_determinant(seen.alike, seen.units)
@@ -70,7 +77,15 @@ def log_determinant(matrix: Array, units: Array) -> Array:
 def swap(of: Passes) -> Array:
     """The number of different patterns that units have over the examples, of which the first 16 count (Peng et al.,
     "SWAP-NAS", ICLR 2024, https://arxiv.org/abs/2403.04161, definition 3.2). Not regularized by the size: what it is
-    regularized by has to be chosen for each space."""
+    regularized by has to be chosen for each space.
+
+    >>> from jaxnas.base import Batch
+    >>> from jaxnas.proxies import passes_of
+    >>> batch = Batch(jnp.array([[1.0, -1.0], [-1.0, 1.0]]), jnp.arange(2))
+    >>> of = passes_of(lambda w, x: jax.nn.relu(x @ w), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]), batch)
+    >>> int(swap(of))  # the first and the last of three units are alike
+    2
+    """
     return jnp.sum(of.once(patterns).found > 0)
 
 
@@ -80,6 +95,13 @@ def jacobian_covariance(of: Passes) -> Array:
     Jacov).
 
     High where the network sees every example its own way. A gradient that is zero or constant correlates with nothing.
+
+    >>> from jaxnas.base import Batch
+    >>> from jaxnas.proxies import passes_of
+    >>> batch = Batch(jnp.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]]), jnp.arange(2))
+    >>> of = passes_of(lambda w, x: jnp.square(x) @ w, jnp.ones((4, 2)), batch)
+    >>> round(float(jacobian_covariance(of)), 3)  # gradients without correlation: both eigenvalues are 1
+    -2.0
     """
     k = 1e-5
     correlations = _correlations(of.by_inputs)
@@ -91,7 +113,15 @@ def jacobian_covariance(of: Passes) -> Array:
 
 def epe_nas(of: Passes) -> Array:
     """Σ |Σ log(|c| + k)| over the classes of the batch, c the correlations between the same gradients of two examples
-    of a class; k = 1e-5 (Lopes et al., "EPE-NAS", 2021, https://arxiv.org/abs/2102.08099). Targets are classes."""
+    of a class; k = 1e-5 (Lopes et al., "EPE-NAS", 2021, https://arxiv.org/abs/2102.08099). Targets are classes.
+
+    >>> from jaxnas.base import Batch
+    >>> from jaxnas.proxies import passes_of
+    >>> batch = Batch(jnp.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]]), jnp.array([0, 0]))
+    >>> of = passes_of(lambda w, x: jnp.square(x) @ w, jnp.ones((4, 2)), batch)
+    >>> round(float(epe_nas(of)), 1)  # -2 ln 1e-5: two of a class without correlation
+    23.0
+    """
     logs = jnp.log(jnp.abs(_correlations(of.by_inputs)) + 1e-5)
     labels = of.batch.targets
     same = (labels[:, None] == labels[None, :]) * logs

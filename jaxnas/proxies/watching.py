@@ -52,6 +52,11 @@ def watch(
     pushes is that of one cell alone.
 
     Raises: ValueError for a rectifier in a loop of unknown length and for a mark in a branch.
+
+    >>> count = lambda x, y: (y, (x > 0).sum())
+    >>> seen = watch(jax.nn.relu, jnp.array([[1.0, -1.0, 2.0]]), see=count, zero=0)
+    >>> seen.outputs.tolist(), int(seen.total)
+    ([[1.0, 0.0, 2.0]], 2)
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
     given = None if pushes is None else iter(pushes)

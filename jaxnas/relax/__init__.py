@@ -17,12 +17,23 @@ There = Mapping[str, Any]
 
 
 def keys_of(key: Key, kinds: ArchWeights) -> dict[str, Key]:
-    """A key of its own for each cell kind."""
+    """A key of its own for each cell kind.
+
+    >>> sorted(keys_of(jax.random.key(0), {"normal": jnp.zeros((14, 8)), "reduce": jnp.zeros((14, 8))}))
+    ['normal', 'reduce']
+    """
     return dict(zip(sorted(kinds), jax.random.split(key, len(kinds)), strict=True))
 
 
 def masked(alpha: ArchWeights, there: There | None) -> ArchWeights:
-    """alpha with minus infinity where an option is gone. Its softmax, its sigmoid and its gradient are 0 there."""
+    """alpha with minus infinity where an option is gone. Its softmax, its sigmoid and its gradient are 0 there.
+
+    alpha: cell kind -> [S, O]. there: the options that are left; None leaves alpha as it is.
+
+    >>> left = masked({"cell": jnp.zeros((1, 3))}, {"cell": [[True, False, True]]})
+    >>> jax.nn.softmax(left["cell"]).tolist()
+    [[0.5, 0.0, 0.5]]
+    """
     if there is None:
         return alpha
     return {kind: jnp.where(jnp.asarray(there[kind]), own, -jnp.inf) for kind, own in alpha.items()}
@@ -42,6 +53,13 @@ def by_slots(
     drawn from a normal distribution. there: the options that pruning has left; None stands for all.
 
     Raises: ValueError where scale is negative.
+
+    >>> sigmoids = by_slots(lambda key, alpha, step: jax.nn.sigmoid(alpha), jax.nn.sigmoid)
+    >>> alpha = sigmoids.init(jax.random.key(0), {"cell": jnp.zeros((2, 3))})
+    >>> sigmoids.weights(jax.random.key(1), alpha, 0)["cell"].shape
+    (2, 3)
+    >>> sigmoids.mean({"cell": jnp.zeros((1, 3))})["cell"].tolist()
+    [[0.5, 0.5, 0.5]]
     """
     if not scale >= 0:
         raise ValueError(f"scale, of the initial alpha, must not be negative, got {scale}")

@@ -34,12 +34,22 @@ class AnnealingState(NamedTuple):
 def simulated_annealing(moves: Moves, *, temperature: float, cooling: float) -> Sampler:
     """Asks for one architecture at a time; the first is random.
 
-    temperature: of the first decision, in the unit of the objective. A neighbor that is worse by one temperature is
-    accepted in 37 of 100 cases. cooling: after every evaluation the temperature is multiplied by this factor. With
-    0.01 ** (1 / N) it falls to a hundredth within N evaluations. A candidate that could not be evaluated is not
-    accepted, and the temperature stays.
+    moves: a space, or the moves of a table. temperature: of the first decision, in the unit of the objective. A
+    neighbor that is worse by one temperature is accepted in 37 of 100 cases. cooling: after every evaluation the
+    temperature is multiplied by this factor. With 0.01 ** (1 / N) it falls to a hundredth within N evaluations. A
+    candidate that could not be evaluated is not accepted, and the temperature stays.
 
     Raises: ValueError where the temperature is not positive and finite, or `cooling` is not above 0 and at most 1.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = simulated_annealing(space, temperature=8.0, cooling=0.5)
+    >>> state, ask, tell = sampler.init(jax.random.key(0)), jax.jit(sampler.ask), jax.jit(sampler.tell)
+    >>> for ask_key, tell_key in jax.random.split(jax.random.key(1), (3, 2)):
+    ...     candidates = ask(ask_key, state)
+    ...     state = tell(tell_key, state, candidates, jnp.ones((1, 1)), candidates.wanted)
+    >>> float(state.temperature)  # the first of the three architectures is no step
+    2.0
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")

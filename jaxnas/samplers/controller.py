@@ -23,11 +23,19 @@ class ControllerState(NamedTuple):
 def controller_search(policy: PolicyGradient, *, batch: int = 1) -> Sampler:
     """Samples `batch` architectures from the policy and then updates it by their values.
 
-    policy: `reinforce` or `ppo` of `jaxnas.controllers`, over whose choices this searches. Values are
+    policy: `reinforce_policy` or `ppo_policy` of `jaxnas.controllers`, over whose choices this searches. Values are
     the rewards, unchanged, so the `entropy_weight` of a policy is in their unit. Architectures that could not be
     evaluated are left out.
 
     Raises: ValueError where `batch` is less than 1.
+
+    >>> import jax
+    >>> from jaxnas.controllers import adam, lstm_controller, reinforce_policy
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = controller_search(reinforce_policy(lstm_controller(space.choices), adam()), batch=4)
+    >>> jax.eval_shape(lambda key: sampler.ask(key, sampler.init(jax.random.clone(key))), jax.random.key(0)).archs.shape
+    (4, 2)
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")

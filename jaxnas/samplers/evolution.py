@@ -31,10 +31,19 @@ class EvolutionState(NamedTuple):
 def evolution(moves: Moves, *, population: int = 50, sample_size: int = 10, batch: int = 1) -> Sampler:
     """Asks for `batch` children at a time, whose parents come from the same population.
 
+    moves: a space, or the moves of a table. population: P. sample_size: of how many members the parent is the best.
+
     A child that could not be evaluated is not appended to the queue. Of the first P, such a member stays in the queue
     and loses against every member that was evaluated.
 
     Raises: ValueError where a number is less than 1, or `sample_size` or `batch` exceeds `population`.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = evolution(space, population=20, sample_size=5)
+    >>> state = jax.eval_shape(sampler.init, jax.random.key(0))
+    >>> state.archs.shape, jax.eval_shape(sampler.ask, jax.random.key(1), state).archs.shape
+    ((20, 2), (1, 2))
     """
     for name, value in (("population", population), ("sample_size", sample_size), ("batch", batch)):
         if not 1 <= value <= population:

@@ -19,7 +19,12 @@ from jaxnas.samplers.moves import Incumbent, Moves, better_of, no_incumbent, sam
 
 
 class Rung(NamedTuple):
-    """`size` architectures are evaluated at the fidelity of index `fidelity`."""
+    """`size` architectures are evaluated at the fidelity of index `fidelity`.
+
+    >>> halve = (Rung(size=8, fidelity=0), Rung(size=4, fidelity=1))
+    >>> evaluations([halve])
+    {0: 8, 1: 4}
+    """
 
     size: int
     fidelity: int
@@ -34,6 +39,9 @@ def successive_halving(count: int, fidelities: Sequence[int], eta: float = 3) ->
     fidelities: indices, rising. `eta` is also the ratio of cost that the paper assumes between them.
 
     Raises: ValueError where none is left for the last one, fidelities do not rise, or `eta` is not above 1.
+
+    >>> successive_halving(9, fidelities=[0, 1, 2])
+    (Rung(size=9, fidelity=0), Rung(size=3, fidelity=1), Rung(size=1, fidelity=2))
     """
     if eta <= 1:
         raise ValueError(f"eta must be greater than 1, got {eta}")
@@ -48,6 +56,9 @@ def hyperband(fidelities: Sequence[int], eta: float = 3) -> tuple[Bracket, ...]:
 
     With F fidelities, bracket s = F - 1, …, 0 begins with ceil(F / (s + 1) eta^s) architectures at the fidelity s steps
     below the last. Raises like `successive_halving`.
+
+    >>> [[rung.size for rung in bracket] for bracket in hyperband([0, 1, 2])]
+    [[9, 3, 1], [5, 1], [3]]
     """
     if not fidelities:
         raise ValueError("there are no fidelities; give at least one")
@@ -59,7 +70,11 @@ def hyperband(fidelities: Sequence[int], eta: float = 3) -> tuple[Bracket, ...]:
 
 
 def evaluations(brackets: Iterable[Bracket]) -> dict[int, int]:
-    """The exact budget of the brackets: fidelity -> the number of evaluations at it."""
+    """The exact budget of the brackets: fidelity -> the number of evaluations at it.
+
+    >>> evaluations(hyperband([0, 1, 2]))
+    {0: 9, 1: 8, 2: 5}
+    """
     counts: dict[int, int] = {}
     for bracket in brackets:
         for rung in bracket:
@@ -82,9 +97,20 @@ class HalvingState(NamedTuple):
 def halving(moves: Moves, brackets: Sequence[Bracket]) -> Sampler:
     """Asks for a whole rung at a time, padded to the size of the largest one. After the last rung it wants nothing.
 
+    moves: a space, or the moves of a table. brackets: of `hyperband`, or some of `successive_halving`, one after
+    another.
+
     An architecture that could not be evaluated is not promoted, so the next rung may be smaller.
 
     Raises: ValueError where there is no bracket, or counts rise or fidelities do not rise within one.
+
+    >>> import jax
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = halving(space, hyperband([0, 1, 2]))
+    >>> candidates = sampler.ask(jax.random.key(1), sampler.init(jax.random.key(0)))
+    >>> int(candidates.wanted.sum()), set(candidates.fidelity.tolist())
+    (9, {0})
     """
     if not brackets:
         raise ValueError("there are no brackets; give some of `hyperband` or `successive_halving`")
@@ -128,7 +154,11 @@ def halving(moves: Moves, brackets: Sequence[Bracket]) -> Sampler:
 
 
 def rungs(brackets: Iterable[Bracket]) -> int:
-    """The number of rungs of these brackets, which is the number of steps that a search over them takes."""
+    """The number of rungs of these brackets, which is the number of steps that a search over them takes.
+
+    >>> rungs(hyperband([0, 1, 2]))
+    6
+    """
     return sum(len(bracket) for bracket in brackets)
 
 

@@ -29,7 +29,15 @@ class LocalSearchState(NamedTuple):
 
 
 def local_search(moves: Moves) -> Sampler:
-    """Asks for one architecture at a time."""
+    """Asks for one architecture at a time. moves: a space, or the moves of a table.
+
+    >>> from jaxnas.spaces import product_space
+    >>> sampler = local_search(product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)}))
+    >>> state = sampler.init(jax.random.key(0))
+    >>> candidates = jax.eval_shape(sampler.ask, jax.random.key(1), state)
+    >>> candidates.archs.shape, state.left.shape  # an architecture has three neighbors
+    ((1, 2), (3,))
+    """
 
     def init(key: Key) -> LocalSearchState:
         del key

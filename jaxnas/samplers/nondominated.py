@@ -33,9 +33,19 @@ class NondominatedState(NamedTuple):
 def nondominated(moves: Moves, objectives: int, *, population: int = 50) -> Sampler:
     """Asks for P children at a time and maximizes M objectives; `best` is front 0 of the population.
 
+    moves: a space, or the moves of a table. objectives: M. population: P.
+
     A front that is larger than the population loses its most crowded members.
 
     Raises: ValueError where `population` is less than 2 or `objectives` less than 1.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = nondominated(space, objectives=2, population=10)
+    >>> state = sampler.init(jax.random.key(0))
+    >>> candidates = jax.eval_shape(sampler.ask, jax.random.key(1), state)
+    >>> candidates.archs.shape, state.objectives.shape
+    ((10, 2), (10, 2))
     """
     if population < 2:
         raise ValueError(f"population must be at least 2, got {population}")

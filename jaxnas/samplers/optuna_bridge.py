@@ -59,6 +59,13 @@ def from_optuna(
     after another under `vmap`. What is told beyond the capacity is left out.
 
     Raises: ValueError where capacity or objectives is less than 1, or Optuna is not installed.
+
+    >>> import optuna
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = from_optuna(lambda seed: optuna.samplers.RandomSampler(seed), space.choices, capacity=10)
+    >>> sampler.ask(jax.random.key(1), sampler.init(jax.random.key(0))).archs.shape
+    (1, 2)
     """
     for name, number in (("capacity", capacity), ("objectives", objectives)):
         if number < 1:
@@ -196,6 +203,16 @@ def to_optuna(
     pruned counts as not evaluated. objectives: how many the study has.
 
     Raises: ValueError for a sampler that asks for lower fidelities, which trials do not have, once it does.
+
+    >>> import optuna
+    >>> from jaxnas.samplers import evolution
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = to_optuna(evolution(space, population=4, sample_size=2), space.choices)
+    >>> study = optuna.create_study(sampler=sampler)
+    >>> study.optimize(lambda trial: int(trial.suggest_categorical("width", space.choices[0].options)), n_trials=3)
+    >>> len(study.trials)
+    3
     """
     return _sampler_class()(sampler, choices, seed, objectives)
 

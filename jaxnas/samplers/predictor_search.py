@@ -27,7 +27,12 @@ Acquisition = Callable[[Key, Array, Array, Array], Array]
 
 
 def expected_improvement(key: Key, mean: Array, std: Array, best: Array) -> Array:
-    """E max(y - best, 0) of a normal y (Jones et al. 1998, https://doi.org/10.1023/A:1008306431147, equation 15)."""
+    """E max(y - best, 0) of a normal y (Jones et al. 1998, https://doi.org/10.1023/A:1008306431147, equation 15).
+
+    >>> mean, std = jnp.zeros(1), jnp.ones(1)
+    >>> round(float(expected_improvement(jax.random.key(0), mean, std, 0.0)[0]), 3)  # 1 / sqrt(2 pi)
+    0.399
+    """
     del key
     std = jnp.maximum(std, 1e-6)
     z = (mean - best) / std
@@ -35,13 +40,21 @@ def expected_improvement(key: Key, mean: Array, std: Array, best: Array) -> Arra
 
 
 def thompson(key: Key, mean: Array, std: Array, best: Array) -> Array:
-    """One draw of each y, independent, as BANANAS has it."""
+    """One draw of each y, independent, as BANANAS has it.
+
+    >>> thompson(jax.random.key(0), jnp.array([0.5, 0.25]), jnp.zeros(2), 0.0).tolist()  # without doubt, the mean
+    [0.5, 0.25]
+    """
     del best
     return mean + std * jax.random.normal(key, mean.shape)
 
 
 def upper_confidence(factor: float) -> Acquisition:
-    """mean + factor · std; 0 follows the mean alone."""
+    """mean + factor · std; 0 follows the mean alone.
+
+    >>> upper_confidence(2.0)(jax.random.key(0), jnp.array([0.5, 0.25]), jnp.array([0.0, 0.25]), 0.0).tolist()
+    [0.5, 0.75]
+    """
     return lambda key, mean, std, best: mean + factor * std
 
 
@@ -71,12 +84,25 @@ def predictor_search(
 ) -> Sampler:
     """Asks for `batch` architectures at a time. After the random start it never asks for one twice.
 
-    graph: arch -> the graph that the predictor reads; traceable. capacity: the most evaluations; after them the sampler
-    wants nothing. start: the number of random architectures at the start, rounded up to whole batches.
+    moves: a space, or the moves of a table. graph: arch -> the graph that the predictor reads; traceable. capacity: the
+    most evaluations; after them the sampler wants nothing. start: the number of random architectures at the start,
+    rounded up to whole batches. pool: how many architectures the predictor is asked about at a time. parents: from how
+    many of the best the mutants of the pool come. acquisition: `expected_improvement`, `thompson`,
+    `upper_confidence(…)` or one of your own.
 
     Under `vmap` the predictor is also fitted during the random start, and its predictions are not used then.
 
     Raises: ValueError where a number is less than 1, the pool too small for the batch, or the capacity for the start.
+
+    >>> from jaxnas.predictors import Block, gaussian_process, operation_counts
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> example = space.graph(jnp.zeros(2, jnp.int32))
+    >>> predictor = gaussian_process([Block(operation_counts(range(5)))], example)
+    >>> sampler = predictor_search(space, predictor, space.graph, capacity=6, start=2, batch=1, pool=20)
+    >>> state = sampler.init(jax.random.key(0))
+    >>> jax.eval_shape(sampler.ask, jax.random.key(1), state).archs.shape
+    (1, 2)
     """
     for name, number in (("batch", batch), ("parents", parents), ("start", start)):
         if number < 1:

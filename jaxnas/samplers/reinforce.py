@@ -40,6 +40,13 @@ def reinforce(
     no step is taken.
 
     Raises: ValueError where there is no choice, `batch` is less than 1 or `ema` not in [0, 1).
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = reinforce(space.choices, optax.adam(0.5), batch=4)
+    >>> state = sampler.init(jax.random.key(0))
+    >>> state.logits.shape, jax.eval_shape(sampler.ask, jax.random.key(1), state).archs.shape
+    ((2, 3), (4, 2))
     """
     if not choices:
         raise ValueError("there are no choices; give those of a space")

@@ -54,6 +54,17 @@ def simulate(
     evaluation that would exceed the `budget` of seconds. The metric `time` says what an evaluation costs.
 
     Raises: ValueError for a number that is not positive, an unknown metric, or a budget without a time metric.
+
+    >>> from jaxnas.benchmarks import make_table
+    >>> from jaxnas.samplers import random_search
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> archs = [[width, depth] for width in range(3) for depth in range(2)]
+    >>> table = make_table("tiny", space, archs, {"accuracy": [0.5, 0.6, 0.7, 0.6, 0.8, 0.9]})
+    >>> search = jax.jit(simulate(random_search(space), table, "accuracy", steps=20))
+    >>> state, trace = search(jax.random.key(0))
+    >>> int(trace.evaluations[-1]), bool(trace.objectives.max() == state.value)
+    (20, True)
     """
     names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
     limits = _Limits(evaluations, time, budget)
@@ -206,6 +217,16 @@ def over_seeds(search: Search) -> Callable[[Key], tuple[Any, Trace]]:
     """keys [R] -> the states and traces of R searches, batched; compiled once for each R.
 
     On a CPU the compiler is told to optimize less: searches take a little longer and compile in a third of the time.
+
+    >>> from jaxnas.benchmarks import make_table
+    >>> from jaxnas.samplers import random_search
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"depth": (1, 2)})
+    >>> table = make_table("tiny", space, [[0], [1]], {"accuracy": [0.5, 0.9]})
+    >>> searches = over_seeds(simulate(random_search(space), table, "accuracy", steps=20))
+    >>> _, traces = searches(jax.random.split(jax.random.key(0), 8))
+    >>> traces.objectives.shape  # 8 seeds, 20 steps, one candidate, one objective
+    (8, 20, 1, 1)
     """
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(jax.vmap(search), compiler_options=options)

@@ -23,7 +23,14 @@ from jaxnas.search.darts import Variant
 def beta_darts(total_steps: int, last: float = 50.0, *, there: There | None = None) -> Variant:
     """The decay of the softmax's inputs, whose weight grows to `last` over `total_steps`.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where total_steps is not positive or last is negative.
+
+    >>> penalty = beta_darts(total_steps=100).penalty
+    >>> alpha = {"cell": jnp.zeros((6, 5))}
+    >>> [round(float(penalty(alpha, alpha, step)), 1) for step in (0, 50, 100)]  # up to 50 ln 5
+    [0.0, 40.2, 80.5]
     """
     if total_steps < 1 or not last >= 0:
         raise ValueError(f"total_steps must be at least 1 and last not negative, got {total_steps} and {last}")

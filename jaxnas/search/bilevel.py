@@ -108,7 +108,17 @@ class _Pass(NamedTuple):
 
 
 def first_order(axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
-    """The gradient at the present parameters, as if they did not depend on `a`."""
+    """The gradient at the present parameters, as if they did not depend on `a`.
+
+    axis_name: the mapped axis over which gradients are averaged. loop: whether the two passes are iterations of one
+    loop; None chooses for the platform.
+
+    >>> inner = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
+    >>> outer = lambda w, a, batch, key, wanted: (w**2 / 2 + 3 * a, None)
+    >>> told = first_order()(inner, outer, 2.0, 0.0, None, None, None, jax.random.key(0), lambda g: (-g, None))
+    >>> float(told.hypergradient)  # what `a` does to the next w is left out
+    3.0
+    """
 
     def passes(w: PyTree, a: PyTree, inner_step: Any, inner: Any, move: Move) -> list[_Pass]:
         del w, a, inner_step, inner
@@ -126,6 +136,12 @@ def single_level(axis_name: str | None = None) -> Bilevel:
     """Both `w` and `a` descend the inner loss, on one batch and from one pass. The outer loss is only reported.
 
     This is the one-level problem of SNAS (Xie et al. 2019). The gradient for `w` is taken before `a` has moved.
+    axis_name: the mapped axis over which gradients are averaged.
+
+    >>> loss = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
+    >>> told = single_level()(loss, loss, 2.0, 0.0, None, None, None, jax.random.key(0), lambda g: (-g, None))
+    >>> float(told.gradient), float(told.hypergradient)
+    (2.0, -2.0)
     """
 
     def step(
@@ -144,7 +160,18 @@ def single_level(axis_name: str | None = None) -> Bilevel:
 
 
 def exact(update: optax.GradientTransformation, axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
-    """The whole gradient, the second term by forward over reverse differentiation."""
+    """The whole gradient, the second term by forward over reverse differentiation.
+
+    update: the optimizer of `w`. axis_name: the mapped axis over which gradients are averaged. loop: whether the passes
+    are iterations of one loop; None chooses for the platform.
+
+    >>> inner = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
+    >>> outer = lambda w, a, batch, key, wanted: (w**2 / 2 + 3 * a, None)
+    >>> sgd = optax.sgd(0.5)
+    >>> told = exact(sgd)(inner, outer, 2.0, 0.0, sgd.init(2.0), None, None, jax.random.key(0), lambda g: (-g, None))
+    >>> float(told.hypergradient)  # 3 + w' dw'/da with w' = 2 - 0.5 (2 - a)
+    3.5
+    """
 
     def passes(w: PyTree, a: PyTree, inner_step: InnerStep, inner: AlphaGradient, move: Move) -> list[_Pass]:
         def after_outer(carry: _Carry, to_w: PyTree, to_a: PyTree) -> _Carry:
@@ -171,7 +198,21 @@ def finite_difference(
     *,
     loop: bool | None = None,
 ) -> Bilevel:
-    """The second term by a central difference of step epsilon / |u|; the paper's epsilon is 0.01."""
+    """The second term by a central difference of step epsilon / |u|; the paper's epsilon is 0.01.
+
+    update: the optimizer of `w`. axis_name: the mapped axis over which gradients are averaged. loop: whether the passes
+    are iterations of one loop; None chooses for the platform.
+
+    Raises: ValueError where epsilon is not positive.
+
+    >>> inner = lambda w, a, batch, key, wanted: ((w - a) ** 2 / 2, None)
+    >>> outer = lambda w, a, batch, key, wanted: (w**2 / 2 + 3 * a, None)
+    >>> sgd = optax.sgd(0.5)
+    >>> step = finite_difference(sgd)
+    >>> told = step(inner, outer, 2.0, 0.0, sgd.init(2.0), None, None, jax.random.key(0), lambda g: (-g, None))
+    >>> round(float(told.hypergradient), 2)
+    3.5
+    """
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
 

@@ -82,6 +82,11 @@ class Variant(NamedTuple):
     relaxation: the softmax by default. penalty: a term that is added to the outer loss. perturb: changes the weights in
     the passes of the inner loss alone; no gradient goes through it. dropout: step -> the rate of dropout in operations
     that have one (`Context.dropout`).
+
+    >>> flat = Variant(penalty=lambda alpha, weights, step: -0.01 * entropy(weights))
+    >>> weights = flat.relaxation.mean({"cell": jnp.zeros((6, 5))})
+    >>> round(float(flat.penalty(None, weights, 0)), 3)  # -0.01 ln 5
+    -0.016
     """
 
     relaxation: Relaxation = softmax()
@@ -91,7 +96,13 @@ class Variant(NamedTuple):
 
 
 def adam_l2(learning_rate: float = 3e-4, weight_decay: float = 1e-3) -> optax.GradientTransformation:
-    """The paper's optimizer of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient."""
+    """The paper's optimizer of the architecture: Adam, betas (0.5, 0.999), the decay added to the gradient.
+
+    >>> optimizer, alpha = adam_l2(learning_rate=0.1), jnp.array([2.0, -2.0])
+    >>> updates, _ = optimizer.update(jnp.zeros(2), optimizer.init(alpha), alpha)
+    >>> [round(update, 3) for update in updates.tolist()]  # without a gradient the decay alone moves alpha
+    [-0.1, 0.1]
+    """
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5, b2=0.999))
 
 
@@ -156,6 +167,15 @@ def darts(
     rule give `supernet._replace(space=supernet.space._replace(discretize=…))`.
 
     Raises: ValueError where warmup_steps is negative.
+
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.supernets import nasbench201_supernet
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> search = darts(supernet, optax.sgd(0.025, momentum=0.9), adam_l2())
+    >>> jax.eval_shape(search.init, jax.random.key(0)).alpha["cell"].shape
+    (6, 5)
+    >>> [(phase.name, phase.reads) for phase in search.phases]
+    [('search', ('train', 'valid'))]
     """
     space = supernet.space
     if warmup_steps < 0:

@@ -29,7 +29,14 @@ def darts_minus(
 ) -> Variant:
     """The auxiliary skip decays linearly over `total_steps`. operations: the options of every slot, `skip` among them.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where there is no such option, or total_steps is not positive.
+
+    >>> relaxation = darts_minus(100, ("sep_conv_3x3", "skip_connect")).relaxation
+    >>> alpha = {"cell": jnp.zeros((1, 2))}
+    >>> [relaxation.weights(jax.random.key(0), alpha, step)["cell"].tolist() for step in (0, 50, 100)]
+    [[[0.5, 1.5]], [[0.5, 1.0]], [[0.5, 0.5]]]
     """
     if skip not in operations:
         known = ", ".join(operations) or "none that all slots have"

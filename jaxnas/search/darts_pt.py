@@ -37,13 +37,26 @@ class Projected(NamedTuple):
 
 
 def projected(state: DartsState, template: ArchWeights) -> Projected:
-    """The state before any decision. template: that of the space."""
+    """The state before any decision. template: that of the space.
+
+    >>> state = projected(None, {"cell": jnp.zeros((6, 5))})
+    >>> int(state.fixed["cell"].sum()), state.rows["cell"].shape
+    (0, (6, 5))
+    """
     fixed = {kind: jnp.zeros(len(own), bool) for kind, own in template.items()}
     return Projected(state, fixed, jax.tree.map(jnp.zeros_like, dict(template)), jnp.zeros((), jnp.int32))
 
 
 def decided(relaxation: Relaxation, fixed: Mapping[str, Array], rows: ArchWeights) -> Relaxation:
-    """The relaxation with the weights of the slots that are decided."""
+    """The relaxation with the weights of the slots that are decided.
+
+    fixed: cell kind -> bool [S], which slots those are. rows: cell kind -> [S, O], their weights.
+
+    >>> from jaxnas.relax import softmax
+    >>> fixed, rows = {"cell": jnp.array([True, False])}, {"cell": jnp.array([[0.0, 1.0], [0.0, 0.0]])}
+    >>> decided(softmax(), fixed, rows).mean({"cell": jnp.zeros((2, 2))})["cell"].tolist()
+    [[0.0, 1.0], [0.5, 0.5]]
+    """
 
     def put(weights: ArchWeights) -> ArchWeights:
         return {kind: jnp.where(fixed[kind][:, None], rows[kind], own) for kind, own in weights.items()}
@@ -56,7 +69,21 @@ def decided(relaxation: Relaxation, fixed: Mapping[str, Array], rows: ArchWeight
 
 
 def tuning(make: Callable[[Variant], SearchAlgorithm], variant: Variant) -> SearchAlgorithm:
-    """The search of a variant, as made by `make`, on states that are `Projected`: decided slots stay as they are."""
+    """The search of a variant, as made by `make`, on states that are `Projected`: decided slots stay as they are.
+
+    make: variant -> the search, as by `darts`. variant: that of the search before.
+
+    Raises: ValueError, in `init`, where the search has no supernet.
+
+    >>> import optax
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.search import adam_l2, darts
+    >>> from jaxnas.supernets import nasbench201_supernet
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> search = tuning(lambda variant: darts(supernet, optax.sgd(0.01), adam_l2(), variant=variant), Variant())
+    >>> jax.eval_shape(search.init, jax.random.key(0)).fixed["cell"].shape
+    (6,)
+    """
     plain = make(variant)
 
     def of(state: Projected) -> SearchAlgorithm:
@@ -78,7 +105,15 @@ def tuning(make: Callable[[Variant], SearchAlgorithm], variant: Variant) -> Sear
 
 
 def count_decisions(template: ArchWeights, nodes: Mapping[str, Sequence[int]] | None = None, edges: int = 2) -> int:
-    """The number of decisions of a projection: slots and nodes with more than `edges`, of the largest cell kind."""
+    """The number of decisions of a projection: slots and nodes with more than `edges`, of the largest cell kind.
+
+    template: that of the space, cell kind -> [S, O]. nodes and edges: as of `make_projection`.
+
+    >>> count_decisions({"cell": jnp.zeros((6, 5))})
+    6
+    >>> count_decisions({"normal": jnp.zeros((5, 8))}, {"normal": [0, 0, 1, 1, 1]})  # node 1 loses an edge at the end
+    6
+    """
     more = {kind: int((np.unique(own, return_counts=True)[1] > edges).sum()) for kind, own in (nodes or {}).items()}
     return max(len(own) + more.get(kind, 0) for kind, own in template.items())
 
@@ -90,7 +125,19 @@ def make_projection(
     """Makes (key, state, batches) -> the state after one more decision of each cell kind; traceable.
 
     batches: validation batches stacked, [N, B, ...]. nodes: cell kind -> of each slot the number of the node it ends
-    in, where a node keeps `edges` of its slots at the end; None where each slot is one choice.
+    in, where a node keeps `edges` of its slots at the end; None where each slot is one choice. objective: whose metric
+    is compared.
+
+    >>> from jaxnas.base import Aux
+    >>> from jaxnas.relax import softmax
+    >>> from jaxnas.spaces import product_space
+    >>> scaled = lambda params, weights, inputs, context: (inputs * weights["scale"][0, 1], Aux(()))
+    >>> space = product_space("two", {"scale": ("0", "1")})
+    >>> project = make_projection(Supernet(space, lambda key: (), scaled, scaled, lambda arch: ()), softmax())
+    >>> state = projected(DartsState((), {"scale": jnp.zeros((1, 2))}, (), (), 0), space.template())
+    >>> state = jax.jit(project)(jax.random.key(0), state, Batch(jnp.eye(3)[None], jnp.arange(3)[None]))
+    >>> state.rows["scale"].tolist()  # without the scale of 1 nothing is recognized
+    [[0.0, 1.0]]
     """
     ends = {kind: np.asarray(own) for kind, own in (nodes or {}).items()}
     taken = _taken(supernet)

@@ -41,7 +41,15 @@ def kl_to_flat(c: Array) -> Array:
 def drnas(weight: float = 1e-3, *, there: There | None = None) -> Variant:
     """Dirichlet weights. `weight` is the paper's lambda: the penalty is the mean divergence over the slots, times it.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where weight is negative.
+
+    >>> variant, alpha = drnas(), {"cell": jnp.zeros((1, 4))}
+    >>> variant.relaxation.mean(alpha)["cell"].tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
+    >>> abs(float(variant.penalty(alpha, alpha, 0))) < 1e-6  # of the flat distribution
+    True
     """
     if not weight >= 0:
         raise ValueError(f"weight, of the divergence, must not be negative, got {weight}")

@@ -75,6 +75,14 @@ def path_metric(
     The paper has one part. Several parts see more examples without a larger pass.
 
     Raises: ValueError where `batches` is less than 1 or, when traced, does not divide the batch.
+
+    >>> from jaxnas.base import Aux
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("two", {"scale": ("0", "1")})
+    >>> scaled = lambda params, arch, inputs, context: (inputs * arch[0], Aux(()))
+    >>> reward = path_metric(Supernet(space, lambda key: (), None, scaled, lambda arch: ()))
+    >>> float(reward((), jnp.array([1]), Batch(jnp.eye(3), jnp.arange(3))))  # every image in its class
+    1.0
     """
     if batches < 1:
         raise ValueError(f"batches must be at least 1, got {batches}")
@@ -99,6 +107,9 @@ def rewards_of(reward: Reward, params: PyTree, archs: Array, batch: Batch) -> Ar
 
     One after another on a CPU, which one path keeps busy. Elsewhere side by side, in as many kernels as one path needs,
     unless a path takes a branch of its program: then all branches would be computed for every path.
+
+    >>> rewards_of(lambda params, arch, batch: arch.sum(), None, jnp.array([[0, 1], [2, 2]]), None).tolist()
+    [1, 4]
     """
 
     def one(arch: Arch) -> Array:
@@ -139,6 +150,15 @@ def enas(
     spread over that axis and all devices, having one key, draw the same architectures.
 
     Raises: ValueError where a number is less than 1, or the policy is over other choices than the supernet's space.
+
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.controllers import adam, lstm_controller, reinforce_policy
+    >>> from jaxnas.supernets import nasbench201_supernet
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> policy = reinforce_policy(lstm_controller(supernet.space.choices), adam())
+    >>> search = enas(supernet, policy, optax.sgd(0.05, momentum=0.9))
+    >>> [(phase.name, phase.reads) for phase in search.phases]
+    [('child', ('train',)), ('controller', ('valid',))]
     """
     check_choices(supernet.space.choices, policy.choices, f"the supernet over {supernet.space.name!r}", "the policy")
     for name, number in (("samples", samples), ("candidates", candidates)):

@@ -33,6 +33,13 @@ def above(
     none: the number of the option that stands for an absent edge. It gets the threshold as its weight.
 
     Raises: ValueError where the threshold is not in (0, 1).
+
+    >>> from jaxnas.spaces import darts_space
+    >>> space = darts_space(1, ("none", "skip_connect", "sep_conv_3x3"), free=True)
+    >>> weights = {kind: jnp.array([[0.1, 0.2, 0.9], [0.1, 0.8, 0.3]]) for kind in ("normal", "reduce")}
+    >>> arch = jax.jit(above(space.discretize, none=0))(weights)
+    >>> space.to_genotype(arch)["normal"]  # of two edges one is above 0.85
+    [['none', 0], ['sep_conv_3x3', 0]]
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must be more than 0 and less than 1, got {threshold}")
@@ -42,7 +49,15 @@ def above(
 def fair_darts(weight: float = 10.0, *, there: There | None = None) -> Variant:
     """Sigmoids with the zero-one loss, whose weight is 10 in the paper.
 
+    there: the options that pruning has left.
+
     Raises: ValueError where weight is negative.
+
+    >>> variant = fair_darts()
+    >>> variant.relaxation.mean({"cell": jnp.zeros((1, 3))})["cell"].tolist()
+    [[0.5, 0.5, 0.5]]
+    >>> float(variant.penalty(None, {"cell": jnp.array([[0.0, 1.0, 1.0]])}, 0))  # all decided: -10 / 4
+    -2.5
     """
     if not weight >= 0:
         raise ValueError(f"weight, of the zero-one loss, must not be negative, got {weight}")

@@ -27,9 +27,17 @@ from jaxnas.search.darts import Variant
 
 
 def gdas(total_steps: int, first: float = 10.0, last: float = 0.1, *, there: There | None = None) -> Variant:
-    """One path a slot, straight through; the temperature falls linearly over `total_steps` (10 to 0.1 in the paper).
+    """One path a slot, straight through.
+
+    total_steps: over which the temperature falls linearly from first to last (10 to 0.1 in the paper). there: the
+    options that pruning has left.
 
     Raises: ValueError where a number is not positive.
+
+    >>> relaxation = gdas(total_steps=100).relaxation
+    >>> weights = relaxation.weights(jax.random.key(0), {"cell": jnp.zeros((3, 4))}, 0)["cell"]
+    >>> (weights > 0.5).sum(axis=1).tolist()  # one option of each slot
+    [1, 1, 1]
     """
     if total_steps < 1 or not first > 0 or not last > 0:
         raise ValueError(f"total_steps and temperatures must be positive, got {total_steps}, {first} and {last}")

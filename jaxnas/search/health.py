@@ -72,7 +72,11 @@ class Curvature(NamedTuple):
 
 
 def skip_connections(genotype: Mapping[str, Any]) -> dict[str, int]:
-    """Skip connections of each cell of a genotype in JSON form: its name -> how many."""
+    """Skip connections of each cell of a genotype in JSON form: its name -> how many.
+
+    >>> skip_connections({"normal": [[["skip_connect", 0], ["sep_conv_3x3", 1]]], "normal_concat": [2]})
+    {'normal': 1}
+    """
 
     def count(part: Any) -> int:
         if isinstance(part, (list, tuple)):
@@ -89,7 +93,11 @@ def _has_name(part: Any) -> bool:
 
 
 def entropy(weights: ArchWeights) -> Array:
-    """The mean entropy of the slots of a mixture, in nats: log O where nothing is decided, 0 where everything is."""
+    """The mean entropy of the slots of a mixture, in nats: log O where nothing is decided, 0 where everything is.
+
+    >>> round(float(entropy({"cell": jnp.full((6, 4), 0.25)})), 3)  # ln 4
+    1.386
+    """
     slots = []
     for value in weights.values():
         p = value / value.sum(-1, keepdims=True)
@@ -102,8 +110,19 @@ def make_gap(
 ) -> Callable[[PyTree, ArchWeights, Sequence[Batch]], Gap]:
     """Makes (params, alpha, batches of one size) -> Gap, one compiled forward pass of a mixture.
 
+    mixture: alpha -> weights, the softmax by default. objective: whose loss and metric are told.
+
     The path is computed as the mixture of its one-hot weights, which is the same function: so there is one program.
     Batch norm is by the statistics of each batch, for both.
+
+    >>> from jaxnas.base import Aux
+    >>> from jaxnas.spaces import product_space
+    >>> scaled = lambda params, weights, inputs, context: (inputs * weights["scale"][0, 1], Aux(()))
+    >>> space = product_space("two", {"scale": ("0", "1")})
+    >>> gap = make_gap(space, Supernet(space, lambda key: (), scaled, scaled, lambda arch: ()))
+    >>> told = gap((), {"scale": jnp.array([[1.0, 0.0]])}, [Batch(jnp.eye(4), jnp.arange(4))])
+    >>> float(told.mixture_metric), float(told.path_metric)  # the path of scale 0 sees nothing
+    (1.0, 0.25)
     """
 
     @jax.jit
@@ -158,8 +177,22 @@ def make_curvature(
 ) -> Callable[[Key, PyTree, ArchWeights, Sequence[Batch]], Curvature]:
     """Makes (key, params, alpha, batches of one size) -> Curvature of the mean loss of the batches.
 
-    The key draws the vector that Lanczos starts from. The iteration ends when the relative error of the eigenvalue is
-    below `tolerance`, or after `most_products`.
+    mixture: alpha -> weights, the softmax by default. The key draws the vector that Lanczos starts from. The iteration
+    ends when the relative error of the eigenvalue is below `tolerance`, or after `most_products`.
+
+    Raises: ValueError where most_products is less than 1.
+
+    >>> from jaxnas.base import Aux
+    >>> from jaxnas.objectives import regression
+    >>> from jaxnas.spaces import product_space
+    >>> scaled = lambda params, weights, inputs, context: (inputs * weights["scale"][0, 1], Aux(()))
+    >>> space = product_space("two", {"scale": ("0", "1")})
+    >>> supernet = Supernet(space, lambda key: (), scaled, scaled, lambda arch: ())
+    >>> curvature = make_curvature(supernet, lambda alpha: alpha, objective=regression())
+    >>> batch = Batch(jnp.array([3.0]), jnp.array([1.0]))
+    >>> told = curvature(jax.random.key(0), (), {"scale": jnp.zeros((1, 2))}, [batch])
+    >>> round(told.eigenvalue, 3)  # of the loss (3 a - 1)^2
+    18.0
     """
     if most_products < 1:
         raise ValueError(f"most_products must be at least 1, got {most_products}")
@@ -213,13 +246,23 @@ class History(NamedTuple):
 
 
 def start_history(alpha: ArchWeights, measurements: int) -> History:
-    """The history before the first measurement."""
+    """The history before the first measurement, with places for so many. alpha: cell kind -> [S, O], for its shape.
+
+    >>> start_history({"cell": jnp.zeros((6, 5))}, measurements=50).alphas["cell"].shape
+    (50, 6, 5)
+    """
     alphas = jax.tree.map(lambda a: jnp.zeros((measurements, *a.shape), a.dtype), alpha)
     return History(jnp.zeros(measurements), alphas, jnp.zeros((), jnp.int32))
 
 
 def record(history: History, eigenvalue: float | Array, alpha: ArchWeights) -> History:
-    """Adds a measurement. Where all T places are taken, it is dropped."""
+    """Adds a measurement. Where all T places are taken, it is dropped.
+
+    >>> alpha = {"cell": jnp.zeros((6, 5))}
+    >>> history = record(start_history(alpha, 3), 0.25, alpha)
+    >>> history.eigenvalues.tolist(), int(history.made)
+    ([0.25, 0.0, 0.0], 1)
+    """
     return History(
         history.eigenvalues.at[history.made].set(eigenvalue, mode="drop"),
         jax.tree.map(lambda all_, a: all_.at[history.made].set(a, mode="drop"), history.alphas, alpha),
@@ -228,7 +271,13 @@ def record(history: History, eigenvalue: float | Array, alpha: ArchWeights) -> H
 
 
 class EarlyStop(NamedTuple):
-    """The rule of DARTS-ES, in measurements; `first`: before this one it returns to none."""
+    """The rule of DARTS-ES, in measurements: `window`, `lag` and `ratio` are those of its inequality (see the module).
+
+    `first`: it returns to no measurement before this one.
+
+    >>> EarlyStop(window=3, first=20)
+    EarlyStop(window=3, lag=4, ratio=0.75, first=20)
+    """
 
     window: int = 5
     lag: int = 4
@@ -241,6 +290,10 @@ def collapsed(history: History, rule: EarlyStop) -> Array:
 
     A window ends with the last measurement, so its center lies window // 2 measurements earlier. The first windows are
     shorter, as in the authors' program.
+
+    >>> eigenvalues = jnp.array([0.2] * 15 + [0.8] * 5)
+    >>> int(collapsed(History(eigenvalues, {}, jnp.int32(20)), EarlyStop()))  # before they grow
+    13
     """
     place = jnp.arange(len(history.eigenvalues))
 
@@ -264,8 +317,20 @@ class WatchedState(NamedTuple):
 def watched(algorithm: SearchAlgorithm, measurements: int, rule: EarlyStop | None = None) -> SearchAlgorithm:
     """The algorithm with a history in its state; its own state has a field `alpha`.
 
-    The steps leave the history alone; whoever measures calls `record`. rule: where it calls for a stop, `derive` reads
-    the alpha of an earlier measurement. With None `derive` always reads the last alpha.
+    The steps leave the history alone; whoever measures calls `record`. measurements: how many there will be. rule:
+    where it calls for a stop, `derive` reads the alpha of an earlier measurement. With None `derive` always reads the
+    last alpha.
+
+    Raises: ValueError where there is no measurement, or the rule makes no sense.
+
+    >>> import optax
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.search import adam_l2, darts
+    >>> from jaxnas.supernets import nasbench201_supernet
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> search = watched(darts(supernet, optax.sgd(0.025), adam_l2()), measurements=50, rule=EarlyStop())
+    >>> jax.eval_shape(search.init, jax.random.key(0)).history.eigenvalues.shape
+    (50,)
     """
     if measurements < 1:
         raise ValueError(f"measurements must be at least 1, got {measurements}")
@@ -291,7 +356,15 @@ def watched(algorithm: SearchAlgorithm, measurements: int, rule: EarlyStop | Non
 
 
 def kept_alpha(state: WatchedState, rule: EarlyStop | None) -> ArchWeights:
-    """The architecture parameters from which a watched search derives: its last ones, or those of an early stop."""
+    """The architecture parameters from which a watched search derives: its last ones, or those of an early stop.
+
+    >>> from jaxnas.search import DartsState
+    >>> alphas, last = {"cell": jnp.arange(20.0)[:, None, None]}, {"cell": jnp.array([[19.0]])}
+    >>> history = History(jnp.array([0.2] * 15 + [0.8] * 5), alphas, jnp.int32(20))
+    >>> state = WatchedState(DartsState((), last, (), (), 20), history)
+    >>> kept_alpha(state, None)["cell"].tolist(), kept_alpha(state, EarlyStop())["cell"].tolist()
+    ([[19.0]], [[13.0]])
+    """
     if rule is None:
         return state.search.alpha
     back = collapsed(state.history, rule)

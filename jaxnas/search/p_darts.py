@@ -29,11 +29,16 @@ SKIP = "skip_connect"
 
 
 def p_darts(rate: float, steps_per_epoch: int, epochs: int, still: int = 10, *, there: There | None = None) -> Variant:
-    """The variant of one stage: softmax weights, and the rate of dropout. still: alpha does not move in so many epochs.
+    """The variant of one stage: softmax weights, and the rate of dropout.
 
-    The supernet must have operations that drop: `droppable`.
+    rate: of dropout at the start. epochs: of the stage. still: alpha does not move in so many epochs. there: the
+    options that pruning has left. The supernet must have operations that drop: `droppable`.
 
     Raises: ValueError where the rate is not in [0, 1), or a number is out of its range.
+
+    >>> variant = p_darts(rate=0.4, steps_per_epoch=100, epochs=25)
+    >>> [round(float(variant.dropout(100 * epoch)), 3) for epoch in (0, 10, 15)]
+    [0.384, 0.4, 0.147]
     """
     if not 0 <= rate < 1:
         raise ValueError(f"rate, of dropout, must be at least 0 and less than 1, got {rate}")
@@ -49,7 +54,12 @@ def p_darts(rate: float, steps_per_epoch: int, epochs: int, still: int = 10, *, 
 
 
 def droppable(operations: Operations) -> tuple[str | Primitive, ...]:
-    """The operations, with dropout after skip connections of stride 1, at the rate of `Context.dropout`."""
+    """The operations, with dropout after skip connections of stride 1, at the rate of `Context.dropout`.
+
+    >>> none, skip = droppable(("none", "skip_connect"))
+    >>> none, skip.random
+    ('none', True)
+    """
 
     def apply(params: PyTree, x: Array, stride: int, context: Context) -> tuple[Array, tuple[()]]:
         y, stats = skip.apply(params, x, stride, context)
@@ -68,9 +78,16 @@ def limited_skips(
 ) -> Callable[[ArchWeights], Arch]:
     """Mixture weights -> the architecture of at most `most` skip connections in a cell of each kind; traceable.
 
-    kinds: all of the space by default.
+    operations: the options of every slot, in turn. kinds: all cell kinds of the space by default.
 
     Raises: ValueError where the operations have no skip connection, or most is negative.
+
+    >>> from jaxnas.spaces import NASBENCH201_OPERATIONS, nasbench201_space
+    >>> space = nasbench201_space()
+    >>> skips = space.one_hot(jnp.full(6, NASBENCH201_OPERATIONS.index("skip_connect")))
+    >>> arch = limited_skips(space, NASBENCH201_OPERATIONS, most=2)(skips)
+    >>> space.notation(arch).count("skip_connect")
+    2
     """
     if SKIP not in operations or most < 0:
         raise ValueError(f"most must be at least 0 and {SKIP} an operation, got {most} and {', '.join(operations)}")

@@ -30,6 +30,12 @@ def path_only(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
 
     The optimizer must act on each number for itself or by norms of the gradient, as SGD and Adam do, decay and clipping
     included; one that takes norms of whole parameters (LARS) would see slices that are not used.
+
+    >>> optimizer = path_only(optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0)))
+    >>> params, used = jnp.ones(2), jnp.array([True, False])
+    >>> updates, _ = optimizer.update(jnp.ones(2), optimizer.init(params), params, used=used)
+    >>> updates.tolist()
+    [-1.5, 0.0]
     """
     inner = optax.with_extra_args_support(optimizer)
 

@@ -22,7 +22,15 @@ from jaxnas.search.darts import DartsState, Variant
 
 
 def setn(*, there: There | None = None) -> Variant:
-    """Softmax weights for the architecture, and uniform one-hot ones for the inner loss. See also `by_score`."""
+    """Softmax weights for the architecture, and uniform one-hot ones for the inner loss. See also `by_score`.
+
+    there: the options that pruning has left.
+
+    >>> weights = {"cell": jnp.full((3, 4), 0.25)}
+    >>> seen = setn().perturb(jax.random.key(0), None, weights, 0)["cell"]
+    >>> seen.max(axis=1).tolist(), seen.sum(axis=1).tolist()  # one option of each slot
+    ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    """
 
     def perturb(
         key: Key, slope: Callable[[ArchWeights], ArchWeights], weights: ArchWeights, step: Array
@@ -42,6 +50,16 @@ def by_score(algorithm: SearchAlgorithm, mean: Callable[[PyTree], ArchWeights], 
     space makes an architecture of it. Without a score `derive` stays as it was.
 
     Raises: ValueError where count is less than 1, or the algorithm has no supernet.
+
+    >>> import optax
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.search import darts
+    >>> from jaxnas.supernets import nasbench201_supernet
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> search = by_score(darts(supernet, optax.sgd(0.025), optax.adam(3e-4), variant=setn()), setn().relaxation.mean)
+    >>> state = jax.eval_shape(search.init, jax.random.key(0))
+    >>> jax.eval_shape(lambda key, state: search.draw(key, state, 20), jax.random.key(0), state).shape
+    (20, 6)
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")

@@ -37,6 +37,11 @@ def weakest_by_marginal(
     an option that none has counts as the mean of all. Ties go to the earlier option.
 
     Raises: ValueError where left is less than 1, or shapes do not fit, or a score is missing.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> weakest_by_marginal(space.choices, [[0, 0], [1, 0], [2, 1]], [0.5, 0.9, 0.7], left=2)
+    ((1, 2), (0, 1))
     """
     if left < 1:
         raise ValueError(f"left must be at least 1, got {left}")
@@ -59,6 +64,10 @@ def weakest_by_alpha(weights: Mapping[str, ArrayLike], keep: Mapping[str, np.nda
     weights: those of the mixture (after the softmax) or the architecture parameters, which are in the same order.
 
     Raises: ValueError where fewer than two would be left, which is no mixture, or the weights are of another space.
+
+    >>> kept = weakest_by_alpha({"cell": [[0.5, 0.1, 0.4]]}, {"cell": np.ones((1, 3), bool)}, left=2)
+    >>> kept["cell"].tolist()
+    [[True, False, True]]
     """
     if left < 2:
         raise ValueError(f"a mixture has at least 2 options in a slot, got {left}")
@@ -82,6 +91,12 @@ def carried(
     narrow: of parameters, and of what has their form in the optimizer's state, as from `darts_narrowing`. Steps, and
     with them schedules, go on. The architecture parameters stay as they are: the search that follows needs a relaxation
     with `there`, which does not read those of what is gone.
+
+    >>> optimizer, params = optax.sgd(0.1, momentum=0.9), {"kernels": np.arange(3.0)}
+    >>> state = DartsState(params, {"cell": np.zeros((1, 3))}, optimizer.init(params), (), 7)
+    >>> after = carried(state, lambda tree: {"kernels": tree["kernels"][np.array([0, 2])]})
+    >>> after.params["kernels"].tolist(), after.weight_state[0].trace["kernels"].shape
+    ([0.0, 2.0], (2,))
     """
     return state._replace(params=narrow(state.params), weight_state=_each(narrow, state.weight_state, state.params))
 

@@ -50,7 +50,14 @@ from jaxnas.search.paths import path_only
 
 
 class Paths(NamedTuple):
-    """Which paths make one update. choices: of their space. draw: key -> int32 [K, D], the architectures; traceable."""
+    """Which paths make one update. choices: of their space. draw: key -> int32 [K, D], the architectures; traceable.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> pairs = Paths(space.choices, lambda key: jnp.stack([space.sample(key), jnp.array([2, 1])]))
+    >>> pairs.draw(jax.random.key(0)).shape  # a random path and the largest one
+    (2, 2)
+    """
 
     choices: tuple[Choice, ...]
     draw: Callable[[Key], Array]
@@ -76,6 +83,11 @@ def uniform_paths(space: SearchSpace, count: int = 1) -> Paths:
 
     One path an update is that of the paper. For draws within a budget, say, give the space another `sample`. Raises:
     ValueError where count is less than 1.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> uniform_paths(space, 4).draw(jax.random.key(0)).shape
+    (4, 2)
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -92,6 +104,12 @@ def fair_paths(choices: tuple[Choice, ...]) -> Paths:
     once, a source and an operation, not each pair of them is trained in every update.
 
     Raises: ValueError where there is no choice.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> widths = fair_paths(space.choices).draw(jax.random.key(0))[:, 0]
+    >>> sorted(widths.tolist())
+    [0, 1, 2]
     """
     if not choices:
         raise ValueError("fair paths need at least one choice, got none")
@@ -116,6 +134,12 @@ def sandwich_paths(space: SearchSpace, largest: Arch, smallest: Arch, count: int
     Two draws are those of both papers. `jaxnas.spaces.chain_extremes` gives the two ends of a chain space.
 
     Raises: ValueError where count is less than 1, or the ends are not two different architectures of the space.
+
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> paths = sandwich_paths(space, jnp.array([2, 1]), jnp.array([0, 0]))
+    >>> paths.draw(jax.random.key(0))[:2].tolist()
+    [[2, 1], [0, 0]]
     """
     random = uniform_paths(space, count)
     for end in (largest, smallest):
@@ -145,6 +169,14 @@ def single_path(
     and all devices, having one key, take the same paths.
 
     Raises: ValueError where candidates is less than 1, or the paths are of another space than the supernet.
+
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.supernets import nasbench201_supernet
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> search = single_path(supernet, fair_paths(supernet.space.choices), optax.sgd(0.05, momentum=0.9))
+    >>> archs = jax.eval_shape(lambda key: search.draw(key, None, 20), jax.random.key(0))
+    >>> archs.shape
+    (20, 6)
     """
     check_choices(supernet.space.choices, paths.choices, f"the supernet over {supernet.space.name!r}", "the paths")
     if candidates < 1:

@@ -24,9 +24,16 @@ from jaxnas.search.darts import Variant
 
 
 def snas(total_steps: int, first: float = 1.0, last: float = 0.03, *, there: There | None = None) -> Variant:
-    """Concrete samples; the temperature falls geometrically over `total_steps`.
+    """Concrete samples; the temperature falls geometrically from first to last over `total_steps`.
+
+    there: the options that pruning has left.
 
     Raises: ValueError where a number is not positive.
+
+    >>> relaxation = snas(total_steps=100).relaxation
+    >>> weights = relaxation.weights(jax.random.key(0), {"cell": jnp.zeros((3, 4))}, 100)["cell"]
+    >>> weights.sum(axis=1).round(3).tolist()
+    [1.0, 1.0, 1.0]
     """
     if total_steps < 1 or not first > 0 or not last > 0:
         raise ValueError(f"total_steps and temperatures must be positive, got {total_steps}, {first} and {last}")

@@ -79,7 +79,11 @@ class CellShape(NamedTuple):
 
 
 def edge_table(nodes: int) -> list[tuple[int, int]]:
-    """The (node, source) of every slot, node from 0."""
+    """The (node, source) of every slot of a cell, which is a row of the mixture weights; nodes count from 0.
+
+    >>> edge_table(2)  # node 1 may read both inputs and node 0
+    [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    """
     return [(node, source) for node in range(nodes) for source in range(node + 2)]
 
 
@@ -130,7 +134,13 @@ def discretize_paper(weights: ArchWeights, operations: tuple[str, ...] = DARTS_O
 
     Of each node the two edges are kept whose best operation weighs most, each with its best operation. Ties go to the
     lower slot and the lower operation. Edges are compared with each other, so weights are those of the mixture (after
-    the softmax), not the architecture parameters. weights: kind -> [S, O].
+    the softmax), not the architecture parameters. weights: kind -> [S, O]. operations: the names of the O operations.
+
+    >>> edges = jnp.array([[0, 0.5, 0.5], [0, 0.4, 0.6], [0.6, 0, 0.4], [0.3, 0.36, 0.34], [0.2, 0.41, 0.39]])
+    >>> operations = ("none", "skip_connect", "sep_conv_3x3")
+    >>> arch = discretize_paper({"normal": edges, "reduce": edges}, operations)
+    >>> darts_space(2, operations).to_genotype(arch)["normal"]
+    [['skip_connect', 0], ['sep_conv_3x3', 1], ['sep_conv_3x3', 0], ['skip_connect', 2]]
     """
     return _derive(weights, operations, lambda edge: edge[:, _options(operations)].max(axis=1))
 
@@ -139,7 +149,14 @@ def discretize_argmax(weights: ArchWeights, operations: tuple[str, ...] = DARTS_
     """Derivation by plain argmax: an edge on which "none" weighs most counts as absent.
 
     As in the paper's rule, but the edges of a node whose argmax over all operations is not "none" go before the others;
-    only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O].
+    only where fewer than two are left do the best of the others fill up. weights: kind -> [S, O]. operations: the names
+    of the O operations.
+
+    >>> edges = jnp.array([[0, 0.5, 0.5], [0, 0.4, 0.6], [0.6, 0, 0.4], [0.3, 0.36, 0.34], [0.2, 0.41, 0.39]])
+    >>> operations = ("none", "skip_connect", "sep_conv_3x3")
+    >>> arch = discretize_argmax({"normal": edges, "reduce": edges}, operations)
+    >>> darts_space(2, operations).to_genotype(arch)["normal"]  # "none" weighs most on the first edge of node 3
+    [['skip_connect', 0], ['sep_conv_3x3', 1], ['skip_connect', 1], ['skip_connect', 2]]
     """
 
     none = none_index(operations)
@@ -159,7 +176,13 @@ def discretize_free(weights: ArchWeights, operations: tuple[str, ...] = DARTS_OP
 
     Only operations that weigh more than "none" on their edge count; where fewer than two are left, "none" is taken. An
     operation that was taken weighs one less: one of weight two is taken twice. Ties go to the lower slot and the lower
-    operation. weights: kind -> [S, O].
+    operation. weights: kind -> [S, O]. operations: the names of the O operations.
+
+    >>> operations = ("none", "skip_connect", "sep_conv_3x3")
+    >>> edges = jnp.array([[0, 0, 2.0], [1.0, 0, 0]])  # the convolution of input 0 twice
+    >>> arch = discretize_free({"normal": edges, "reduce": edges}, operations)
+    >>> darts_space(1, operations, free=True).to_genotype(arch)["normal"]
+    [['sep_conv_3x3', 0], ['sep_conv_3x3', 0]]
     """
     nodes, none = _nodes(weights, operations), none_index(operations)
     slots, there = np.zeros((nodes, nodes + 1), np.int32), np.zeros((nodes, nodes + 1), bool)
@@ -186,7 +209,17 @@ def graph_operations(operations: tuple[str, ...] = DARTS_OPERATIONS) -> tuple[st
 def darts_cost_table(skeleton: Skeleton, nodes: int = 4, operations: Operations = DARTS_OPERATIONS) -> cost.CostTable:
     """What each operation on each edge adds to the evaluation network, over all cells of its kind.
 
+    nodes, operations: those of `darts_space`.
+
     Raises: ValueError where an auxiliary head is asked for on a map under 8×8.
+
+    >>> skeleton = Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)
+    >>> table, space = darts_cost_table(skeleton), darts_space()
+    >>> arch = space.from_genotype("DARTS_V2")
+    >>> taken = space.one_hot(arch)
+    >>> added = sum(int((table.params[kind] * np.asarray(taken[kind], int)).sum()) for kind in table.params)
+    >>> table.constant["params"] + added == space.costs(arch, skeleton)["params"]
+    True
     """
     constant = _constant(skeleton, nodes)
     shape = (len(edge_table(nodes)), len(operations))

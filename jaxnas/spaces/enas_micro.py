@@ -39,7 +39,13 @@ ENAS_MICRO_OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_po
 
 
 def enas_micro_slots(nodes: int) -> list[tuple[int, int, int]]:
-    """The (node, side, source) of every slot, node from 0."""
+    """The (node, side, source) of every slot of a cell, which is a row of the mixture weights; nodes count from 0.
+
+    side: 0 is the left operation of the node and 1 the right one.
+
+    >>> enas_micro_slots(1)  # one node, whose left and right operation read input 0 or 1
+    [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)]
+    """
     return [(node, side, source) for node in range(nodes) for side in range(2) for source in range(node + 2)]
 
 
@@ -70,10 +76,17 @@ def enas_micro_space(nodes: int = 5, operations: Operations = ENAS_MICRO_OPERATI
     The notation is that of the authors' programs, "source operation source operation" in numbers for each node, first
     those of the normal cell. `discretize` takes, for each side of each node, the heaviest operation of all its sources,
     "none" left out, the first among equals. Its graph has 2 + 3 · nodes + 1 places per cell, in topological order: the
-    inputs, for each node its two operations and their sum, the output; `graph_operations(("none", *operations))` names
-    them.
+    inputs, for each node its two operations and their sum, the output; `vocabulary` of the space names them.
 
     Raises: ValueError where there is no node, or an operation is unknown, given twice or "none".
+
+    >>> space = enas_micro_space(nodes=2)
+    >>> arch = space.from_genotype("0 0 1 4  2 1 0 3  0 2 0 2  1 3 1 3")
+    >>> genotype = space.to_genotype(arch)
+    >>> genotype["normal"]
+    [['sep_conv_3x3', 0], ['skip_connect', 1], ['sep_conv_5x5', 2], ['max_pool_3x3', 0]]
+    >>> genotype["normal_concat"], genotype["reduce_concat"]
+    ([3], [2, 3])
     """
     if nodes < 1:
         raise ValueError(f"a cell needs at least one node, got {nodes}")

@@ -62,7 +62,17 @@ def _live(matrix: Array) -> Array:
 
 
 def nasbench101_valid(arch: Arch) -> Array:
-    """Whether an architecture is a cell of the benchmark, bool []: output fed, at most nine edges; traceable."""
+    """Whether an architecture is a cell of the benchmark, bool []: a way leads to the output, and at most nine
+    edges count.
+
+    arch: int32 [26]. The function is traceable; under `vmap` it takes a population.
+
+    >>> valid, empty = jax.jit(nasbench101_valid), jnp.zeros(26, jnp.int32)
+    >>> bool(valid(empty))  # nothing leads to the output
+    False
+    >>> bool(valid(empty.at[5].set(1)))  # the edge 0→6, from the input to the output
+    True
+    """
     matrix = _matrix(arch)
     live = _live(matrix)
     return live[-1] & ((matrix & live[:, None] & live[None]).sum() <= NASBENCH101_EDGES)
@@ -91,10 +101,17 @@ def nasbench101_canonical(arch: Arch) -> Arch:
 
 
 def nasbench101_space() -> SearchSpace:
-    """The space. Its genotype is {"space", "matrix", "ops"}, its notation the same as Python writes the two lists.
+    """The space of the benchmark's cells; D = 26.
+
+    Its genotype is {"space", "matrix", "ops"}, its notation the same as Python writes the two lists.
 
     Mixture weights: "edge" [21, 2] and "vertex" [5, 3]. The graph has the seven vertices in canonical form, those that
     count for nothing masked out. There are no costs.
+
+    >>> space = nasbench101_space()
+    >>> arch = space.from_genotype({"matrix": "011001000", "ops": "input,conv3x3-bn-relu,output"})
+    >>> len(arch), int(arch.sum())  # 21 pairs of vertices and 5 operations; the cell has three edges
+    (26, 3)
     """
     choices = (
         *(Choice(f"edge {low}→{high}", ("no", "yes")) for low, high in _PAIRS.tolist()),

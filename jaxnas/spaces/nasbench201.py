@@ -69,7 +69,13 @@ def nasbench201_live(arch: Arch, operations: Operations = NASBENCH201_OPERATIONS
 def nasbench201_cost_table(skeleton: Skeleton, operations: Operations = NASBENCH201_OPERATIONS) -> cost.CostTable:
     """What each operation on each edge adds to the network, over all cells.
 
+    operations: those of `nasbench201_space`.
+
     Raises: ValueError where an auxiliary head is asked for.
+
+    >>> table = nasbench201_cost_table(Skeleton(channels=1, cells=1, image_shape=(4, 4, 3), num_classes=10))
+    >>> dict(zip(NASBENCH201_OPERATIONS, table.params["cell"][0].tolist(), strict=True))
+    {'none': 0, 'skip_connect': 0, 'nor_conv_1x1': 35, 'nor_conv_3x3': 203, 'avg_pool_3x3': 0}
     """
     constant = _constant(skeleton)
     each = [_edge_cost(skeleton, primitive) for primitive in named(operations)]
@@ -81,7 +87,9 @@ def nasbench201_cost_table(skeleton: Skeleton, operations: Operations = NASBENCH
 
 
 def nasbench201_space(operations: Operations = NASBENCH201_OPERATIONS) -> SearchSpace:
-    """The space; D = 6, one operation for each edge. operations: names, or `jaxnas.ops.primitives.Primitive` objects.
+    """The space of the benchmark's cells; D = 6, one operation for each edge.
+
+    operations: names, or `jaxnas.ops.primitives.Primitive` objects.
 
     `discretize` takes the heaviest operation of each edge, "none" included, the first among equals. Its graph has eight
     places: the input, the six edges, the output; edges with "none" are masked out.

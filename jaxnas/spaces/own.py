@@ -25,6 +25,12 @@ def genotype_space(genotype: Mapping[str, Any]) -> SearchSpace:
     all.
 
     Raises: ValueError where no space has it, which names what is different.
+
+    >>> from jaxnas.spaces import read_genotype
+    >>> text = "|sep_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|"
+    >>> space = genotype_space(read_genotype(text))  # "sep_conv_3x3" is no operation of the paper
+    >>> space.name, space.choices[0].options[-1]
+    ('nasbench201', 'sep_conv_3x3')
     """
     may_be = genotypes.spaces_of(genotype)
     if may_be == ("darts", "enas_micro"):

@@ -23,7 +23,9 @@ Keep = tuple[tuple[int, ...], ...]
 
 
 class Pruned(NamedTuple):
-    """space: of what is left. embed: its architectures -> those of the whole space; traceable.
+    """What is left of a space, and the ways between the two.
+
+    space: of what is left. embed: its architectures -> those of the whole space; traceable.
 
     restrict: the way back; an option that was taken away becomes the first one left.
     """
@@ -34,12 +36,19 @@ class Pruned(NamedTuple):
 
 
 def everything(space: SearchSpace) -> Keep:
-    """All options."""
+    """For each choice of a space the numbers of all its options: what `prune` is to keep before something is left out.
+
+    >>> from jaxnas.spaces import product_space
+    >>> everything(product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)}))
+    ((0, 1, 2), (0, 1))
+    """
     return tuple(tuple(range(len(choice.options))) for choice in space.choices)
 
 
 def prune(space: SearchSpace, keep: Sequence[Sequence[int]]) -> Pruned:
-    """keep: for each choice of the space, the options that are left.
+    """What is left of a space where some options are taken away.
+
+    keep: for each choice of the space, the numbers of the options that are left.
 
     `discretize` is the rule of the space; where that takes an option which is not left, the choices are put right one
     after another, each by the option whose architecture weighs most in the sum of the weights it takes.

@@ -23,7 +23,14 @@ NATSBENCH_LAYERS = 5
 
 
 def natsbench_size_space() -> SearchSpace:
-    """The space; D = 5. Its graph is the layers one after another, between an input and an output."""
+    """The space of the channels of five layers; D = 5.
+
+    Its graph is the layers one after another, between an input and an output.
+
+    >>> space = natsbench_size_space()
+    >>> space.from_genotype("64:32:16:8:8").tolist()
+    [7, 3, 1, 0, 0]
+    """
     plain = product_space("natsbench_size", {f"layer {layer}": NATSBENCH_SIZES for layer in range(NATSBENCH_LAYERS)})
     sizes = tuple(map(str, NATSBENCH_SIZES))
     vocabulary = (*(f"layer of {size}" for size in sizes), "input", "output")

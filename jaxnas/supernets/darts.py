@@ -64,6 +64,13 @@ def darts_supernet(
     parameters are those of no network: `extract` and `extract_stats` raise ValueError.
 
     Raises: ValueError as `darts_space`, and for a form, a `keep` or a mixture that cannot be.
+
+    >>> skeleton = Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10)
+    >>> supernet = darts_supernet(skeleton, 2, ("none", "skip_connect", "nor_conv_3x3"))
+    >>> params = jax.eval_shape(supernet.init, jax.random.key(0))  # shapes alone
+    >>> weights, images = supernet.space.template(), jnp.zeros((5, 8, 8, 3))
+    >>> jax.eval_shape(lambda p: supernet.apply(p, weights, images, Context())[0], params).shape
+    (5, 10)
     """
     space, names = darts_space(nodes, operations, free=free), names_of(operations)
     if free and partial > 1:
@@ -86,21 +93,14 @@ def darts_supernet(
     def whole(params: PyTree) -> PyTree:
         return widened(params, rows(), shapes())
 
-    def join(kind: str, states: Array) -> Array:
-        return joined(states)
-
     def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
-        return cells.mixture(whole(params), weights, join, x, context)
+        return cells.mixture(whole(params), weights, _join, x, context)
 
     def edges_of(arch: Arch) -> dict[str, Edges]:
-        ends = tuple(node for node in range(nodes) for _ in range(2))
-        taken = {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names, free=free).items()}
-        if partial == 1 or none == len(names):
-            return taken
-        return {kind: every_slot(own, [(source, node) for node, source in table], none) for kind, own in taken.items()}
+        return _edges(arch, nodes, names, free=free, everywhere=partial > 1)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        return cells.path(whole(params), edges_of(arch), join, x, context)
+        return cells.path(whole(params), edges_of(arch), _join, x, context)
 
     def used(arch: Arch) -> PyTree:
         edges = edges_of(arch)
@@ -128,6 +128,21 @@ def darts_supernet(
     return checked_supernet(of_channels(Supernet(space, *parts, skeleton.image_shape), partial))
 
 
+def _edges(arch: Arch, nodes: int, names: tuple[str, ...], *, free: bool, everywhere: bool) -> dict[str, Edges]:
+    """What a path runs in each cell. everywhere: slots without an edge have "none", where that is an operation."""
+    ends, none = tuple(node for node in range(nodes) for _ in range(2)), none_index(names)
+    taken = {kind: Edges(*own, ends) for kind, own in darts_edges(arch, names, free=free).items()}
+    if not everywhere or none == len(names):
+        return taken
+    slots = [(source, node) for node, source in edge_table(nodes)]
+    return {kind: every_slot(own, slots, none) for kind, own in taken.items()}
+
+
+def _join(kind: str, states: Array) -> Array:
+    """The output of a cell: all its nodes."""
+    return joined(states)
+
+
 def darts_narrowing(
     skeleton: Skeleton,
     after: Mapping[str, Any],
@@ -135,11 +150,24 @@ def darts_narrowing(
     nodes: int = 4,
     operations: Operations = DARTS_OPERATIONS,
 ) -> Callable[[PyTree], PyTree]:
-    """Makes parameters of the supernet that keeps `before` -> those of the one that keeps `after`, a part of it.
+    """What carries the parameters of a supernet over to one that has fewer operations, as between stages of P-DARTS.
 
-    Anything of the form of the parameters is taken over alike, such as momentum. None is all.
+    after, before: the `keep` of the narrower and of the wider supernet, as of `darts_supernet`; of `before` None is
+    all. nodes, operations: those of both.
+
+    Returns: (parameters of the wider supernet) -> those of the narrower one. It takes anything of the same form, such
+    as the momentum of an optimizer.
 
     Raises: ValueError where `after` keeps what is gone before.
+
+    >>> skeleton = Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10)
+    >>> operations = ("none", "skip_connect", "nor_conv_3x3")
+    >>> keep = {kind: np.array([[False, False, True]] * 5) for kind in CELL_KINDS}
+    >>> whole, left = darts_supernet(skeleton, 2, operations), darts_supernet(skeleton, 2, operations, keep=keep)
+    >>> narrowing = darts_narrowing(skeleton, keep, nodes=2, operations=operations)
+    >>> made = jax.eval_shape(lambda key: narrowing(whole.init(key)), jax.random.key(0))
+    >>> made == jax.eval_shape(left.init, jax.random.key(0))
+    True
     """
     names, shape = names_of(operations), (len(edge_table(nodes)), len(operations))
     none = none_index(names)

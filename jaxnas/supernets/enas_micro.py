@@ -49,6 +49,15 @@ def enas_micro_supernet(
     The paper's has `Skeleton(channels=20, cells=8, image_shape=(32, 32, 3), num_classes=10)`: six normal and two
     reduction cells. Other arguments as of `darts_supernet`; "none" here is no edge, past which no channels go, so that
     of partial channels they have the sum of the other weights.
+
+    Raises: ValueError as `enas_micro_space`, and for a form or a mixture that cannot be.
+
+    >>> skeleton = Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10)
+    >>> supernet = enas_micro_supernet(skeleton, 1, ("sep_conv_3x3", "skip_connect"))
+    >>> params, images = jax.eval_shape(supernet.init, jax.random.key(0)), jnp.zeros((5, 8, 8, 3))
+    >>> arch = supernet.space.sample(jax.random.key(1))
+    >>> jax.eval_shape(lambda p: supernet.apply_path(p, arch, images, Context())[0], params).shape
+    (5, 10)
     """
     space, slots = enas_micro_space(nodes, operations), enas_micro_slots(nodes)
     cells = make_cells(

@@ -22,10 +22,20 @@ Rows = Literal["all"] | np.ndarray
 
 
 def embedded(supernet: Supernet, pruned: Pruned) -> Supernet:
-    """The supernet of a space as one of what is left of it (`jaxnas.spaces.prune`), for single paths.
+    """The supernet of a space as one of what is left of it, for single paths.
+
+    supernet: that of the whole space. pruned: what is left, as `jaxnas.spaces.prune` gives it.
 
     The parameters stay those of the whole space, so that nothing has to be carried over; what no path reaches any more
     is neither computed nor, under `jaxnas.search.path_only`, moved. The mixture is that of the whole space.
+
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.spaces import prune
+    >>> from jaxnas.supernets import nasbench201_supernet
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> left = embedded(supernet, prune(supernet.space, [[3, 4]] * 6))
+    >>> left.space.choices[0].options
+    ('nor_conv_3x3', 'avg_pool_3x3')
     """
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:

@@ -74,6 +74,13 @@ def nasbench201_supernet(
     operations that `keep` leaves out are not computed in the mixture; here they keep their parameters.
 
     Raises: ValueError as `nasbench201_space`, and for a form or a mixture that cannot be.
+
+    >>> supernet = nasbench201_supernet(Skeleton(channels=4, cells=1, image_shape=(8, 8, 3), num_classes=10))
+    >>> arch = supernet.space.from_genotype("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_1x1~2|")
+    >>> params = jax.eval_shape(supernet.init, jax.random.key(0))
+    >>> own = jax.eval_shape(lambda p: supernet.extract(p, arch), params)  # cut out for the network of `arch`
+    >>> own == jax.eval_shape(supernet.network(arch).init, jax.random.key(0))[0]
+    True
     """
     form = checked_form(skeleton, form, remat)
     space, names, primitives = nasbench201_space(operations), names_of(operations), named(operations)
@@ -106,7 +113,7 @@ def nasbench201_supernet(
         def cell(x: Array, item: Item) -> tuple[Array, Stats]:
             here = item.within(context)
             here = here if isinstance(here.bn, str) else here._replace(bn={"plain": here.bn})
-            states, seen = run.path(_LAYOUT, edges_of(arch), {"plain": item.params}, x[None], here)
+            states, seen = run.path(_LAYOUT, _edges(arch), {"plain": item.params}, x[None], here)
             return mark(states[-1], CELL), seen["plain"]
 
         return forward(cell, params, x, context)
@@ -122,13 +129,9 @@ def nasbench201_supernet(
 
         return apply_frame(stage, params, x.astype(skeleton.dtype), context)
 
-    def edges_of(arch: Arch) -> Edges:
-        sources, nodes = zip(*_LAYOUT.ends, strict=True)
-        return Edges(jnp.arange(len(sources)), jnp.array(sources), jnp.asarray(arch), nodes)
-
     def used(arch: Arch) -> PyTree:
         shapes = jax.eval_shape(init, jax.random.key(0))
-        edges, live = edges_of(arch), nasbench201_live(arch, operations)
+        edges, live = _edges(arch), nasbench201_live(arch, operations)
         masks = []
         for own, (channels, _) in zip(shapes["stages"], stages, strict=True):
             # What goes past an operation is read by others, unless each gets one channel, which no shuffle moves.
@@ -139,18 +142,23 @@ def nasbench201_supernet(
     def network(arch: Arch) -> Network:
         return nasbench201_network(arch, skeleton, space, operations=operations)
 
-    def by_cells(trees: PyTree, arch: Arch) -> list[list[PyTree]]:
-        """Parameters or statistics of all stages -> for each cell those of its edges but "none"."""
-        edges = [(slot, o) for slot, o in enumerate(np.asarray(arch).tolist()) if names[o] != "none"]
-        return [
-            [[taken(stage[o], cell, slot) for slot, o in edges] for cell in range(skeleton.cells)] for stage in trees
-        ]
-
     def extract(params: PyTree, arch: Arch) -> PyTree:
-        return as_network(network, {**params, "stages": by_cells(params["stages"], arch)}, arch)
+        return as_network(network, {**params, "stages": _by_cells(params["stages"], arch, names, skeleton.cells)}, arch)
 
     def extract_stats(stats: Any, arch: Arch) -> Any:
-        return {**stats, "stages": by_cells(stats["stages"], arch)}
+        return {**stats, "stages": _by_cells(stats["stages"], arch, names, skeleton.cells)}
 
     parts = (init, apply, apply_path, used, network, extract, extract_stats)
     return checked_supernet(of_channels(Supernet(space, *parts, skeleton.image_shape), partial))
+
+
+def _edges(arch: Arch) -> Edges:
+    """What a path runs in each cell: of every slot the operation taken."""
+    sources, nodes = zip(*_LAYOUT.ends, strict=True)
+    return Edges(jnp.arange(len(sources)), jnp.array(sources), jnp.asarray(arch), nodes)
+
+
+def _by_cells(trees: PyTree, arch: Arch, names: tuple[str, ...], cells: int) -> list[list[PyTree]]:
+    """Parameters or statistics of all stages -> for each cell those of its edges but "none"."""
+    edges = [(slot, o) for slot, o in enumerate(np.asarray(arch).tolist()) if names[o] != "none"]
+    return [[[taken(stage[o], cell, slot) for slot, o in edges] for cell in range(cells)] for stage in trees]

@@ -35,7 +35,6 @@ from jaxnas.spaces import (
     NASBENCH201_OPERATIONS,
     chain_space,
     chain_stages,
-    darts_cells,
     darts_space,
     edge_table,
     enas_macro_space,
@@ -43,9 +42,9 @@ from jaxnas.spaces import (
     enas_micro_slots,
     enas_micro_space,
     nasbench201_space,
-    nasbench201_stages,
-    stride_of,
 )
+from jaxnas.spaces.darts import darts_cells, stride_of
+from jaxnas.spaces.nasbench201 import nasbench201_stages
 
 Mixture = Callable[[PyTree, ArchWeights, Array, Context], Array]
 """(params, weights, images [B, H, W, C], context) -> logits [B, K]."""
