@@ -1,5 +1,6 @@
 """Strict settings for every test: rank promotion raises, reused keys raise, and there are four CPU devices."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ jax.config.update("jax_debug_key_reuse", True)
 # so: 0, then nan (tests/test_readme.py); with all optimizations they are right.
 if jax.__version_info__ < (0, 12):
     jax.config.update("jax_disable_most_optimizations", True)
+
+# Traces are made of millions of small objects: with Python's threshold of 700 a tenth of the time goes into garbage.
+gc.set_threshold(100_000, 20, 20)
 
 # The older emitters of loops take half as long. XLA ends a process that gives it a flag that it has not got.
 FASTER = "--xla_cpu_use_fusion_emitters=false"

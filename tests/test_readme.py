@@ -15,10 +15,10 @@ def test_the_first_lines_of_python_run_and_find_a_cell(monkeypatch):
     assert sum(line.startswith(("import", "from")) for line in lines) <= 6
 
     def short(*arguments):
-        """The preset with one epoch: what the lines do is the same."""
+        """The preset with three candidates and one epoch: what the lines do is the same."""
         method, training, *rest = jaxnas.fit.preset(*arguments)
         replace = jaxnas.fit.presets.dataclasses.replace
-        return replace(method, epochs=1), replace(training, epochs=1, channels=2), *rest
+        return replace(method, evaluations=3, epochs=1), replace(training, epochs=1, channels=2), *rest
 
     monkeypatch.setattr(jaxnas, "preset", short, raising=False)
     names = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import lax
 from jaxnas.base import PLAIN, Array, Context
 from jaxnas.kernels.gate import where_wanted
 from jaxnas.kernels.platform import by_platform, platform
+from jaxnas.kernels.windows import pad, taps_of, window
 
 
 def pointwise(x: Array, kernel: Array, stride: int = 1, context: Context = PLAIN) -> Array:
@@ -56,23 +57,78 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _sum_of_taps(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    size = kernel.shape[0]
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows, columns = ((n - size) // stride + 1 for n in padded.shape[1:3])
-    high, wide = stride * (rows - 1) + 1, stride * (columns - 1) + 1
-    products = [
-        jnp.dot(padded[:, i : i + high : stride, j : j + wide : stride].reshape(-1, x.shape[-1]), kernel[i, j])
-        for i in range(size)
-        for j in range(size)
-    ]
-    return sum(products).reshape(x.shape[0], rows, columns, -1)  # type: ignore[union-attr]
+class _Taps(NamedTuple):
+    """A convolution as matrix products, one for each entry of the window. Written in `lax`, which is traced in a third
+    of the time that indices and operators of `jax.numpy` take; gradients are written out for the same reason."""
+
+    size: int
+    stride: int
+    padding: int
+
+    def windows(self, x: Array) -> list[Array]:
+        """What each tap meets: [B h w, C_in]."""
+        padded = pad(x, self.padding, self.padding)
+        rows, columns = self.shape(x)
+        met = (window(padded, tap, self.stride, rows, columns) for tap in taps_of(self.size, 1))
+        return [lax.reshape(each, (x.shape[0] * rows * columns, x.shape[-1])) for each in met]
+
+    def shape(self, x: Array) -> tuple[int, int]:
+        """(h, w) of what is computed from x."""
+        rows, columns = ((n + 2 * self.padding - self.size) // self.stride + 1 for n in x.shape[1:3])
+        return rows, columns
+
+    def kernels(self, kernel: Array) -> list[Array]:
+        """The matrix of each tap: [C_in, C_out]."""
+        flat = lax.reshape(kernel, (self.size**2, *kernel.shape[2:]))
+        return [lax.index_in_dim(flat, tap, keepdims=False) for tap in range(self.size**2)]
+
+    def sum(self, x: Array, kernel: Array) -> Array:
+        """The convolution."""
+        products = map(lax.dot, self.windows(x), self.kernels(kernel))
+        return lax.reshape(functools.reduce(lax.add, products), (x.shape[0], *self.shape(x), kernel.shape[-1]))
+
+    def to_input(self, x: Array, kernel: Array, g: Array) -> Array:
+        """The gradient of x: that of each tap goes back to where the tap was."""
+        flat, (rows, columns) = lax.reshape(g, (g.size // g.shape[-1], g.shape[-1])), self.shape(x)
+        zero, spaces = jnp.zeros((), g.dtype), self.stride - 1
+        parts = []
+        for (i, j), matrix in zip(taps_of(self.size, 1), self.kernels(kernel), strict=True):
+            part = lax.dot_general(flat, matrix, (((1,), (1,)), ((), ())))
+            part = lax.reshape(part, (x.shape[0], rows, columns, x.shape[-1]))
+            # Negative numbers take away what lies in the padding.
+            around = [
+                (at - self.padding, n - (at - self.padding) - self.stride * (m - 1) - 1, spaces)
+                for at, n, m in zip((i, j), x.shape[1:3], (rows, columns), strict=True)
+            ]
+            parts.append(lax.pad(part, zero, [(0, 0, 0), *around, (0, 0, 0)]))
+        return functools.reduce(lax.add, parts)
+
+    def to_kernel(self, x: Array, kernel: Array, g: Array) -> Array:
+        """The gradient of the kernel."""
+        flat = lax.reshape(g, (g.size // g.shape[-1], g.shape[-1]))
+        products = [lax.dot_general(each, flat, (((0,), (0,)), ((), ()))) for each in self.windows(x)]
+        return lax.reshape(jnp.stack(products), kernel.shape)
+
+
+class _Whole(NamedTuple):
+    """The same convolution in one piece."""
+
+    stride: int
+    padding: int
+
+    def sum(self, x: Array, kernel: Array) -> Array:
+        return _convolve(x, kernel, self.stride, self.padding)
+
+    def to_input(self, x: Array, kernel: Array, g: Array) -> Array:
+        return jax.vjp(lambda x: self.sum(x, kernel), x)[1](g)[0]
+
+    def to_kernel(self, x: Array, kernel: Array, g: Array) -> Array:
+        return jax.vjp(lambda kernel: self.sum(x, kernel), kernel)[1](g)[0]
 
 
 def _taps_or_whole(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    taps = functools.partial(_sum_of_taps, stride=stride, padding=padding)
-    whole = functools.partial(_convolve, stride=stride, padding=padding)
-    return by_platform(x, kernel, cpu=taps, default=whole)
+    taps, whole = _Taps(kernel.shape[0], stride, padding), _Whole(stride, padding)
+    return by_platform(x, kernel, cpu=taps.sum, default=whole.sum)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -89,18 +145,10 @@ def _conv_by_taps_backward(
     stride: int, padding: int, residuals: tuple[Array, Array, Array | None], g: Array
 ) -> tuple[Array, Array, None]:
     x, kernel, wanted = residuals
-
-    def to_input(form: Callable[..., Array]) -> Callable[..., Array]:
-        return lambda x, kernel, g: jax.vjp(lambda x: form(x, kernel, stride, padding), x)[1](g)[0]
-
-    def to_kernel(form: Callable[..., Array]) -> Callable[..., Array]:
-        return lambda x, kernel, g: jax.vjp(lambda kernel: form(x, kernel, stride, padding), kernel)[1](g)[0]
-
-    def formed(gradient: Callable[..., Callable[..., Array]]) -> Callable[..., Array]:
-        return functools.partial(by_platform, cpu=gradient(_sum_of_taps), default=gradient(_convolve))
-
-    dx = formed(to_input)(x, kernel, g)
-    return dx, where_wanted(wanted, formed(to_kernel), x, kernel, g), None
+    taps, whole = _Taps(kernel.shape[0], stride, padding), _Whole(stride, padding)
+    dx = by_platform(x, kernel, g, cpu=taps.to_input, default=whole.to_input)
+    to_kernel = functools.partial(by_platform, cpu=taps.to_kernel, default=whole.to_kernel)
+    return dx, where_wanted(wanted, to_kernel, x, kernel, g), None
 
 
 _conv_by_taps.defvjp(
