@@ -29,6 +29,21 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from jaxnas.celllayout import Box, Cell, cells, place
 from jaxnas.files import write_atomic
 
+__all__ = [
+    "alpha_figure",
+    "comparison_figure",
+    "curves_figure",
+    "draw_alpha",
+    "draw_comparison",
+    "draw_curves",
+    "draw_genotype",
+    "draw_mixture",
+    "figures",
+    "genotype_figure",
+    "save_figure",
+    "to_dot",
+]
+
 DPI = 150
 """Pixels an inch of every PNG."""
 

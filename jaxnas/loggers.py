@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 from jaxnas.files import read_json, write_json
 
+__all__ = ["LOGGERS", "Logger"]
+
 _LONGEST = 500
 """Of a value of a setting in MLflow, which refuses longer ones."""
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from jaxnas.catalog import Entry
 
 
+__all__ = ["Loaded", "describe", "image_form", "load", "save_network"]
+
+
 class _Skeleton(TypedDict):
     channels: Annotated[int, Bounds(1, 1 << 14)]
     cells: Annotated[int, Bounds(1, 500)]

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, SearchSpace
-from jaxnas.benchmarks import Table, metric_column, named_table, table_fingerprint
+from jaxnas.benchmarks import Table, named_table
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import table_fingerprint
 from jaxnas.checks import check_arch
 from jaxnas.files import expanded
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxnas.base import Sampler
-from jaxnas.benchmarks import Table, measured, metric_column, only_rows
+from jaxnas.benchmarks import Table, measured, only_rows
+from jaxnas.benchmarks.named import metric_column
 from jaxnas.samplers import from_optuna, nondominated, over_seeds, random_search, simulate
 from jaxnas.samplers.nondominated import front
 from jaxnas.tabular.methods import optuna_maker

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxnas import predictors
 from jaxnas.base import Arch, Array, Graph, Key, SearchSpace
-from jaxnas.benchmarks import Table, functional_classes, metric_column
+from jaxnas.benchmarks import Table, functional_classes
+from jaxnas.benchmarks.named import metric_column
 from jaxnas.predictors import Encoding
 from jaxnas.spaces import nasbench201_space, product_space
 

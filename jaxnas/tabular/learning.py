@@ -20,7 +20,9 @@ from scipy import stats
 
 from jaxnas import report
 from jaxnas.base import Graph, Predictor
-from jaxnas.benchmarks import Table, metric_column, table_fingerprint
+from jaxnas.benchmarks import Table
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import table_fingerprint
 from jaxnas.files import write_csv
 from jaxnas.predictors import normal_scores
 from jaxnas.runfolder import RunFolder, open_run, versions

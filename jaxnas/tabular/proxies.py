@@ -21,7 +21,9 @@ from scipy import stats
 
 from jaxnas import data, report
 from jaxnas.base import Batch, SearchSpace, Skeleton, Supernet
-from jaxnas.benchmarks import Table, functional_classes, make_table, metric_column, table_fingerprint
+from jaxnas.benchmarks import Table, functional_classes, make_table
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import table_fingerprint
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset
 from jaxnas.files import write_atomic, write_csv

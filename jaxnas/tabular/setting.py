@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnas.benchmarks import Table, measured, metric_column, only_rows, space_size, table_fingerprint
+from jaxnas.benchmarks import Table, measured, only_rows
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import space_size, table_fingerprint
 
 MOST_EVALUATIONS = 100_000
 """Of one run."""
