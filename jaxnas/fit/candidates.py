@@ -37,6 +37,10 @@ class BlackBox:
 
     One compiled step trains every candidate where the space has such (`Entry.together`) and `train.share_step` asks for
     it. What is over the budget is worth less than all that was trained before, and is not trained.
+
+    >>> method = BlackBox(sampler="random", evaluations=20)
+    >>> f"{method.evaluations} trainings of {method.epochs} epochs"
+    '20 trainings of 3 epochs'
     """
 
     name: ClassVar[str] = "black_box"

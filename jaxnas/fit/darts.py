@@ -31,7 +31,12 @@ from jaxnas.search import limited_skips
 
 @dataclasses.dataclass(frozen=True)
 class Darts:
-    """Differentiable search (Liu et al. 2019, https://arxiv.org/abs/1806.09055); the defaults are the paper's."""
+    """Differentiable search (Liu et al. 2019, https://arxiv.org/abs/1806.09055); the defaults are the paper's.
+
+    >>> method = Darts(method="pc_darts", epochs=25, partial=2)  # the other settings are the paper's
+    >>> method.batch_size, method.learning_rate
+    (64, 0.025)
+    """
 
     name: ClassVar[str] = "darts"
     runtime: ClassVar[tuple[str, ...]] = ("remat",)

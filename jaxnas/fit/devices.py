@@ -19,7 +19,12 @@ from jaxnas.ranges import Count, Natural, Positive, UsedWith
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Over which devices and processes the batches are spread; results differ by rounding alone."""
+    """Over which devices and processes the batches are spread; results differ by rounding alone.
+
+    >>> two = Devices(count=2, way="pmap")  # `jaxnas.run(…, devices=two)`
+    >>> two.count, two.way
+    (2, 'pmap')
+    """
 
     count: Natural = 0
     """How many devices share a batch. 0 takes as many as divide it; on CPUs only as many as have enough to do."""

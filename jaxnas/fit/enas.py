@@ -33,7 +33,12 @@ from jaxnas.train import schedules
 
 @dataclasses.dataclass(frozen=True)
 class EnasController:
-    """The controller and how it learns; the defaults are those of the micro search."""
+    """The controller and how it learns; the defaults are those of the micro search.
+
+    >>> controller = EnasController(update="ppo", steps=50)
+    >>> controller.steps * controller.samples  # architectures that are drawn in an epoch
+    500
+    """
 
     update: Literal["reinforce", "ppo"] = "reinforce"
     steps: Count = 30
@@ -73,6 +78,10 @@ class Enas:
 
     The defaults are those of the micro search. Candidates are scored on the whole validation part by the statistics of
     its batches; the best of as many random ones, scored alike, is a baseline of a search with one seed.
+
+    >>> method = Enas(epochs=30, controller=EnasController(update="ppo"))
+    >>> method.controller.update, method.candidates
+    ('ppo', 100)
     """
 
     name: ClassVar[str] = "enas"

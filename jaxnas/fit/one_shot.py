@@ -58,6 +58,11 @@ class OneShot:
     The defaults are those of NAS-Bench-201. As many random architectures within the budget are scored alike, and the
     best of them is a baseline of a search with one seed: random search with weight sharing (Li & Talwalkar 2019,
     https://arxiv.org/abs/1902.07638).
+
+    >>> from jaxnas.fit import Scoring
+    >>> method = OneShot(by="predictor", predictor="gp", scoring=Scoring(evaluations=200))
+    >>> method.scoring.evaluations, method.sampling
+    (200, 'uniform')
     """
 
     name: ClassVar[str] = "one_shot"

@@ -24,7 +24,12 @@ from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How architectures are scored."""
+    """How architectures are scored.
+
+    >>> scoring = Scoring(batch_norm="batch", evaluations=200)  # `jaxnas.OneShot(scoring=scoring)`
+    >>> scoring.batch_size
+    250
+    """
 
     batch_norm: Literal["batch", "recalibrated"] = "recalibrated"
     """batch: a path is normalized by the statistics of each validation batch. recalibrated: it is normalized by its own
@@ -40,7 +45,12 @@ class Scoring:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreComparison:
-    """How scores are compared with a table of measured architectures."""
+    """How scores are compared with a table of measured architectures.
+
+    >>> comparison = ScoreComparison(metric="test", architectures=100)  # `jaxnas.OneShot(comparison=comparison)`
+    >>> comparison.running_paths
+    1000
+    """
 
     metric: str | None = None
     """The metric of the table; by default the one that searches on it see, such as a validation accuracy."""
@@ -89,6 +99,21 @@ def score(
 
     Raises: ValueError for another batch_norm, where a number is out of its range, or the training part has not so many
     examples.
+
+    >>> import flax.linen as nn
+    >>> from jaxnas import choices, data
+    >>> class Tiny(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(2)(nn.relu(nn.Dense(choices.width("hidden", (2, 4)))(x)))
+    >>> own = choices.searchable(Tiny(), jnp.zeros((1, 3)))
+    >>> rows = np.ones((16, 3), "float32"), np.arange(16) % 2
+    >>> dataset = data.from_arrays(rows, rows, rows)
+    >>> params = own.supernet.init(jax.random.key(0))
+    >>> archs = np.array([[0], [1]])
+    >>> values = score(own.supernet, params, archs, data.split(dataset, 0), dataset, batch_norm="batch", batch_size=16)
+    >>> values.tolist()  # all examples are alike, and half of them are of each class
+    [0.5, 0.5]
     """
     if batch_norm not in ("batch", "recalibrated"):
         raise ValueError(f"batch_norm must be batch or recalibrated, got {batch_norm!r}")

@@ -12,7 +12,13 @@ from jaxnas.ranges import Bound, Count, Depth, NotNegative, Positive, Share, Use
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a network is trained from scratch; `jaxnas.fit.preset` has the values of the papers."""
+    """How a network is trained from scratch; `jaxnas.fit.preset` has the values of the papers.
+
+    >>> import dataclasses
+    >>> short = Training(epochs=5, channels=8)
+    >>> dataclasses.replace(short, label_smoothing=0.1).epochs
+    5
+    """
 
     epochs: Count = 30
     batch_size: Count = 64

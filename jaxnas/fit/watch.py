@@ -37,7 +37,12 @@ _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """What is watched for a collapse, on validation images without augmentation, the same at every measurement."""
+    """What is watched for a collapse, on validation images without augmentation, the same at every measurement.
+
+    >>> off = Watch(every=0, eigenvalue_every=0)  # `jaxnas.Darts(watch=off)` measures nothing on its way
+    >>> off.every, off.eigenvalue_every
+    (0, 0)
+    """
 
     every: Natural = 1
     """Epochs between two measurements of skip connections, entropy and the gap of mixture and path; 0 is none."""

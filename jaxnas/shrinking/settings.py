@@ -12,7 +12,12 @@ Cost = Literal["macs", "params", "latency_ms"]
 
 @dataclasses.dataclass(frozen=True)
 class Shrinking:
-    """How alternatives are scored and chosen."""
+    """How alternatives are scored and chosen.
+
+    >>> half = Shrinking(cost="params", budgets=(0.5,), random_baselines=0)  # one network of half the parameters
+    >>> half.importance, half.budgets
+    ('fisher', (0.5,))
+    """
 
     cost: Cost = "macs"
     """What is limited: multiply-adds for one example, parameters, or milliseconds for a batch on this device."""
@@ -37,7 +42,11 @@ class Shrinking:
 
 @dataclasses.dataclass(frozen=True)
 class Fitting:
-    """How a network is trained: AdamW, a warm-up, then a cosine to 0; the last state is kept."""
+    """How a network is trained: AdamW, a warm-up, then a cosine to 0; the last state is kept.
+
+    >>> Fitting(epochs=30, cutout=True).batch_size
+    128
+    """
 
     epochs: Count = 10
     batch_size: Count = 128
@@ -51,7 +60,12 @@ class Fitting:
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(Fitting):
-    """How a small network learns from the trained model."""
+    """How a small network learns from the trained model.
+
+    >>> distillation = Distillation(epochs=5, labels=0.0)  # the outputs of the trained model alone
+    >>> distillation.batch_size, distillation.temperature  # what `Fitting` has is there too
+    (128, 2.0)
+    """
 
     epochs: Count = 3
     learning_rate: Positive = 1e-3
