@@ -85,9 +85,9 @@ def draw_genotype(
     >>> import os, tempfile
     >>> from jaxnas.spaces import nasbench201_space
     >>> space = nasbench201_space()
-    >>> genotype = space.to_genotype(space.from_genotype("|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|"))
+    >>> arch = space.from_genotype("|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     draw_genotype(genotype, f"{folder}/cell.png")
+    ...     draw_genotype(space.to_genotype(arch), f"{folder}/cell.png")
     ...     sorted(os.listdir(folder))
     ['cell.png', 'cell.svg']
     """
@@ -380,7 +380,7 @@ def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") 
 
     Raises: ValueError where there is no loss and no metric.
 
-    >>> lines = [{"stage": "search", "phase": "epoch", "step": n, "train_loss": 1.0, "valid_loss": 2.0} for n in range(5)]
+    >>> lines = [{"stage": "search", "phase": "epoch", "step": n, "train_loss": 1, "valid_loss": 2} for n in range(5)]
     >>> left, right = curves_figure(lines).axes
     >>> [text.get_text() for text in left.get_legend().get_texts()]
     ['training', 'validation']

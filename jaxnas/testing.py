@@ -92,10 +92,10 @@ def check_primitive(
     >>> from jaxnas.ops.primitives import PRIMITIVES
     >>> pool = PRIMITIVES["avg_pool_3x3"]
     >>> check_primitive(pool, channels=2, strides=(1,))
-    >>> check_primitive(pool._replace(cost=PRIMITIVES["nor_conv_3x3"].cost), channels=2, strides=(1,))
+    >>> check_primitive(pool._replace(name="mine", cost=PRIMITIVES["nor_conv_3x3"].cost), channels=2, strides=(1,))
     Traceback (most recent call last):
         ...
-    AssertionError: ...
+    AssertionError: mine at stride 1: cost counts the parameters of init: 40 of 0
     """
     name = primitive.name
     known = [table[name] for table in (PRIMITIVES, MACRO_PRIMITIVES, BLOCKS) if name in table]
@@ -267,14 +267,7 @@ def check_supernet(
 
     Raises: AssertionError naming the law; ValueError where the supernet is of another space.
 
-    >>> import flax.linen as nn
-    >>> import jaxnas
-    >>> class Tiny(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, x):
-    ...         return nn.Dense(2)(nn.relu(nn.Dense(jaxnas.width("hidden", (2, 4)))(x)))
-    >>> own = jaxnas.searchable(Tiny(), jnp.zeros((1, 3)))
-    >>> check_supernet(own.space, own.supernet)
+    docs/tutorials/own_data.md has an example.
     """
     check_choices(space.choices, supernet.space.choices, "the space", "the supernet")
     network = supernet.network if network is None else network

@@ -150,7 +150,7 @@ def hw_nasbench201_table(path: str | os.PathLike[str], nasbench201: Table) -> Ta
     >>> cells = make_table("nasbench201", nasbench201_space(), [[0] * 6, [1] * 6], {"index": [7, 9]})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "latency.json")
-    ...     _ = path.write_text(json.dumps([{"index": 7, "c10_pixel3_latency": 2.5}, {"index": 8, "c10_pixel3_latency": 3}]))
+    ...     _ = path.write_text(json.dumps([{"index": row, "c10_pixel3_latency": 2.5} for row in (7, 8)]))
     ...     table = hw_nasbench201_table(path, cells)
     >>> table.archs.tolist(), table.metrics["c10_pixel3_latency"].tolist()
     ([[0, 0, 0, 0, 0, 0]], [2.5])

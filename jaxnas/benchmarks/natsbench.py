@@ -104,7 +104,7 @@ def nats_records(path: str | os.PathLike[str]) -> Iterator[Record]:
     plain containers and numbers.
 
     >>> import tempfile
-    >>> run = {"dataset": "cifar10-valid", "seed": 777, "epochs": 12, "flops_M": 7.8, "params_M": 0.1, "latency_s": [0.02],
+    >>> run = {"dataset": "cifar10-valid", "seed": 777, "epochs": 12, "flops_M": 7.8, "params_M": 0.1, "latency_s": [],
     ...        "train_acc1": [50.0] * 12, "train_loss": [1.0] * 12, "train_time_s_per_epoch": 5.0,
     ...        "eval_acc1": {"x-valid": [40.0]}}
     >>> cell = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
@@ -142,7 +142,7 @@ def nats_table(path: str | os.PathLike[str]) -> Table:
     Raises: as `nats_records`.
 
     >>> import tempfile
-    >>> run = {"dataset": "cifar10-valid", "seed": 777, "epochs": 12, "flops_M": 7.8, "params_M": 0.1, "latency_s": [0.02],
+    >>> run = {"dataset": "cifar10-valid", "seed": 777, "epochs": 12, "flops_M": 7.8, "params_M": 0.1, "latency_s": [],
     ...        "train_acc1": [50.0] * 12, "train_loss": [1.0] * 12, "train_time_s_per_epoch": 5.0,
     ...        "eval_acc1": {"x-valid": [40.0]}}
     >>> cell = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"

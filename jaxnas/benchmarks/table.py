@@ -214,7 +214,7 @@ def measured(table: Table, metrics: Sequence[str]) -> np.ndarray:
     A metric is written as for `Table.query`; a "-" before it changes nothing.
 
     >>> from jaxnas.base import Choice
-    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [50, 60], "test": [np.nan, 61]})
+    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [5, 6], "test": [np.nan, 6]})
     >>> measured(table, ["valid", "test"]).tolist()
     [1]
     """
@@ -235,7 +235,7 @@ def only_rows(table: Table, rows: np.ndarray) -> Table:
     Raises: ValueError where there is no row.
 
     >>> from jaxnas.base import Choice
-    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [50, 60], "test": [np.nan, 61]})
+    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [5, 6], "test": [np.nan, 6]})
     >>> only_rows(table, measured(table, ["test"])).archs.tolist()
     [[1]]
     """
@@ -253,7 +253,7 @@ def missing(table: Table) -> dict[str, int]:
     """How many rows have no value, for each metric ("NAME") or fidelity of one ("NAME@LABEL").
 
     >>> from jaxnas.base import Choice
-    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [50, 60], "test": [np.nan, 61]})
+    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [5, 6], "test": [np.nan, 6]})
     >>> missing(table)
     {'valid': 0, 'test': 1}
     """

@@ -70,6 +70,8 @@ def train_candidates(
     goes on must have again.
 
     Raises: ValueError for what cannot work with the space, the data or the devices.
+
+    docs/own_method.md has an example.
     """
     seeds.check(problem, {})
     if not problem.training.hold_out:

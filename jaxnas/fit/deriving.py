@@ -63,7 +63,7 @@ def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key,
     >>> entry = entry_of("nasbench201")
     >>> space = entry.space(skeleton)
     >>> budget = make_budget(entry, space, skeleton, {"macs": 100_000})
-    >>> weights = {"cell": np.tile([0.05, 0.2, 0.1, 0.6, 0.05], (6, 1))}  # the fourth option, a convolution, is the heaviest
+    >>> weights = {"cell": np.tile([0.05, 0.2, 0.1, 0.6, 0.05], (6, 1))}  # convolutions of 3 × 3 weigh most
     >>> arch = heaviest(space, budget, weights, jax.random.key(0))
     >>> bool(budget.costs(np.asarray(arch)[None])["macs"][0] <= 100_000), sorted(set(np.asarray(arch).tolist()))
     (True, [1, 3])

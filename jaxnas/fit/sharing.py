@@ -84,6 +84,8 @@ def weight_sharing(
     its batches; the best of as many random ones is a baseline. One without is asked to `derive`.
 
     Raises: ValueError for what cannot work with the space, the data or the devices.
+
+    docs/own_method.md has an example.
     """
     check_settings("search", sharing, Sharing)
     seeds.check(problem, {})

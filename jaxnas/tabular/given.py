@@ -14,7 +14,12 @@ from jaxnas.tabular.proxies import with_scores
 
 @dataclasses.dataclass(frozen=True)
 class GivenTable:
-    """Which table, and how it is read."""
+    """Which table, and how it is read.
+
+    >>> table, usual = GivenTable("digits201").read()
+    >>> table.name, usual["search"]
+    ('digits201', 'valid')
+    """
 
     table: str = "digits201"
     """digits201, or a file: CSV, TSV, JSON, npz, or the release of NAS-Bench-101."""

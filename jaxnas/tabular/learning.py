@@ -39,7 +39,12 @@ USUAL_SIZES = (78, 156, 391)
 
 
 def usual_sizes(table: Table, metric: str) -> list[int]:
-    """`USUAL_SIZES` as far as they are at most half of what is measured; half of that where none is."""
+    """`USUAL_SIZES` as far as they are at most half of what is measured; half of that where none is.
+
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> usual_sizes(digits201_table(), "valid")
+    [78, 156, 391]
+    """
     half = int((~np.isnan(metric_column(table, metric))).sum()) // 2
     return [size for size in USUAL_SIZES if size <= half] or [half]
 
@@ -65,6 +70,8 @@ def run_learning_curves(
 
     Raises: ValueError for an unknown metric, sizes that are too small or more than half of the measured rows, no draws;
     ValueError and OSError as `open_run`; Stopped where a signal came. Only for the main thread.
+
+    The program experiments/predictor.py is an example.
     """
     start = time.perf_counter()
     values = metric_column(table, metric)
@@ -128,6 +135,8 @@ def measure_predictor(
     graphs: of all A rows, batched. values: float [A], NaN where there is none.
 
     Raises: ValueError where all predictions are alike.
+
+    docs/own_table.md has an example.
     """
     fit = jax.jit(lambda key, *data: predictor.fit(key, predictor.init(jax.random.fold_in(key, 0)), *data))
     predict = jax.jit(predictor.predict)

@@ -45,7 +45,11 @@ COLDEST = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class MethodSettings:
-    """Population, sample size and averaging are those of NAS-Bench-201's programs."""
+    """Population, sample size and averaging are those of NAS-Bench-201's programs.
+
+    >>> MethodSettings(population=50).settings()["sample_size"]  # the others stay as they are
+    3
+    """
 
     population: Count = 10
     sample_size: Count = 3
@@ -84,7 +88,15 @@ def as_plan(sampler: Sampler | Plan, setting: Setting) -> Plan:
 
 
 def make_plan(name: str, setting: Setting, settings: MethodSettings) -> Plan:
-    """The method of that name. Raises ValueError for an unknown one and for settings that it cannot have."""
+    """The method of that name. Raises ValueError for an unknown one and for settings that it cannot have.
+
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> from jaxnas.tabular import make_setting
+    >>> setting = make_setting(digits201_table(), search="valid", report="test", evaluations=100)
+    >>> plan = make_plan("evolution", setting, MethodSettings(population=20))  # `compare` takes it as a sampler
+    >>> plan.steps
+    100
+    """
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     check_settings("", settings, type(settings))
