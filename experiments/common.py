@@ -27,7 +27,8 @@ class Common:
     space: Space = "darts"
     """What is searched."""
     preset: Preset = "tiny"
-    """tiny takes minutes on two CPU cores. small searches on CIFAR-10, also on a CPU. paper has the paper's settings."""
+    """tiny takes minutes on two CPU cores. small searches on CIFAR-10, also on a CPU. paper has the paper's
+    settings."""
     dataset: str = "digits"
     """digits, digits201, a TFDS image-classification data set by name (cifar10), or folder:PATH with one
     folder of images for each class."""

@@ -10,9 +10,9 @@
 All architectures are paths of one supernet with random parameters, and one compiled program makes all scores.
 Architectures that compute the same function are scored once. For NAS-Bench-201 there are two values of Kendall's tau:
 over all 15,625 cells, and over the 9,445 cells in which every operation lies on a way from the input to the output.
-Published values are of the second kind (Tybl & Neumann 2025, table 1, CIFAR-10): FLOPs .623, layers .626, SynFlow .561, Jacov .616, NASWOT .571, ZiCo .607, AZ-NAS .712, VKDNW with its aggregate .750.
-The same command on the same --workdir goes on where it stopped.
-"""
+Published values are of the second kind (Tybl & Neumann 2025, table 1, CIFAR-10): FLOPs .623, layers .626, SynFlow .561,
+Jacov .616, NASWOT .571, ZiCo .607, AZ-NAS .712, VKDNW with its aggregate .750. The same command on the same --workdir
+goes on where it stopped. """
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class Config:
     batch_size: Count = 32
     channels: Width = 8
     cells: Depth | None = None
-    """Cells of the network, counted as in a search; by default a small number, such as one a stage for NAS-Bench-201."""
+    """Cells of the network, counted as in a search; by default a small number, such as one a stage for
+    NAS-Bench-201."""
     seed: Seed = 0
     """The seed of the parameters, the batch and the sample."""
     workdir: str = "runs/proxies"

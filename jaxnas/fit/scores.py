@@ -32,13 +32,13 @@ class Scoring:
     """
 
     batch_norm: Literal["batch", "recalibrated"] = "recalibrated"
-    """batch: a path is normalized by the statistics of each validation batch. recalibrated: it is normalized by its own
-    statistics on some training batches."""
+    """Which batch norm statistics a path uses. batch: those of each validation batch. recalibrated: those of the same
+    path on some training batches."""
     batch_size: Count = 250
     batches: Count = 8
-    """Training batches of the recalibration."""
+    """For recalibrated: how many training batches give the statistics."""
     evaluations: Count = 1000
-    """The search scores this many architectures, and as many random ones for comparison."""
+    """How many architectures the search scores; as many random ones are scored for comparison."""
     population: Count = 50
     """The population of an evolution, or the random start of a selection by a predictor."""
 
@@ -53,11 +53,11 @@ class ScoreComparison:
     """
 
     metric: str | None = None
-    """The metric of the table; by default the one that searches on it see, such as a validation accuracy."""
+    """The metric of the table; by default the one that searches on this table use, such as a validation accuracy."""
     architectures: Count = 500
-    """This many are drawn at random from the table, and scored with each kind of batch norm statistics."""
+    """How many architectures are drawn at random from the table, and scored with each kind of batch norm statistics."""
     running_paths: Count = 1000
-    """Running averages are taken over this many random paths; each path sees one training batch."""
+    """How many random paths give the running averages of batch norm statistics; each path sees one training batch."""
 
 
 class Measured(NamedTuple):
