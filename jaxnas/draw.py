@@ -80,7 +80,9 @@ _NODE, _LABEL, _LABEL_HEIGHT = 10.0, 9.0, 0.25  # Font sizes in points, height i
 def draw_genotype(
     genotype: Mapping[str, Any], path: str | os.PathLike[str], costs: Mapping[str, int] | None = None
 ) -> None:
-    """Writes a PNG of the cells of a genotype, as `genotype_figure` draws them.
+    """Writes a PNG and an SVG of the cells of a genotype, as `genotype_figure` draws them.
+
+    path: ends in .png; the SVG gets the same name.
 
     >>> import os, tempfile
     >>> from jaxnas.spaces import nasbench201_space
@@ -228,7 +230,7 @@ def to_dot(genotype: Mapping[str, Any]) -> str:
 def draw_alpha(
     history: Mapping[str, Any], operations: Sequence[str], steps: Sequence[int], path: str | os.PathLike[str]
 ) -> None:
-    """Writes a PNG of mixture weights over time, as `alpha_figure` draws them.
+    """Writes a PNG and an SVG of mixture weights over time, as `alpha_figure` draws them.
 
     >>> import os, tempfile
     >>> import numpy as np
@@ -313,7 +315,9 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
 def draw_mixture(
     history: Mapping[str, Any], operations: Sequence[str], steps: Sequence[int], path: str | os.PathLike[str]
 ) -> None:
-    """Writes a PNG of mixture weights of any space: over time where all slots have these operations, else the last.
+    """Writes a PNG and an SVG of the mixture weights of any space.
+
+    Where all slots have the same operations, the weights are drawn over time. Elsewhere the last weights are drawn.
 
     history: kind -> [T, S, O]. operations: the names of O options that every slot has, () where slots differ.
 
@@ -347,7 +351,7 @@ def last_mixture_figure(history: Mapping[str, Any]) -> Figure:
 
 
 def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "accuracy") -> None:
-    """Writes a PNG of the curves of a run, as `curves_figure` draws them.
+    """Writes a PNG and an SVG of the curves of a run, as `curves_figure` draws them.
 
     >>> import os, tempfile
     >>> lines = [{"stage": "search", "phase": "epoch", "step": n, "valid_accuracy": n / 10} for n in range(5)]
@@ -431,7 +435,7 @@ def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") 
 def draw_comparison(
     networks: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "accuracy"
 ) -> None:
-    """Writes a PNG of networks beside each other, as `comparison_figure` draws them.
+    """Writes a PNG and an SVG of networks beside each other, as `comparison_figure` draws them.
 
     >>> import os, tempfile
     >>> networks = {"found": {"test_accuracy": 0.9, "params": 1200, "macs": 30000}}

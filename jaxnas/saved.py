@@ -73,6 +73,9 @@ def save_network(
 ) -> None:
     """Keeps a trained network in `run`/network: its parameters and all that is needed to build it.
 
+    run: a folder. params, stats: as the `Network` has them. genotype: as of `to_genotype` of the space. skeleton: that
+    the network was built with. dataset: that it was trained on, whose normalization and class names are kept too.
+
     >>> import tempfile
     >>> from jaxnas.data import load_dataset
     >>> from jaxnas.networks import nasbench201_network
@@ -118,9 +121,9 @@ def form_of(dataset: Dataset) -> ImageForm | None:
 
 
 def image_form(description: Mapping[str, Any]) -> ImageForm:
-    """What files are made into before the network that `describe` described: as in its training.
+    """The size and the channels of the images that a network reads, for `jaxnas.data.read_image`.
 
-    Raises ValueError where it was trained on something else than images.
+    description: as of `describe`. Raises ValueError where the network was trained on something else than images.
 
     >>> description = {"skeleton": {"image_shape": [8, 8, 1]}, "images": {"channels": 1, "size": [8, 8]}}
     >>> image_form(description).size  # of a description as `describe` gives it
@@ -139,9 +142,9 @@ def image_form(description: Mapping[str, Any]) -> ImageForm:
 
 
 def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """Kept beside the parameters: genotype, skeleton, class_names, and of images their form, mean and std, if any.
+    """What a run folder says of its network: genotype, skeleton, class_names, and of images their form, mean and std.
 
-    Raises OSError where nothing is kept, ValueError where it is damaged.
+    Raises OSError where the folder has no network, ValueError where the file is damaged.
 
     >>> describe("runs/none")
     Traceback (most recent call last):

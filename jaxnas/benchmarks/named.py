@@ -105,7 +105,11 @@ def _with_time(table: Table) -> Table:
 
 
 def chosen_metric(table: Table, given: str | None, usual: str | None, flag: str) -> str:
-    """The metric that a person gave, or the usual one. Raises ValueError, naming the flag, where there is neither.
+    """The metric that a person gave, or the usual one of the table.
+
+    given, usual: names of metrics, None where there is none. flag: how the user can name a metric.
+
+    Raises: ValueError, naming the flag, where both are None.
 
     >>> from jaxnas.base import Choice
     >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [50, 60], "test": [51, 61]})

@@ -57,7 +57,7 @@ def quantize(params: PyTree) -> PyTree:
 
 
 def dequantize(params: PyTree) -> PyTree:
-    """What `quantize` was given, rounded; traceable.
+    """Parameters as float32 again, after the rounding of `quantize`; traceable.
 
     >>> params = {"kernel": jnp.array([[127.0, -2.0], [63.4, 1.2]]), "bias": jnp.zeros(2)}
     >>> dequantize(quantize(params))["kernel"][:, 0].tolist()

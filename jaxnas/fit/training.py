@@ -103,7 +103,9 @@ def train(
 
 
 def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, examples: Examples) -> Evaluation:
-    """Accuracy and loss of a trained network on all examples, each counted once.
+    """The metric and the loss of a trained network on all examples, each counted once.
+
+    params, stats: of the network. dataset: it has the objective and the normalization. examples: one of its splits.
 
     >>> import flax.linen as nn
     >>> import numpy as np

@@ -39,7 +39,9 @@ USUAL_SIZES = (78, 156, 391)
 
 
 def usual_sizes(table: Table, metric: str) -> list[int]:
-    """`USUAL_SIZES` as far as they are at most half of what is measured; half of that where none is.
+    """How many architectures a predictor is usually shown: 78, 156 and 391, without those above half of the rows.
+
+    Only rows with a value of the metric count. Where no size is left, it is half of the rows.
 
     >>> from jaxnas.benchmarks import digits201_table
     >>> usual_sizes(digits201_table(), "valid")

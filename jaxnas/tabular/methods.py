@@ -92,7 +92,11 @@ def as_plan(sampler: Sampler | Plan, setting: Setting) -> Plan:
 
 
 def make_plan(name: str, setting: Setting, settings: MethodSettings) -> Plan:
-    """The method of that name. Raises ValueError for an unknown one and for settings that it cannot have.
+    """The sampler of a method of `METHODS`, with its number of steps.
+
+    setting: the task, as of `make_setting`. settings: those of the method.
+
+    Raises: ValueError for an unknown name, and for settings that the method cannot have.
 
     >>> from jaxnas.benchmarks import digits201_table
     >>> from jaxnas.tabular import make_setting

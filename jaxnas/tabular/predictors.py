@@ -87,7 +87,7 @@ USUAL = ("gnn_gp", "gnn", "gp", "gp_paths", "mlp_paths", "mlp")
 
 
 def predictor_names(of: Known) -> list[str]:
-    """The usual predictors of what is known: without paths those are left out that count them.
+    """The names of the usual predictors for a table. Those that count paths are left out where there are no paths.
 
     >>> from jaxnas.benchmarks import digits201_table
     >>> from jaxnas.tabular import known
@@ -98,7 +98,9 @@ def predictor_names(of: Known) -> list[str]:
 
 
 def make_predictor(name: str, of: Known) -> Predictor:
-    """The predictor of that name. Raises ValueError where there is none, or none for what is known.
+    """A predictor of `PREDICTORS`. of: what it may know of architectures, as of `known`.
+
+    Raises: ValueError for an unknown name, and for a predictor of paths where architectures have none.
 
     >>> from jaxnas.benchmarks import digits201_table
     >>> from jaxnas.tabular import known
