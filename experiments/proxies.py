@@ -12,7 +12,8 @@ Architectures that compute the same function are scored once. For NAS-Bench-201 
 over all 15,625 cells, and over the 9,445 cells in which every operation lies on a way from the input to the output.
 Published values are of the second kind (Tybl & Neumann 2025, table 1, CIFAR-10): FLOPs .623, layers .626, SynFlow .561,
 Jacov .616, NASWOT .571, ZiCo .607, AZ-NAS .712, VKDNW with its aggregate .750. The same command on the same --workdir
-goes on where it stopped. """
+goes on where it stopped.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@
     python -m experiments.retrain --genotype genotypes.py:MY_CELL      a Genotype(…) of a program or a log, by its name
     python -m experiments.retrain --genotype '|nor_conv_3x3~0|+|…' --table digits201
 
-The paper's settings (--preset paper) give DARTS_V2 a test error of 2.76 ± 0.09 % on CIFAR-10 (Liu et al. 2019, table
-1). """
+The paper's settings (--preset paper) give DARTS_V2 a test error of 2.76 ± 0.09 % on CIFAR-10 (Liu et al. 2019,
+table 1).
+"""
 
 from __future__ import annotations
 
