@@ -212,6 +212,6 @@ def test_the_help_of_a_program_has_no_examples_in_python_and_docstrings_keep_the
     with pytest.raises(SystemExit):
         command.parse("experiments.darts", darts.__doc__, darts.Config, ["--help"])
     shown = capsys.readouterr().out
-    assert "What is watched for a collapse" in shown
+    assert "What is measured to see a collapse" in shown
     assert ">>>" not in shown
     assert ">>>" in Watch.__doc__
