@@ -209,7 +209,7 @@ def test_a_saved_table_over_a_space_of_ones_own_is_read_with_that_space(tmp_path
     benchmarks.save_table(benchmarks.make_table("t", space, [[0, 1], [1, 0]], {"valid": [1.0, 2.0]}), path)
     with pytest.raises(ValueError, match=r"saved over the space 'mine', .* give it as load_table\(path, space\)"):
         benchmarks.load_table(path)
-    assert benchmarks.load_table(path, space).query([1, 0], "valid") == 2.0
+    assert benchmarks.load_table(path, space).query(jnp.array([1, 0]), "valid") == 2.0
 
 
 def test_a_fingerprint_is_of_what_a_table_gives_and_not_of_its_file(tmp_path, table):
