@@ -3,13 +3,13 @@
     python -m experiments.black_box                                            digits, a few minutes on 2 CPU cores
     python -m experiments.black_box --search.sampler predictor                 also random, local, annealing, reinforce
     python -m experiments.black_box --dataset digits201 --table digits201      beside the ground truth
-    python -m experiments.black_box --space darts --max-macs 400000            what is over the budget is not trained
+    python -m experiments.black_box --space darts --max-macs 400000            no candidate over the budget is trained
     python -m experiments.black_box --preset small --data-dir DIR              CIFAR-10, cut down for a CPU
 
-Nothing is shared between candidates but the compiled step, so that their values need no trust in shared weights; in
-exchange a search sees dozens of architectures, not thousands. `jaxnas.fit.search_black_box` does the same for any
-function of your own, on the cores of this machine or a cluster (docs/black_box.md). The same command on the same
---workdir goes on where it stopped.
+Each candidate is trained alone: candidates share the compiled step and no weights. So their values are those of real
+trainings, but a search sees dozens of architectures, not thousands. `jaxnas.fit.search` does the same for any function
+of your own, on the cores of this machine or on a cluster (docs/black_box.md). The same command on the same --workdir
+goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -27,50 +27,54 @@ class Common:
     space: Space = "darts"
     """What is searched."""
     preset: Preset = "tiny"
-    """tiny takes minutes on two CPU cores, small searches on CIFAR-10 there, paper has the paper's settings."""
+    """tiny takes minutes on two CPU cores. small searches on CIFAR-10, also on a CPU. paper has the paper's
+    settings."""
     dataset: str = "digits"
-    """digits, digits201, a TFDS image-classification data set by name (cifar10), or a folder of images per class."""
+    """digits, digits201, a TFDS image-classification data set by name (cifar10), or folder:PATH with one
+    folder of images for each class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
     label: str | None = None
-    """What is learned, of a TFDS data set with several labels (cifar100 has label and coarse_label)."""
+    """Which label is learned, where a TFDS data set has several (cifar100 has label and coarse_label)."""
     size: Size = None
-    """Images are resized to this when they are read. It is needed where they differ in size."""
+    """Images are resized to this size when they are read. It is needed where images differ in size."""
     workdir: str = "runs"
     """The run folder."""
     table: str | None = None
-    """Ground truth: a table over the same space, digits201 or a file, in which the found architecture is looked up."""
+    """Ground truth: a table over the same space, in which the found architecture is looked up; digits201 or a file."""
     metric: str | None = None
-    """The metric of the table that is shown; by default the one that is usually reported of it."""
+    """The metric of the table that is shown; by default the one that is usually reported for this table."""
     max_params: Bound | None = None
-    """The most parameters that the network which is trained in the end may have."""
+    """The most parameters that the final network may have."""
     max_macs: Bound | None = None
-    """The most multiply-adds that this network may need for one image."""
+    """The most multiply-adds that the final network may need for one image."""
     max_latency_ms: Positive | None = None
-    """The longest time of this network for a batch on this device. Each option is timed. The time of a network is
-    estimated as the sum over its options, and the sum is fitted to two whole networks, which are timed as well."""
+    """The longest time that the final network may take for a batch on this device, in milliseconds. Each option is
+    timed. The time of a network is estimated as a sum over its options, which is fitted to the times of two whole
+    networks."""
     latency_batch: Count = 32
-    """Images of the batch whose time is limited."""
+    """How many images the batch for --max-latency-ms has."""
     latency_table: str | None = None
-    """A file with the columns choice, option and milliseconds, of the device where the network is to run. Its sums are
-    limited in place of those that are measured here (docs/own_table.md)."""
+    """A file of times on another device, with the columns choice, option and milliseconds. --max-latency-ms then limits
+    the sum of these times, and nothing is timed here (docs/own_table.md)."""
     random_baselines: SomeOrNone = 1
-    """How many random architectures, within the budget, are trained beside the found one."""
+    """How many random architectures within the budget are trained as baselines."""
     hand_designed: bool = True
-    """Trains networks that people designed beside the found one: a small one of many tutorials, and a ResNet (over the
-    chain a MobileNetV2, too) of as many multiply-adds."""
+    """Also trains networks that people designed, as baselines: a small network as in many tutorials, and a ResNet with
+    as many multiply-adds as the found network. Over the chain also a MobileNetV2."""
     dtype: fit.settings.Dtype = "float32"
-    """The type of activations, in the search and in the trainings. bfloat16 is for accelerators, and halves the memory
+    """The type of activations, in the search and in every training. bfloat16 is for accelerators, and halves the memory
     of activations. Parameters, statistics and losses stay float32."""
     seed: Seed = 0
     """The seed of everything that is random."""
     seeds: Some = 1
-    """Searches this many seeds at once, from `seed` on, trains what each found, and keeps the best by validation."""
+    """How many seeds are searched at once, from `seed` on. The network of each is trained, and the best on the
+    validation part is kept."""
     train: fit.Training = fit.Training()
     devices: fit.Devices = fit.Devices()
     logger: tuple[Logger, ...] = ()
-    """Where metrics and the result go too, into the run folder: tensorboard, wandb (WANDB_MODE=offline stays off the
-    network), mlflow (to the server of MLFLOW_TRACKING_URI where that is set)."""
+    """Metrics and the result also go to these: tensorboard, wandb, mlflow. They write into the run folder. wandb uses
+    the network unless WANDB_MODE=offline; mlflow writes to a server where MLFLOW_TRACKING_URI names one."""
     cache_dir: str | None = None
     """Where compiled programs are kept between runs; the user's cache folder by default."""
 

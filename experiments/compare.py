@@ -3,9 +3,9 @@
     python -m experiments.compare runs/darts runs/enas runs/one_shot
     python -m experiments.compare runs/seed-0 runs/seed-1 runs/seed-2 --out runs/comparison
 
-Runs that differ in nothing but the seed are one method: mean and standard deviation over its runs, and the agreement of
-the cells that they found, which is the share of equal choices over all pairs, beside that of random cells. Searches
-from other seeds mostly find other cells of much the same accuracy: what to report of a method is the mean of its seeds.
+Runs that differ only in the seed count as one method, with a mean and a standard deviation. Their agreement is the mean
+share of equal choices between two of the cells that they found; the agreement of random cells is printed beside it.
+Searches with other seeds mostly find other cells of about the same accuracy, so report the mean over seeds.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Config:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders."""
     out: str | None = None
-    """A folder for table.csv, table.tex for LaTeX, and report/index.html with pictures: a new or an empty one, or that
-    of an earlier comparison. Without it the table is only printed."""
+    """A folder for table.csv, table.tex for LaTeX, and report/index.html with pictures. It must be new, empty, or of an
+    earlier comparison. Without this flag the table is only printed."""
 
 
 def main(config: Config) -> None:

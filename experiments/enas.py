@@ -7,9 +7,10 @@
     python -m experiments.enas --space enas_micro --preset paper --data-dir DIR       the paper's settings, for a GPU
 
 The paper reports 2.89 % test error on CIFAR-10 for its micro space, with cutout, and 3.87 % for its macro space (Pham
-et al. 2018, table 1). Candidates are scored on the whole validation part by the statistics of its batches; the best of
-as many random ones, scored alike, is trained beside, but not with several seeds (--seeds 8). The same command on the
-same --workdir goes on where it stopped.
+et al. 2018, table 1). Candidates are scored on the whole validation part, with the batch norm statistics of its
+batches. As many random architectures are scored in the same way, and the best of them is trained as a baseline. A
+search with several seeds (--seeds 8) leaves this baseline out. The same command on the same --workdir goes on where it
+stopped.
 """
 
 from __future__ import annotations

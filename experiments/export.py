@@ -27,20 +27,20 @@ class Config:
     run: str
     """The folder of a finished run."""
     format: tuple[Format, ...] = ("onnx",)
-    """One or several."""
+    """One format or several."""
     out: str | None = None
-    """The folder that is written to; by default export/ in that of the run."""
+    """Where the files are written; by default the folder export/ of the run."""
     int8: bool = False
-    """Kernels are kept in 8 bits, with a scale for each channel. The accuracy before and after is measured on the test
-    split and printed, which needs the data that the run was trained on."""
+    """Kernels are kept in 8 bits, with a scale for each channel. The program then prints the accuracy on the test split
+    before and after. For this it needs the data of the run."""
     platforms: tuple[str, ...] = export.PLATFORMS
-    """For which devices StableHLO is written."""
+    """The devices for which StableHLO is written."""
     dataset: str | None = None
-    """The data set of the accuracies, as it was named for the run; by default the name in its result."""
+    """For --int8: the data set, as it was named for the run; by default the name in the result of the run."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
     size: command.Size = None
-    """As it was given for the run."""
+    """For --int8: the size of images, as it was given for the run."""
 
 
 def main(config: Config) -> None:

@@ -2,12 +2,13 @@
 
     python -m experiments.make_digits201 --workdir runs/digits201
 
-All 15,625 cells compute 4,930 functions; one cell of each is trained from scratch, the architecture being data of one
-compiled program. Checkpoints of a run are the fidelities. A second seed of some hundred classes tells the noise, and
-single runs are timed for a model of the training time. Devices share the architectures: on a CPU it is faster with
-XLA_FLAGS=--xla_force_host_platform_device_count=CORES, and gives the same bits. Finished parts are kept: the same
-command goes on where it was stopped, and with --start from what an earlier file has. On two cores it takes about an
-hour and a half.
+All 15,625 cells compute 4,930 different functions, and cells of one function form a class. One cell of each class is
+trained from scratch. One compiled program trains all, because the architecture is data. Checkpoints of a run are the
+fidelities. Some hundred classes are trained again with a second seed, to measure the noise. Single runs are timed, for
+a model of the training time. Devices share the architectures: a CPU is faster with
+XLA_FLAGS=--xla_force_host_platform_device_count=CORES, and gives the same bits. Finished parts are kept, so the same
+command goes on where it was stopped. --start takes the results of an earlier file. On two cores the program takes about
+an hour and a half.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from jaxnas.train.stop import stop_on_signal
 
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
-    """The settings of the numbers, and what they do not depend on; on what was read from `start` they do."""
+    """Settings that the numbers depend on, then those that they do not depend on, except for --start."""
 
     together: Count | None = None
-    """Architectures of a device computed at once under vmap: by default 1 on a CPU, all of a part elsewhere."""
+    """How many architectures a device trains at once under vmap; by default 1 on a CPU, and a whole part elsewhere."""
     start: str | None = None
-    """A file of this experiment, of the same settings: what it has is not trained again."""
+    """A file that this program wrote with the same settings. The classes in it are not trained again."""
     collect: bool = False
-    """Train nothing more, and write a file of what is there."""
+    """Train nothing more, and write a file of the finished parts."""
     workdir: str = "runs/digits201"
     cache_dir: str | None = None
 

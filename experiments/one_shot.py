@@ -1,10 +1,10 @@
-"""One-shot search, the whole road: a supernet along single paths, architectures chosen by its scores within a budget,
-and the chosen one and its baselines trained and tested.
+"""One-shot search, the whole road: train a supernet along single paths, choose an architecture by its scores within a
+budget, then train and test it and its baselines.
 
     python -m experiments.one_shot                                            digits, a few minutes on 2 CPU cores
     python -m experiments.one_shot --max-macs 400000 --search.by ilp          within a budget, by an integer program
     python -m experiments.one_shot --max-latency-ms 5 --search.by predictor   on this device, guided by a graph network
-    python -m experiments.one_shot --search.by proxy                          the best of 1,000 by a proxy are scored
+    python -m experiments.one_shot --search.by proxy                          a proxy ranks 1,000, the first are scored
     python -m experiments.one_shot --search.prune 4 3                         the weakest options go during the training
     python -m experiments.one_shot --max-macs 300000 --search.supernet runs/one_shot --workdir runs/smaller
     python -m experiments.one_shot --dataset digits201 --table digits201      beside the ground truth
@@ -13,10 +13,11 @@ and the chosen one and its baselines trained and tested.
     python -m experiments.one_shot --preset small --data-dir DIR              CIFAR-10, cut down for a CPU
     python -m experiments.one_shot --preset paper --data-dir DIR              for a GPU
 
-Budgets are of the networks that are trained in the end. As many random architectures within the budget are scored
-alike, and the best of them is trained beside, but not with several seeds (--seeds 8): random search with weight sharing
-(Li & Talwalkar 2019, https://arxiv.org/abs/1902.07638). For supernets over NAS-Bench-201 on CIFAR-10, Kendall's tau
-with the benchmark of about 0.5 is published. The same command on the same --workdir goes on where it stopped.
+A budget limits the networks that are trained in the end. As many random architectures within the budget are scored in
+the same way, and the best of them is trained as a baseline: random search with weight sharing (Li & Talwalkar 2019,
+https://arxiv.org/abs/1902.07638). A search with several seeds (--seeds 8) leaves this baseline out. Published values of
+Kendall's tau between such scores and the benchmark, for supernets over NAS-Bench-201 on CIFAR-10, are about 0.5. The
+same command on the same --workdir goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m experiments.predict --run runs/demo IMAGE.png photos/ 'more/*.jpg'
     python -m experiments.predict --run runs/demo photos/ --out classes.csv
 
-A folder stands for all images within it, and a pattern for what it matches. An image that cannot be read is named and
-passed over; the exit code is then 2, after all others are classified.
+A folder stands for all images within it, and a pattern for all files that it matches. An image that cannot be read is
+named and left out. All others are classified, and the exit code is then 2.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Learning curves of predictors on a table: rank correlation with what was measured, against how much they were shown.
+"""Learning curves of predictors on a table: how well they rank architectures, against how many they have seen.
 
     python -m experiments.predictor --table nb201.csv --metric c10_test@200 --methods gnn_gp,gnn,gp,gp_paths,mlp
     python -m experiments.predictor --table nb201.csv --metric c10_test@200 --signals c10_params,c10_macs
     python -m experiments.predictor --table mine.csv --space darts --architecture genotype --metric accuracy
 
-A draw is a random set of architectures. A method is fitted to their values, as normal scores, and asked about all
-others but those that compute the same function as one of the set. Reported: Kendall's tau (b), Spearman's rho, and the
-regret of the best among the ten that are predicted to be best. Signals are metrics that are known of all architectures
-before any is trained, costs above all. On NAS-Bench-201, 156 architectures are 1 %, for which Kendall's tau of 0.657
-(GIN), 0.734 (ResGatedGCN), 0.773 (FlowerFormer) and, pre-trained, 0.836 are published.
+A draw is a random set of architectures. A predictor is fitted to their values, which are made into normal scores. Then
+it predicts all other architectures, without those that compute the same function as one of the set. The program reports
+Kendall's tau (b), Spearman's rho, and a regret: that of the best of the ten architectures with the highest predictions.
+Signals are metrics that are known for every architecture before any is trained, such as costs. On NAS-Bench-201, 156
+architectures are 1 %. For these the published values of Kendall's tau are 0.657 (GIN), 0.734 (ResGatedGCN), 0.773
+(FlowerFormer) and 0.836 (pre-trained).
 """
 
 from __future__ import annotations
@@ -26,20 +27,23 @@ from jaxnas.tabular import GivenTable, known, make_predictor, predictor_names, r
 
 @dataclasses.dataclass(frozen=True)
 class Config(GivenTable):
-    """With the defaults, on the shipped benchmark, about two minutes."""
+    """The defaults take about two minutes on the shipped benchmark."""
 
     metric: str | None = None
-    """What is predicted; by default what experiments.tabular reports."""
+    """The metric that is predicted; by default the report metric of experiments.tabular."""
     methods: str | None = None
-    """With commas, of gnn_gp, gnn, gnn_alone, gp, gp_paths, mlp_paths, mlp; by default all but gnn_alone that there are
-    for the table."""
+    """Names with commas: gnn_gp, gnn, gnn_alone, gp, gp_paths, mlp_paths, mlp. By default all that work on the table,
+    without gnn_alone."""
     sizes: str | None = None
-    """How many architectures are shown, with commas; by default 78,156,391 as far as they are half of the table."""
+    """How many architectures a predictor sees; numbers with commas. By default 78,156,391, without those that are more
+    than half of the table."""
     draws: Count = 5
+    """How many random sets there are for each size."""
     signals: str | None = None
-    """Metrics that gnn, gp and gnn_gp are told of every architecture, with commas; those that are positive and reach
-    over a factor of ten as logarithms. They may have gaps."""
+    """Metrics with commas, which gnn, gp and gnn_gp know for every architecture. A metric that is positive and ranges
+    over more than a factor of ten is given as its logarithm. Values may be missing."""
     workdir: str = "runs/predictor"
+    """The run folder."""
 
 
 def main(config: Config) -> None:

@@ -7,11 +7,12 @@
     python -m experiments.predictor --scores runs/proxies --signals zico,vkdnw
     python -m experiments.tabular --scores runs/proxies --search-metric vkdnw_agg
 
-All architectures are paths of one supernet with random parameters, and all scores one compiled program. Architectures
-that compute the same function are scored once. Of NAS-Bench-201 Kendall's tau is told over all 15,625 cells, and over
-the 9,445 without an operation that is never reached, as published ones are (Tybl & Neumann 2025, table 1, CIFAR-10):
-FLOPs .623, layers .626, SynFlow .561, Jacov .616, NASWOT .571, ZiCo .607, AZ-NAS .712, VKDNW with its aggregate .750.
-The same command on the same --workdir goes on where it stopped.
+All architectures are paths of one supernet with random parameters, and one compiled program makes all scores.
+Architectures that compute the same function are scored once. For NAS-Bench-201 there are two values of Kendall's tau:
+over all 15,625 cells, and over the 9,445 cells in which every operation lies on a way from the input to the output.
+Published values are of the second kind (Tybl & Neumann 2025, table 1, CIFAR-10): FLOPs .623, layers .626, SynFlow .561,
+Jacov .616, NASWOT .571, ZiCo .607, AZ-NAS .712, VKDNW with its aggregate .750. The same command on the same --workdir
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -36,21 +37,23 @@ from jaxnas.tabular import make_network, run_proxies
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """With the defaults most of the time is for compiling, two minutes on two CPU cores that others use as well."""
+    """With the defaults it takes two minutes on two busy CPU cores, most of it to compile."""
 
     space: str = "nasbench201"
+    """The space of the architectures."""
     table: str | None = None
-    """What was measured over the same space: digits201 or a file."""
+    """A table of measured architectures of the same space: digits201 or a file."""
     encoding: str | None = None
-    """Of a CSV without architecture strings: its columns of option numbers, with commas."""
+    """For a CSV without architecture strings: its columns that hold the numbers of options, with commas."""
     metric: str | None = None
-    """With what scores are correlated; by default what experiments.tabular reports."""
+    """The metric that scores are compared with; by default the report metric of experiments.tabular."""
     proxies: str = ",".join((*COSTS, *(name for name in PROXIES if name != "grasp"), *AGGREGATES))
-    """With commas. grasp takes second derivatives, which compile for long."""
+    """Names with commas. grasp takes second derivatives, which need long to compile."""
     sample: Natural = 0
-    """How many architectures at random; 0 is every row of the table, or 500 without one."""
+    """How many random architectures are scored. 0 takes every row of the table, or 500 where there is no table."""
     dataset: str = "digits"
-    """Of which one batch is read: digits, digits201, a TFDS data set by name, or a folder of images per class."""
+    """The data set of the one batch that is used: digits, digits201, a TFDS data set by name, or a folder with one
+    folder of images for each class."""
     data_dir: str | None = None
     """Where TFDS data sets are."""
     size: Size = None
@@ -58,11 +61,14 @@ class Config:
     batch_size: Count = 32
     channels: Width = 8
     cells: Depth | None = None
-    """As of searches; by default the small number of the space, of NAS-Bench-201 one a stage."""
+    """Cells of the network, counted as in a search; by default a small number, such as one a stage for
+    NAS-Bench-201."""
     seed: Seed = 0
-    """Of the parameters, the batch and the sample."""
+    """The seed of the parameters, the batch and the sample."""
     workdir: str = "runs/proxies"
+    """The run folder."""
     cache_dir: str | None = None
+    """Where compiled programs are kept between runs; the user's cache folder by default."""
 
 
 def main(config: Config) -> None:

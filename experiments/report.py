@@ -1,9 +1,9 @@
-"""Put all runs below a folder on one page: what each is, how far it is, and what came out.
+"""Put all runs below a folder on one page: what each run is, how far it is, and what it found.
 
     python -m experiments.report runs
 
-The page, index.html in that folder, leads to the page of each run, which is there while the run works and shows its
-curves so far. Run this again to list new runs.
+The page is index.html in that folder. It has a link to the page of each run, which shows the curves so far while the
+run works. Call the program again to list new runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxnas.fit import index
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Runs may lie at any depth."""
+    """Runs are found at any depth below the folder."""
 
     folder: Annotated[str, tyro.conf.Positional] = "runs"
     """The folder that holds the runs."""

@@ -2,10 +2,11 @@
 
     python -m experiments.retrain --genotype DARTS_V2 --dataset cifar10 --data-dir DIR
     python -m experiments.retrain --genotype runs/darts                a run, or its genotype.json, of any space
-    python -m experiments.retrain --genotype genotypes.py:MY_CELL        a program's or a log's Genotype(…), by its name
+    python -m experiments.retrain --genotype genotypes.py:MY_CELL      a Genotype(…) of a program or a log, by its name
     python -m experiments.retrain --genotype '|nor_conv_3x3~0|+|…' --table digits201
 
-The paper's settings (--preset paper) give DARTS_V2 2.76 ± 0.09 % test error on CIFAR-10 (Liu et al. 2019, table 1).
+The paper's settings (--preset paper) give DARTS_V2 a test error of 2.76 ± 0.09 % on CIFAR-10 (Liu et al. 2019,
+table 1).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Config(Common):
     """The preset and the space set every default that follows; a genotype says its space."""
 
     genotype: str = "DARTS_V2"
-    """The folder of a run, a published name (DARTS_V2), Genotype(…) or another notation of the field, or a .py, .txt,
-    .log or .json file that has one. Of several one is chosen as genotypes.py:NAME, or by its number."""
+    """The folder of a run, a published name (DARTS_V2), a text such as Genotype(…), or a .py, .txt, .log or .json file
+    that has such a text. Where a file has several, choose one by its name or its number, as in genotypes.py:NAME."""
 
 
 def _defaults(flag: Callable[[str], str]) -> Config:

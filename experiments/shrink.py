@@ -1,4 +1,4 @@
-"""Shrink a trained model to budgets: alternatives scored, an integer program, distillation, baselines beside.
+"""Shrink a trained model to budgets: score alternatives, choose by an integer program, distill, train baselines.
 
     python -m experiments.shrink                                              train ConvNet on digits, then shrink it
     python -m experiments.shrink --model vit --dataset cifar10 --data-dir DIR --size 16

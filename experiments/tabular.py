@@ -4,15 +4,17 @@
     python -m experiments.tabular --table nb201.csv --methods random,evolution,reinforce --evaluations 95
     python -m experiments.tabular --table mine.csv --space darts --architecture genotype --search-metric accuracy
 
-A table is "digits201", which comes with the package (NAS-Bench-201's cells trained on noisy digits), or a file of yours
-over any space of the library or over the values that occur in its columns (docs/own_table.md). Regret is the
-best value of the report metric in the table less that of the best architecture found; a metric written "-NAME" is
-better when smaller. A table may lack a part of its space: its coverage is told first, methods draw among the rows that
-have what is searched, and those that cannot pay nothing for what is not there. Also told: after how many evaluations a
-run met the best architecture of the search metric.
-The settings are those of NAS-Bench-201 (Dong & Yang 2020), which gives, as CIFAR-10 test accuracy
-after 12,000 s or about 95 evaluations: random 93.70 ± 0.36, evolution 93.92 ± 0.30, REINFORCE 93.85 ± 0.37. The
-defaults take a minute. Samplers of one's own: `jaxnas.tabular.compare`, docs/data.md.
+A table is "digits201" or a file. "digits201" comes with the package: the cells of NAS-Bench-201, trained on noisy
+digits. A file of yours is over any space of the library, or over the values that occur in its columns
+(docs/own_table.md). Regret is the best value of the report metric in the table, minus the value of the best
+architecture that was found. A metric written "-NAME" is better when it is smaller. A table may lack a part of its
+space. Then the program first prints how large the part is that it has. Methods choose among the rows that have the
+search metric. A method that cannot do so may ask for a missing row, which costs it nothing. The program also prints
+after how many evaluations a run met the best architecture of the search metric.
+
+The settings are those of NAS-Bench-201 (Dong & Yang 2020). It reports these CIFAR-10 test accuracies after 12,000 s or
+about 95 evaluations: random 93.70 ± 0.36, evolution 93.92 ± 0.30, REINFORCE 93.85 ± 0.37. The defaults take a minute.
+For samplers of your own see `jaxnas.tabular.compare` and docs/data.md.
 """
 
 from __future__ import annotations
@@ -33,23 +35,28 @@ class Config(MethodSettings, GivenTable):
     """What is compared on which table; how methods are set is in `MethodSettings`."""
 
     methods: str = "random,evolution,local,reinforce"
-    """Of random, evolution, local, annealing, reinforce, enas, predictor, and where metrics have fidelities halving,
-    hyperband; optuna_tpe and optuna_cma are Optuna's samplers, one run after another: take 20 seeds."""
+    """Names with commas: random, evolution, local, annealing, reinforce, enas, predictor. Where the search metric has
+    several fidelities, also halving and hyperband. optuna_tpe and optuna_cma are samplers of Optuna. Their runs go one
+    after another, so take 20 seeds."""
     seeds: Count = 1000
+    """How many runs each method makes."""
     evaluations: Count | None = None
-    """By default 300, or as many as the time budget allows."""
+    """The most evaluations of a run; by default 300, or as many as the time budget allows."""
     search_metric: str | None = None
-    """What methods see; by default the usual one of the table, or else --report-metric."""
+    """The metric that methods see; by default the usual one of the table, or else --report-metric."""
     report_metric: str | None = None
-    """By what their finds are judged; by default the usual one, or else --search-metric."""
+    """The metric by which the found architectures are judged; by default the usual one of the table, or else
+    --search-metric."""
     front_metrics: str | None = None
-    """Two metrics, with a comma, such as valid,-macs: also search for their front."""
+    """Two metrics with a comma, such as valid,-macs: methods also search for the Pareto front of these two."""
     front_methods: str = "nondominated,random"
-    """Of nondominated (NSGA-II), random, optuna_tpe, optuna_nsga2."""
+    """The methods that search for the front, with commas: nondominated (NSGA-II), random, optuna_tpe, optuna_nsga2."""
     time_metric: str | None = None
+    """The metric that says how many seconds an evaluation takes; by default the usual one of the table."""
     time_budget: Positive | None = None
-    """Simulated seconds; the evaluation that would exceed them is not made."""
+    """The simulated seconds of a run. An evaluation that would take it over this time is not made."""
     workdir: str = "runs/tabular"
+    """The run folder."""
 
 
 def main(config: Config) -> None:

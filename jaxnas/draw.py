@@ -29,6 +29,21 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from jaxnas.celllayout import Box, Cell, cells, place
 from jaxnas.files import write_atomic
 
+__all__ = [
+    "alpha_figure",
+    "comparison_figure",
+    "curves_figure",
+    "draw_alpha",
+    "draw_comparison",
+    "draw_curves",
+    "draw_genotype",
+    "draw_mixture",
+    "figures",
+    "genotype_figure",
+    "save_figure",
+    "to_dot",
+]
+
 DPI = 150
 """Pixels an inch of every PNG."""
 
@@ -65,7 +80,19 @@ _NODE, _LABEL, _LABEL_HEIGHT = 10.0, 9.0, 0.25  # Font sizes in points, height i
 def draw_genotype(
     genotype: Mapping[str, Any], path: str | os.PathLike[str], costs: Mapping[str, int] | None = None
 ) -> None:
-    """Writes a PNG of the cells of a genotype, as `genotype_figure` draws them."""
+    """Writes a PNG and an SVG of the cells of a genotype, as `genotype_figure` draws them.
+
+    path: ends in .png; the SVG gets the same name.
+
+    >>> import os, tempfile
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space = nasbench201_space()
+    >>> arch = space.from_genotype("|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_genotype(space.to_genotype(arch), f"{folder}/cell.png")
+    ...     sorted(os.listdir(folder))
+    ['cell.png', 'cell.svg']
+    """
     save_figure(genotype_figure(genotype, costs), path)
 
 
@@ -88,6 +115,13 @@ def genotype_figure(genotype: Mapping[str, Any], costs: Mapping[str, int] | None
 
     Raises: ValueError where the genotype has neither the cells of DARTS, nor that of NAS-Bench-201, nor layers, nor
     stages.
+
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space = nasbench201_space()
+    >>> arch = space.from_genotype("|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
+    >>> texts = genotype_figure(space.to_genotype(arch)).findobj(lambda artist: artist.get_gid() == "operation")
+    >>> sorted({text.get_text() for text in texts if hasattr(text, "get_text")})
+    ['none', 'nor conv 1×1', 'skip connect']
     """
     drawn = cells(genotype)
     caption = "" if costs is None else f"{figures(costs['params'])} parameters, {figures(costs['macs'])} MACs"
@@ -169,7 +203,15 @@ def _layers_figure(chain: Cell, caption: str) -> Figure:
 
 
 def to_dot(genotype: Mapping[str, Any]) -> str:
-    """The cells of a genotype as a graph in the language of Graphviz; raises like `genotype_figure`."""
+    """The cells of a genotype as a graph in the language of Graphviz; raises like `genotype_figure`.
+
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space = nasbench201_space()
+    >>> arch = space.from_genotype("|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|")
+    >>> dot = to_dot(space.to_genotype(arch))
+    >>> dot.startswith("digraph"), dot.count("->")
+    (True, 6)
+    """
     lines = ["digraph genotype {", "  rankdir=LR;", '  node [shape=box, style=rounded, fontname="DejaVu Sans"];']
     drawn = cells(genotype)
     colors = operation_colors(operation for cell in drawn for operation, _, _ in cell.edges)
@@ -188,7 +230,16 @@ def to_dot(genotype: Mapping[str, Any]) -> str:
 def draw_alpha(
     history: Mapping[str, Any], operations: Sequence[str], steps: Sequence[int], path: str | os.PathLike[str]
 ) -> None:
-    """Writes a PNG of mixture weights over time, as `alpha_figure` draws them."""
+    """Writes a PNG and an SVG of mixture weights over time, as `alpha_figure` draws them.
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> weights = {"cell": np.full((3, 6, 2), 0.5)}  # 3 steps, the 6 edges of a NAS-Bench-201 cell, 2 operations
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_alpha(weights, ["skip_connect", "nor_conv_3x3"], [0, 10, 20], f"{folder}/alpha.png")
+    ...     sorted(os.listdir(folder))
+    ['alpha.png', 'alpha.svg']
+    """
     save_figure(alpha_figure(history, operations, steps), path)
 
 
@@ -199,6 +250,12 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
     (S = n (n + 1) / 2), node by node and source ascending. steps: [T].
 
     Raises: ValueError where shapes do not fit together or S is of neither space.
+
+    >>> import numpy as np
+    >>> weights = {"cell": np.full((3, 6, 2), 0.5)}  # 3 steps, the 6 edges of a NAS-Bench-201 cell, 2 operations
+    >>> figure = alpha_figure(weights, ["skip_connect", "nor_conv_3x3"], [0, 10, 20])
+    >>> [axes.get_title() for axes in figure.axes]
+    ['0 → 1', '0 → 2', '1 → 2', '0 → 3', '1 → 3', '2 → 3']
     """
     arrays = {kind: np.asarray(values, float) for kind, values in history.items()}
     if not arrays:
@@ -258,9 +315,18 @@ def alpha_figure(history: Mapping[str, Any], operations: Sequence[str], steps: S
 def draw_mixture(
     history: Mapping[str, Any], operations: Sequence[str], steps: Sequence[int], path: str | os.PathLike[str]
 ) -> None:
-    """Writes a PNG of mixture weights of any space: over time where all slots have these operations, else the last.
+    """Writes a PNG and an SVG of the mixture weights of any space.
+
+    Where all slots have the same operations, the weights are drawn over time. Elsewhere the last weights are drawn.
 
     history: kind -> [T, S, O]. operations: the names of O options that every slot has, () where slots differ.
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_mixture({"layers": np.full((3, 4, 2), 0.5)}, (), [0, 10, 20], f"{folder}/mixture.png")
+    ...     sorted(os.listdir(folder))
+    ['mixture.png', 'mixture.svg']
     """
     draw_alpha(history, operations, steps, path) if operations else save_figure(last_mixture_figure(history), path)
 
@@ -285,7 +351,15 @@ def last_mixture_figure(history: Mapping[str, Any]) -> Figure:
 
 
 def draw_curves(lines: Iterable[Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "accuracy") -> None:
-    """Writes a PNG of the curves of a run, as `curves_figure` draws them."""
+    """Writes a PNG and an SVG of the curves of a run, as `curves_figure` draws them.
+
+    >>> import os, tempfile
+    >>> lines = [{"stage": "search", "phase": "epoch", "step": n, "valid_accuracy": n / 10} for n in range(5)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_curves(lines, f"{folder}/curves.png")
+    ...     sorted(os.listdir(folder))
+    ['curves.png', 'curves.svg']
+    """
     save_figure(curves_figure(lines, metric), path)
 
 
@@ -309,6 +383,11 @@ def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") 
     log scale.
 
     Raises: ValueError where there is no loss and no metric.
+
+    >>> lines = [{"stage": "search", "phase": "epoch", "step": n, "train_loss": 1, "valid_loss": 2} for n in range(5)]
+    >>> left, right = curves_figure(lines).axes
+    >>> [text.get_text() for text in left.get_legend().get_texts()]
+    ['training', 'validation']
     """
     stages: dict[str, dict[str, dict[str, list[tuple[int, float]]]]] = {}
     for line in lines:
@@ -356,7 +435,15 @@ def curves_figure(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") 
 def draw_comparison(
     networks: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "accuracy"
 ) -> None:
-    """Writes a PNG of networks beside each other, as `comparison_figure` draws them."""
+    """Writes a PNG and an SVG of networks beside each other, as `comparison_figure` draws them.
+
+    >>> import os, tempfile
+    >>> networks = {"found": {"test_accuracy": 0.9, "params": 1200, "macs": 30000}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_comparison(networks, f"{folder}/comparison.png")
+    ...     sorted(os.listdir(folder))
+    ['comparison.png', 'comparison.svg']
+    """
     save_figure(comparison_figure(networks, metric), path)
 
 
@@ -371,6 +458,13 @@ def comparison_figure(networks: Mapping[str, Mapping[str, Any]], metric: str = "
     blue, with "random" gray, all others orange.
 
     Raises: ValueError where there is no network.
+
+    >>> networks = {
+    ...     "random-1": {"test_accuracy": 0.8, "params": 900, "macs": 20000},
+    ...     "found": {"test_accuracy": 0.9, "params": 1200, "macs": 30000, "interval": [0.88, 0.92]},
+    ... }
+    >>> [label.get_text() for label in comparison_figure(networks).axes[0].get_yticklabels()]
+    ['found', 'random-1']
     """
     if not networks:
         raise ValueError("there is no network to compare; give at least the found one")
@@ -454,6 +548,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes a PNG, and an SVG beside it, each in one step, and the folder where it is missing.
 
     Raises: ValueError for another ending than .png, OSError.
+
+    >>> save_figure(curves_figure([{"stage": "train", "phase": "epoch", "step": 0, "train_loss": 1.0}]), "curves.pdf")
+    Traceback (most recent call last):
+        ...
+    ValueError: pictures are PNG files, got 'curves.pdf'; end its name in .png
     """
     target = Path(path)
     if target.suffix != ".png":

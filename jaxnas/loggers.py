@@ -17,13 +17,22 @@ from typing import Any, Protocol
 
 from jaxnas.files import read_json, write_json
 
+__all__ = ["LOGGERS", "Logger"]
+
 _LONGEST = 500
 """Of a value of a setting in MLflow, which refuses longer ones."""
 
 
 class Logger(Protocol):
-    """log: `step` steps of a stage are done, and `values` is what they gave. finish: the run has come to this result,
-    numbers by their names. close: no more will come, of a run that is finished or not."""
+    """Where the metrics of a run go. Entries of `LOGGERS` make one.
+
+    log: `step` steps of a stage are done, and `values` is what they gave. finish: the run has come to this result,
+    numbers by their names. close: no more will come, of a run that is finished or not.
+
+
+    >>> sorted(LOGGERS)  # `jaxnas.run(…, loggers=["tensorboard"])`
+    ['mlflow', 'tensorboard', 'wandb']
+    """
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None: ...
     def finish(self, result: Mapping[str, float]) -> None: ...

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from jaxnas.catalog import Entry
 
 
+__all__ = ["Loaded", "describe", "image_form", "load", "save_network"]
+
+
 class _Skeleton(TypedDict):
     channels: Annotated[int, Bounds(1, 1 << 14)]
     cells: Annotated[int, Bounds(1, 500)]
@@ -68,7 +71,24 @@ class Loaded(NamedTuple):
 def save_network(
     run: Path, params: PyTree, stats: Stats, genotype: dict[str, Any], skeleton: Skeleton, dataset: Dataset
 ) -> None:
-    """Keeps a trained network in `run`/network: its parameters and all that is needed to build it."""
+    """Keeps a trained network in `run`/network: its parameters and all that is needed to build it.
+
+    run: a folder. params, stats: as the `Network` has them. genotype: as of `to_genotype` of the space. skeleton: that
+    the network was built with. dataset: that it was trained on, whose normalization and class names are kept too.
+
+    >>> import tempfile
+    >>> from jaxnas.data import load_dataset
+    >>> from jaxnas.networks import nasbench201_network
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space, skeleton = nasbench201_space(), Skeleton(channels=4, cells=1, image_shape=(8, 8, 1), num_classes=10)
+    >>> arch = jnp.ones(6, jnp.int32)  # six skip connections
+    >>> params, stats = nasbench201_network(arch, skeleton).init(jax.random.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_network(Path(folder), params, stats, space.to_genotype(arch), skeleton, load_dataset("digits"))
+    ...     description = describe(folder)
+    >>> space_of(description).notation(arch)
+    '|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|'
+    """
     folder = run / "network"
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(0, {"params": params, "stats": stats}, {})
@@ -101,9 +121,13 @@ def form_of(dataset: Dataset) -> ImageForm | None:
 
 
 def image_form(description: Mapping[str, Any]) -> ImageForm:
-    """What files are made into before the network that `describe` described: as in its training.
+    """The size and the channels of the images that a network reads, for `jaxnas.data.read_image`.
 
-    Raises ValueError where it was trained on something else than images.
+    description: as of `describe`. Raises ValueError where the network was trained on something else than images.
+
+    >>> description = {"skeleton": {"image_shape": [8, 8, 1]}, "images": {"channels": 1, "size": [8, 8]}}
+    >>> image_form(description).size  # of a description as `describe` gives it
+    (8, 8)
     """
     height, width, channels = description["skeleton"]["image_shape"]
     if "inputs" in description and "images" not in description:
@@ -118,9 +142,14 @@ def image_form(description: Mapping[str, Any]) -> ImageForm:
 
 
 def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """Kept beside the parameters: genotype, skeleton, class_names, and of images their form, mean and std, if any.
+    """What a run folder says of its network: genotype, skeleton, class_names, and of images their form, mean and std.
 
-    Raises OSError where nothing is kept, ValueError where it is damaged.
+    Raises OSError where the folder has no network, ValueError where the file is damaged.
+
+    >>> describe("runs/none")
+    Traceback (most recent call last):
+        ...
+    OSError: runs/none holds no trained network (...): give the folder of a finished run
     """
     path = expanded(run) / "network" / "network.json"
     if not path.exists():
@@ -160,6 +189,19 @@ def load(
     data set had as inputs; files become such images by `jaxnas.data.read_image` with `image_form(describe(run))`.
     Raises OSError where the folder holds no network, ValueError where it is damaged, or the model is not the one that
     was searched: with other choices, or layers of other shapes.
+
+    >>> import tempfile
+    >>> from jaxnas.data import load_dataset
+    >>> from jaxnas.networks import nasbench201_network
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space, skeleton = nasbench201_space(), Skeleton(channels=4, cells=1, image_shape=(8, 8, 1), num_classes=10)
+    >>> arch = jnp.ones(6, jnp.int32)  # six skip connections
+    >>> params, stats = nasbench201_network(arch, skeleton).init(jax.random.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:  # in place of the folder of a run
+    ...     save_network(Path(folder), params, stats, space.to_genotype(arch), skeleton, load_dataset("digits"))
+    ...     apply, kept = load(folder)
+    >>> jax.eval_shape(apply, kept, jax.ShapeDtypeStruct((5, 8, 8, 1), "uint8")).shape  # logits of five images
+    (5, 10)
     """
     if space is not None and model is not None:
         raise ValueError("give space or model, not both")

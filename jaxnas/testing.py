@@ -88,6 +88,14 @@ def check_primitive(
     draws from a key if it is `random`, and only then, and works without one.
 
     Raises: AssertionError naming the operation and the law.
+
+    >>> from jaxnas.ops.primitives import PRIMITIVES
+    >>> pool = PRIMITIVES["avg_pool_3x3"]
+    >>> check_primitive(pool, channels=2, strides=(1,))
+    >>> check_primitive(pool._replace(name="mine", cost=PRIMITIVES["nor_conv_3x3"].cost), channels=2, strides=(1,))
+    Traceback (most recent call last):
+        ...
+    AssertionError: mine at stride 1: cost counts the parameters of init: 40 of 0
     """
     name = primitive.name
     known = [table[name] for table in (PRIMITIVES, MACRO_PRIMITIVES, BLOCKS) if name in table]
@@ -158,6 +166,9 @@ def check_space(space: SearchSpace, skeletons: Sequence[Skeleton] = (), *, draws
     Python, not a traced function, see the first 16.
 
     Raises: AssertionError naming the law.
+
+    >>> from jaxnas.spaces import product_space
+    >>> check_space(product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)}))
     """
     choices, template = space.choices, space.template()
     sizes = np.array([len(choice.options) for choice in choices])
@@ -255,6 +266,8 @@ def check_supernet(
     have one of exactly zero; what is of another space is refused.
 
     Raises: AssertionError naming the law; ValueError where the supernet is of another space.
+
+    docs/tutorials/own_data.md has an example.
     """
     check_choices(space.choices, supernet.space.choices, "the space", "the supernet")
     network = supernet.network if network is None else network
@@ -391,6 +404,16 @@ def check_sampler(
     highest fidelity; with several, what `best` gives was told, and none of it dominates another.
 
     Raises: AssertionError naming the law.
+
+    >>> from jaxnas.samplers import random_search
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> sampler = random_search(space)
+    >>> check_sampler(sampler, space.choices)
+    >>> check_sampler(sampler._replace(best=lambda state: jnp.full((1, 2), 7)), space.choices)
+    Traceback (most recent call last):
+        ...
+    AssertionError: the best was told: (7, 7)
     """
     init_key, ask_key, tell_key = jax.random.split(jax.random.key(seed), 3)
     state = sampler.init(init_key)

@@ -15,6 +15,7 @@ import pytest
 
 from jaxnas import benchmarks, spaces
 from jaxnas.base import Choice
+from jaxnas.benchmarks.table import table_fingerprint
 
 SMALL = (Choice("a", ("0", "1", "2")), Choice("b", ("0", "1")), Choice("c", ("0", "1", "2", "3")))
 LARGE = tuple(
@@ -203,8 +204,16 @@ def test_a_saved_table_is_read_back(tmp_path, table):
         benchmarks.save_table(table, tmp_path / "t.csv")
 
 
+def test_a_saved_table_over_a_space_of_ones_own_is_read_with_that_space(tmp_path):
+    space, path = spaces.product_space("mine", {"width": (8, 16), "depth": (1, 2)}), tmp_path / "t.npz"
+    benchmarks.save_table(benchmarks.make_table("t", space, [[0, 1], [1, 0]], {"valid": [1.0, 2.0]}), path)
+    with pytest.raises(ValueError, match=r"saved over the space 'mine', .* give it as load_table\(path, space\)"):
+        benchmarks.load_table(path)
+    assert benchmarks.load_table(path, space).query(jnp.array([1, 0]), "valid") == 2.0
+
+
 def test_a_fingerprint_is_of_what_a_table_gives_and_not_of_its_file(tmp_path, table):
-    known = benchmarks.table_fingerprint(table)
+    known = table_fingerprint(table)
     assert {**known, "checksum": ""} == {
         "rows": 3, "choices": [choice.name for choice in SMALL], "metrics": ["accuracy@12", "accuracy@200", "cost"],
         "checksum": "",
@@ -214,12 +223,12 @@ def test_a_fingerprint_is_of_what_a_table_gives_and_not_of_its_file(tmp_path, ta
     for line in range(2):
         (tmp_path / "other.csv").write_text("\n".join(lines) + "\n" * line)
         csv = benchmarks.load_table(tmp_path / "other.csv", SMALL, encoding=names)
-        assert benchmarks.table_fingerprint(csv) == known
+        assert table_fingerprint(csv) == known
     benchmarks.save_table(table, tmp_path / "t.npz")
-    assert benchmarks.table_fingerprint(benchmarks.load_table(tmp_path / "t.npz")) == known
+    assert table_fingerprint(benchmarks.load_table(tmp_path / "t.npz")) == known
 
     def changed(choices=SMALL, archs=table.archs, metrics=table.metrics, fidelities=table.fidelities):
-        other = benchmarks.table_fingerprint(benchmarks.make_table("small", choices, archs, metrics, {}, fidelities))
+        other = table_fingerprint(benchmarks.make_table("small", choices, archs, metrics, {}, fidelities))
         return {name for name in known if other[name] != known[name]}
 
     accuracy = table.metrics["accuracy"]

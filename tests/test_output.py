@@ -17,6 +17,7 @@ import pytest
 from experiments import darts
 from jaxnas import command
 from jaxnas.console import put, tell
+from jaxnas.fit import Watch
 from jaxnas.train.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -205,3 +206,12 @@ def test_programs_compute_in_32_bits_and_say_so(capsys):
     told, error = capsys.readouterr().err.splitlines()
     assert "computes in 32 bits, whatever JAX_ENABLE_X64 says" in told
     assert "it was float32 and int32" in error
+
+
+def test_the_help_of_a_program_has_no_examples_in_python_and_docstrings_keep_theirs(capsys):
+    with pytest.raises(SystemExit):
+        command.parse("experiments.darts", darts.__doc__, darts.Config, ["--help"])
+    shown = capsys.readouterr().out
+    assert "What is measured to see a collapse" in shown
+    assert ">>>" not in shown
+    assert ">>>" in Watch.__doc__

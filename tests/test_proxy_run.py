@@ -16,7 +16,8 @@ from jaxnas.fit.filtering import proxy_score
 from jaxnas.fit.select import select
 from jaxnas.spaces import nasbench201_space
 from jaxnas.supernets import nasbench201_supernet
-from jaxnas.tabular import correlations, known, make_network, reached, run_proxies, score_archs, with_scores
+from jaxnas.tabular import known, make_network, run_proxies
+from jaxnas.tabular.proxies import correlations, reached, score_archs, with_scores
 from jaxnas.train.stop import Stopped
 
 SPACE = nasbench201_space()

@@ -18,17 +18,8 @@ from jaxnas.benchmarks import digits201_table, make_table, named_table, save_tab
 from jaxnas.files import read_json
 from jaxnas.samplers import Trace, evolution, over_seeds, random_search, simulate
 from jaxnas.samplers.nondominated import front
-from jaxnas.tabular import (
-    Plan,
-    compare,
-    evaluations_to_best,
-    hypervolume,
-    make_setting,
-    regret_curve,
-    run_comparison,
-    text_table,
-)
-from jaxnas.tabular.outcome import quantiles_to_best
+from jaxnas.tabular import Plan, compare, hypervolume, make_setting, run_comparison, text_table
+from jaxnas.tabular.outcome import evaluations_to_best, quantiles_to_best, regret_curve
 from jaxnas.testing import check_sampler
 
 METHODS = ("random", "annealing", "hyperband")

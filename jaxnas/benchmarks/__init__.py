@@ -1,9 +1,8 @@
 """Tabular benchmarks as arrays: measured architectures, asked by pure functions under `jit` and `vmap`."""
 
-from jaxnas.benchmarks.columns import Columns, read_columns
 from jaxnas.benchmarks.digits201 import DIGITS201_DESCRIPTIONS, digits201_table
 from jaxnas.benchmarks.loading import load_table, save_table
-from jaxnas.benchmarks.named import chosen_metric, metric_column, named_table
+from jaxnas.benchmarks.named import chosen_metric, named_table
 from jaxnas.benchmarks.nasbench101 import NASBENCH101_DESCRIPTIONS, nasbench101_table
 from jaxnas.benchmarks.nasbench201 import (
     HARDWARE_METRICS,
@@ -18,27 +17,16 @@ from jaxnas.benchmarks.nasbench201 import (
 )
 from jaxnas.benchmarks.natsbench import Record, Trial, nats_records, nats_table
 from jaxnas.benchmarks.repeats import REPEATS
-from jaxnas.benchmarks.table import (
-    LOOKUP_LIMIT,
-    Table,
-    make_table,
-    measured,
-    missing,
-    only_rows,
-    space_size,
-    table_fingerprint,
-)
+from jaxnas.benchmarks.table import Table, make_table, measured, missing, only_rows
 
 __all__ = [
     "DIGITS201_DESCRIPTIONS",
     "HARDWARE_METRICS",
-    "LOOKUP_LIMIT",
     "NASBENCH101_DESCRIPTIONS",
     "NASBENCH201_DESCRIPTIONS",
     "NASBENCH201_TIME",
     "NASBENCH201_TIME_SCALES",
     "REPEATS",
-    "Columns",
     "Record",
     "Table",
     "Trial",
@@ -49,7 +37,6 @@ __all__ = [
     "load_table",
     "make_table",
     "measured",
-    "metric_column",
     "missing",
     "named_table",
     "nasbench101_table",
@@ -59,8 +46,5 @@ __all__ = [
     "nats_table",
     "official_classes",
     "only_rows",
-    "read_columns",
     "save_table",
-    "space_size",
-    "table_fingerprint",
 ]

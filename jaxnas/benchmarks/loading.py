@@ -27,7 +27,7 @@ from jaxnas.benchmarks.cells import (
 from jaxnas.benchmarks.columns import HEADER, Columns, read_columns
 from jaxnas.benchmarks.repeats import REPEATS, join_repeats
 from jaxnas.benchmarks.table import Table, distinct, make_table
-from jaxnas.spaces.families import space_of_choices, space_of_texts
+from jaxnas.spaces.families import FAMILIES, space_of_choices, space_of_texts
 
 Space = str | SearchSpace | Sequence[Choice]
 
@@ -63,6 +63,15 @@ def load_table(
 
     Raises: OSError where the file cannot be opened. ValueError naming the row and column of what is wrong, rows of a
     CSV counted as in the file with the header as line 1.
+
+    >>> import tempfile
+    >>> records = [{"width": 8, "bias": "no", "accuracy": 0.7}, {"width": 16, "bias": "yes", "accuracy": 0.9}]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "mine.json")
+    ...     _ = path.write_text(json.dumps(records))
+    ...     table = load_table(path, encoding=["width", "bias"])
+    >>> [(choice.name, choice.options) for choice in table.choices], list(table.metrics)
+    ([('width', ('8', '16')), ('bias', ('no', 'yes'))], ['accuracy'])
     """
     if duplicates not in REPEATS:
         raise ValueError(f"duplicates are one of {', '.join(REPEATS)}, got {duplicates!r}")
@@ -89,7 +98,18 @@ def load_table(
 def save_table(table: Table, path: str | os.PathLike[str]) -> None:
     """Writes a table as a compressed npz that `load_table(path)` gives back: names, labels, descriptions and space.
 
+    A table over a space of your own is given back by `load_table(path, space)`.
+
     Raises: ValueError where the path does not end in .npz, or a metric is called "archs".
+
+    >>> import tempfile
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16), "depth": (1, 2)})
+    >>> table = make_table("mine", space, [[0, 0], [1, 1]], {"valid": [50.0, 60.0]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_table(table, f"{folder}/mine.npz")
+    ...     load_table(f"{folder}/mine.npz", space).archs.tolist()
+    [[0, 0], [1, 1]]
     """
     if Path(path).suffix != ".npz":
         raise ValueError(f"{path}: a table is saved as .npz")
@@ -172,6 +192,11 @@ def _known_space(source: Columns, space: Space | None, header: Mapping[str, Any]
         return named
     if space is None:
         name = header.get("space")
+        if isinstance(name, str) and name not in FAMILIES:
+            raise ValueError(
+                f"{source.path} was saved over the space {name!r}, which is not one of the library; give it as "
+                "load_table(path, space)"
+            )
         named = space_of_choices(name, header["choices"]) if isinstance(name, str) else None
         return header["choices"] if named is None else named
     return tuple(space)

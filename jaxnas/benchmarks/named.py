@@ -33,6 +33,10 @@ def named_table(
     architecture, a file with a column arch_str is NAS-Bench-201, and another one must say itself what is in it.
 
     Raises: ValueError or OSError where there is none or it is damaged.
+
+    >>> table, usual = named_table("digits201")
+    >>> len(table.archs), usual
+    (15625, {'search': 'valid', 'report': 'test', 'time': 'seconds'})
     """
     usual = {"search": "valid", "report": "test", "time": "seconds"}
     says = {"encoding": encoding, "space": space, "architecture": architecture}
@@ -101,7 +105,17 @@ def _with_time(table: Table) -> Table:
 
 
 def chosen_metric(table: Table, given: str | None, usual: str | None, flag: str) -> str:
-    """The metric that a person gave, or the usual one. Raises ValueError, naming the flag, where there is neither."""
+    """The metric that a person gave, or the usual one of the table.
+
+    given, usual: names of metrics, None where there is none. flag: how the user can name a metric.
+
+    Raises: ValueError, naming the flag, where both are None.
+
+    >>> from jaxnas.base import Choice
+    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [50, 60], "test": [51, 61]})
+    >>> chosen_metric(table, None, "valid", "--search-metric"), chosen_metric(table, "test", "valid", "--search-metric")
+    ('valid', 'test')
+    """
     metric = given or usual
     if metric is None:
         raise ValueError(f"{table.name} has no usual metric; name one by {flag}: {', '.join(table.metrics)}")

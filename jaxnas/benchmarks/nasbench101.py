@@ -80,6 +80,15 @@ def nasbench101_table(path: str | os.PathLike[str]) -> Table:
     "valid", "test", "train" and "seconds" are means, "NAME_std" and "NAME_runK" are of single runs.
 
     Raises: OSError, or ValueError naming the record that is wrong.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "release.jsonl")
+    ...     _ = path.write_text(json.dumps(["a hash", 108, "010001000"]))  # operations and metrics are missing
+    ...     nasbench101_table(path)
+    Traceback (most recent call last):
+        ...
+    ValueError: ...release.jsonl, record 0: a record is a list of hash, epochs, matrix, operations and metrics, got ...
     """
     runs = list(nasbench101_runs(path))
     if not runs:

@@ -69,6 +69,15 @@ def nasbench201_table(path: str | os.PathLike[str]) -> Table:
     number of a cell, by which the rows are put in order. A file may have a part of the cells.
 
     Raises: OSError, or ValueError naming the row and column of what is wrong.
+
+    >>> import json, pathlib, tempfile
+    >>> cell = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "cells.json")
+    ...     _ = path.write_text(json.dumps([{"arch_str": cell, "c10_val_12": 10.0, "c10_test_200": 12.0}]))
+    ...     table = nasbench201_table(path)
+    >>> table.archs.tolist(), table.query(table.archs[0], "c10_test@200").item()
+    ([[0, 0, 0, 0, 0, 1]], 12.0)
     """
     source = read_columns(path)
     space = nasbench201_space()
@@ -136,6 +145,15 @@ def hw_nasbench201_table(path: str | os.PathLike[str], nasbench201: Table) -> Ta
     measured, are missing; `missing(table)` counts them. Columns: `HARDWARE_METRICS` after c10_, c100_ or in16_.
 
     Raises: OSError, or ValueError naming the row and column of what is wrong.
+
+    >>> import json, pathlib, tempfile
+    >>> cells = make_table("nasbench201", nasbench201_space(), [[0] * 6, [1] * 6], {"index": [7, 9]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "latency.json")
+    ...     _ = path.write_text(json.dumps([{"index": row, "c10_pixel3_latency": 2.5} for row in (7, 8)]))
+    ...     table = hw_nasbench201_table(path, cells)
+    >>> table.archs.tolist(), table.metrics["c10_pixel3_latency"].tolist()
+    ([[0, 0, 0, 0, 0, 0]], [2.5])
     """
     source = read_columns(path)
     index = read_integers(source, "index")
@@ -210,6 +228,10 @@ def nasbench201_time(macs: ArrayLike, epochs: int = 12, dataset: str = "cifar10-
     of it, and a comparison with published numbers is better made at a fixed 95 evaluations.
 
     Raises: ValueError where epochs is not positive or the data set is another.
+
+    >>> half, whole = (nasbench201_time([10e6, 20e6], dataset=name) for name in ("cifar10-valid", "cifar10"))
+    >>> half.shape, bool((whole == 2 * half).all())
+    ((2,), True)
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
@@ -234,6 +256,12 @@ def official_classes(archs: ArrayLike) -> np.ndarray:
     zero, and a sum that a skip passes on is not merged with the others before it is sorted.
 
     Raises: ValueError where archs are no cells.
+
+    >>> space = nasbench201_space()
+    >>> zero_sum = space.from_genotype("|none~0|+|none~0|none~1|+|none~0|nor_conv_3x3~1|nor_conv_3x3~2|")
+    >>> nothing = space.from_genotype("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    >>> official_classes(np.stack([zero_sum, nothing, nothing])).tolist()
+    [0, 1, 1]
     """
     return _number_classes(_unique_string(arch) for arch in _check_cells(archs))
 
@@ -247,6 +275,12 @@ def functional_classes(archs: ArrayLike) -> np.ndarray:
     average pooling is linear is not used.
 
     Raises: ValueError where archs are no cells.
+
+    >>> space = nasbench201_space()
+    >>> dead = space.from_genotype("|none~0|+|none~0|none~1|+|none~0|nor_conv_3x3~1|nor_conv_3x3~2|")
+    >>> nothing = space.from_genotype("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    >>> functional_classes(np.stack([dead, nothing])).tolist()  # a convolution of zeros gives zeros
+    [0, 0]
     """
     return _number_classes(_sum_of_terms(arch) for arch in _check_cells(archs))
 

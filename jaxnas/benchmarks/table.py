@@ -131,6 +131,14 @@ def make_table(
 
     Raises: ValueError where shapes do not fit, an entry is no option of its choice, two rows are equal, a value is
     infinite, or a name is used that is not there.
+
+    >>> import jax
+    >>> from jaxnas.base import Choice
+    >>> choices = [Choice("width", ("8", "16")), Choice("depth", ("1", "2"))]
+    >>> archs = [[0, 0], [0, 1], [1, 0], [1, 1]]
+    >>> table = make_table("mine", choices, archs, {"valid": [50.0, 60.0, 70.0, 80.0]})
+    >>> jax.jit(lambda arch: table.query(arch, "valid"))(jnp.array([1, 0])).item()
+    70.0
     """
     space = choices if isinstance(choices, SearchSpace) else None
     choices = tuple(choices.choices if isinstance(choices, SearchSpace) else choices)
@@ -204,6 +212,11 @@ def measured(table: Table, metrics: Sequence[str]) -> np.ndarray:
     """The rows, int [N], that have a value of every one of the metrics, at each of its fidelities if it names none.
 
     A metric is written as for `Table.query`; a "-" before it changes nothing.
+
+    >>> from jaxnas.base import Choice
+    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [5, 6], "test": [np.nan, 6]})
+    >>> measured(table, ["valid", "test"]).tolist()
+    [1]
     """
     there = np.ones(len(table.archs), bool)
     for metric in metrics:
@@ -220,6 +233,11 @@ def only_rows(table: Table, rows: np.ndarray) -> Table:
     """The table with some of its rows, int [N], alone: its moves lead to no other.
 
     Raises: ValueError where there is no row.
+
+    >>> from jaxnas.base import Choice
+    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [5, 6], "test": [np.nan, 6]})
+    >>> only_rows(table, measured(table, ["test"])).archs.tolist()
+    [[1]]
     """
     if len(rows) == len(table.archs):
         return table
@@ -232,7 +250,13 @@ def only_rows(table: Table, rows: np.ndarray) -> Table:
 
 
 def missing(table: Table) -> dict[str, int]:
-    """How many rows have no value, for each metric ("NAME") or fidelity of one ("NAME@LABEL")."""
+    """How many rows have no value, for each metric ("NAME") or fidelity of one ("NAME@LABEL").
+
+    >>> from jaxnas.base import Choice
+    >>> table = make_table("mine", [Choice("width", ("8", "16"))], [[0], [1]], {"valid": [5, 6], "test": [np.nan, 6]})
+    >>> missing(table)
+    {'valid': 0, 'test': 1}
+    """
     counts: dict[str, int] = {}
     for metric, value in table.metrics.items():
         columns = np.isnan(np.asarray(value)).reshape(len(value), -1).sum(axis=0)

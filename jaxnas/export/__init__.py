@@ -7,7 +7,7 @@ function of a batch. They need `pip install 'jaxnas[export]'`. docs/export.md te
 from jaxnas.export.int8 import Int8, dequantize, quantize
 from jaxnas.export.of_run import FORMATS, Written, check_formats, export_run
 from jaxnas.export.stablehlo import PLATFORMS, read_stablehlo, to_stablehlo
-from jaxnas.export.weights import load_weights, save_weights
+from jaxnas.export.weights import load_weights
 
 __all__ = [
     "FORMATS",
@@ -20,6 +20,5 @@ __all__ = [
     "load_weights",
     "quantize",
     "read_stablehlo",
-    "save_weights",
     "to_stablehlo",
 ]

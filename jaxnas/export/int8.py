@@ -41,7 +41,12 @@ def quantized(kernel: Any, axes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]
 
 
 def quantize(params: PyTree) -> PyTree:
-    """Parameters of a network with each kernel as an `Int8`: what has two axes or more, stacked cells apart."""
+    """Parameters of a network with each kernel as an `Int8`: what has two axes or more, stacked cells apart.
+
+    >>> params = {"kernel": jnp.array([[127.0, -2.0], [63.4, 1.2]]), "bias": jnp.zeros(2)}
+    >>> quantize(params)["kernel"].values.tolist()  # each column has a scale of its own
+    [[127, -127], [63, 76]]
+    """
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         stacked = any(getattr(part, "key", None) == _STACKED for part in path)
@@ -52,7 +57,12 @@ def quantize(params: PyTree) -> PyTree:
 
 
 def dequantize(params: PyTree) -> PyTree:
-    """What `quantize` was given, rounded; traceable."""
+    """Parameters as float32 again, after the rounding of `quantize`; traceable.
+
+    >>> params = {"kernel": jnp.array([[127.0, -2.0], [63.4, 1.2]]), "bias": jnp.zeros(2)}
+    >>> dequantize(quantize(params))["kernel"][:, 0].tolist()
+    [127.0, 63.0]
+    """
     return jax.tree.map(
         lambda leaf: leaf.floats() if isinstance(leaf, Int8) else leaf, params, is_leaf=lambda x: isinstance(x, Int8)
     )

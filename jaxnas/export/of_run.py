@@ -56,6 +56,8 @@ def export_run(
 
     Raises: ValueError for a format that is not known or lacks its package, for a network that does not read images, and
     where a file computes something else than the network; OSError where there is no network, or nothing can be written.
+
+    docs/export.md has an example.
     """
     check_formats(formats)
     description = describe(run)
@@ -120,7 +122,13 @@ def _share(found: np.ndarray, wanted: np.ndarray, path: Path) -> float:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raises ValueError for a format that is not known, or whose package is not installed."""
+    """Raises ValueError for a format that is not known, or whose package is not installed.
+
+    >>> check_formats(["tensorflow"])
+    Traceback (most recent call last):
+        ...
+    ValueError: there is no format 'tensorflow'; there are stablehlo, onnx, safetensors
+    """
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"there is no format {name!r}; there are {', '.join(FORMATS)}")

@@ -32,6 +32,12 @@ def to_stablehlo(
     one operation for each layer.
 
     Raises: ValueError for an unknown platform, or none.
+
+    >>> import numpy as np
+    >>> content = to_stablehlo(lambda w, x: x @ w, np.eye(3, 2, dtype="float32"), np.zeros(3, "float32"), ["cpu"])
+    >>> exported = jax_export.deserialize(bytearray(content))
+    >>> str(exported.in_avals[0]), exported.platforms
+    ('float32[batch,3]', ('cpu',))
     """
     if not platforms or set(platforms) - set(PLATFORMS):
         raise ValueError(f"platforms must be some of {', '.join(PLATFORMS)}, got {', '.join(platforms) or 'none'}")
@@ -54,7 +60,16 @@ def to_stablehlo(
 
 
 def read_stablehlo(path: str | os.PathLike[str]) -> Callable[[PyTree], Any]:
-    """The function of a file: a batch of inputs -> outputs. Raises: ValueError where the file is none."""
+    """The function of a file: a batch of inputs -> outputs. Raises: ValueError where the file is none.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "double.stablehlo")
+    ...     _ = path.write_bytes(to_stablehlo(lambda w, x: w * x, 2.0, np.zeros(3, "float32")))
+    ...     read_stablehlo(path)(np.ones((2, 3), "float32")).tolist()
+    [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
+    """
     check_no_pipe(path)
     content = bytearray(Path(path).read_bytes())
     try:

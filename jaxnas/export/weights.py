@@ -48,6 +48,8 @@ def load_weights(folder: str | os.PathLike[str], space: Entry | None = None) -> 
     space: the entry of a space of your own. Kernels in 8 bits become float32 again.
 
     Raises: OSError where a file is missing, ValueError where one is damaged or the weights are of another network.
+
+    docs/export.md has an example.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load

@@ -56,6 +56,15 @@ def make_budget(
     known; a limit of "latency_ms" needs it.
 
     Raises: ValueError for a limit of something else, and for one that is not positive.
+
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.catalog import entry_of
+    >>> skeleton = Skeleton(channels=4, cells=1, image_shape=(8, 8, 1), num_classes=10)
+    >>> entry = entry_of("nasbench201")
+    >>> budget = make_budget(entry, entry.space(skeleton), skeleton, {"macs": 100_000, "params": None})
+    >>> skips, convolutions = budget.costs(np.array([[1] * 6, [3] * 6]))["macs"] <= budget.limits["macs"]
+    >>> bool(skips), bool(convolutions)
+    (True, False)
     """
     given = {name: limit for name, limit in limits.items() if limit is not None}
     for name, limit in given.items():

@@ -33,22 +33,28 @@ Kind = Literal["random", "evolution", "local", "annealing", "reinforce", "predic
 
 @dataclasses.dataclass(frozen=True)
 class BlackBox:
-    """Evaluates candidates by their validation accuracy after a short training, the same for all.
+    """Trains every candidate for a short time, the same for all, and compares them by their validation accuracy.
 
-    One compiled step trains every candidate where the space has such (`Entry.together`) and `train.share_step` asks for
-    it. What is over the budget is worth less than all that was trained before, and is not trained.
+    One compiled step trains all candidates, where the space has such a step (`Entry.together`) and `train.share_step`
+    is true. A candidate over the budget is not trained. The sampler is told that it is worse than all candidates
+    before.
+
+    >>> method = BlackBox(sampler="random", evaluations=20)
+    >>> f"{method.evaluations} trainings of {method.epochs} epochs"
+    '20 trainings of 3 epochs'
     """
 
     name: ClassVar[str] = "black_box"
 
     sampler: Kind = "evolution"
-    """Random search, aging evolution, local search, simulated annealing, REINFORCE, or search by a predictor."""
+    """Which search says what is trained next: random search, aging evolution, local search, simulated annealing,
+    REINFORCE, or search by a predictor."""
     evaluations: Count = 30
-    """Candidates that are trained."""
+    """How many candidates are trained."""
     epochs: Count = 3
-    """Of the training of a candidate; all else of it is that of the final training."""
+    """Epochs of a candidate's training. Its other settings are those of the final training."""
     population: Annotated[Count, UsedWith("sampler", "evolution", "predictor")] = 10
-    """Of the evolution; the random start of a search by a predictor."""
+    """The population of the evolution. For predictor: how many random candidates are trained first."""
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
@@ -66,6 +72,8 @@ def train_candidates(
     goes on must have again.
 
     Raises: ValueError for what cannot work with the space, the data or the devices.
+
+    docs/own_method.md has an example.
     """
     seeds.check(problem, {})
     if not problem.training.hold_out:

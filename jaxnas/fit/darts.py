@@ -31,7 +31,12 @@ from jaxnas.search import limited_skips
 
 @dataclasses.dataclass(frozen=True)
 class Darts:
-    """Differentiable search (Liu et al. 2019, https://arxiv.org/abs/1806.09055); the defaults are the paper's."""
+    """Differentiable search (Liu et al. 2019, https://arxiv.org/abs/1806.09055); the defaults are the paper's.
+
+    >>> method = Darts(method="pc_darts", epochs=25, partial=2)  # the other settings are the paper's
+    >>> method.batch_size, method.learning_rate
+    (64, 0.025)
+    """
 
     name: ClassVar[str] = "darts"
     runtime: ClassVar[tuple[str, ...]] = ("remat",)
@@ -40,20 +45,20 @@ class Darts:
     """DARTS, or a method that came after it (docs/differentiable.md). Each method has the constants of its paper, such
     as a temperature. Epochs, batches and learning rates are the settings below."""
     order: Literal["first", "second", "second-fd"] = "first"
-    """The hypergradient: first order, exact second order, or second order by the paper's finite difference. SNAS has a
-    single level, so it has no hypergradient."""
+    """How the hypergradient is computed: first order, exact second order, or second order by the finite difference of
+    the paper. SNAS has a single level, so it has no hypergradient."""
     derive: str = "paper"
-    """How an architecture is read off the mixture. "paper" does what the method's paper does: "score" for setn, the
-    rule of the space for the others. "perturbation" (DARTS-PT) removes options one at a time, and takes those that the
-    supernet misses most; it works after any method. "score" draws `candidates` from the mixture, and takes the best on
-    the validation part. The DARTS space has "argmax", too. Under a budget the heaviest architecture within it is
-    derived."""
+    """How an architecture is derived from the mixture. "paper" does what the method's paper does: "score" for setn, the
+    rule of the space for the others. "perturbation" (DARTS-PT) removes options one at a time, and keeps those whose
+    removal costs the supernet most accuracy; it works after any method. "score" draws `candidates` from the mixture,
+    and takes the best on the validation part. The DARTS space also has "argmax". Under a budget, the architecture
+    within it whose options have the largest product of weights is derived."""
     partial: Natural = 0
     """K sends one channel in K through the mixed operations (PC-DARTS); 1 sends all. 0 takes the method's own K: 4 for
     pc_darts, 1 for the others."""
     most_skips: Natural | None = None
-    """The most skip connections of a derived cell, where there is no budget. By default 2 for p_darts, and no limit for
-    the others."""
+    """The most skip connections that a derived cell may have, where there is no budget. By default 2 for p_darts, and
+    no limit for the others."""
     candidates: Count = 100
     """How many architectures the mixture draws for derive "score"."""
     tune_epochs: Annotated[Count, UsedWith("derive", "perturbation")] = 5
@@ -76,9 +81,10 @@ class Darts:
     """Computes the edges of a cell again in the backward pass, in place of keeping their activations: less memory, more
     time. It is for GPUs; elsewhere edges are always computed again."""
     warmup_epochs: Natural = 0
-    """Epochs in which only the weights move."""
+    """How many epochs at the start train only the weights, and not the architecture parameters."""
     valid_part: Between = 0.5
-    """The share of the training split from which the architecture learns, where there is no validation split."""
+    """The share of the training split on which the architecture parameters learn, where there is no validation
+    split."""
     limit: Limit = 0
     """The search uses at most this many images of the training split; 0 is all."""
     early_stop: bool = False

@@ -55,6 +55,18 @@ def heaviest(space: SearchSpace, budget: Budget, weights: ArchWeights, key: Key,
     heaviest of random architectures within the budget.
 
     Raises: ValueError where none is within it.
+
+    >>> from jaxnas.base import Skeleton
+    >>> from jaxnas.catalog import entry_of
+    >>> from jaxnas.fit import make_budget
+    >>> skeleton = Skeleton(channels=4, cells=1, image_shape=(8, 8, 1), num_classes=10)
+    >>> entry = entry_of("nasbench201")
+    >>> space = entry.space(skeleton)
+    >>> budget = make_budget(entry, space, skeleton, {"macs": 100_000})
+    >>> weights = {"cell": np.tile([0.05, 0.2, 0.1, 0.6, 0.05], (6, 1))}  # convolutions of 3 × 3 weigh most
+    >>> arch = heaviest(space, budget, weights, jax.random.key(0))
+    >>> bool(budget.costs(np.asarray(arch)[None])["macs"][0] <= 100_000), sorted(set(np.asarray(arch).tolist()))
+    (True, [1, 3])
     """
     logs = {kind: np.log(np.maximum(np.asarray(value, np.float64), 1e-30)) for kind, value in weights.items()}
     if budget.structure is not None:

@@ -19,20 +19,25 @@ from jaxnas.ranges import Count, Natural, Positive, UsedWith
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Over which devices and processes the batches are spread; results differ by rounding alone."""
+    """The devices and processes over which batches are spread. They change results by rounding only.
+
+    >>> two = Devices(count=2, way="pmap")  # `jaxnas.run(…, devices=two)`
+    >>> two.count, two.way
+    (2, 'pmap')
+    """
 
     count: Natural = 0
-    """How many devices share a batch. 0 takes as many as divide it; on CPUs only as many as have enough to do."""
+    """How many devices share a batch. 0 takes the most that divide it; on CPUs only as many as get enough work."""
     way: Way | None = None
-    """How a batch is divided: by XLA's partitioner ("sharded"), or with the step run on each device's part by shard_map
-    or pmap. By default shard_map on CPUs, where the partitioner is slow, and sharded elsewhere."""
+    """How a batch is divided. "sharded": XLA's partitioner divides it. "shard_map" and "pmap": each device runs the
+    step on its part. By default shard_map on CPUs, where the partitioner is slow, and sharded elsewhere."""
     memory_gb: Positive | None = None
-    """How many gigabytes a step of a search or a training may use of each device, beside data and parameters. A step
-    that needs more is refused before it runs, with settings that would fit. By default what the device has left."""
+    """How many gigabytes of each device a step may use, in addition to data and parameters. A step that needs more is
+    refused before it runs, and the error names settings that would fit. By default all that the device has left."""
     coordinator: str | None = None
-    """For several processes: "auto" on a TPU VM or under Slurm, else host:port of the first one."""
+    """For several processes: "auto" on a TPU VM or under Slurm, elsewhere host:port of the first process."""
     processes: Annotated[Count | None, UsedWith("coordinator")] = None
-    """The number of processes, where the coordinator is not "auto"."""
+    """How many processes there are, where the coordinator is not "auto"."""
     process: Annotated[Natural | None, UsedWith("coordinator")] = None
     """The number of this process, from 0."""
 

@@ -33,7 +33,12 @@ from jaxnas.train import schedules
 
 @dataclasses.dataclass(frozen=True)
 class EnasController:
-    """The controller and how it learns; the defaults are those of the micro search."""
+    """The controller and how it learns; the defaults are those of the micro search.
+
+    >>> controller = EnasController(update="ppo", steps=50)
+    >>> controller.steps * controller.samples  # architectures that are drawn in an epoch
+    500
+    """
 
     update: Literal["reinforce", "ppo"] = "reinforce"
     steps: Count = 30
@@ -50,19 +55,19 @@ class EnasController:
     depth: Depth = 1
     """Layers of the LSTM."""
     temperature: Positive | None = None
-    """The scores of options are divided by this; None leaves them."""
+    """The scores of options are divided by this number; None does not divide them."""
     tanh_constant: Positive = 1.1
-    """Scores are squashed by a tanh to this range, plus and minus."""
+    """A tanh limits scores to the range from minus this number to plus this number."""
     op_tanh_reduce: Positive = 2.5
-    """For operations the range is divided by this."""
+    """For operations, the range of scores is divided by this number."""
     entropy_weight: NotNegative = 1e-4
     """The weight of the policy's entropy in the reward."""
     ema: Share = 0.99
     """The decay of the moving average of rewards, which is the baseline."""
     skip_target: Between = 0.4
-    """The probability of a skip connection that the policy is held near, in spaces that have such choices."""
+    """In spaces with choices of skip connections, the policy is held near this probability of a skip connection."""
     skip_weight: NotNegative = 0.8
-    """The weight of the divergence from `skip_target`."""
+    """The weight of the policy's divergence from `skip_target`."""
     prior: Finite = 0.0
     """A constant that is added to the scores of separable convolutions."""
 
@@ -71,8 +76,13 @@ class EnasController:
 class Enas:
     """Search by a policy over shared weights (Pham et al. 2018, https://arxiv.org/abs/1802.03268).
 
-    The defaults are those of the micro search. Candidates are scored on the whole validation part by the statistics of
-    its batches; the best of as many random ones, scored alike, is a baseline of a search with one seed.
+    The defaults are those of the micro search. Candidates are scored on the whole validation part, with the batch norm
+    statistics of its batches. As many random architectures are scored in the same way. In a search with one seed, the
+    best of them is a baseline.
+
+    >>> method = Enas(epochs=30, controller=EnasController(update="ppo"))
+    >>> method.controller.update, method.candidates
+    ('ppo', 100)
     """
 
     name: ClassVar[str] = "enas"
@@ -91,7 +101,7 @@ class Enas:
     valid_part: Between = 0.1
     """The share of the training split from which the controller learns, where there is no validation split."""
     candidates: Count = 100
-    """At the end this many architectures within the budget are drawn from the policy, and as many at random."""
+    """At the end, this many architectures within the budget are drawn from the policy, and as many at random."""
     limit: Limit = 0
     """The search uses at most this many images of the training split; 0 is all."""
     controller: EnasController = EnasController()

@@ -22,7 +22,12 @@ from jaxnas.spaces.literals import shown
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Searches nothing: `genotype` is what `from_genotype` of the space reads; `read_genotype` says which space."""
+    """Searches nothing: `genotype` is what `from_genotype` of the space reads; `read_genotype` says which space.
+
+    >>> method = Fixed("DARTS_V1")  # `jaxnas.run(method, "darts", …)` trains this cell and tests it
+    >>> method.name, method.genotype
+    ('retrain', 'DARTS_V1')
+    """
 
     name: ClassVar[str] = "retrain"
 

@@ -53,20 +53,25 @@ from jaxnas.train.path_score import CachedScore
 
 @dataclasses.dataclass(frozen=True)
 class OneShot:
-    """One supernet trained along single paths (Guo et al. 2020, https://arxiv.org/abs/1904.00420), searched by scores.
+    """Trains one supernet along single paths, and searches by its scores (Guo et al. 2020, https://arxiv.org/abs/1904.00420).
 
-    The defaults are those of NAS-Bench-201. As many random architectures within the budget are scored alike, and the
-    best of them is a baseline of a search with one seed: random search with weight sharing (Li & Talwalkar 2019,
+    The defaults are those of NAS-Bench-201. As many random architectures within the budget are scored in the same way.
+    In a search with one seed, the best of them is a baseline: random search with weight sharing (Li & Talwalkar 2019,
     https://arxiv.org/abs/1902.07638).
+
+    >>> from jaxnas.fit import Scoring
+    >>> method = OneShot(by="predictor", predictor="gp", scoring=Scoring(evaluations=200))
+    >>> method.scoring.evaluations, method.sampling
+    (200, 'uniform')
     """
 
     name: ClassVar[str] = "one_shot"
     runtime: ClassVar[tuple[str, ...]] = ("supernet",)
 
     sampling: Literal["uniform", "fair", "sandwich"] = "uniform"
-    """uniform: a step takes one random path. fair: a step takes one path for each option of the largest choice, so that
-    every option is taken once, and updates by the sum of their gradients. A step lasts longer in proportion. sandwich,
-    on the chain alone: a step takes the largest, the smallest and two random architectures."""
+    """uniform: a step trains one random path. fair: a step trains one path for each option of the largest choice, so
+    that every option is trained once, and sums their gradients. Such a step takes longer in proportion. sandwich: a
+    step trains the largest, the smallest and two random architectures; only the chain has it."""
     epochs: Count = 250
     batch_size: Count = 128
     channels: Width = 16
@@ -87,19 +92,20 @@ class OneShot:
     """Which options are the weakest. marginal: those with the lowest mean score over the scored architectures that have
     them. predictor: the same over many more architectures, with scores that a predictor estimates."""
     by: Way = "evolution"
-    """Select by evolution, guided by a predictor, by an integer program over scores that add up, or by a proxy as a
-    first filter: only those of random architectures that it ranks first are scored."""
+    """How an architecture is selected. evolution: by evolution. predictor: a predictor says what is scored next.
+    ilp: by an integer program over scores that add up over options. proxy: a proxy ranks random architectures, and only
+    the first of them are scored."""
     predictor: PREDICTOR = "gnn_gp"
-    """gp is a Gaussian process, gnn a graph network, gnn_gp the mean of both. They are told parameters and
-    multiply-adds. They guide a selection by predictor, and they rank the next-best solutions of an integer program
-    before these are scored."""
+    """gp is a Gaussian process, gnn a graph network, gnn_gp the mean of both. They know the parameters and
+    multiply-adds of an architecture. For by "predictor" they say what is scored next. For by "ilp" they rank the best
+    solutions of the integer program before these are scored."""
     proxy: str = "vkdnw_agg"
-    """Of jaxnas.proxies, with random parameters: a proxy, or an aggregate of several."""
+    """For by "proxy": a proxy of jaxnas.proxies, or an aggregate of several, with random parameters."""
     proxy_from: Count = 1000
-    """How many random architectures within the budget the filter ranks."""
+    """For by "proxy": how many random architectures within the budget it ranks."""
     supernet: str | None = None
-    """The run folder of a finished search. Its supernet is used again, without training: for another budget, or another
-    way to select."""
+    """The run folder of a finished search, whose supernet is used without training. So you can search again with
+    another budget, or select in another way."""
     scoring: Scoring = Scoring()
     comparison: ScoreComparison = ScoreComparison()
 

@@ -111,6 +111,8 @@ class Prepared(NamedTuple):
 class Method(Protocol):
     """A way to search: a frozen dataclass of its settings, which are a part of a run's identity.
 
+    docs/own_method.md has two examples.
+
     `prepare` raises ValueError for what cannot work, before anything is compiled. `runtime` names those fields that
     numbers do not depend on, such as paths.
     """

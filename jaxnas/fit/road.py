@@ -123,6 +123,8 @@ def run(
     Returns: what came out; None in the other processes of several.
 
     Raises: ValueError or OSError, before any long work, for what cannot work; Stopped where a signal ended the run.
+
+    docs/start.md has an example, and docs/tutorials/first_search.md explains it line by line.
     """
     road = Road(
         space, dataset, Training() if training is None else training, seed, seeds, random_baselines,

@@ -24,30 +24,40 @@ from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How architectures are scored."""
+    """How architectures are scored.
+
+    >>> scoring = Scoring(batch_norm="batch", evaluations=200)  # `jaxnas.OneShot(scoring=scoring)`
+    >>> scoring.batch_size
+    250
+    """
 
     batch_norm: Literal["batch", "recalibrated"] = "recalibrated"
-    """batch: a path is normalized by the statistics of each validation batch. recalibrated: it is normalized by its own
-    statistics on some training batches."""
+    """Which batch norm statistics a path uses. batch: those of each validation batch. recalibrated: those of the same
+    path on some training batches."""
     batch_size: Count = 250
     batches: Count = 8
-    """Training batches of the recalibration."""
+    """For recalibrated: how many training batches give the statistics."""
     evaluations: Count = 1000
-    """The search scores this many architectures, and as many random ones for comparison."""
+    """How many architectures the search scores; as many random ones are scored for comparison."""
     population: Count = 50
     """The population of an evolution, or the random start of a selection by a predictor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreComparison:
-    """How scores are compared with a table of measured architectures."""
+    """How scores are compared with a table of measured architectures.
+
+    >>> comparison = ScoreComparison(metric="test", architectures=100)  # `jaxnas.OneShot(comparison=comparison)`
+    >>> comparison.running_paths
+    1000
+    """
 
     metric: str | None = None
-    """The metric of the table; by default the one that searches on it see, such as a validation accuracy."""
+    """The metric of the table; by default the one that searches on this table use, such as a validation accuracy."""
     architectures: Count = 500
-    """This many are drawn at random from the table, and scored with each kind of batch norm statistics."""
+    """How many architectures are drawn at random from the table, and scored with each kind of batch norm statistics."""
     running_paths: Count = 1000
-    """Running averages are taken over this many random paths; each path sees one training batch."""
+    """How many random paths give the running averages of batch norm statistics; each path sees one training batch."""
 
 
 class Measured(NamedTuple):
@@ -89,6 +99,21 @@ def score(
 
     Raises: ValueError for another batch_norm, where a number is out of its range, or the training part has not so many
     examples.
+
+    >>> import flax.linen as nn
+    >>> from jaxnas import choices, data
+    >>> class Tiny(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(2)(nn.relu(nn.Dense(choices.width("hidden", (2, 4)))(x)))
+    >>> own = choices.searchable(Tiny(), jnp.zeros((1, 3)))
+    >>> rows = np.ones((16, 3), "float32"), np.arange(16) % 2
+    >>> dataset = data.from_arrays(rows, rows, rows)
+    >>> params = own.supernet.init(jax.random.key(0))
+    >>> archs = np.array([[0], [1]])
+    >>> values = score(own.supernet, params, archs, data.split(dataset, 0), dataset, batch_norm="batch", batch_size=16)
+    >>> values.tolist()  # all examples are alike, and half of them are of each class
+    [0.5, 0.5]
     """
     if batch_norm not in ("batch", "recalibrated"):
         raise ValueError(f"batch_norm must be batch or recalibrated, got {batch_norm!r}")

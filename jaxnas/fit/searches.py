@@ -25,6 +25,13 @@ def search(searcher: Any, on: Any, **settings: Any) -> Any:
     be given, executor and folder may be.
 
     Raises: ValueError for another pair, and what the two raise.
+
+    >>> from jaxnas.samplers import local_search
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> found = search(local_search(space), lambda arch: float(arch.sum()), evaluations=6, space=space)
+    >>> space.notation(found.arch), found.objectives.tolist()
+    ('width=32 depth=2', [3.0])
     """
     if isinstance(searcher, SearchAlgorithm) and isinstance(on, Dataset):
         return search_shared(searcher, on, **settings)

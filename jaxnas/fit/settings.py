@@ -12,13 +12,19 @@ from jaxnas.ranges import Bound, Count, Depth, NotNegative, Positive, Share, Use
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a network is trained from scratch; `jaxnas.fit.preset` has the values of the papers."""
+    """How a network is trained from scratch; `jaxnas.fit.preset` has the values of the papers.
+
+    >>> import dataclasses
+    >>> short = Training(epochs=5, channels=8)
+    >>> dataclasses.replace(short, label_smoothing=0.1).epochs
+    5
+    """
 
     epochs: Count = 30
     batch_size: Count = 64
     channels: Width = 12
     cells: Depth = 3
-    """Cells of the network: all of them in the DARTS space, those of one stage in NAS-Bench-201's space."""
+    """How many cells the network has: in all for the DARTS space, in each stage for NAS-Bench-201's space."""
     learning_rate: Positive = 0.025
     schedule: Literal["cosine", "step", "plateau"] = "cosine"
     momentum: Share = 0.9
@@ -33,11 +39,11 @@ class Training:
     """Gradient accumulation: a batch is cut into this many parts, which are computed one after another."""
     cutout: bool = True
     hold_out: Share = 0.1
-    """The share of the training split that is kept back to choose the best epoch. 0 trains on all, and takes the last
-    epoch."""
+    """The share of the training split that is kept back to choose the best epoch. 0 trains on the whole split, and
+    takes the last epoch."""
     share_step: bool = True
-    """Found and random networks are trained by one compiled step, where the space has a step that takes the
-    architecture as data."""
+    """Whether one compiled step trains both the found and the random networks. It needs a space with a step that takes
+    the architecture as data; other spaces compile each network."""
 
 
 @dataclasses.dataclass(frozen=True)

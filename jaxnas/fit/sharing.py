@@ -53,6 +53,10 @@ class Sharing:
     side_by_side: whether several seeds gain by `vmap`, which single paths do not. per_device: whether the step averages
     over an axis_name. Then each device can run it on a part of the batch, which is faster on a CPU. Otherwise XLA's
     partitioner spreads the batch, and the step needs to know nothing of devices.
+
+    >>> sharing = Sharing(epochs=40, batch_size=64, batch_sizes={"controller": 32})  # that phase has smaller batches
+    >>> sharing.valid_part, sharing.candidates
+    (0.5, 100)
     """
 
     epochs: Count
@@ -80,6 +84,8 @@ def weight_sharing(
     its batches; the best of as many random ones is a baseline. One without is asked to `derive`.
 
     Raises: ValueError for what cannot work with the space, the data or the devices.
+
+    docs/own_method.md has an example.
     """
     check_settings("search", sharing, Sharing)
     seeds.check(problem, {})

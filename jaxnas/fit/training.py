@@ -79,6 +79,20 @@ def train(
     checkpoints and metrics go, so that a killed training goes on; by default nothing is written.
 
     Raises: ValueError for settings that do not go with the data, before anything is compiled.
+
+    >>> import flax.linen as nn
+    >>> import numpy as np
+    >>> from jaxnas import choices, data
+    >>> class Tiny(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(2)(nn.relu(nn.Dense(choices.width("hidden", (2, 4)))(x)))
+    >>> own = choices.searchable(Tiny(), np.zeros((1, 3), "float32"))
+    >>> rows = np.ones((16, 3), "float32"), np.arange(16) % 2
+    >>> dataset = data.from_arrays(rows, rows, rows)
+    >>> trained = train(own.network(np.array([0])), dataset, Training(epochs=1, batch_size=16))
+    >>> trained.apply(np.zeros((5, 3), "float32")).shape
+    (5, 2)
     """
     enable_cache(None)
     training, devices = Training() if training is None else training, Devices() if devices is None else devices
@@ -89,7 +103,24 @@ def train(
 
 
 def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, examples: Examples) -> Evaluation:
-    """Accuracy and loss of a trained network on all examples, each counted once."""
+    """The metric and the loss of a trained network on all examples, each counted once.
+
+    params, stats: of the network. dataset: it has the objective and the normalization. examples: one of its splits.
+
+    >>> import flax.linen as nn
+    >>> import numpy as np
+    >>> from jaxnas import choices, data
+    >>> class Tiny(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(2)(nn.relu(nn.Dense(choices.width("hidden", (2, 4)))(x)))
+    >>> own = choices.searchable(Tiny(), np.zeros((1, 3), "float32"))
+    >>> rows = np.ones((16, 3), "float32"), np.arange(16) % 2
+    >>> dataset = data.from_arrays(rows, rows, rows)
+    >>> network = own.network(np.array([0]))
+    >>> evaluate(network, *network.init(jax.random.key(0)), dataset, dataset.test).correct  # all rows are alike
+    8
+    """
 
     def predict(state: tuple[PyTree, Stats], x: Array) -> Array:
         return network.apply(state[0], x, Context(bn=state[1]))[0]

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Arch, Array, SearchSpace
-from jaxnas.benchmarks import Table, metric_column, named_table, table_fingerprint
+from jaxnas.benchmarks import Table, named_table
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import table_fingerprint
 from jaxnas.checks import check_arch
 from jaxnas.files import expanded
 
@@ -97,6 +99,13 @@ def truth_of(table: str | os.PathLike[str] | Table, space: SearchSpace, metric: 
     """What a table knows of a space. table: "digits201", a file, or a table. metric: its usual report by default.
 
     Raises: ValueError where the table is over other choices, or the metric is not there; OSError for a file.
+
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space = nasbench201_space()
+    >>> truth = truth_of("digits201", space)
+    >>> nothing = space.from_genotype("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    >>> truth.metric, bool(truth.percentile(truth.of(nothing[None]))[0] < 10)
+    ('test', True)
     """
     usual: Mapping[str, str] = {}
     if isinstance(table, Table):

@@ -37,14 +37,20 @@ _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """What is watched for a collapse, on validation images without augmentation, the same at every measurement."""
+    """What is measured to see a collapse, always on the same validation images, without augmentation.
+
+    >>> off = Watch(every=0, eigenvalue_every=0)  # `jaxnas.Darts(watch=off)` measures nothing on its way
+    >>> off.every, off.eigenvalue_every
+    (0, 0)
+    """
 
     every: Natural = 1
-    """Epochs between two measurements of skip connections, entropy and the gap of mixture and path; 0 is none."""
+    """Epochs between two measurements of skip connections, entropy, and the gap between mixture and path. 0 measures
+    nothing."""
     batches: Annotated[Count, UsedWith("every")] = 8
     """The gap is measured on this many batches of search.batch_size images, or on all where there are fewer."""
     eigenvalue_every: Natural = 1
-    """Epochs between two dominant eigenvalues; 0 is none."""
+    """Epochs between two measurements of the largest eigenvalue of the Hessian. 0 measures none."""
     eigenvalue_batches: Annotated[Count, UsedWith("eigenvalue_every")] = 1
     """Batches for each eigenvalue."""
     products: Annotated[Count, UsedWith("eigenvalue_every")] = 20

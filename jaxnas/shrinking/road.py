@@ -70,6 +70,8 @@ def shrink(
 
     Raises: ValueError or OSError, before any long work, for what cannot work: a model without choices, weights of
     another model, data that does not fit, a budget below the smallest network, which is told.
+
+    docs/shrink.md has an example.
     """
     settings = Shrinking() if settings is None else settings
     distillation = Distillation() if distillation is None else distillation

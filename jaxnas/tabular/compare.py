@@ -49,6 +49,17 @@ def compare(
     runs each sampler makes. seed: another one gives other runs.
 
     Raises: ValueError for what `make_setting` refuses, no seeds, no samplers, or a sampler that found nothing.
+
+    >>> from jaxnas.benchmarks import make_table
+    >>> from jaxnas.samplers import evolution, random_search
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2, 3)})
+    >>> archs = np.indices((3, 3)).reshape(2, -1).T
+    >>> table = make_table("tiny", space, archs, {"valid": archs.sum(axis=1)})
+    >>> samplers = {"random": random_search(table.moves), "evolution": evolution(table.moves)}
+    >>> result = compare(table, samplers, search="valid", report="valid", evaluations=9, seeds=4)
+    >>> [(row["method"], row["runs"]) for row in result.rows]
+    [('random', 4), ('evolution', 4)]
     """
     setting = make_setting(
         table, search=search, report=report, evaluations=evaluations, time=time, time_budget=time_budget

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxnas.base import Sampler
-from jaxnas.benchmarks import Table, measured, metric_column, only_rows
+from jaxnas.benchmarks import Table, measured, only_rows
+from jaxnas.benchmarks.named import metric_column
 from jaxnas.samplers import from_optuna, nondominated, over_seeds, random_search, simulate
 from jaxnas.samplers.nondominated import front
 from jaxnas.tabular.methods import optuna_maker
@@ -30,6 +31,15 @@ def make_front_setting(table: Table, metrics: Sequence[str]) -> FrontSetting:
     """The metrics at the highest fidelity where none is named; one written "-NAME" is minimized.
 
     Raises: ValueError where there are not two, one is unknown, or no row has both.
+
+    >>> from jaxnas.benchmarks import make_table
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2, 3)})
+    >>> archs = np.indices((3, 3)).reshape(2, -1).T
+    >>> table = make_table("tiny", space, archs, {"valid": archs.sum(axis=1), "macs": archs[:, 0]})
+    >>> setting = make_front_setting(table, ["valid", "-macs"])  # many correct, few multiply-adds
+    >>> setting.points.shape, setting.points[:, 0].max().item()
+    ((9, 2), 4.0)
     """
     if len(metrics) != 2:
         raise ValueError(f"a front is of two metrics, got {','.join(metrics)!r}; give two, such as valid,-macs")
@@ -41,7 +51,11 @@ def make_front_setting(table: Table, metrics: Sequence[str]) -> FrontSetting:
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """The area that points [N, 2], to be maximized, dominate above the reference [2]."""
+    """The area that points [N, 2], to be maximized, dominate above the reference [2].
+
+    >>> hypervolume(np.array([[2.0, 1.0], [1.0, 2.0]]), np.zeros(2))  # two rectangles of 2, and the square they share
+    3.0
+    """
     area, height = 0.0, reference[1]
     inside = points[(points > reference).all(axis=1)]
     for x, y in inside[np.lexsort((-inside[:, 1], -inside[:, 0]))]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxnas import predictors
 from jaxnas.base import Arch, Array, Graph, Key, SearchSpace
-from jaxnas.benchmarks import Table, functional_classes, metric_column
+from jaxnas.benchmarks import Table, functional_classes
+from jaxnas.benchmarks.named import metric_column
 from jaxnas.predictors import Encoding
 from jaxnas.spaces import nasbench201_space, product_space
 
@@ -53,6 +54,15 @@ def known(table: Table, signals: Sequence[str] = ()) -> Known:
     there, and beside it whether it is there.
 
     Raises: ValueError for a signal that is unknown or that no row has, and a space without a vocabulary.
+
+    >>> from jaxnas.benchmarks import make_table
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2, 3)})
+    >>> archs = np.indices((3, 3)).reshape(2, -1).T
+    >>> table = make_table("tiny", space, archs, {"valid": archs.sum(axis=1), "macs": archs[:, 0]})
+    >>> of = known(table, signals=["macs"])
+    >>> of.graph(table.archs[0]).signals.shape, of.paths is None  # options one after another are a single path
+    ((1,), True)
     """
     space = table.space or _space_of(table)
     if not space.vocabulary:

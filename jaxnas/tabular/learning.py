@@ -20,7 +20,9 @@ from scipy import stats
 
 from jaxnas import report
 from jaxnas.base import Graph, Predictor
-from jaxnas.benchmarks import Table, metric_column, table_fingerprint
+from jaxnas.benchmarks import Table
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import table_fingerprint
 from jaxnas.files import write_csv
 from jaxnas.predictors import normal_scores
 from jaxnas.runfolder import RunFolder, open_run, versions
@@ -37,7 +39,14 @@ USUAL_SIZES = (78, 156, 391)
 
 
 def usual_sizes(table: Table, metric: str) -> list[int]:
-    """`USUAL_SIZES` as far as they are at most half of what is measured; half of that where none is."""
+    """How many architectures a predictor is usually shown: 78, 156 and 391, without those above half of the rows.
+
+    Only rows with a value of the metric count. Where no size is left, it is half of the rows.
+
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> usual_sizes(digits201_table(), "valid")
+    [78, 156, 391]
+    """
     half = int((~np.isnan(metric_column(table, metric))).sum()) // 2
     return [size for size in USUAL_SIZES if size <= half] or [half]
 
@@ -63,6 +72,8 @@ def run_learning_curves(
 
     Raises: ValueError for an unknown metric, sizes that are too small or more than half of the measured rows, no draws;
     ValueError and OSError as `open_run`; Stopped where a signal came. Only for the main thread.
+
+    The program experiments/predictor.py is an example.
     """
     start = time.perf_counter()
     values = metric_column(table, metric)
@@ -126,6 +137,8 @@ def measure_predictor(
     graphs: of all A rows, batched. values: float [A], NaN where there is none.
 
     Raises: ValueError where all predictions are alike.
+
+    docs/own_table.md has an example.
     """
     fit = jax.jit(lambda key, *data: predictor.fit(key, predictor.init(jax.random.fold_in(key, 0)), *data))
     predict = jax.jit(predictor.predict)

@@ -45,21 +45,29 @@ COLDEST = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class MethodSettings:
-    """Population, sample size and averaging are those of NAS-Bench-201's programs."""
+    """The settings of methods by name. Population, sample size and `ema` are those of NAS-Bench-201's programs.
+
+    >>> MethodSettings(population=50).settings()["sample_size"]  # the others stay as they are
+    3
+    """
 
     population: Count = 10
+    """The population of evolution."""
     sample_size: Count = 3
+    """How many of the population evolution compares to choose a parent."""
     learning_rate: Positive = 0.1
-    """Of Adam in REINFORCE, the best of 0.01 to 0.5 on digits201; NAS-Bench-201's program has 0.5, NATS-Bench 0.01."""
+    """The learning rate of Adam in reinforce. 0.1 is the best of 0.01 to 0.5 on digits201. NAS-Bench-201's program has
+    0.5, NATS-Bench 0.01."""
     controller_learning_rate: Positive = 0.02
-    """Of Adam in enas, the best of 0.001 to 0.1 on digits201; NAS-Bench-201's program, whose controller it is, has
-    0.001."""
+    """The learning rate of Adam in enas. 0.02 is the best of 0.001 to 0.1 on digits201. NAS-Bench-201's program, which
+    the controller is from, has 0.001."""
     ema: Share = 0.9
+    """The decay of the moving average of rewards in reinforce, which is the baseline."""
     temperature: Positive = 10.0
-    """Of annealing at its start, in the unit of the search metric, the best of 0.3 to 30 on digits201; it falls to a
-    hundredth of that."""
+    """The temperature of annealing at its start, in the unit of the search metric; it falls to a hundredth of that. 10
+    is the best of 0.3 to 30 on digits201."""
     eta: Positive = 3.0
-    """Of halving and hyperband."""
+    """For halving and hyperband: each rung keeps one in eta of the rung before."""
 
     def settings(self) -> dict[str, float]:
         """The settings of methods alone, whatever a program's config adds to them."""
@@ -84,7 +92,19 @@ def as_plan(sampler: Sampler | Plan, setting: Setting) -> Plan:
 
 
 def make_plan(name: str, setting: Setting, settings: MethodSettings) -> Plan:
-    """The method of that name. Raises ValueError for an unknown one and for settings that it cannot have."""
+    """The sampler of a method of `METHODS`, with its number of steps.
+
+    setting: the task, as of `make_setting`. settings: those of the method.
+
+    Raises: ValueError for an unknown name, and for settings that the method cannot have.
+
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> from jaxnas.tabular import make_setting
+    >>> setting = make_setting(digits201_table(), search="valid", report="test", evaluations=100)
+    >>> plan = make_plan("evolution", setting, MethodSettings(population=20))  # `compare` takes it as a sampler
+    >>> plan.steps
+    100
+    """
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     check_settings("", settings, type(settings))

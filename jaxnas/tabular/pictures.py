@@ -51,7 +51,10 @@ def _to_best(row: Mapping[str, Any]) -> str:
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The final table, in columns."""
+    """The final table of a comparison as text, a line for each method. rows: those of `Comparison`.
+
+    docs/own_table.md has an example.
+    """
     table = [_HEAD, *map(cells, rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(_HEAD))]
     return "\n".join(

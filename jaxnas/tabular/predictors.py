@@ -87,12 +87,27 @@ USUAL = ("gnn_gp", "gnn", "gp", "gp_paths", "mlp_paths", "mlp")
 
 
 def predictor_names(of: Known) -> list[str]:
-    """The usual predictors of what is known: without paths those are left out that count them."""
+    """The names of the usual predictors for a table. Those that count paths are left out where there are no paths.
+
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> from jaxnas.tabular import known
+    >>> predictor_names(known(digits201_table()))
+    ['gnn_gp', 'gnn', 'gp', 'gp_paths', 'mlp_paths', 'mlp']
+    """
     return [name for name in USUAL if of.paths is not None or name not in NEED_PATHS]
 
 
 def make_predictor(name: str, of: Known) -> Predictor:
-    """The predictor of that name. Raises ValueError where there is none, or none for what is known."""
+    """A predictor of `PREDICTORS`. of: what it may know of architectures, as of `known`.
+
+    Raises: ValueError for an unknown name, and for a predictor of paths where architectures have none.
+
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> from jaxnas.tabular import known
+    >>> predictor = make_predictor("gp", known(digits201_table(), signals=["macs"]))
+    >>> type(predictor).__name__
+    'Predictor'
+    """
     if name not in PREDICTORS:
         raise ValueError(f"there is no method {name!r}; there are {', '.join(PREDICTORS)}")
     return PREDICTORS[name](of)

@@ -21,8 +21,10 @@ from scipy import stats
 
 from jaxnas import data, report
 from jaxnas.base import Batch, SearchSpace, Skeleton, Supernet
-from jaxnas.benchmarks import Table, functional_classes, make_table, metric_column, table_fingerprint
+from jaxnas.benchmarks import Table, functional_classes, make_table
 from jaxnas.benchmarks.columns import read_npz
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import table_fingerprint
 from jaxnas.catalog import Entry
 from jaxnas.console import tell
 from jaxnas.data import Dataset
@@ -84,6 +86,12 @@ def make_network(
     """Networks for the images of a data set, and a batch of its training split, not augmented.
 
     Raises: ValueError for unknown names, and for a batch of fewer than 4 or of more images than there are.
+
+    >>> from jaxnas.catalog import entry_of
+    >>> digits = data.load_dataset("digits")
+    >>> network = make_network(entry_of("nasbench201"), digits, ["naswot"], channels=4, cells=1, batch_size=16)
+    >>> network.batch.inputs.shape, network.skeleton.num_classes
+    ((16, 8, 8, 1), 10)
     """
     most = data.count(dataset.train)
     if not 4 <= batch_size <= most:
@@ -140,7 +148,9 @@ def _supernet(network: Network) -> Supernet:
 def scorer(network: Network, name: str) -> Callable[[np.ndarray], float]:
     """arch int [D] -> its score by a proxy: a function that `jaxnas.fit.search` maximizes, compiled at its first call.
 
-    Raises: ValueError for a name that is no proxy; an aggregate is of ranks, which one architecture has not.
+    Raises: ValueError for a name that is no proxy. An aggregate is none, as it is made of ranks among architectures.
+
+    docs/data.md has an example.
     """
     if name not in PROXIES:
         raise ValueError(f"what is searched is one of {', '.join(PROXIES)}, got {name!r}")
@@ -265,6 +275,8 @@ def run_proxies(
 
     Raises: ValueError and OSError as `score_archs` and `open_run`, Stopped where a signal came. Only for the main
     thread.
+
+    The program experiments/proxies.py is an example.
     """
     values = None if table is None or metric is None else _values(table, metric, archs)
     skeleton = network.skeleton

@@ -46,6 +46,18 @@ def run_comparison(
     in config.json. command: by which the run was started, for the report.
 
     Raises: ValueError and OSError as `compare` and `open_run`, Stopped where a signal came. Only for the main thread.
+
+    >>> import contextlib, io, tempfile
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> from jaxnas.samplers import random_search
+    >>> from jaxnas.tabular import make_setting
+    >>> table = digits201_table()
+    >>> setting = make_setting(table, search="valid", report="test", evaluations=20)
+    >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    ...     comparison = run_comparison(folder, setting, {"random": random_search(table.moves)}, seeds=2)
+    ...     written = sorted(os.listdir(folder))
+    >>> "table.csv" in written, "report" in written
+    (True, True)
     """
     start = time.perf_counter()
     plans = checked_plans(samplers, setting, seeds)

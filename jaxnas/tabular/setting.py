@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnas.benchmarks import Table, measured, metric_column, only_rows, space_size, table_fingerprint
+from jaxnas.benchmarks import Table, measured, only_rows
+from jaxnas.benchmarks.named import metric_column
+from jaxnas.benchmarks.table import space_size, table_fingerprint
 
 MOST_EVALUATIONS = 100_000
 """Of one run."""
@@ -78,6 +80,13 @@ def make_setting(
     Rows without a value of `search`, `time` or `report` are left out, which the table's notes say of the last.
 
     Raises: ValueError for an unknown metric, a limit that allows nothing, or where no row has all values.
+
+    >>> from jaxnas.benchmarks import digits201_table
+    >>> setting = make_setting(digits201_table(), search="valid", report="test", evaluations=100)
+    >>> setting.coverage.text()
+    '15,625 of the 15,625 architectures are in the table, 15,625 (100 %) with all that is searched'
+    >>> setting.evaluations, bool(setting.optimum == setting.table.metrics["test"].max())
+    (100, True)
     """
     for name, number in (("evaluations", evaluations), ("time_budget", time_budget)):
         if number is not None and not number > 0:
