@@ -11,25 +11,12 @@ from jaxnas import command
 from jaxnas.catalog import CATALOG
 
 SMALL = [
-    *(
-        "--devices.count",
-        "1",
-        "--no-hand-designed",
-        "--random-baselines",
-        "0",
-    ),  # programs for several compile for longer; test_parallel has those
+    # Programs for several devices compile for longer; test_parallel has those.
+    *("--devices.count", "1", "--no-hand-designed", "--random-baselines", "0"),
     *("--space", "nasbench201", "--search.epochs", "2", "--search.batch-size", "300", "--search.channels", "2"),
     *("--search.candidates", "3", "--search.controller.steps", "4", "--search.controller.samples", "2"),
-    *(
-        "--search.controller.batch-size",
-        "200",
-        "--train.epochs",
-        "1",
-        "--train.channels",
-        "2",
-        "--train.batch-size",
-        "500",
-    ),
+    *("--search.controller.batch-size", "200"),
+    *("--train.epochs", "1", "--train.channels", "2", "--train.batch-size", "500"),
 ]
 
 
@@ -37,10 +24,17 @@ def values_without_time(path):
     return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in path.read_text().splitlines()]
 
 
-def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(tmp_path, capsys):
-    run = tmp_path / "run"
-    arguments = [*SMALL, "--workdir", str(run), "--cache-dir", str(tmp_path / "cache")]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and the command that made it."""
+    folder = tmp_path_factory.mktemp("enas")
+    arguments = [*SMALL, "--workdir", str(folder / "run"), "--cache-dir", str(folder / "cache")]
     command.main(enas.main, enas.Config, arguments, enas.PRESETS)
+    return folder / "run", arguments
+
+
+def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(finished, capsys):
+    run, arguments = finished
     result = json.loads((run / "result.json").read_text())
     assert result["genotype"]["space"] == "nasbench201"
     assert {"best-of-random"} == set(result["baselines"])
@@ -64,8 +58,10 @@ def test_a_run_finds_scores_trains_and_keeps_a_network_and_resumes_to_the_same(t
     assert values_without_time(run / "metrics.jsonl") == lines
     assert "error" not in capsys.readouterr().err
 
-    # As the first of two seeds at once it is the same search.
-    seeds = tmp_path / "seeds"
+
+def test_the_first_of_two_seeds_at_once_is_the_same_search(finished, tmp_path):
+    run, arguments = finished
+    candidates, seeds = json.loads((run / "result.json").read_text())["candidates"], tmp_path / "seeds"
     arguments = [*SMALL, "--seeds", "2", "--workdir", str(seeds), "--cache-dir", arguments[-1]]
     command.main(enas.main, enas.Config, arguments, enas.PRESETS)
     both = json.loads((seeds / "result.json").read_text())

@@ -117,7 +117,8 @@ def score_archs(network: Network, archs: np.ndarray, folder: Path | None = None,
     if any(name in COSTS for name in network.names):
         costs = [space.costs(arch, network.skeleton) for arch in archs]  # of numpy, which is faster
         scores |= {name: np.array([cost[name] for cost in costs], float) for name in COSTS}
-    return Scored(archs, _with_aggregates(network.names, scores), float(sum(chunk["seconds"].sum() for chunk in chunks)))
+    seconds = float(sum(chunk["seconds"].sum() for chunk in chunks))
+    return Scored(archs, _with_aggregates(network.names, scores), seconds)
 
 
 def _classes(network: Network, archs: np.ndarray) -> np.ndarray:
