@@ -178,9 +178,9 @@ def test_a_genotype_that_does_not_fit_is_refused(genotype, message):
     [
         (((2, 0),), r"at least one layer, got depths \(2, 0\)"),
         (((),), "at least one layer"),
-        (((2,), ("mbconv9_3x3",)), "unknown block 'mbconv9_3x3'; there are mbconv3_3x3, "),
-        (((2,), ("identity",)), "one of them no identity, got identity"),
-        (((2,), ("shuffle_3x3",) * 2), "must be different"),
+        (((2,), ("mbconv9_3x3",)), "unknown block 'mbconv9_3x3'; known are identity, mbconv3_3x3, "),
+        (((2,), ("identity",)), "one block must be no identity, got identity"),
+        (((2,), ("shuffle_3x3",) * 2), "blocks must have different names, got shuffle_3x3, shuffle_3x3"),
         (((1, 1), ("shuffle_3x3",)), "single architecture"),
     ],
 )

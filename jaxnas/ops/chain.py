@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxnas.base import Array, Context, Key, PyTree, Stats
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Primitive, norm_init, without_parameters
+from jaxnas.ops.primitives import Operations, Primitive, norm_init, taken_from, without_parameters
 
 
 class _Step(NamedTuple):
@@ -171,3 +171,8 @@ BLOCKS: dict[str, Primitive] = {
     )
 }
 """The number after "mbconv" is the expansion. The identity is for stride 1 alone."""
+
+
+def named_blocks(blocks: Operations) -> tuple[Primitive, ...]:
+    """The primitives of some blocks. Raises: ValueError as `jaxnas.ops.primitives.named`."""
+    return taken_from(BLOCKS, blocks, "block")

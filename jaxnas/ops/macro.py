@@ -15,7 +15,7 @@ from jaxnas.base import Array, Context, Key, PyTree, Stats
 from jaxnas.kernels.pooling import avg_pool, max_pool
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Primitive, norm_init
+from jaxnas.ops.primitives import Operations, Primitive, norm_init, taken_from
 
 
 def _pointwise_init(key: Key, channels: int, affine: bool) -> PyTree:
@@ -90,3 +90,8 @@ MACRO_PRIMITIVES: dict[str, Primitive] = {
     )
 }
 """In the order of the authors' numbers."""
+
+
+def named_macro(operations: Operations) -> tuple[Primitive, ...]:
+    """The primitives of some operations. Raises: ValueError as `jaxnas.ops.primitives.named`."""
+    return taken_from(MACRO_PRIMITIVES, operations, "operation")

@@ -7,7 +7,7 @@ and `apply` alone is asked what every layer of the field's papers does; docs/sea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -288,7 +288,7 @@ PRIMITIVES: dict[str, Primitive] = {
 """The operations of the DARTS and NAS-Bench-201 spaces, by the field's names."""
 
 Operations = Sequence[str | Primitive]
-"""What a space takes: names of `PRIMITIVES`, or objects."""
+"""What a space takes: names of a table such as `PRIMITIVES`, or objects."""
 
 
 def named(operations: Operations, pool_norms: bool = False) -> tuple[Primitive, ...]:
@@ -303,17 +303,26 @@ def named(operations: Operations, pool_norms: bool = False) -> tuple[Primitive, 
         ...
     ValueError: unknown operation 'conv_9x9'; known are ...
     """
+    taken = taken_from(PRIMITIVES, operations, "operation")
+    return tuple(normed(p) if pool_norms and isinstance(p.family, Pool) else p for p in taken)
+
+
+def taken_from(table: Mapping[str, Primitive], operations: Operations, word: str) -> tuple[Primitive, ...]:
+    """The primitives of operations that are given by their names in a table, or as objects.
+
+    word: what one is called in an error. Raises: ValueError for a name that is not in the table, and for two operations
+    of one name.
+    """
     given = [operation for operation in operations if isinstance(operation, str)]
-    if unknown := [name for name in given if name not in PRIMITIVES]:
+    if unknown := [name for name in given if name not in table]:
         raise ValueError(
-            f"unknown operation {unknown[0]!r}; known are {', '.join(sorted(PRIMITIVES))}; "
-            "another is given as a Primitive"
+            f"unknown {word} {unknown[0]!r}; known are {', '.join(sorted(table))}; another is given as a Primitive"
         )
-    taken = tuple(PRIMITIVES[operation] if isinstance(operation, str) else operation for operation in operations)
+    taken = tuple(table[operation] if isinstance(operation, str) else operation for operation in operations)
     names = [primitive.name for primitive in taken]
     if len(set(names)) < len(names):
-        raise ValueError(f"operations must have different names, got {', '.join(names)}")
-    return tuple(normed(p) if pool_norms and isinstance(p.family, Pool) else p for p in taken)
+        raise ValueError(f"{word}s must have different names, got {', '.join(names)}")
+    return taken
 
 
 def none_index(names: Sequence[str]) -> int:

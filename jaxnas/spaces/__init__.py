@@ -10,6 +10,7 @@ from jaxnas.spaces.chain import (
     chain_graph_operations,
     chain_space,
     chain_stages,
+    changing_blocks,
 )
 from jaxnas.spaces.darts import (
     CELL_KINDS,
@@ -22,9 +23,9 @@ from jaxnas.spaces.darts import (
     edge_table,
 )
 from jaxnas.spaces.enas_macro import (
-    ENAS_MACRO_GRAPH_OPERATIONS,
     ENAS_MACRO_OPERATIONS,
     MacroStage,
+    enas_macro_graph_operations,
     enas_macro_needed,
     enas_macro_skips,
     enas_macro_space,
@@ -61,7 +62,6 @@ __all__ = [
     "CHAIN_BLOCKS",
     "CHAIN_HEAD",
     "DARTS_OPERATIONS",
-    "ENAS_MACRO_GRAPH_OPERATIONS",
     "ENAS_MACRO_OPERATIONS",
     "ENAS_MICRO_OPERATIONS",
     "FAMILIES",
@@ -87,6 +87,7 @@ __all__ = [
     "discretize_free",
     "discretize_paper",
     "edge_table",
+    "enas_macro_graph_operations",
     "enas_macro_needed",
     "enas_macro_skips",
     "enas_macro_space",
