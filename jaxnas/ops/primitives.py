@@ -69,6 +69,30 @@ class Normed(NamedTuple):
     pool: Apply
 
 
+class Largest(NamedTuple):
+    """An operation that computes any of some cases, whichever its parameters are those of.
+
+    embed: (case, params of that, channels, stride) -> its own parameters. norms: (case, channels, stride) -> for each
+    batch norm of the case, which of its own that is, of which the first channels. widths: (channels, stride) -> the
+    channels of its own batch norms, which have no scale and offset.
+    """
+
+    apply: Apply
+    embed: Callable[[Any, Any, int, int], PyTree]
+    norms: Callable[[Any, int, int], tuple[int, ...]]
+    widths: Callable[[int, int], tuple[int, ...]]
+
+
+class Case(NamedTuple):
+    """A case of a larger operation, which is computed once where it is data which of its cases is taken.
+
+    largest: some cases -> the operation that they are cases of; the same function for all of them.
+    """
+
+    largest: Callable[[tuple[Any, ...]], Largest]
+    case: Any
+
+
 def _no_norms(channels: int, stride: int) -> tuple[int, ...]:
     del channels, stride
     return ()
@@ -102,7 +126,7 @@ class Primitive(NamedTuple):
     norms: Callable[[int, int], tuple[int, ...]] = _no_norms
     random: bool = False
     scaled: Callable[[Any, Array], Any | None] = lambda params, scale: None
-    family: Separable | Dense | Pool | Zero | Normed | None = None
+    family: Separable | Dense | Pool | Zero | Normed | Case | None = None
 
 
 def operation_key(key: Key | None, *primitives: Primitive) -> Key | None:
