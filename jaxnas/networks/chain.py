@@ -17,7 +17,7 @@ from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
 from jaxnas.ops.chain import named_blocks
-from jaxnas.ops.primitives import Operations, initial_stats
+from jaxnas.ops.primitives import Operations, initial_stats, operation_key
 from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
 
 
@@ -76,9 +76,9 @@ def chain_network(
         for s, (stage, row) in enumerate(zip(stages, plan, strict=True)):
             stage_seen = []
             for number, (block, _, stride) in enumerate(row):
-                here = context.at("stages", s, number)._replace(
-                    key=None if keys is None else keys[stage.layers.start + number]
-                )
+                key = None if keys is None else keys[stage.layers.start + number]
+                drawn = operation_key(key, block)  # drop-path, which is inside of a block, draws from the key itself
+                here = context.at("stages", s, number)._replace(key=key if drawn is None else drawn)
                 x, one = block.apply(params["stages"][s][number], x, stride, here)
                 x = mark(x, CELL)
                 stage_seen.append(one)

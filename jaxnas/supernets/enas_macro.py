@@ -24,7 +24,7 @@ from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, glob
 from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.ops import layers
 from jaxnas.ops.macro import named_macro
-from jaxnas.ops.primitives import Operations, operation_key
+from jaxnas.ops.primitives import Operations
 from jaxnas.spaces.enas_macro import (
     ENAS_MACRO_OPERATIONS,
     MacroStage,
@@ -82,7 +82,6 @@ def enas_macro_supernet(
         """selection: weights [L, O], or int32 [L]. skips: [L, L], weights, or 0 or 1."""
         context = with_key_if_read(context, primitives)
         keys = part_keys(context, count)  # as those of a derived network
-        keys = None if keys is None else jax.vmap(lambda key: operation_key(key, *primitives))(keys)
         x, stem_seen = conv_bn(x.astype(skeleton.dtype), params["stem"], context.at("stem"))
         seen: dict[str, Any] = {"stem": stem_seen, "stages": [], "reductions": []}
         states = mark(x, CELL)[None]

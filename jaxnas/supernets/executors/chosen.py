@@ -3,9 +3,9 @@
 A GPU's host would read the number of a branch and wait, and `vmap` of a branch computes all of them. Here each edge's
 parameters are looked up instead. Separable convolutions of all sizes and dilations are one function: kernels of one
 size, small ones with a border of zeros, whose taps lie as far apart as the edge's dilation says. Dense convolutions are
-another, and an operation that is a case of a larger one (`jaxnas.ops.primitives.Case`) is computed by that. An edge that
-wants none of a family computes it with kernels of zeros. So an edge does about the work of its largest operation, and
-that of every operation of no family.
+another, and an operation that is a case of a larger one (`jaxnas.ops.primitives.Case`) is computed by that. An edge
+that wants none of a family computes it with kernels of zeros. So an edge does about the work of its largest operation,
+and that of every operation of no family.
 """
 
 from __future__ import annotations

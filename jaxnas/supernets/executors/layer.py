@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import materialized
 from jaxnas.kernels.platform import platform
-from jaxnas.ops.primitives import Primitive, initial_stats
+from jaxnas.ops.primitives import Primitive, initial_stats, operation_key
 from jaxnas.supernets.executors.chosen import chosen
 from jaxnas.supernets.executors.edge import mixed_op, sampled_op, strongest
 from jaxnas.supernets.executors.scan import one_of
 
 Layer = Callable[[PyTree, Array, Array, Context], tuple[Array, Stats]]
-"""(params of each operation, weights [O] or the number of one, x, context) -> (y, statistics). Operations that draw at
-random draw from the key of the context."""
+"""(params of each operation, weights [O] or the number of one, x, context) -> (y, statistics). The key of the
+context is the layer's."""
 
 
 class LayerExecutor(NamedTuple):
@@ -66,8 +66,8 @@ def layer_executor(
     def path(params: PyTree, number: Array, x: Array, context: Context) -> tuple[Array, Stats]:
         if platform() == "gpu":
             return _without_branch(primitives, stride, params, number, x, context, None)
-        stats = _stats(primitives, stride, x, context)
-        return one_of(primitives, stride, params, number, x, stats, context)
+        stats, key = _stats(primitives, stride, x, context), operation_key(context.key, *primitives)
+        return one_of(primitives, stride, params, number, x, stats, context._replace(key=key))
 
     return LayerExecutor(strongest_alone if sampled else mixture, path)
 
