@@ -102,20 +102,20 @@ def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) 
     """Sum over images and positions of (shifted input x output gradient), [k, k, C], in a loop over the taps.
 
     A reduction of a slice is not vectorized on a CPU. Elementwise sums are, so the rows of each image are added
-    elementwise, up to 16 at a time, and only the [B, W, C] that this leaves are reduced, by a matrix product. What a
-    tap does is one kernel, which finds the tap's window itself; so the loop turns few times and the program is small.
+    elementwise, up to 16 at a time, and only the [B, W, C] that this leaves are reduced. Everything a tap does is one
+    kernel, which finds the tap's window itself; so the loop turns few times and the program is small.
     """
     batch, height, width, channels = g.shape
-    source = pad(x, dilation * (size // 2), dilation * (size // 2))  # with stride 1 the array that the output is of
-    if stride > 1:
-        # A strided window is a plain one of every stride-th row and column, of which there are stride ** 2 kinds.
-        rows, columns = (-(-n // stride) for n in source.shape[1:3])
-        whole = ((0, 0), (0, rows * stride - source.shape[1]), (0, columns * stride - source.shape[2]), (0, 0))
-        filled = jnp.pad(source, whole)
-        source = jnp.concatenate([filled[:, a::stride, b::stride] for a in range(stride) for b in range(stride)])
+    padded = pad(x, dilation * (size // 2), dilation * (size // 2))
+    # A strided window is a plain one of every stride-th row and column, of which there are stride ** 2 kinds.
+    rows, columns = (-(-n // stride) for n in padded.shape[1:3])
+    whole = ((0, 0), (0, rows * stride - padded.shape[1]), (0, columns * stride - padded.shape[2]), (0, 0))
+    padded = jnp.pad(padded, whole)
+    kinds = [padded[:, a::stride, b::stride] for a in range(stride) for b in range(stride)]
+    source = kinds[0][None] if stride == 1 else jnp.stack(kinds)
     together = max(n for n in range(1, 17) if height % n == 0)
     starts = [
-        ((i % stride * stride + j % stride) * batch, first, first + i // stride, j // stride)
+        (i % stride * stride + j % stride, first, first + i // stride, j // stride)
         for i, j in taps_of(size, dilation)
         for first in range(0, height, together)
     ]
@@ -123,18 +123,17 @@ def _kernel_gradient(x: Array, g: Array, size: int, stride: int, dilation: int) 
     at = functools.partial(lax.dynamic_slice, allow_negative_indices=False)  # a smaller program
 
     def one(start: Array) -> Array:
-        image, first, row, column = start
+        kind, first, row, column = start
         zero = jnp.zeros((), start.dtype)
 
         def product(r: int) -> Array:
-            met = at(source, (image, row + r, column, zero), (batch, 1, width, channels))
-            return lax.mul(met, at(g, (zero, first + r, zero, zero), (batch, 1, width, channels)))
+            met = at(source, (kind, zero, row + r, column, zero), (1, batch, 1, width, channels))
+            return lax.mul(met[0], at(g, (zero, first + r, zero, zero), (batch, 1, width, channels)))
 
         return functools.reduce(lax.add, map(product, range(together)))
 
-    sums = lax.map(one, jnp.array(starts, jnp.int32)).reshape(size * size, -1, channels)
-    ones = jnp.ones((size * size, 1, sums.shape[1]), sums.dtype)
-    return jnp.matmul(ones, sums).reshape(size, size, channels)
+    sums = lax.map(one, jnp.array(starts, jnp.int32))
+    return sums.reshape(size, size, -1, channels).sum(2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -150,8 +149,7 @@ def _depthwise_forward(
 
 @functools.partial(outlined, static=(3, 4, 5))
 def _to_input(g: Array, x: Array, kernel: Array, stride: int, dilation: int, relu: bool) -> Array:
-    # Without a relu, in a kernel that is the one of the forward pass, compiled once.
-    dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation, False, not relu)
+    dx = _correlate(spread(g, x.shape[1], x.shape[2], stride), kernel[::-1, ::-1], 1, dilation)
     return lax.select(x > 0, dx, jnp.zeros_like(dx)) if relu else dx
 
 

@@ -69,7 +69,8 @@ def any_block(cases: tuple[BlockCase, ...]) -> Largest:
         return embedded
 
     def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
-        channels, count, seen = x.shape[-1], branch(x.shape[-1], stride), []
+        channels, count = x.shape[-1], branch(x.shape[-1], stride)
+        seen: list[Stats] = []
 
         def normalized(y: Array) -> Array:
             y, told = layers.batch_norm(y, None, context.at(len(seen)))

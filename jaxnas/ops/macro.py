@@ -45,13 +45,13 @@ def _any_operation(cases: tuple[_MacroCase, ...]) -> Largest:
 
     def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
         first, seen = _pointwise({"kernel": params["first"], "norm": None}, x, context.at(0))
-        told, y = (seen,), first
+        told, y = [seen], first
         if size:
             y, second = layers.batch_norm(layers.conv(first, params["second"]), None, context.at(1))
-            told, y = (seen, second), jax.nn.relu(y)
+            told, y = [seen, second], jax.nn.relu(y)
         for pool in pools:
             y = jnp.where(params["pool"] == pool, _POOLS[pool](first), y)
-        return y, told
+        return y, tuple(told)
 
     return Largest(
         apply,
@@ -115,7 +115,7 @@ def _convolution(name: str, size: int, separable: bool) -> Primitive:
         apply,
         costs,
         lambda channels, stride: (channels, channels),
-        family=Case(_any_operation, _MacroCase(size)),
+        family=_case(size),
     )
 
 
@@ -138,7 +138,7 @@ def _pool(name: str, number: int) -> Primitive:
         apply,
         costs,
         lambda channels, stride: (channels,),
-        _case(pool=number),
+        family=_case(pool=number),
     )
 
 

@@ -10,7 +10,6 @@ from jaxnas.spaces.chain import (
     chain_graph_operations,
     chain_space,
     chain_stages,
-    changing_blocks,
 )
 from jaxnas.spaces.darts import (
     CELL_KINDS,

@@ -103,11 +103,12 @@ def chain_supernet(
 
         def inside(r: int, x: Array) -> tuple[Array, Stats]:
             def one(x: Array, item: Item) -> tuple[Array, Stats]:
-                x, seen = forms[r](*item.params, x, item.within(context))
+                own, selected = item.params
+                x, seen = forms[r](own, selected, x, item.within(context))
                 return mark(x, CELL), seen
 
-            run, own = runs[r], None if keys is None else keys[np.array(runs[r].layers)]
-            return equal_runs(one, x, (params["runs"][r], selection[run.kind][run.slots]), context.at("runs", r), own)
+            run, here = runs[r], None if keys is None else keys[np.array(runs[r].layers)]
+            return equal_runs(one, x, (params["runs"][r], selection[run.kind][run.slots]), context.at("runs", r), here)
 
         return _frame(inside, len(runs), params, x.astype(skeleton.dtype), context)
 
