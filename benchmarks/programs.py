@@ -31,7 +31,13 @@ from jaxnas.search import (
 )
 from jaxnas.search.enas import rewards_of
 from jaxnas.spaces import darts_space
-from jaxnas.supernets import darts_supernet, enas_micro_supernet, nasbench201_supernet
+from jaxnas.supernets import (
+    chain_supernet,
+    darts_supernet,
+    enas_macro_supernet,
+    enas_micro_supernet,
+    nasbench201_supernet,
+)
 from jaxnas.train.schedules import cosine, sgd
 from jaxnas.train.trainer import make_trainer
 
@@ -66,9 +72,12 @@ def program(name: Name, sizes: Forms, axis_name: str | None = None) -> Program:
     loop = None if sizes.loop is None else sizes.loop == "yes"
     optimizer = sgd(cosine(0.025, 0.001, 1000), momentum=0.9, weight_decay=3e-4, clip=5.0)
     skeleton = Skeleton(sizes.channels, sizes.cells, IMAGE, 10, dtype=sizes.dtype)
-    if name.startswith("enas"):
+    if name in ("chain_one_shot", "enas_macro_one_shot"):
+        whole = dataclasses.replace(skeleton, cells=sizes.layers)
+        supernet = chain_supernet(whole) if name == "chain_one_shot" else enas_macro_supernet(whole)
+    elif name.startswith("enas"):
         return _enas(name, enas_micro_supernet(skeleton, sizes.nodes or 5, form=form), optimizer, axis_name)
-    if name.startswith("nasbench201"):
+    elif name.startswith("nasbench201"):
         skeleton = dataclasses.replace(skeleton, cells=sizes.nasbench201_cells)
         supernet = nasbench201_supernet(skeleton, form=form)
     else:

@@ -12,6 +12,8 @@ Name = Literal[
     "darts_one_shot",
     "nasbench201_first_order",
     "nasbench201_one_shot",
+    "chain_one_shot",
+    "enas_macro_one_shot",
     "enas_child",
     "enas_controller",
     "enas_policy",
@@ -28,7 +30,9 @@ class Sizes:
     channels: int = 16
     """Of the supernets; the evaluation network has those of --evaluation-channels."""
     cells: int = 8
-    """Of the DARTS and ENAS supernets; the NAS-Bench-201 one has five a stage, halved with --cells below 8."""
+    """Of the DARTS and ENAS micro supernets; the NAS-Bench-201 one has five a stage, halved with --cells below 8."""
+    layers: int = 12
+    """Of the supernets of the chain and of ENAS macro."""
     evaluation_channels: int = 36
     evaluation_cells: int = 20
     evaluation_batch: int = 96

@@ -32,7 +32,6 @@ from jaxnas.networks import (
 from jaxnas.ops.costs import CostTable
 from jaxnas.spaces import (
     DARTS_OPERATIONS,
-    ENAS_MACRO_GRAPH_OPERATIONS,
     ENAS_MICRO_OPERATIONS,
     NASBENCH201_OPERATIONS,
     chain_cost_table,
@@ -42,6 +41,7 @@ from jaxnas.spaces import (
     darts_cost_table,
     darts_space,
     discretize_argmax,
+    enas_macro_graph_operations,
     enas_macro_space,
     enas_micro_space,
     genotype_space,
@@ -185,7 +185,7 @@ CATALOG: dict[str, Entry] = {
             space=lambda skeleton: enas_macro_space(skeleton.cells),
             supernet=enas_macro_supernet,
             network=enas_macro_network,
-            vocabulary=ENAS_MACRO_GRAPH_OPERATIONS,
+            vocabulary=enas_macro_graph_operations(),
             small_cells=6,
             paper_cells=12,
         ),

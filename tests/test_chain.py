@@ -14,6 +14,7 @@ from jaxnas.base import Context, Skeleton
 from jaxnas.data.augment import normalize
 from jaxnas.networks import chain_network
 from jaxnas.ops.chain import BLOCKS
+from jaxnas.ops.primitives import PRIMITIVES
 from jaxnas.supernets import chain_supernet
 
 
@@ -178,15 +179,30 @@ def test_a_genotype_that_does_not_fit_is_refused(genotype, message):
     [
         (((2, 0),), r"at least one layer, got depths \(2, 0\)"),
         (((),), "at least one layer"),
-        (((2,), ("mbconv9_3x3",)), "unknown block 'mbconv9_3x3'; there are mbconv3_3x3, "),
-        (((2,), ("identity",)), "one of them no identity, got identity"),
-        (((2,), ("shuffle_3x3",) * 2), "must be different"),
+        (((2,), ("mbconv9_3x3",)), "unknown block 'mbconv9_3x3'; known are identity, mbconv3_3x3, "),
+        (((2,), ("identity",)), "one block must be no identity, got identity"),
+        (((2,), ("shuffle_3x3",) * 2), "blocks must have different names, got shuffle_3x3, shuffle_3x3"),
         (((1, 1), ("shuffle_3x3",)), "single architecture"),
+        (((1, 2), ("identity", PRIMITIVES["nor_conv_3x3"])), r"at stride 2 nor_conv_3x3 makes \[2, 2, 2, 4\] of"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         spaces.chain_space(*arguments)
+
+
+def test_blocks_may_be_objects():
+    """Costs, table, network and graph are those of the objects."""
+    own = PRIMITIVES["nor_conv_3x3"]._replace(name="own")
+    space, skeleton = spaces.chain_space((2,), ("identity", own)), Skeleton(4, 2, (5, 4, 3), 3)
+    arch = space.from_genotype({"space": "chain", "stages": [["own", "identity"]]})
+    assert [space.vocabulary[o] for o in space.graph(arch).ops[0].tolist()] == ["stem", "own", "identity", "output"]
+    none = space.costs(space.from_genotype({"space": "chain", "stages": [["identity"] * 2]}), skeleton)
+    assert space.costs(arch, skeleton)["params"] - none["params"] == 9 * 16 + 2 * 4
+    table = spaces.chain_cost_table(skeleton, (2,), ("identity", own))
+    assert table.macs["normal"].tolist() == [[0, 9 * 16 * 20]] * 2
+    params, _ = jax.eval_shape(chain_network(arch, skeleton, space, blocks=("identity", own)).init, jax.random.key(0))
+    assert params["stages"][0][0]["kernel"].shape == (3, 3, 4, 4)
 
 
 def test_a_skeleton_that_does_not_fit_is_refused():

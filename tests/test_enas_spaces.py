@@ -6,6 +6,9 @@ import pytest
 
 from jaxnas import spaces
 from jaxnas.base import Skeleton
+from jaxnas.ops.primitives import PRIMITIVES
+from jaxnas.spaces.families import space_of_choices
+from jaxnas.testing import check_space
 
 # The cell of the paper's figure 8, as its programs write it.
 MICRO = (
@@ -95,7 +98,7 @@ def test_the_published_macro_layers():
     graph = space.graph(arch)
     feeds = {(k, k + 1) for k in range(12)} | {(s, k + 1) for k, (_, states) in enumerate(layers) for s in states}
     assert {tuple(edge) for edge in np.argwhere(graph.adjacency[0]).tolist()} == feeds | {(12, 13)}  # the output
-    assert [spaces.ENAS_MACRO_GRAPH_OPERATIONS[o] for o in graph.ops[0].tolist()] == [
+    assert [spaces.enas_macro_graph_operations()[o] for o in graph.ops[0].tolist()] == [
         "stem",
         *(o for o, _ in layers),
         "output",
@@ -140,3 +143,21 @@ def test_a_macro_network_has_the_layers_of_its_space():
         space.costs(np.zeros(10, int), Skeleton(4, 4, (8, 8, 1), 3, auxiliary=True))
     with pytest.raises(ValueError, match="at least 3 layers, got 2"):
         spaces.enas_macro_space(2)
+    with pytest.raises(ValueError, match=r"unknown operation 'conv_7x7'; known are .* given as a Primitive"):
+        spaces.enas_macro_space(3, ("conv_7x7",))
+    with pytest.raises(ValueError, match="none of them 'none'"):
+        spaces.enas_macro_space(3, ("conv_3x3", PRIMITIVES["none"]))
+
+
+def test_a_macro_space_of_other_operations():
+    space = spaces.enas_macro_space(3, ("conv_5x5", PRIMITIVES["skip_connect"]))
+    skeleton = Skeleton(2, 3, (5, 4, 1), 3)
+    check_space(space, (skeleton,))
+    arch = space.from_genotype("1 1 0 0 1 1")
+    assert space.to_genotype(arch)["layers"] == [["skip_connect", []], ["skip_connect", []], ["conv_5x5", [0, 1]]]
+    assert [space.vocabulary[o] for o in space.graph(arch).ops[0].tolist()] == [
+        "stem", "skip_connect", "skip_connect", "conv_5x5", "output",
+    ]  # fmt: skip
+    heavier = space.costs(space.from_genotype("0 1 0 0 1 1"), skeleton)
+    assert heavier["macs"] - space.costs(arch, skeleton)["macs"] == (1 + 25) * 4 * 20
+    assert space_of_choices("enas_macro", spaces.enas_macro_space(3, ("conv_5x5", "max_pool_3x3")).choices) is not None

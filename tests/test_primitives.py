@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from jaxnas.base import Context, Skeleton
+from jaxnas.kernels.platform import supposing
 from jaxnas.ops import costs, layers
-from jaxnas.ops.primitives import PRIMITIVES, Primitive, skip_connect
+from jaxnas.ops.chain import BLOCKS
+from jaxnas.ops.macro import MACRO_PRIMITIVES
+from jaxnas.ops.primitives import PRIMITIVES, Case, Primitive, skip_connect
 from jaxnas.spaces import darts_cost_table, darts_space, nasbench201_space
-from jaxnas.supernets import darts_supernet, nasbench201_supernet
+from jaxnas.supernets import chain_supernet, darts_supernet, enas_macro_supernet, nasbench201_supernet
 from jaxnas.supernets.executors import Edges, Layout, edges_init, executor
 from jaxnas.testing import check_space, check_supernet
 
@@ -185,3 +188,48 @@ def test_a_darts_space_without_none(form):
         # 20 parameters and multiply-adds for 4 channels in each dense layer, in the one normal cell.
         assert table.params["normal"][0, 1] == table.macs["normal"][0, 1] == 2 * 20
     check_supernet(space, darts_supernet(skeleton, 1, operations, form=form))
+
+
+@pytest.mark.parametrize(("table", "stride"), [(BLOCKS, 1), (BLOCKS, 2), (MACRO_PRIMITIVES, 1)])
+def test_a_larger_operation_computes_each_of_its_cases(table, stride):
+    """Outputs and statistics by the batch, in the channels that the case has."""
+    primitives = [primitive for primitive in table.values() if isinstance(primitive.family, Case)]
+    cases = [primitive.family.case for primitive in primitives]
+    whole = primitives[0].family.largest(tuple(cases))
+    x = jax.random.normal(jax.random.key(0), (3, 5, 4, 4))
+    params = quick(lambda keys: [p.init(k, 4, stride, False) for p, k in zip(primitives, keys, strict=True)])(
+        jax.random.split(jax.random.key(1), len(primitives))
+    )
+    alone = quick(
+        lambda params: [p.apply(own, x, stride, Context()) for p, own in zip(primitives, params, strict=True)]
+    )
+    computed = quick(lambda embedded: whole.apply(embedded, x, stride, Context()))
+    for case, own, (expected, told) in zip(cases, params, alone(params), strict=True):
+        y, seen = computed(whole.embed(case, own, 4, stride))
+        np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
+        mine = [[leaf[: len(told[n][0])] for leaf in seen[at]] for n, at in enumerate(whole.norms(case, 4, stride))]
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), mine, list(map(list, told)))
+        assert tuple(len(mean) for mean, _ in seen) == whole.widths(4, stride)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: chain_supernet(Skeleton(2, 3, (4, 4, 2), 2), (3,), (DROPOUT, "identity")),
+        lambda: enas_macro_supernet(Skeleton(2, 3, (4, 4, 2), 2), (DROPOUT, PRIMITIVES["skip_connect"])),
+    ],
+)
+def test_a_random_operation_of_a_layer_draws_what_it_draws_in_the_network(make, platform):
+    with supposing(platform):
+        net = make()
+        arch = jnp.zeros(len(net.space.choices), jnp.int32)
+        params, x = quick(net.init)(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 4, 4, 2))
+        network, own = net.network(arch), net.extract(params, arch)
+        path = quick(lambda key: net.apply_path(params, arch, x, Context(key=key))[0])
+        derived = quick(lambda key: network.apply(own, x, Context(key=key))[0])
+        one, other = path(jax.random.key(2)), path(jax.random.key(3))
+        np.testing.assert_allclose(one, derived(jax.random.key(2)), rtol=1e-3, atol=1e-4)
+        assert np.abs(one - other).max() > 1e-3
+        mixture = quick(lambda key: net.apply(params, net.space.one_hot(arch), x, Context(key=key))[0])
+        assert np.abs(mixture(jax.random.key(2)) - mixture(jax.random.key(3))).max() > 1e-3

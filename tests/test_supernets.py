@@ -9,6 +9,8 @@ import pytest
 
 from jaxnas.base import Context, Skeleton
 from jaxnas.kernels.platform import supposing
+from jaxnas.ops import costs
+from jaxnas.ops.primitives import Primitive
 from jaxnas.spaces import (
     DARTS_OPERATIONS,
     chain_space,
@@ -28,14 +30,31 @@ from jaxnas.testing import check_supernet
 
 MICRO = ("skip_connect", "max_pool_3x3", "dil_conv_3x3")
 FEW = ("none", "skip_connect", "max_pool_3x3", "nor_conv_1x1")
-BLOCKS = ("mbconv3_3x3", "identity", "shuffle_5x5")
+
+
+def gain_apply(params, x, stride, context):
+    return jnp.concatenate([x[:, ::stride, ::stride]] * stride, -1) * params["gain"][None, None, None], ()
+
+
+GAIN = Primitive(
+    "gain",
+    lambda key, channels, stride, affine: {"gain": jax.random.normal(key, (stride * channels,))},
+    gain_apply,
+    lambda channels, stride, size: costs.Cost(params=stride * channels),
+)
+"""An operation of one's own, which multiplies the channels by its stride, as blocks do."""
+BLOCKS = ("mbconv3_3x3", "identity", GAIN, "shuffle_5x5")
+MACRO_OPERATIONS = ("sep_conv_3x3", GAIN, "max_pool_3x3", "conv_5x5")
 MACRO = Skeleton(channels=4, cells=4, image_shape=(6, 6, 2), num_classes=3)
 DARTS = Skeleton(channels=4, cells=3, image_shape=(6, 6, 2), num_classes=3)
 NB201 = Skeleton(channels=4, cells=2, image_shape=(6, 6, 2), num_classes=3)
 SPACES = {
     "darts": (darts_space(2, FEW), functools.partial(darts_supernet, DARTS, 2, FEW)),
     "enas_micro": (enas_micro_space(2, MICRO), functools.partial(enas_micro_supernet, DARTS, 2, MICRO)),
-    "enas_macro": (enas_macro_space(4), lambda form: enas_macro_supernet(MACRO)),  # of one form
+    "enas_macro": (
+        enas_macro_space(4, MACRO_OPERATIONS),
+        lambda form: enas_macro_supernet(MACRO, MACRO_OPERATIONS),  # of one form
+    ),
     "nasbench201": (nasbench201_space(FEW), functools.partial(nasbench201_supernet, NB201, FEW)),
     "chain": (chain_space((2, 2), BLOCKS), lambda form: chain_supernet(MACRO, (2, 2), BLOCKS)),  # of one form
 }
@@ -82,6 +101,19 @@ def test_a_path_tells_and_takes_the_same_statistics_on_a_gpu(built):
     _, make, params, archs, expected = built
     with supposing("gpu"):
         close(paths(make(form=None), params, archs, [aux.stats for _, aux, *_ in expected]), expected)
+
+
+def test_a_path_has_no_branch_on_a_gpu(built):
+    """Its host would wait for the number of one."""
+    space, make, params, *_ = built
+
+    def gradient(net):
+        loss = lambda params, arch: jnp.sum(net.apply_path(params, arch, X[:2], Context())[0])  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss))(params, jnp.zeros(len(space.choices), jnp.int32)))
+
+    assert " cond[" in gradient(make(form="scan"))
+    with supposing("gpu"):
+        assert " cond[" not in gradient(make(form=None))
 
 
 def test_given_statistics_reproduce_the_batch(built):

@@ -16,20 +16,25 @@ from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchS
 from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
-from jaxnas.ops.chain import BLOCKS
-from jaxnas.ops.primitives import initial_stats
-from jaxnas.spaces.chain import CHAIN_HEAD, chain_depths, chain_space, chain_stages
+from jaxnas.ops.chain import named_blocks
+from jaxnas.ops.primitives import Operations, initial_stats, operation_key
+from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
 
 
-def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None) -> Network:
-    """The network of one concrete architecture of `chain_space(chain_depths(skeleton.cells))`, or of the given one.
+def chain_network(
+    arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None, *, blocks: Operations = CHAIN_BLOCKS
+) -> Network:
+    """The network of one concrete architecture of `chain_space(chain_depths(skeleton.cells), blocks)`, or of a space.
+
+    blocks: those of the space, where some are objects that have no name in the library.
 
     Raises: ValueError where the architecture is not one of the space, or the skeleton does not fit it.
     """
-    space = chain_space(chain_depths(skeleton.cells)) if space is None else space
+    space = chain_space(chain_depths(skeleton.cells), blocks) if space is None else space
     costs = space.costs(arch, skeleton)
     taken = space.to_genotype(arch)["stages"]
     stages = chain_stages(skeleton, [len(stage) for stage in taken])
+    named = {block.name: block for block in named_blocks(blocks)}
     # (block, channels of its input, stride) of each layer of each stage.
     plan = []
     before = skeleton.channels
@@ -37,7 +42,7 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
         row = []
         for number, name in enumerate(names):
             stride = 2 if stage.reduces and number == 0 else 1
-            row.append((BLOCKS[name], before, stride))
+            row.append((named[name], before, stride))
             before = stage.channels
         plan.append(row)
     features = CHAIN_HEAD * before
@@ -71,9 +76,9 @@ def chain_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = No
         for s, (stage, row) in enumerate(zip(stages, plan, strict=True)):
             stage_seen = []
             for number, (block, _, stride) in enumerate(row):
-                here = context.at("stages", s, number)._replace(
-                    key=None if keys is None else keys[stage.layers.start + number]
-                )
+                key = None if keys is None else keys[stage.layers.start + number]
+                drawn = operation_key(key, block)  # drop-path, which is inside of a block, draws from the key itself
+                here = context.at("stages", s, number)._replace(key=key if drawn is None else drawn)
                 x, one = block.apply(params["stages"][s][number], x, stride, here)
                 x = mark(x, CELL)
                 stage_seen.append(one)

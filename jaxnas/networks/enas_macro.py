@@ -14,19 +14,24 @@ from jaxnas.base import Arch, Array, Aux, Context, Key, Network, PyTree, SearchS
 from jaxnas.kernels.marks import CELL, mark
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.ops import layers
-from jaxnas.ops.macro import MACRO_PRIMITIVES
-from jaxnas.ops.primitives import initial_stats
-from jaxnas.spaces.enas_macro import enas_macro_space, enas_macro_stages
+from jaxnas.ops.macro import named_macro
+from jaxnas.ops.primitives import Operations, initial_stats, operation_key
+from jaxnas.spaces.enas_macro import ENAS_MACRO_OPERATIONS, enas_macro_space, enas_macro_stages
 
 
-def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None) -> Network:
-    """The network of one concrete architecture of `enas_macro_space(skeleton.cells)`, or of the given one.
+def enas_macro_network(
+    arch: Arch, skeleton: Skeleton, space: SearchSpace | None = None, *, operations: Operations = ENAS_MACRO_OPERATIONS
+) -> Network:
+    """The network of one concrete architecture of `enas_macro_space(skeleton.cells, operations)`, or of a space.
+
+    operations: those of the space, where some are objects that have no name in the library.
 
     Raises: ValueError where the architecture is not one of the space, or the skeleton does not fit it.
     """
-    space = enas_macro_space(skeleton.cells) if space is None else space
+    space = enas_macro_space(skeleton.cells, operations) if space is None else space
     costs = space.costs(arch, skeleton)
-    taken = space.to_genotype(arch)["layers"]
+    named = {primitive.name: primitive for primitive in named_macro(operations)}
+    taken = [(named[name], states) for name, states in space.to_genotype(arch)["layers"]]
     stages = enas_macro_stages(skeleton)
     # Of each reduction, the states that are read after it.
     read = [
@@ -41,7 +46,7 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
             "layers": [
                 {
-                    "operation": MACRO_PRIMITIVES[taken[k][0]].init(next(keys), stage.channels, 1, True),
+                    "operation": taken[k][0].init(next(keys), stage.channels, 1, True),
                     "norm": layers.affine_init(stage.channels),
                 }
                 for stage in stages
@@ -65,7 +70,7 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
             "stem": layers.initial_stats(skeleton.channels),
             "layers": [
                 {
-                    "operation": initial_stats(MACRO_PRIMITIVES[taken[k][0]], stage.channels, 1),
+                    "operation": initial_stats(taken[k][0], stage.channels, 1),
                     "norm": layers.initial_stats(stage.channels),
                 }
                 for stage in stages
@@ -87,11 +92,13 @@ def enas_macro_network(arch: Arch, skeleton: Skeleton, space: SearchSpace | None
         states = {0: mark(x, CELL)}
         for s, stage in enumerate(stages):
             for k in stage.layers:
-                operation, added = taken[k]
+                primitive, added = taken[k]
                 own = params["layers"][k]
                 here = context.at("layers", k)._replace(key=None if keys is None else keys[k])
-                primitive = MACRO_PRIMITIVES[operation]
-                y, operation_seen = primitive.apply(own["operation"], states[k], 1, here.at("operation"))
+                own_key = operation_key(here.key, primitive)
+                y, operation_seen = primitive.apply(
+                    own["operation"], states[k], 1, here.at("operation")._replace(key=own_key)
+                )
                 y = sum((states[state] for state in added), start=layers.drop_path(y, here))
                 y, norm_seen = layers.batch_norm(y, own["norm"], here.at("norm"))
                 states[k + 1] = mark(y, CELL)

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jaxnas.base import Array, Context, Key, PyTree, Stats
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Primitive, norm_init, without_parameters
+from jaxnas.ops.any_block import BlockCase, any_block
+from jaxnas.ops.primitives import Case, Operations, Primitive, norm_init, taken_from, without_parameters
 
 
 class _Step(NamedTuple):
@@ -101,10 +102,11 @@ def _bottleneck(name: str, size: int, expansion: int) -> Primitive:
         apply,
         lambda channels, stride, size: _cost(steps(channels, stride), size),
         lambda channels, stride: tuple(step.outputs for step in steps(channels, stride)),
+        family=Case(any_block, BlockCase("bottleneck", size, expansion)),
     )
 
 
-def _unit(name: str, main: _Steps, side: _Steps) -> Primitive:
+def _unit(name: str, case: BlockCase, main: _Steps, side: _Steps) -> Primitive:
     """A ShuffleNetV2 unit. main, side: of the channels of one branch; side is what the passing half goes through."""
 
     def branches(channels: int, stride: int) -> tuple[tuple[_Step, ...], tuple[_Step, ...]]:
@@ -134,12 +136,14 @@ def _unit(name: str, main: _Steps, side: _Steps) -> Primitive:
             (_cost(steps, size) for steps in branches(channels, stride)), start=cost.Cost()
         ),
         lambda channels, stride: tuple(step.outputs for steps in branches(channels, stride) for step in steps),
+        family=Case(any_block, case),
     )
 
 
 def _shuffle(size: int) -> Primitive:
     return _unit(
         f"shuffle_{size}x{size}",
+        BlockCase("shuffle", size),
         lambda c, stride: (_Step(1, c, c, 1, relu=True), *_separable(size, c, stride)),
         lambda c, stride: _separable(size, c, stride),
     )
@@ -148,6 +152,7 @@ def _shuffle(size: int) -> Primitive:
 def _xception() -> Primitive:
     return _unit(
         "shuffle_xception",
+        BlockCase("xception", 3),
         lambda c, stride: (*_separable(3, c, stride), *_separable(3, c, 1), *_separable(3, c, 1)),
         lambda c, stride: _separable(3, c, stride),
     )
@@ -171,3 +176,8 @@ BLOCKS: dict[str, Primitive] = {
     )
 }
 """The number after "mbconv" is the expansion. The identity is for stride 1 alone."""
+
+
+def named_blocks(blocks: Operations) -> tuple[Primitive, ...]:
+    """The primitives of some blocks. Raises: ValueError as `jaxnas.ops.primitives.named`."""
+    return taken_from(BLOCKS, blocks, "block")

@@ -6,16 +6,66 @@ ReLU; a pool is that 1×1 convolution and then the pool. All keep size and chann
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxnas.base import Array, Context, Key, PyTree, Stats
 from jaxnas.kernels.pooling import avg_pool, max_pool
 from jaxnas.ops import costs as cost
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Primitive, norm_init
+from jaxnas.ops.primitives import Case, Largest, Operations, Primitive, norm_init, taken_from
+
+
+class _MacroCase(NamedTuple):
+    """size: of the kernel of a convolution. pool: of a pool, its number among all."""
+
+    size: int = 0
+    pool: int = 0
+
+
+def _any_operation(cases: tuple[_MacroCase, ...]) -> Largest:
+    """The operation of some cases: a convolution of the largest size, and the pools beside it.
+
+    A depthwise and a 1×1 convolution one after the other are one dense convolution.
+    """
+    size, pools = max(case.size for case in cases), sorted({case.pool for case in cases} - {0})
+
+    def embed(case: _MacroCase, params: Any, channels: int, stride: int) -> PyTree:
+        embedded = {"first": params["first"]["kernel"], "pool": jnp.float32(case.pool)}
+        if not size:
+            return embedded
+        kernel = jnp.zeros((size, size, channels, channels))
+        if case.size:
+            own, border = params["second"], (size - case.size) // 2
+            whole = own["depthwise"][..., None] * own["pointwise"][None, None] if "depthwise" in own else own["kernel"]
+            kernel = jnp.pad(whole, ((border, border), (border, border), (0, 0), (0, 0)))
+        return {**embedded, "second": kernel}
+
+    def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
+        first, seen = _pointwise({"kernel": params["first"], "norm": None}, x, context.at(0))
+        told, y = [seen], first
+        if size:
+            y, second = layers.batch_norm(layers.conv(first, params["second"]), None, context.at(1))
+            told, y = [seen, second], jax.nn.relu(y)
+        for pool in pools:
+            y = jnp.where(params["pool"] == pool, _POOLS[pool](first), y)
+        return y, tuple(told)
+
+    return Largest(
+        apply,
+        embed,
+        lambda case, channels, stride: (0, 1) if case.size else (0,),
+        lambda channels, stride: (channels, channels) if size else (channels,),
+    )
+
+
+_POOLS = {1: avg_pool, 2: max_pool}
+
+
+def _case(size: int = 0, pool: int = 0) -> Case:
+    return Case(_any_operation, _MacroCase(size, pool))
 
 
 def _pointwise_init(key: Key, channels: int, affine: bool) -> PyTree:
@@ -59,10 +109,17 @@ def _convolution(name: str, size: int, separable: bool) -> Primitive:
         second = cost.depthwise_separable if separable else lambda c, k, image: cost.conv_bn(c, c, k, image)
         return cost.conv_bn(channels, channels, 1, image) + second(channels, size, image)
 
-    return Primitive(name, init, apply, costs, lambda channels, stride: (channels, channels))
+    return Primitive(
+        name,
+        init,
+        apply,
+        costs,
+        lambda channels, stride: (channels, channels),
+        family=_case(size),
+    )
 
 
-def _pool(name: str, pool: Callable[[Array], Array]) -> Primitive:
+def _pool(name: str, number: int) -> Primitive:
     def init(key: Key, channels: int, stride: int, affine: bool) -> PyTree:
         del stride
         return {"first": _pointwise_init(key, channels, affine)}
@@ -70,12 +127,19 @@ def _pool(name: str, pool: Callable[[Array], Array]) -> Primitive:
     def apply(params: Any, x: Array, stride: int, context: Context) -> tuple[Array, Stats]:
         del stride
         x, seen = _pointwise(params["first"], x, context.at(0))
-        return pool(x), (seen,)
+        return _POOLS[number](x), (seen,)
 
     def costs(channels: int, stride: int, image: cost.Size) -> cost.Cost:
         return cost.conv_bn(channels, channels, 1, image)
 
-    return Primitive(name, init, apply, costs, lambda channels, stride: (channels,))
+    return Primitive(
+        name,
+        init,
+        apply,
+        costs,
+        lambda channels, stride: (channels,),
+        family=_case(pool=number),
+    )
 
 
 MACRO_PRIMITIVES: dict[str, Primitive] = {
@@ -85,8 +149,13 @@ MACRO_PRIMITIVES: dict[str, Primitive] = {
         _convolution("sep_conv_3x3", 3, separable=True),
         _convolution("conv_5x5", 5, separable=False),
         _convolution("sep_conv_5x5", 5, separable=True),
-        _pool("avg_pool_3x3", avg_pool),
-        _pool("max_pool_3x3", max_pool),
+        _pool("avg_pool_3x3", 1),
+        _pool("max_pool_3x3", 2),
     )
 }
 """In the order of the authors' numbers."""
+
+
+def named_macro(operations: Operations) -> tuple[Primitive, ...]:
+    """The primitives of some operations. Raises: ValueError as `jaxnas.ops.primitives.named`."""
+    return taken_from(MACRO_PRIMITIVES, operations, "operation")

@@ -7,7 +7,7 @@ and `apply` alone is asked what every layer of the field's papers does; docs/sea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -69,6 +69,30 @@ class Normed(NamedTuple):
     pool: Apply
 
 
+class Largest(NamedTuple):
+    """An operation that computes any of some cases, whichever its parameters are those of.
+
+    embed: (case, params of that, channels, stride) -> its own parameters. norms: (case, channels, stride) -> for each
+    batch norm of the case, which of its own that is, of which the first channels. widths: (channels, stride) -> the
+    channels of its own batch norms, which have no scale and offset.
+    """
+
+    apply: Apply
+    embed: Callable[[Any, Any, int, int], PyTree]
+    norms: Callable[[Any, int, int], tuple[int, ...]]
+    widths: Callable[[int, int], tuple[int, ...]]
+
+
+class Case(NamedTuple):
+    """A case of a larger operation, which is computed once where it is data which of its cases is taken.
+
+    largest: some cases -> the operation that they are cases of; the same function for all of them.
+    """
+
+    largest: Callable[[tuple[Any, ...]], Largest]
+    case: Any
+
+
 def _no_norms(channels: int, stride: int) -> tuple[int, ...]:
     del channels, stride
     return ()
@@ -102,7 +126,7 @@ class Primitive(NamedTuple):
     norms: Callable[[int, int], tuple[int, ...]] = _no_norms
     random: bool = False
     scaled: Callable[[Any, Array], Any | None] = lambda params, scale: None
-    family: Separable | Dense | Pool | Zero | Normed | None = None
+    family: Separable | Dense | Pool | Zero | Normed | Case | None = None
 
 
 def operation_key(key: Key | None, *primitives: Primitive) -> Key | None:
@@ -288,7 +312,7 @@ PRIMITIVES: dict[str, Primitive] = {
 """The operations of the DARTS and NAS-Bench-201 spaces, by the field's names."""
 
 Operations = Sequence[str | Primitive]
-"""What a space takes: names of `PRIMITIVES`, or objects."""
+"""What a space takes: names of a table such as `PRIMITIVES`, or objects."""
 
 
 def named(operations: Operations, pool_norms: bool = False) -> tuple[Primitive, ...]:
@@ -303,17 +327,26 @@ def named(operations: Operations, pool_norms: bool = False) -> tuple[Primitive, 
         ...
     ValueError: unknown operation 'conv_9x9'; known are ...
     """
+    taken = taken_from(PRIMITIVES, operations, "operation")
+    return tuple(normed(p) if pool_norms and isinstance(p.family, Pool) else p for p in taken)
+
+
+def taken_from(table: Mapping[str, Primitive], operations: Operations, word: str) -> tuple[Primitive, ...]:
+    """The primitives of operations that are given by their names in a table, or as objects.
+
+    word: what one is called in an error. Raises: ValueError for a name that is not in the table, and for two operations
+    of one name.
+    """
     given = [operation for operation in operations if isinstance(operation, str)]
-    if unknown := [name for name in given if name not in PRIMITIVES]:
+    if unknown := [name for name in given if name not in table]:
         raise ValueError(
-            f"unknown operation {unknown[0]!r}; known are {', '.join(sorted(PRIMITIVES))}; "
-            "another is given as a Primitive"
+            f"unknown {word} {unknown[0]!r}; known are {', '.join(sorted(table))}; another is given as a Primitive"
         )
-    taken = tuple(PRIMITIVES[operation] if isinstance(operation, str) else operation for operation in operations)
+    taken = tuple(table[operation] if isinstance(operation, str) else operation for operation in operations)
     names = [primitive.name for primitive in taken]
     if len(set(names)) < len(names):
-        raise ValueError(f"operations must have different names, got {', '.join(names)}")
-    return tuple(normed(p) if pool_norms and isinstance(p.family, Pool) else p for p in taken)
+        raise ValueError(f"{word}s must have different names, got {', '.join(names)}")
+    return taken
 
 
 def none_index(names: Sequence[str]) -> int:

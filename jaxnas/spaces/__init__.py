@@ -22,9 +22,9 @@ from jaxnas.spaces.darts import (
     edge_table,
 )
 from jaxnas.spaces.enas_macro import (
-    ENAS_MACRO_GRAPH_OPERATIONS,
     ENAS_MACRO_OPERATIONS,
     MacroStage,
+    enas_macro_graph_operations,
     enas_macro_needed,
     enas_macro_skips,
     enas_macro_space,
@@ -61,7 +61,6 @@ __all__ = [
     "CHAIN_BLOCKS",
     "CHAIN_HEAD",
     "DARTS_OPERATIONS",
-    "ENAS_MACRO_GRAPH_OPERATIONS",
     "ENAS_MACRO_OPERATIONS",
     "ENAS_MICRO_OPERATIONS",
     "FAMILIES",
@@ -87,6 +86,7 @@ __all__ = [
     "discretize_free",
     "discretize_paper",
     "edge_table",
+    "enas_macro_graph_operations",
     "enas_macro_needed",
     "enas_macro_skips",
     "enas_macro_space",

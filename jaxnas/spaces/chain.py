@@ -25,10 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Arch, ArchWeights, Choice, Graph, SearchSpace, Skeleton
+from jaxnas.base import PLAIN, Arch, ArchWeights, Choice, Graph, SearchSpace, Skeleton
 from jaxnas.checks import checked_space
 from jaxnas.ops import costs as cost
-from jaxnas.ops.chain import BLOCKS
+from jaxnas.ops.chain import BLOCKS, named_blocks
+from jaxnas.ops.primitives import Operations, Primitive
 from jaxnas.spaces import genotypes
 from jaxnas.spaces.literals import shown
 from jaxnas.spaces.product import entries, product
@@ -81,25 +82,29 @@ def chain_stages(skeleton: Skeleton, depths: Sequence[int]) -> list[ChainStage]:
     ]
 
 
-def chain_layer_blocks(depths: Sequence[int], blocks: Sequence[str]) -> list[tuple[str, ...]]:
-    """What each layer chooses among: layers that halve the image have no identity."""
+def changing_blocks(blocks: Operations) -> tuple[Primitive, ...]:
+    """What the layers that halve the image choose among: all blocks but the identity."""
+    return tuple(block for block in named_blocks(blocks) if block.name != "identity")
+
+
+def chain_layer_blocks(depths: Sequence[int], blocks: Operations) -> list[tuple[Primitive, ...]]:
+    """What each layer chooses among."""
     firsts = set(itertools.accumulate(depths[:-1]))
-    changing = tuple(name for name in blocks if name != "identity")
-    return [changing if layer in firsts else tuple(blocks) for layer in range(sum(depths))]
+    return [changing_blocks(blocks) if layer in firsts else named_blocks(blocks) for layer in range(sum(depths))]
 
 
 def chain_cost_table(
-    skeleton: Skeleton, depths: Sequence[int] | None = None, blocks: Sequence[str] = CHAIN_BLOCKS
+    skeleton: Skeleton, depths: Sequence[int] | None = None, blocks: Operations = CHAIN_BLOCKS
 ) -> cost.CostTable:
     """What each block in each layer adds. depths: by default `chain_depths(skeleton.cells)`.
 
-    Raises: ValueError as `chain_stages`.
+    Raises: ValueError as `chain_stages`, and for an unknown block.
     """
     depths = chain_depths(skeleton.cells) if depths is None else depths
     constant = _constant(skeleton, depths)
     slots = _slots(depths)
     options = chain_layer_blocks(depths, blocks)
-    each = [[_layer_cost(skeleton, depths, k, name) for name in options[k]] for k in range(len(options))]
+    each = [[_layer_cost(skeleton, depths, k, block) for block in options[k]] for k in range(len(options))]
     params, macs = (
         {kind: np.array([row[k] for k in places], np.int64) for kind, places in slots.items()}
         for row in ([[c.params for c in layer] for layer in each], [[c.macs for c in layer] for layer in each])
@@ -114,47 +119,54 @@ def chain_extremes(space: SearchSpace, skeleton: Skeleton) -> tuple[Arch, Arch]:
     """
     if space.name != "chain":
         raise ValueError(f"extremes are those of a chain space, got the space {space.name!r}")
-    stages = space.to_genotype(jnp.zeros(len(space.choices), jnp.int32))["stages"]
-    depths = [len(stage) for stage in stages]
-    macs = [
-        [_layer_cost(skeleton, depths, k, name).macs for name in choice.options]
-        for k, choice in enumerate(space.choices)
-    ]
+    first = np.zeros(len(space.choices), np.int32)
+
+    def macs_with(layer: int, option: int) -> int:
+        arch = first.copy()
+        arch[layer] = option
+        return int(space.costs(jnp.asarray(arch), skeleton)["macs"])
+
+    # Costs are a sum over layers, so that the ends of each may be found alone.
+    macs = [[macs_with(k, o) for o in range(len(choice.options))] for k, choice in enumerate(space.choices)]
     largest, smallest = ([row.index(end(row)) for row in macs] for end in (max, min))
     return jnp.array(largest, jnp.int32), jnp.array(smallest, jnp.int32)
 
 
-def chain_graph_operations(blocks: Sequence[str] = CHAIN_BLOCKS) -> tuple[str, ...]:
+def chain_graph_operations(blocks: Operations = CHAIN_BLOCKS) -> tuple[str, ...]:
     """What the operation ids of `graph` mean: the blocks, the same where they halve the image, "stem", "output"."""
-    return (*blocks, *(f"reduce {name}" for name in blocks), "stem", "output")
+    names = tuple(block.name for block in named_blocks(blocks))
+    return (*names, *(f"reduce {name}" for name in names), "stem", "output")
 
 
-def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN_BLOCKS) -> SearchSpace:
+def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Operations = CHAIN_BLOCKS) -> SearchSpace:
     """The space of networks with stages of some depths; the skeleton of a network has as many cells as layers.
+
+    blocks: names of `jaxnas.ops.chain.BLOCKS`, or `jaxnas.ops.primitives.Primitive` objects, which multiply the
+    channels by their stride. "identity" is for layers that keep the size.
 
     Its notation is the names of the blocks, with "|" between stages. Its graph has a place for the stem, for every
     layer and for the output; identities are masked out, and what is before them feeds what is after.
 
-    Raises: ValueError for a stage without layers, blocks that do not exist or are there twice, and a space without a
-    choice.
+    Raises: ValueError for a stage without layers, blocks that do not exist, are there twice or do not give the channels
+    that they should, and a space without a choice.
 
     >>> space = chain_space((2, 2))
     >>> arch = space.from_genotype("mbconv6_3x3 identity | shuffle_5x5 mbconv3_7x7")
     >>> space.notation(arch)
     'mbconv6_3x3 identity | shuffle_5x5 mbconv3_7x7'
     """
-    depths, blocks = tuple(depths), tuple(blocks)
+    depths, primitives = tuple(depths), named_blocks(blocks)
     if not depths or min(depths) < 1:
         raise ValueError(f"every stage of a chain has at least one layer, got depths {depths}")
-    if unknown := [name for name in blocks if name not in BLOCKS]:
-        raise ValueError(f"unknown block {unknown[0]!r}; there are {', '.join(BLOCKS)}")
-    if len(set(blocks)) < len(blocks) or not set(blocks) - {"identity"}:
-        raise ValueError(f"blocks must be different, and one of them no identity, got {', '.join(blocks) or 'none'}")
+    changing = changing_blocks(primitives)
+    if not changing:
+        raise ValueError(f"one block must be no identity, got {', '.join(p.name for p in primitives) or 'none'}")
+    _check_channels(changing, (1, 2) if len(depths) > 1 else (1,))
     count = sum(depths)
-    options = chain_layer_blocks(depths, blocks)
+    options = chain_layer_blocks(depths, primitives)
     starts = [0, *itertools.accumulate(depths)]
     choices = tuple(
-        Choice(f"stage {s} layer {k}", options[k])
+        Choice(f"stage {s} layer {k}", tuple(block.name for block in options[k]))
         for s, (start, stop) in enumerate(itertools.pairwise(starts))
         for k in range(start, stop)
     )
@@ -162,11 +174,11 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
     widths = {kind: len(options[places[0]]) for kind, places in slots.items()}
     # Option of a layer -> operation of the graph.
     reduces = np.isin(np.arange(count), slots.get("reduce", ()))
-    vocabulary = chain_graph_operations(blocks)
-    meaning = np.zeros((count, len(blocks)), np.int32)
+    vocabulary = chain_graph_operations(primitives)
+    meaning = np.zeros((count, len(primitives)), np.int32)
     for k, layer_options in enumerate(options):
-        for o, name in enumerate(layer_options):
-            meaning[k, o] = vocabulary.index(f"reduce {name}" if reduces[k] else name)
+        for o, block in enumerate(layer_options):
+            meaning[k, o] = vocabulary.index(f"reduce {block.name}" if reduces[k] else block.name)
 
     def discretize(weights: ArchWeights) -> Arch:
         arch = jnp.zeros(count, jnp.int32)
@@ -175,20 +187,19 @@ def chain_space(depths: Sequence[int] = (4, 4, 4), blocks: Sequence[str] = CHAIN
         return arch
 
     def names(arch: Arch) -> list[list[str]]:
-        taken = [options[k][entry] for k, entry in enumerate(entries(choices, arch))]
+        taken = [options[k][entry].name for k, entry in enumerate(entries(choices, arch))]
         return [taken[start:stop] for start, stop in itertools.pairwise(starts)]
 
     def costs(arch: Arch, skeleton: Skeleton) -> dict[str, int]:
-        taken = itertools.chain.from_iterable(names(arch))
         total = _constant(skeleton, depths)
-        for k, name in enumerate(taken):
-            total += _layer_cost(skeleton, depths, k, name)
+        for k, entry in enumerate(entries(choices, arch)):
+            total += _layer_cost(skeleton, depths, k, options[k][entry])
         return {"params": total.params, "macs": total.macs}
 
     def graph(arch: Arch) -> Graph:
         operations = jnp.take_along_axis(jnp.asarray(meaning), arch[:, None], axis=1)[:, 0]
         stem, output = (jnp.full(1, vocabulary.index(name), jnp.int32) for name in ("stem", "output"))
-        there = operations != (vocabulary.index("identity") if "identity" in blocks else -1)
+        there = operations != (vocabulary.index("identity") if "identity" in vocabulary else -1)
         mask = jnp.concatenate([jnp.ones(1, bool), there, jnp.ones(1, bool)])
         rank = jnp.cumsum(mask)
         follows = rank[None, :] == rank[:, None] + 1
@@ -237,13 +248,30 @@ def _slots(depths: Sequence[int]) -> dict[str, list[int]]:
     return {**slots, "reduce": reduces} if reduces else slots
 
 
-def _layer_cost(skeleton: Skeleton, depths: Sequence[int], layer: int, name: str) -> cost.Cost:
+def _check_channels(blocks: Sequence[Primitive], strides: Sequence[int]) -> None:
+    """Raises ValueError for a block, none of the library's own, that does not multiply the channels by its stride."""
+    for block, stride in itertools.product(blocks, strides):
+        if block.name in BLOCKS:
+            continue
+        found = jax.eval_shape(
+            lambda key, x, block=block, stride=stride: block.apply(block.init(key, 4, stride, False), x, stride, PLAIN),
+            jax.random.key(0),
+            jax.ShapeDtypeStruct((2, 4, 4, 4), jnp.float32),
+        )[0].shape
+        if found != (expected := (2, 4 // stride, 4 // stride, 4 * stride)):
+            raise ValueError(
+                f"a block of a chain divides the image by its stride and multiplies the channels by it: at stride "
+                f"{stride} {block.name} makes {list(found)} of [2, 4, 4, 4], not {list(expected)}"
+            )
+
+
+def _layer_cost(skeleton: Skeleton, depths: Sequence[int], layer: int, block: Primitive) -> cost.Cost:
     stages = chain_stages(skeleton, depths)
     s = next(s for s, stage in enumerate(stages) if layer in stage.layers)
     stage = stages[s]
     if stage.reduces and layer == stage.layers.start:
-        return BLOCKS[name].cost(stages[s - 1].channels, 2, stages[s - 1].size)
-    return BLOCKS[name].cost(stage.channels, 1, stage.size)
+        return block.cost(stages[s - 1].channels, 2, stages[s - 1].size)
+    return block.cost(stage.channels, 1, stage.size)
 
 
 def _constant(skeleton: Skeleton, depths: Sequence[int]) -> cost.Cost:

@@ -79,7 +79,7 @@ def _first(name: str) -> Callable[[Sequence[Mapping[str, Any]]], SearchSpace]:
 def _macro_like(choices: Sequence[Choice]) -> Iterable[SearchSpace]:
     for layers in range(3, 65):
         if layers * (layers + 1) // 2 == len(choices):
-            yield enas_macro_space(layers)
+            yield enas_macro_space(layers, choices[0].options)
 
 
 def _chain_like(choices: Sequence[Choice]) -> Iterable[SearchSpace]:

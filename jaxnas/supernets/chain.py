@@ -14,66 +14,58 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
 from jaxnas.checks import checked_supernet
-from jaxnas.kernels.arrays import materialized
 from jaxnas.kernels.marks import CELL, mark
-from jaxnas.kernels.norm import widened
-from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool
+from jaxnas.networks.blocks import Item, conv_bn, conv_bn_init, draw, equal_runs, fresh_keys, global_pool, part_keys
 from jaxnas.networks.chain import chain_network
 from jaxnas.ops import layers
-from jaxnas.ops.chain import BLOCKS
-from jaxnas.ops.primitives import Primitive, initial_stats
-from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages
-from jaxnas.supernets.executors.edge import sampled_op
-from jaxnas.supernets.executors.layout import operations_init, used_operations
-from jaxnas.supernets.executors.scan import one_of
+from jaxnas.ops.chain import named_blocks
+from jaxnas.ops.primitives import Operations, Primitive
+from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages, changing_blocks
+from jaxnas.supernets.executors.layer import Layer, layer_executor
+from jaxnas.supernets.executors.layout import operations_init, used_operations, with_key_if_read
 from jaxnas.supernets.extracting import as_network, taken
 
 
 class ChainRun(NamedTuple):
     """Layers of one shape: one that halves the image, or all others of a stage.
 
-    kind, slots: where their mixture weights are. blocks: what they choose among. channels: of their input.
+    kind, slots: where their mixture weights are. blocks: what they choose among. channels: of their input. layers:
+    their numbers in the network.
     """
 
     kind: str
     slots: slice
-    blocks: tuple[str, ...]
+    blocks: tuple[Primitive, ...]
     channels: int
     stride: int
-
-    def primitives(self) -> list[Primitive]:
-        return [BLOCKS[name] for name in self.blocks]
+    layers: range
 
 
-def chain_runs(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[str]) -> list[ChainRun]:
+def chain_runs(skeleton: Skeleton, depths: Sequence[int], blocks: Operations) -> list[ChainRun]:
     """The layers of a network in turn; a stage of one layer that halves the image is one run.
 
     Raises: ValueError as `chain_stages`.
     """
-    changing = tuple(name for name in blocks if name != "identity")
+    every, changing = named_blocks(blocks), changing_blocks(blocks)
     runs, reduced, kept = [], 0, 0
     for stage in chain_stages(skeleton, depths):
-        if stage.reduces:
-            runs.append(ChainRun("reduce", slice(reduced, reduced + 1), changing, stage.channels // 2, 2))
+        first, rest = stage.layers[: stage.reduces], stage.layers[stage.reduces :]
+        if first:
+            runs.append(ChainRun("reduce", slice(reduced, reduced + 1), changing, stage.channels // 2, 2, first))
             reduced += 1
-        if count := len(stage.layers) - stage.reduces:
-            runs.append(ChainRun("normal", slice(kept, kept + count), tuple(blocks), stage.channels, 1))
-            kept += count
+        if rest:
+            runs.append(ChainRun("normal", slice(kept, kept + len(rest)), every, stage.channels, 1, rest))
+            kept += len(rest)
     return runs
-
-
-Layer = Callable[[ChainRun, PyTree, Array, Array, Context], tuple[Array, Stats]]
-"""(run, params of all blocks, which block or the weight of each, x, context) -> (y, statistics)."""
 
 
 def chain_supernet(
     skeleton: Skeleton,
     depths: Sequence[int] | None = None,
-    blocks: Sequence[str] = CHAIN_BLOCKS,
+    blocks: Operations = CHAIN_BLOCKS,
     *,
     sampled: bool = False,
 ) -> Supernet:
@@ -90,33 +82,48 @@ def chain_supernet(
     space = chain_space(depths, blocks)
     runs = chain_runs(skeleton, depths, blocks)
     width = chain_stages(skeleton, depths)[-1].channels
+    executors = [layer_executor(run.blocks, run.stride, sampled=sampled, remat=True) for run in runs]
 
     def init(key: Key) -> PyTree:
         return _init(skeleton, runs, width, key)
 
     def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
-        layer = _sampled if sampled else _mixture
-        return _forward(runs, params, weights, x.astype(skeleton.dtype), context._replace(bn="batch"), layer)
+        mixtures = [executor.mixture for executor in executors]
+        return forward(mixtures, params, weights, x, context._replace(bn="batch"))
+
+    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
+        return forward([executor.path for executor in executors], params, blocks_of(arch), x, context)
+
+    def forward(
+        forms: Sequence[Layer], params: PyTree, selection: ArchWeights, x: Array, context: Context
+    ) -> tuple[Array, Aux]:
+        """forms: how the layers of each run are computed. selection: of each kind of layers int32 [N], or weights."""
+        context = with_key_if_read(context, named_blocks(blocks))
+        keys = part_keys(context, skeleton.cells)  # as those of a derived network
+
+        def inside(r: int, x: Array) -> tuple[Array, Stats]:
+            def one(x: Array, item: Item) -> tuple[Array, Stats]:
+                own, selected = item.params
+                x, seen = forms[r](own, selected, x, item.within(context))
+                return mark(x, CELL), seen
+
+            run, here = runs[r], None if keys is None else keys[np.array(runs[r].layers)]
+            return equal_runs(one, x, (params["runs"][r], selection[run.kind][run.slots]), context.at("runs", r), here)
+
+        return _frame(inside, len(runs), params, x.astype(skeleton.dtype), context)
 
     def blocks_of(arch: Arch) -> ArchWeights:
         return {kind: jnp.argmax(rows, axis=1) for kind, rows in space.one_hot(arch).items()}
 
-    def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
-        return _forward(runs, params, blocks_of(arch), x.astype(skeleton.dtype), context, _path)
-
     def used(arch: Arch) -> PyTree:
-        chosen = blocks_of(arch)
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        result = jax.tree.map(lambda _: jnp.array(True), shapes)
-
-        stacks = [
-            used_operations(chosen[run.kind][run.slots], listed)
-            for run, listed in zip(runs, shapes["runs"], strict=True)
+        chosen, shapes = blocks_of(arch), jax.eval_shape(init, jax.random.key(0))
+        masks = [
+            used_operations(chosen[run.kind][run.slots], own) for run, own in zip(runs, shapes["runs"], strict=True)
         ]
-        return {**result, "runs": stacks}
+        return {**jax.tree.map(lambda _: jnp.array(True), shapes), "runs": masks}
 
     def network(arch: Arch) -> Network:
-        return chain_network(arch, skeleton, space)
+        return chain_network(arch, skeleton, space, blocks=blocks)
 
     def by_stages(trees: PyTree, arch: Arch) -> list[list[PyTree]]:
         """Parameters or statistics of all runs -> for each stage those of its layers."""
@@ -151,65 +158,21 @@ def _init(skeleton: Skeleton, runs: Sequence[ChainRun], width: int, key: Key) ->
         }
 
     def layer(run: ChainRun) -> Callable[[Key], list[PyTree]]:
-        return functools.partial(operations_init, run.primitives(), channels=run.channels, stride=run.stride)
+        return functools.partial(operations_init, run.blocks, channels=run.channels, stride=run.stride)
 
-    stacks = [draw(k, layer(run), (run.slots.stop - run.slots.start,)) for k, run in zip(rest, runs, strict=True)]
+    stacks = [draw(k, layer(run), (len(run.layers),)) for k, run in zip(rest, runs, strict=True)]
     return {**draw(outside, frame), "runs": stacks}
 
 
-def _forward(
-    runs: Sequence[ChainRun], params: PyTree, selection: ArchWeights, x: Array, context: Context, layer: Layer
+def _frame(
+    inside: Callable[[int, Array], tuple[Array, Stats]], runs: int, params: PyTree, x: Array, context: Context
 ) -> tuple[Array, Aux]:
-    """selection: of each kind of layers int32 [N], or weights [N, O]."""
+    """What is around the runs of layers. inside: (number of a run, x) -> (x, statistics)."""
     x, stem_seen = conv_bn(x, params["stem"], context.at("stem"))
     x = mark(jax.nn.relu(x), CELL)
     seen: dict[str, Any] = {"stem": stem_seen, "runs": []}
-    for r, run in enumerate(runs):
-
-        def body(x: Array, item: Any, run: ChainRun = run) -> tuple[Array, Stats]:
-            own, chosen, stats = item
-            x, seen = layer(run, own, chosen, x, context._replace(bn="batch" if stats is None else stats))
-            return mark(x, CELL), seen
-
-        stats = None if isinstance(context.bn, str) else context.bn["runs"][r]
-        items = (params["runs"][r], selection[run.kind][run.slots], stats)
-        if run.stride == 1:
-            x, run_seen = lax.scan(body, x, items)
-        else:  # A loop's state keeps its shape.
-            x, one = body(x, jax.tree.map(lambda leaf: leaf[0], items))
-            run_seen = jax.tree.map(lambda leaf: leaf[None], one)
+    for r in range(runs):
+        x, run_seen = inside(r, x)
         seen["runs"].append(run_seen)
     x, seen["head"] = conv_bn(x, params["head"], context.at("head"))
     return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"]), Aux(seen)
-
-
-def _mixture(run: ChainRun, params: PyTree, weights: Array, x: Array, context: Context) -> tuple[Array, Stats]:
-    """The sum of all blocks' outputs, each times its weight, computed again in the backward pass."""
-
-    @jax.checkpoint
-    def layer(params: PyTree, weights: Array, x: Array) -> Array:
-        own = materialized(params)
-        return functools.reduce(
-            jnp.add,
-            [
-                # In float32 or wider, so that the gradient of the weight is a sum of such.
-                (weights[o] * widened(block.apply(own[o], x, run.stride, context)[0])).astype(x.dtype)
-                for o, block in enumerate(run.primitives())
-            ],
-        )
-
-    return layer(params, weights, x), ()
-
-
-def _sampled(run: ChainRun, params: PyTree, weights: Array, x: Array, context: Context) -> tuple[Array, Stats]:
-    """The block of the greatest weight alone, times that weight, computed again in the backward pass."""
-    op = sampled_op(run.primitives(), run.stride, context.axis_name)
-    return op(materialized(params), weights, x, (None, context.key), None, context.wanted)[0], ()
-
-
-def _path(run: ChainRun, params: PyTree, block: Array, x: Array, context: Context) -> tuple[Array, Stats]:
-    """One block; the others are not computed, and their statistics stay as they are given, or as before any batch."""
-    stats = context.bn
-    if isinstance(stats, str):
-        stats = [initial_stats(primitive, run.channels, run.stride) for primitive in run.primitives()]
-    return one_of(run.primitives(), run.stride, params, block, x, stats, context)

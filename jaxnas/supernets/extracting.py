@@ -16,6 +16,11 @@ def taken(tree: PyTree, *places: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[places], tree)
 
 
+def unstacked(tree: PyTree) -> list[PyTree]:
+    """The entries along the first axis of all leaves."""
+    return [taken(tree, place) for place in range(jax.tree.leaves(tree)[0].shape[0])]
+
+
 def stacked(trees: Sequence[PyTree]) -> PyTree:
     """Trees of one form as one whose leaves have a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

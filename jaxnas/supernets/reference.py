@@ -22,8 +22,8 @@ from jaxnas.networks.blocks import conv_bn, conv_bn_init, fresh_keys, global_poo
 from jaxnas.networks.frame import preprocess, preprocess_init
 from jaxnas.networks.nasbench201 import residual_block, residual_block_init
 from jaxnas.ops import layers
-from jaxnas.ops.chain import BLOCKS
-from jaxnas.ops.macro import MACRO_PRIMITIVES
+from jaxnas.ops.chain import named_blocks
+from jaxnas.ops.macro import named_macro
 from jaxnas.ops.primitives import Operations, Primitive, named
 from jaxnas.spaces import (
     CHAIN_BLOCKS,
@@ -43,6 +43,7 @@ from jaxnas.spaces import (
     enas_micro_space,
     nasbench201_space,
 )
+from jaxnas.spaces.chain import changing_blocks
 from jaxnas.spaces.darts import darts_cells, stride_of
 from jaxnas.spaces.nasbench201 import nasbench201_stages
 
@@ -299,14 +300,13 @@ def enas_micro_reference(
     return plain_supernet(space, skeleton.image_shape, init, mixture)
 
 
-def enas_macro_reference(skeleton: Skeleton) -> Supernet:
+def enas_macro_reference(skeleton: Skeleton, operations: Operations = ENAS_MACRO_OPERATIONS) -> Supernet:
     """The shared network of ENAS's macro search (Pham et al. 2018, section 2.3, https://arxiv.org/abs/1802.03268).
 
     Layer k is a mixed operation of the state before, plus every earlier state times the weight of its skip connection,
     normalized. After a stage all states are reduced.
     """
-    space = enas_macro_space(skeleton.cells)
-    primitives = [MACRO_PRIMITIVES[name] for name in ENAS_MACRO_OPERATIONS]
+    space, primitives = enas_macro_space(skeleton.cells, operations), named_macro(operations)
     stages = enas_macro_stages(skeleton)
 
     def init(key: Key) -> PyTree:
@@ -341,22 +341,22 @@ def enas_macro_reference(skeleton: Skeleton) -> Supernet:
     return plain_supernet(space, skeleton.image_shape, init, mixture)
 
 
-def chain_reference(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[str] = CHAIN_BLOCKS) -> Supernet:
+def chain_reference(skeleton: Skeleton, depths: Sequence[int], blocks: Operations = CHAIN_BLOCKS) -> Supernet:
     """The supernet of a chain of mobile blocks (`jaxnas.spaces.chain`): a layer is a mixture of all its blocks.
 
     A layer that halves the image has no identity among them.
     """
     space, stages = chain_space(depths, blocks), chain_stages(skeleton, depths)
-    changing = [name for name in blocks if name != "identity"]
+    every, changing = named_blocks(blocks), changing_blocks(blocks)
     # Of each layer: its blocks, channels of its input, stride, and where its weights are.
-    plan: list[tuple[list[str], int, int, str, int]] = []
+    plan: list[tuple[tuple[Primitive, ...], int, int, str, int]] = []
     counts = {"normal": 0, "reduce": 0}
     for stage in stages:
         for number in range(len(stage.layers)):
             reduces = stage.reduces and number == 0
             kind = "reduce" if reduces else "normal"
             channels = stage.channels // 2 if reduces else stage.channels
-            plan.append((changing if reduces else list(blocks), channels, 2 if reduces else 1, kind, counts[kind]))
+            plan.append((changing if reduces else every, channels, 2 if reduces else 1, kind, counts[kind]))
             counts[kind] += 1
     width = stages[-1].channels
 
@@ -364,7 +364,7 @@ def chain_reference(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[
         keys = fresh_keys(key)
         return {
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
-            "layers": [[BLOCKS[b].init(next(keys), c, stride, False) for b in own] for own, c, stride, *_ in plan],
+            "layers": [edge_init(own, next(keys), c, stride) for own, c, stride, *_ in plan],
             "head": conv_bn_init(next(keys), 1, width, CHAIN_HEAD * width),
             "classifier": layers.dense_init(next(keys), CHAIN_HEAD * width, skeleton.num_classes),
         }
@@ -372,8 +372,7 @@ def chain_reference(skeleton: Skeleton, depths: Sequence[int], blocks: Sequence[
     def mixture(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> Array:
         x = jax.nn.relu(conv_bn(x, params["stem"], context)[0])
         for (own, _, stride, kind, slot), each in zip(plan, params["layers"], strict=True):
-            outputs = [BLOCKS[b].apply(p, x, stride, context)[0] for b, p in zip(own, each, strict=True)]
-            x = total(weights[kind][slot, o] * y for o, y in enumerate(outputs))
+            x = mixed_op(own, each, weights[kind][slot], x, stride, context)
         x, _ = conv_bn(x, params["head"], context)
         return layers.dense(global_pool(jax.nn.relu(x)), params["classifier"])
 

@@ -3,8 +3,9 @@
 A GPU's host would read the number of a branch and wait, and `vmap` of a branch computes all of them. Here each edge's
 parameters are looked up instead. Separable convolutions of all sizes and dilations are one function: kernels of one
 size, small ones with a border of zeros, whose taps lie as far apart as the edge's dilation says. Dense convolutions are
-another. An edge that wants none of a family computes it with kernels of zeros; about one operation's work an edge is
-done in all.
+another, and an operation that is a case of a larger one (`jaxnas.ops.primitives.Case`) is computed by that. An edge
+that wants none of a family computes it with kernels of zeros. So an edge does about the work of its largest operation,
+and that of every operation of no family.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxnas.kernels.many_depthwise import many_depthwise
 from jaxnas.kernels.norm import per_channel, scale_channels
 from jaxnas.kernels.windows import bordered
 from jaxnas.ops import layers
-from jaxnas.ops.primitives import Dense, Primitive, Separable, operation_key
+from jaxnas.ops.primitives import Case, Dense, Largest, Primitive, Separable, operation_key
 from jaxnas.supernets.executors.layout import dropped
 
 Chosen = Callable[[PyTree, Array, Array, Stats, Context, Array | None], tuple[Array, Stats]]
@@ -39,6 +40,10 @@ def chosen(primitives: tuple[Primitive, ...], stride: int, given: bool) -> Chose
     """
     separable = {o: p.family for o, p in enumerate(primitives) if isinstance(p.family, Separable)}
     dense = {o: p.family for o, p in enumerate(primitives) if isinstance(p.family, Dense)}
+    cases: dict[Any, dict[int, Any]] = {}
+    for o, p in enumerate(primitives):
+        if isinstance(p.family, Case):
+            cases.setdefault(p.family.largest, {})[o] = p.family.case
 
     def run(
         params: Any, choice: Array, x: Array, stats: Any, context: Context, scale: Array | None
@@ -47,10 +52,16 @@ def chosen(primitives: tuple[Primitive, ...], stride: int, given: bool) -> Chose
         picks = [choice == o for o in range(len(primitives))]
         parts, seen = [], [list(own) for own in stats]
         for o, primitive in enumerate(primitives):
-            if o not in separable and o not in dense:
+            if o not in separable and o not in dense and not isinstance(primitive.family, Case):
                 y, told = _single(primitive, params[o], x, stats[o], picks[o], stride, context, given)
                 parts.append(_picked(picks[o], y))
                 seen[o] = [_where(picks[o], new, old) for new, old in zip(told, stats[o], strict=True)]
+        for largest, members in cases.items():
+            whole = largest(tuple(members.values()))
+            y, told = _case(whole, members, params, stats, picks, x, stride, context, given)
+            parts.append(y)
+            for o, own in told.items():
+                seen[o] = own
         norm = functools.partial(_normalized, picks, params, stats, seen, context.axis_name, given)
         if separable:
             parts.append(_separable(separable, params, picks, x, stride, norm))
@@ -77,6 +88,45 @@ def _single(
         return primitive.apply(params, x, stride, here)
 
     return jax.vmap(one)(params, x, stats, context.key, pick)
+
+
+def _case(
+    whole: Largest,
+    members: Mapping[int, Any],
+    params: Any,
+    stats: Any,
+    picks: Sequence[Array],
+    x: Array,
+    stride: int,
+    context: Context,
+    given: bool,
+) -> tuple[Array, dict[int, list[Any]]]:
+    """The operation that some are cases of, once, and the statistics of each: [K, B, h, w, C]."""
+    channels, of = x.shape[-1], {o: picks[o] for o in members}
+    places = {o: whole.norms(case, channels, stride) for o, case in members.items()}
+
+    def embedded(o: int) -> PyTree:
+        return jax.vmap(lambda own: whole.embed(members[o], own, channels, stride))(params[o])
+
+    def told(number: int, width: int, which: int) -> Array:
+        """What it normalizes by: zeros for channels that the case has not."""
+        own = {o: stats[o][at.index(number)][which] for o, at in places.items() if number in at}
+        return _looked_up(of, {o: jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1]))) for o, leaf in own.items()})
+
+    own = jax.tree.map(lambda *leaves: _looked_up(of, dict(zip(members, leaves, strict=True))), *map(embedded, members))
+    widths = enumerate(whole.widths(channels, stride))
+    bn = tuple((told(number, width, 0), told(number, width, 1)) for number, width in widths) if given else None
+
+    def one(own: PyTree, x: Array, bn: Any) -> tuple[Array, Any]:
+        return whole.apply(own, x, stride, Context("batch" if bn is None else bn, axis_name=context.axis_name))
+
+    y, seen = jax.vmap(one)(own, x, bn)
+    seen = lax.stop_gradient(seen)
+    result = {}
+    for o, at in places.items():
+        mine = [tuple(leaf[:, : old[0].shape[1]] for leaf in seen[n]) for n, old in zip(at, stats[o], strict=True)]
+        result[o] = [_where(picks[o], new, old) for new, old in zip(mine, stats[o], strict=True)]
+    return _picked(_any(picks, list(members)), y), result
 
 
 def _where(pick: Array, new: Any, old: Any) -> Any:
