@@ -33,8 +33,8 @@ from jaxnas.spaces import (
     ENAS_MICRO_OPERATIONS,
     darts_cost_table,
     enas_macro_space,
-    enas_macro_stages,
 )
+from jaxnas.spaces.enas_macro import enas_macro_stages
 from jaxnas.train.schedules import sgd
 
 Name = Literal["darts", "nasbench201", "enas_micro", "enas_macro", "chain"]

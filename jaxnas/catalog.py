@@ -36,19 +36,19 @@ from jaxnas.spaces import (
     NASBENCH201_OPERATIONS,
     chain_cost_table,
     chain_depths,
-    chain_graph_operations,
     chain_space,
     darts_cost_table,
     darts_space,
     discretize_argmax,
-    enas_macro_graph_operations,
     enas_macro_space,
     enas_micro_space,
     genotype_space,
     nasbench201_cost_table,
     nasbench201_space,
 )
+from jaxnas.spaces.chain import chain_graph_operations
 from jaxnas.spaces.darts import edge_table, graph_operations
+from jaxnas.spaces.enas_macro import enas_macro_graph_operations
 from jaxnas.spaces.enas_micro import enas_micro_slots
 from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES, nasbench201_graph_operations
 from jaxnas.supernets import (

@@ -146,7 +146,7 @@ def test_the_graph_leaves_identities_out():
     space = spaces.chain_space((3, 3))
     arch = space.from_genotype("identity mbconv3_3x3 identity | shuffle_3x3 identity mbconv3_3x3")
     graph = space.graph(arch)
-    names = [spaces.chain_graph_operations()[o] for o in graph.ops[0].tolist()]
+    names = [space.vocabulary[o] for o in graph.ops[0].tolist()]
     assert [n for n, there in zip(names, graph.mask[0].tolist(), strict=True) if there] == [
         "stem", "mbconv3_3x3", "reduce shuffle_3x3", "mbconv3_3x3", "output",
     ]  # fmt: skip

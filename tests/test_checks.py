@@ -21,12 +21,12 @@ from jaxnas.spaces import (
     darts_cost_table,
     darts_space,
     discretize_argmax,
-    enas_macro_skips,
     nasbench201_space,
     product_space,
     prune,
 )
 from jaxnas.spaces.darts import darts_edges
+from jaxnas.spaces.enas_macro import enas_macro_skips
 from jaxnas.spaces.nasbench201 import nasbench201_live
 from jaxnas.supernets import chain_supernet, darts_supernet, embedded, nasbench201_supernet
 

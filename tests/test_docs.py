@@ -1,6 +1,5 @@
 """The documentation: links lead somewhere, commands and their flags exist, and examples in docstrings are true."""
 
-import ast
 import dataclasses
 import doctest
 import importlib

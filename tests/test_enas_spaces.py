@@ -98,7 +98,7 @@ def test_the_published_macro_layers():
     graph = space.graph(arch)
     feeds = {(k, k + 1) for k in range(12)} | {(s, k + 1) for k, (_, states) in enumerate(layers) for s in states}
     assert {tuple(edge) for edge in np.argwhere(graph.adjacency[0]).tolist()} == feeds | {(12, 13)}  # the output
-    assert [spaces.enas_macro_graph_operations()[o] for o in graph.ops[0].tolist()] == [
+    assert [space.vocabulary[o] for o in graph.ops[0].tolist()] == [
         "stem",
         *(o for o, _ in layers),
         "output",

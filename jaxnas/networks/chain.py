@@ -29,6 +29,13 @@ def chain_network(
     blocks: those of the space, where some are objects that have no name in the library.
 
     Raises: ValueError where the architecture is not one of the space, or the skeleton does not fit it.
+
+    >>> space = chain_space((1, 1, 1))
+    >>> arch = space.from_genotype("mbconv3_3x3 | shuffle_5x5 | mbconv6_3x3")
+    >>> network = chain_network(arch, Skeleton(channels=8, cells=3, image_shape=(8, 8, 3), num_classes=10), space)
+    >>> params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    >>> sum(leaf.size for leaf in jax.tree.leaves(params)) == network.costs["params"]
+    True
     """
     space = chain_space(chain_depths(skeleton.cells), blocks) if space is None else space
     costs = space.costs(arch, skeleton)
@@ -96,6 +103,10 @@ def mobilenetv2_within(macs: int, skeleton: Skeleton) -> Network:
     skeleton with other channels. Of the paper's, the first bottleneck has expansion 1, and the widths of stages differ.
 
     Raises: ValueError where not even the narrowest fits.
+
+    >>> skeleton = Skeleton(channels=16, cells=6, image_shape=(32, 32, 3), num_classes=10)
+    >>> mobilenetv2_within(20_000_000, skeleton).costs["macs"] <= 20_000_000
+    True
     """
     space = chain_space(chain_depths(skeleton.cells))
     block = "mbconv6_3x3"

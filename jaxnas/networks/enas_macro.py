@@ -27,6 +27,12 @@ def enas_macro_network(
     operations: those of the space, where some are objects that have no name in the library.
 
     Raises: ValueError where the architecture is not one of the space, or the skeleton does not fit it.
+
+    >>> space = enas_macro_space(3)
+    >>> arch, skeleton = space.from_genotype("0 4 1 5 0 1"), Skeleton(4, 3, (8, 8, 3), num_classes=10)
+    >>> network = enas_macro_network(arch, skeleton, space)
+    >>> network.costs == space.costs(arch, skeleton)
+    True
     """
     space = enas_macro_space(skeleton.cells, operations) if space is None else space
     costs = space.costs(arch, skeleton)

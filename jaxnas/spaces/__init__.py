@@ -3,13 +3,10 @@
 from jaxnas.spaces.chain import (
     CHAIN_BLOCKS,
     CHAIN_HEAD,
-    ChainStage,
     chain_cost_table,
     chain_depths,
     chain_extremes,
-    chain_graph_operations,
     chain_space,
-    chain_stages,
 )
 from jaxnas.spaces.darts import (
     CELL_KINDS,
@@ -23,12 +20,7 @@ from jaxnas.spaces.darts import (
 )
 from jaxnas.spaces.enas_macro import (
     ENAS_MACRO_OPERATIONS,
-    MacroStage,
-    enas_macro_graph_operations,
-    enas_macro_needed,
-    enas_macro_skips,
     enas_macro_space,
-    enas_macro_stages,
 )
 from jaxnas.spaces.enas_micro import (
     ENAS_MICRO_OPERATIONS,
@@ -71,26 +63,18 @@ __all__ = [
     "NASBENCH201_OPERATIONS",
     "NATSBENCH_SIZES",
     "PUBLISHED",
-    "ChainStage",
-    "MacroStage",
     "Pruned",
     "chain_cost_table",
     "chain_depths",
     "chain_extremes",
-    "chain_graph_operations",
     "chain_space",
-    "chain_stages",
     "darts_cost_table",
     "darts_space",
     "discretize_argmax",
     "discretize_free",
     "discretize_paper",
     "edge_table",
-    "enas_macro_graph_operations",
-    "enas_macro_needed",
-    "enas_macro_skips",
     "enas_macro_space",
-    "enas_macro_stages",
     "enas_micro_slots",
     "enas_micro_space",
     "everything",

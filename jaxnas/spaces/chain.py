@@ -53,6 +53,9 @@ def chain_depths(layers: int) -> tuple[int, int, int]:
     """Three stages of so many layers together, as equal as can be; the later ones have one more.
 
     Raises: ValueError where there are fewer than three.
+
+    >>> chain_depths(8)
+    (2, 3, 3)
     """
     if layers < 3:
         raise ValueError(f"a chain has three stages here: it needs at least 3 layers, got {layers}")
@@ -99,6 +102,11 @@ def chain_cost_table(
     """What each block in each layer adds. depths: by default `chain_depths(skeleton.cells)`.
 
     Raises: ValueError as `chain_stages`, and for an unknown block.
+
+    >>> skeleton = Skeleton(channels=8, cells=4, image_shape=(32, 32, 3), num_classes=10)
+    >>> table = chain_cost_table(skeleton, (2, 2), ("mbconv3_3x3", "identity"))
+    >>> table.params["normal"].shape, table.params["reduce"].shape  # a layer that halves the image has no identity
+    ((3, 2), (1, 1))
     """
     depths = chain_depths(skeleton.cells) if depths is None else depths
     constant = _constant(skeleton, depths)
@@ -116,6 +124,11 @@ def chain_extremes(space: SearchSpace, skeleton: Skeleton) -> tuple[Arch, Arch]:
     """The largest and the smallest architecture of a chain space: in each layer the block of most and of fewest MACs.
 
     Raises: ValueError where the space is no chain, or the skeleton does not fit it.
+
+    >>> space = chain_space((2, 2))
+    >>> largest, smallest = chain_extremes(space, Skeleton(16, 4, (32, 32, 3), num_classes=10))
+    >>> space.notation(largest)
+    'mbconv6_7x7 mbconv6_7x7 | mbconv6_7x7 mbconv6_7x7'
     """
     if space.name != "chain":
         raise ValueError(f"extremes are those of a chain space, got the space {space.name!r}")

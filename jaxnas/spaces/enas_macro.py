@@ -104,6 +104,11 @@ def enas_macro_space(layers: int = 12, operations: Operations = ENAS_MACRO_OPERA
     for every state, and one for the output; a layer's is fed by the state before and by those that it adds.
 
     Raises: ValueError where there are fewer than three layers, or an operation is unknown, given twice or "none".
+
+    >>> space = enas_macro_space(layers=3)
+    >>> arch = space.from_genotype("0 4 1 5 0 1")
+    >>> space.to_genotype(arch)["layers"]
+    [['conv_3x3', []], ['avg_pool_3x3', [0]], ['max_pool_3x3', [1]]]
     """
     if layers < 3:
         raise ValueError(f"the macro network reduces the image twice: it needs at least 3 layers, got {layers}")

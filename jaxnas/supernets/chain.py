@@ -71,12 +71,18 @@ def chain_supernet(
 ) -> Supernet:
     """The supernet over `chain_space(depths, blocks)`. depths: by default `chain_depths(skeleton.cells)`.
 
-    sampled: as of `darts_supernet`, one block a layer. Parameters and statistics of the
-    layers are a list over `chain_runs`, of lists over the blocks, stacked over the layers of the run. A path's
-    statistics have a place for every batch norm of every block; those of blocks that it does not take have mean 0 and
-    variance 1.
+    sampled: as of `darts_supernet`, one block a layer. Parameters and statistics of the layers are a list over
+    `chain_runs`, of lists over the blocks, stacked over the layers of the run. A path's statistics have a place for
+    every batch norm of every block; those of blocks that it does not take have mean 0 and variance 1.
 
     Raises: ValueError as `chain_space` and `chain_stages`.
+
+    >>> skeleton = Skeleton(channels=8, cells=3, image_shape=(8, 8, 3), num_classes=10)
+    >>> supernet = chain_supernet(skeleton, (1, 1, 1), ("mbconv3_3x3", "shuffle_3x3"))
+    >>> params, images = jax.eval_shape(supernet.init, jax.random.key(0)), jnp.zeros((5, 8, 8, 3))
+    >>> arch = supernet.space.sample(jax.random.key(1))
+    >>> jax.eval_shape(lambda p: supernet.apply_path(p, arch, images, Context())[0], params).shape
+    (5, 10)
     """
     depths = chain_depths(skeleton.cells) if depths is None else depths
     space = chain_space(depths, blocks)

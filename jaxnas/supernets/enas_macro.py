@@ -50,6 +50,12 @@ def enas_macro_supernet(
     as of `darts_supernet`; skip connections, which cost little, are all added up.
 
     Raises: ValueError as `enas_macro_space`, and where an auxiliary head is asked for.
+
+    >>> supernet = enas_macro_supernet(Skeleton(channels=4, cells=3, image_shape=(8, 8, 3), num_classes=10))
+    >>> key, images = jax.random.key(0), jnp.zeros((5, 8, 8, 3))
+    >>> logits = lambda params: supernet.apply_path(params, supernet.space.sample(key), images, Context())[0]
+    >>> jax.eval_shape(logits, jax.eval_shape(supernet.init, key)).shape
+    (5, 10)
     """
     space, primitives = enas_macro_space(skeleton.cells, operations), named_macro(operations)
     stages, count = enas_macro_stages(skeleton), skeleton.cells

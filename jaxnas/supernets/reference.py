@@ -34,17 +34,16 @@ from jaxnas.spaces import (
     NASBENCH201_EDGES,
     NASBENCH201_OPERATIONS,
     chain_space,
-    chain_stages,
     darts_space,
     edge_table,
     enas_macro_space,
-    enas_macro_stages,
     enas_micro_slots,
     enas_micro_space,
     nasbench201_space,
 )
-from jaxnas.spaces.chain import changing_blocks
+from jaxnas.spaces.chain import chain_stages, changing_blocks
 from jaxnas.spaces.darts import darts_cells, stride_of
+from jaxnas.spaces.enas_macro import enas_macro_stages
 from jaxnas.spaces.nasbench201 import nasbench201_stages
 
 Mixture = Callable[[PyTree, ArchWeights, Array, Context], Array]

@@ -73,7 +73,7 @@ def run_learning_curves(
     Raises: ValueError for an unknown metric, sizes that are too small or more than half of the measured rows, no draws;
     ValueError and OSError as `open_run`; Stopped where a signal came. Only for the main thread.
 
-    The program experiments/predictor.py is an example.
+    docs/results.md has its tables; the program is experiments/predictor.py.
     """
     start = time.perf_counter()
     values = metric_column(table, metric)

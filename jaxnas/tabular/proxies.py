@@ -277,7 +277,7 @@ def run_proxies(
     Raises: ValueError and OSError as `score_archs` and `open_run`, Stopped where a signal came. Only for the main
     thread.
 
-    The program experiments/proxies.py is an example.
+    docs/data.md shows it at work; the program is experiments/proxies.py.
     """
     values = None if table is None or metric is None else _values(table, metric, archs)
     skeleton = network.skeleton
