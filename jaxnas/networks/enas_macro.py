@@ -39,6 +39,7 @@ def enas_macro_network(
     named = {primitive.name: primitive for primitive in named_macro(operations)}
     taken = [(named[name], states) for name, states in space.to_genotype(arch)["layers"]]
     stages = enas_macro_stages(skeleton)
+    sizes = [(taken[k][0], stage.channels) for stage in stages for k in stage.layers]  # operation and channels
     # Of each reduction, the states that are read after it.
     read = [
         sorted({state for _, states in taken[stage.layers.stop :] for state in states if state <= stage.layers.stop}
@@ -51,12 +52,8 @@ def enas_macro_network(
         return {
             "stem": conv_bn_init(next(keys), 3, skeleton.image_shape[2], skeleton.channels),
             "layers": [
-                {
-                    "operation": taken[k][0].init(next(keys), stage.channels, 1, True),
-                    "norm": layers.affine_init(stage.channels),
-                }
-                for stage in stages
-                for k in stage.layers
+                {"operation": primitive.init(next(keys), channels, 1, True), "norm": layers.affine_init(channels)}
+                for primitive, channels in sizes
             ],
             "reductions": [
                 [
@@ -75,12 +72,8 @@ def enas_macro_network(
         return {
             "stem": layers.initial_stats(skeleton.channels),
             "layers": [
-                {
-                    "operation": initial_stats(taken[k][0], stage.channels, 1),
-                    "norm": layers.initial_stats(stage.channels),
-                }
-                for stage in stages
-                for k in stage.layers
+                {"operation": initial_stats(primitive, channels, 1), "norm": layers.initial_stats(channels)}
+                for primitive, channels in sizes
             ],
             "reductions": [
                 [layers.initial_stats(2 * stage.channels) for _ in states]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
+from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, PyTree, Skeleton, Stats, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.marks import CELL, mark
 from jaxnas.kernels.platform import by_platform
@@ -60,27 +60,25 @@ def enas_macro_supernet(
     space, primitives = enas_macro_space(skeleton.cells, operations), named_macro(operations)
     stages, count = enas_macro_stages(skeleton), skeleton.cells
     executor = layer_executor(primitives, 1, sampled=sampled)
+    network = functools.partial(enas_macro_network, skeleton=skeleton, space=space, operations=operations)
 
     def init(key: Key) -> PyTree:
         outside, *rest = jax.random.split(key, 1 + 2 * len(stages))
-
-        def layer(stage: MacroStage) -> Callable[[Key], list[PyTree]]:
-            return functools.partial(operations_init, primitives, channels=stage.channels, stride=1)
-
-        inside = [draw(k, layer(stage), (len(stage.layers),)) for k, stage in zip(rest[::2], stages, strict=True)]
+        inside = []
+        for k, stage in zip(rest[::2], stages, strict=True):
+            layer = functools.partial(operations_init, primitives, channels=stage.channels, stride=1)
+            inside.append(draw(k, layer, (len(stage.layers),)))
         return {**_frame_init(skeleton, stages, outside, rest[1::2]), "stages": inside}
 
     def apply(params: PyTree, weights: ArchWeights, x: Array, context: Context) -> tuple[Array, Aux]:
         rows, columns = np.tril_indices(count, -1)
         skips = jnp.zeros((count, count)).at[rows, columns].set(weights["skip"][:, 1])
-
         context = context._replace(bn="batch")
         return forward(executor.mixture, params, weights["operation"], skips, _every_state, x, context)
 
     def apply_path(params: PyTree, arch: Arch, x: Array, context: Context) -> tuple[Array, Aux]:
         chosen, skips = enas_macro_skips(arch, count)
-        needed = functools.partial(enas_macro_needed, skips)
-        return forward(executor.path, params, chosen, skips, needed, x, context)
+        return forward(executor.path, params, chosen, skips, lambda s: enas_macro_needed(skips, s), x, context)
 
     def forward(
         layer: Layer, params: PyTree, selection: Array, skips: Array, needed: Needed, x: Array, context: Context
@@ -116,9 +114,6 @@ def enas_macro_supernet(
             needed = enas_macro_needed(skips, stage.layers.stop)[:, None, None]
             own.update(jax.tree.map(lambda _, needed=needed: needed, own))
         return result
-
-    def network(arch: Arch) -> Network:
-        return enas_macro_network(arch, skeleton, space, operations=operations)
 
     def of_layers(arch: Arch, trees: PyTree) -> list[PyTree]:
         """Those of the operation of each layer, of trees of each stage."""
