@@ -9,7 +9,7 @@ import jaxnas
 ROOT = Path(jaxnas.__file__).parent
 LAYERS = (
     "base",
-    "shapes",
+    "shapes jaxprs",
     "files lock console cache memory ranges cholesky checks fingerprint objectives parallel kernels",
     "ops relax controllers predictors proxies report livepage loggers celllayout",
     "spaces data draw runfolder checkpoint testing",

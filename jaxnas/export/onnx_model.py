@@ -20,6 +20,7 @@ from onnx import helper
 from jaxnas.base import PyTree
 from jaxnas.export.onnx_graph import Graph, Spread, Tensor, Value, in_order
 from jaxnas.export.onnx_rules import RULES
+from jaxnas.jaxprs import scan_counts
 from jaxnas.kernels.platform import supposing
 
 OPSET = 17
@@ -172,9 +173,10 @@ def _now(equation: Any, inputs: Sequence[np.ndarray]) -> list[Value]:
 
 def _scan(
     graph: Graph, shapes: Sequence[Any], inputs: list[Value], *, jaxpr: Any, length: int, reverse: bool,
-    num_consts: int, num_carry: int, **_: Any,
+    **counts: Any,
 ) -> list[Value]:  # fmt: skip
     """Written out. What is stacked must be known, as the parameters of equal cells are."""
+    num_consts, num_carry = scan_counts(counts)
     consts, carry, stacked = inputs[:num_consts], inputs[num_consts:][:num_carry], inputs[num_consts + num_carry :]
     if not all(isinstance(value, np.ndarray) for value in stacked):
         raise ValueError("only a scan over constants is written, such as one over parameters")

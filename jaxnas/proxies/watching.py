@@ -17,6 +17,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxnas.base import Array, PyTree
+from jaxnas.jaxprs import scan_counts
 
 See = Callable[[Array, Array], tuple[Array, PyTree]]
 """(what a rectifier reads, what it gives) -> (what it gives from now on, what is added up)."""
@@ -170,8 +171,8 @@ def _scan(
     watch: _Watch, eqn: Any, inputs: list[Any], total: PyTree, given: Any, marks: int
 ) -> tuple[list[Any], PyTree, list[Array]]:
     params, body = eqn.params, eqn.params["jaxpr"]
-    fixed, state = params["num_consts"], params["num_consts"] + params["num_carry"]
-    length, carried = params["length"], params["num_carry"]
+    fixed, carried = scan_counts(params)
+    state, length = fixed + carried, params["length"]
     own = None
     if given is not None:  # in the order in which they are kept: step by step
         each = [[next(given) for _ in range(marks)] for _ in range(length)]
