@@ -15,6 +15,7 @@ import pytest
 
 from jaxnas import benchmarks, spaces
 from jaxnas.base import Choice
+from jaxnas.benchmarks.natsbench import nats_records
 from jaxnas.benchmarks.table import table_fingerprint
 
 SMALL = (Choice("a", ("0", "1", "2")), Choice("b", ("0", "1")), Choice("c", ("0", "1", "2", "3")))
@@ -545,8 +546,8 @@ def release(tmp_path):
 
 def test_the_release_is_read_from_pickles_and_from_json(release):
     folder, listed = release
-    records = {record.number: record for record in benchmarks.nats_records(folder)}
-    assert records == {record.number: record for record in benchmarks.nats_records(listed)}
+    records = {record.number: record for record in nats_records(folder)}
+    assert records == {record.number: record for record in nats_records(listed)}
     trial = records[11].trials["200"][1]
     assert (trial.dataset, trial.seed, trial.latency, trial.train_time) == ("cifar10-valid", 888, 0.375, 7.5)
     assert list(trial.accuracy["ori-test"]) == [2]
@@ -610,7 +611,7 @@ def test_a_broken_release_names_the_file(release, content, message):
     folder, _ = release
     (folder / "000011.pickle.pbz2").write_bytes(content)
     with pytest.raises(ValueError, match=rf"000011.pickle.pbz2: .*{message}"):
-        list(benchmarks.nats_records(folder))
+        list(nats_records(folder))
 
 
 def test_a_wrong_folder_or_json_is_refused(release, tmp_path):

@@ -4,6 +4,8 @@ import ast
 import graphlib
 from pathlib import Path
 
+from conftest import LONG, SLOW
+
 import jaxnas
 
 ROOT = Path(jaxnas.__file__).parent
@@ -80,3 +82,15 @@ def test_no_function_is_longer_than_a_page():
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST
     ]
     assert not long
+
+
+def test_every_long_or_slow_test_of_conftest_is_there():
+    there = {}
+    for path in Path(__file__).parent.glob("test_*.py"):
+        nodes = ast.parse(path.read_text(encoding="utf-8")).body
+        there[path.stem] = [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert set(LONG) <= set(there)
+    names = [(file, name.partition("[")[0]) for file, several in SLOW.items() for name in several]
+    assert [
+        (file, name) for file, name in names if not any(test.startswith(name) for test in there.get(file, ()))
+    ] == []

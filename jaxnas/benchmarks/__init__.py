@@ -15,7 +15,7 @@ from jaxnas.benchmarks.nasbench201 import (
     nasbench201_time,
     official_classes,
 )
-from jaxnas.benchmarks.natsbench import Record, Trial, nats_records, nats_table
+from jaxnas.benchmarks.natsbench import nats_table
 from jaxnas.benchmarks.repeats import REPEATS
 from jaxnas.benchmarks.table import Table, make_table, measured, missing, only_rows
 
@@ -27,9 +27,7 @@ __all__ = [
     "NASBENCH201_TIME",
     "NASBENCH201_TIME_SCALES",
     "REPEATS",
-    "Record",
     "Table",
-    "Trial",
     "chosen_metric",
     "digits201_table",
     "functional_classes",
@@ -42,7 +40,6 @@ __all__ = [
     "nasbench101_table",
     "nasbench201_table",
     "nasbench201_time",
-    "nats_records",
     "nats_table",
     "official_classes",
     "only_rows",

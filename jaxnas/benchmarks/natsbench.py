@@ -102,18 +102,6 @@ def nats_records(path: str | os.PathLike[str]) -> Iterator[Record]:
 
     Raises: OSError, or ValueError naming the file where it is none of these, or its pickle refers to anything but
     plain containers and numbers.
-
-    >>> import tempfile
-    >>> run = {"dataset": "cifar10-valid", "seed": 777, "epochs": 12, "flops_M": 7.8, "params_M": 0.1, "latency_s": [],
-    ...        "train_acc1": [50.0] * 12, "train_loss": [1.0] * 12, "train_time_s_per_epoch": 5.0,
-    ...        "eval_acc1": {"x-valid": [40.0]}}
-    >>> cell = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "records.json")
-    ...     _ = path.write_text(json.dumps([{"index": 3, "arch_str": cell, "12": [run]}]))
-    ...     record = next(nats_records(path))
-    >>> record.number, record.trials["12"][0].accuracy
-    (3, {'x-valid': {11: 40.0}})
     """
     path = Path(path)
     check_no_pipe(path)

@@ -107,19 +107,14 @@ def evaluate(network: Network, params: PyTree, stats: Stats, dataset: Dataset, e
 
     params, stats: of the network. dataset: it has the objective and the normalization. examples: one of its splits.
 
-    >>> import flax.linen as nn
     >>> import numpy as np
-    >>> from jaxnas import choices, data
-    >>> class Tiny(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, x):
-    ...         return nn.Dense(2)(nn.relu(nn.Dense(choices.width("hidden", (2, 4)))(x)))
-    >>> own = choices.searchable(Tiny(), np.zeros((1, 3), "float32"))
-    >>> rows = np.ones((16, 3), "float32"), np.arange(16) % 2
-    >>> dataset = data.from_arrays(rows, rows, rows)
-    >>> network = own.network(np.array([0]))
-    >>> evaluate(network, *network.init(jax.random.key(0)), dataset, dataset.test).correct  # all rows are alike
-    8
+    >>> from jaxnas.base import Aux
+    >>> from jaxnas.data import from_arrays
+    >>> rows = np.eye(2, dtype="float32")[[0, 1, 1]], np.array([0, 1, 0])
+    >>> dataset = from_arrays(rows, rows, rows)
+    >>> inputs_alone = Network(lambda key: ((), ()), lambda params, x, context: (x, Aux(())), {})  # they are the logits
+    >>> evaluate(inputs_alone, (), (), dataset, dataset.test).correct  # the third row has another target
+    2
     """
 
     def predict(state: tuple[PyTree, Stats], x: Array) -> Array:

@@ -30,6 +30,11 @@ Draw = tuple[Key, Array]
 """A key, and the rate of dropout."""
 
 
+def draw_of(context: Context) -> Draw | None:
+    """What the operations of one edge draw from, whose key the context has; None where nothing is random."""
+    return None if context.key is None else (context.key, jnp.asarray(context.dropout, jnp.float32))
+
+
 def draws(context: Context, edges: int) -> Draw | None:
     """What the operations of each of so many edges draw from, keys [E] and rates [E]; None where nothing is random."""
     keys = part_keys(context, edges)

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import materialized
 from jaxnas.kernels.platform import platform
 from jaxnas.ops.primitives import Primitive, initial_stats, operation_key
 from jaxnas.supernets.executors.chosen import chosen
-from jaxnas.supernets.executors.edge import mixed_op, sampled_op, strongest
+from jaxnas.supernets.executors.edge import draw_of, mixed_op, sampled_op, strongest
 from jaxnas.supernets.executors.scan import one_of
 
 Layer = Callable[[PyTree, Array, Array, Context], tuple[Array, Stats]]
@@ -47,11 +46,11 @@ def layer_executor(
     primitives = tuple(primitives)
 
     def mixture(params: PyTree, weights: Array, x: Array, context: Context) -> tuple[Array, Stats]:
-        draw = None if context.key is None else (context.key, jnp.asarray(context.dropout, jnp.float32))
+        drawn = draw_of(context)
 
         def mixed(params: PyTree, weights: Array, x: Array) -> Array:
             op = mixed_op(primitives, stride, context.axis_name)
-            return op(materialized(params), weights, x, (None, draw), None, context.wanted)[0]
+            return op(materialized(params), weights, x, (None, drawn), None, context.wanted)[0]
 
         return (jax.checkpoint(mixed) if remat else mixed)(params, weights, x), ()
 
@@ -59,9 +58,8 @@ def layer_executor(
         if platform() == "gpu":
             number = strongest(weights, None)
             return _without_branch(primitives, stride, params, number, x, context, weights[number])[0], ()
-        draw = None if context.key is None else (context.key, jnp.asarray(context.dropout, jnp.float32))
         op = sampled_op(primitives, stride, context.axis_name)
-        return op(materialized(params), weights, x, (None, draw), None, context.wanted)[0], ()
+        return op(materialized(params), weights, x, (None, draw_of(context)), None, context.wanted)[0], ()
 
     def path(params: PyTree, number: Array, x: Array, context: Context) -> tuple[Array, Stats]:
         if platform() == "gpu":
