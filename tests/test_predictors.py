@@ -5,6 +5,7 @@ nothing, and rankings learned from few cells.
 import itertools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -235,6 +236,31 @@ def test_an_ensemble_is_its_members(graphs):
     assert np.asarray(std).min() > 0
 
 
+def test_batches(graphs):
+    """One batch of all data is a step on all data. Smaller ones are steps of the schedule, and see every datum."""
+    _, given = graphs
+    network, rates = predictors.mlp(STATISTICS, at(given, 0), (8,)), []
+
+    def optimizer(steps):
+        rates.append(steps)
+        return optax.sgd(0.1)
+
+    def params(data, **settings):
+        predictor = predictors.regression(network, optimizer, epochs=3, **settings)
+        state = quick(predictor.init)(jax.random.key(0))
+        return quick(predictor.fit)(jax.random.key(1), state, at(given, np.arange(10)), data, jnp.ones(10)).params
+
+    targets = jnp.arange(10.0)
+    all_at_once = params(targets)
+    chex.assert_trees_all_equal(all_at_once, params(targets, batch=10), params(targets, batch=7))
+    in_parts = params(targets, batch=3)
+    assert rates == [3, 3, 3, 9]
+    assert optax.tree.norm(optax.tree.sub(in_parts, all_at_once)) > 1e-3
+    for last in (0, 9):  # wherever the order puts a datum, it counts
+        changed = params(targets.at[last].add(5.0), batch=3)
+        assert optax.tree.norm(optax.tree.sub(changed, in_parts)) > 1e-4
+
+
 def test_signals_are_seen(graphs):
     """What the graph does not say is learned from a signal alone."""
     _, given = graphs
@@ -286,6 +312,7 @@ WRONG = {
     "no unit": (lambda: predictors.mlp(STATISTICS, EXAMPLE, (8, 0)), "[8, 0]"),
     "no vector": (lambda: predictors.mlp(lambda graph: graph.adjacency, EXAMPLE), "vector"),
     "no epochs": (lambda: predictors.regression(MLP, optax.sgd(1.0), epochs=0), "epochs"),
+    "an empty batch": (lambda: predictors.regression(MLP, optax.sgd(1.0), epochs=1, batch=0), "batch"),
     "no rounds": (lambda: predictors.gnn(7, EXAMPLE, rounds=0), "rounds"),
     "one member": (lambda: predictors.ensemble(predictors.regression(MLP, optax.sgd(1.0), epochs=1), 1), "got 1"),
     "nothing to average": (lambda: predictors.average(), "at least one"),

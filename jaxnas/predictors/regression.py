@@ -1,4 +1,4 @@
-"""Training of a small network as a predictor: full batches, one `lax.scan` over the epochs."""
+"""Training of a small network as a predictor: one `lax.scan` over the epochs, and one over the batches of each."""
 
 from __future__ import annotations
 
@@ -66,16 +66,23 @@ def moments(values: Array, weight: Array) -> Moments:
     return Moments(mean, jnp.where(variance > 1e-12, jnp.sqrt(jnp.maximum(variance, 1e-12)), 1.0))
 
 
+Optimizer = optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
+"""An optimizer, or a function from the number of steps of a fit to one, for a schedule over all of them."""
+
+
 def regression(
-    network: Regressor, optimizer: optax.GradientTransformation, *, epochs: int, loss: Loss = squared
+    network: Regressor, optimizer: Optimizer, *, epochs: int, batch: int | None = None, loss: Loss = squared
 ) -> Predictor:
-    """The network fitted to standardized targets, by one step on all data in each epoch. Its std is 0; see `ensemble`.
+    """The network fitted to standardized targets. Its std is 0; see `ensemble`.
 
-    network: of `mlp`, `gnn` or your own. epochs: of each fit. loss: of predictions, targets and weights.
+    network: of `mlp`, `gnn` or your own. optimizer: an optax transformation, or a function from the number of steps to
+    one. epochs: of each fit. batch: about how many data a step sees. The data of an epoch are drawn in random order and
+    divided into equal batches of nearly that size; by default a step sees all of them. loss: of predictions, targets
+    and weights.
 
-    Only `init` is random; fitting is not.
+    Fitting is random only where there is more than one batch.
 
-    Raises: ValueError where there is no epoch.
+    Raises: ValueError where there is no epoch, or a batch is empty.
 
     >>> from jaxnas.predictors import mlp, one_hot, unconnected
     >>> graphs = jax.vmap(unconnected)(jnp.array([[0, 0], [0, 1], [1, 1]]))
@@ -90,28 +97,40 @@ def regression(
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
 
     def init(key: Key) -> RegressionState:
         encoded = Moments(jnp.zeros(network.features), jnp.ones(network.features))
         return RegressionState(network.init(key), encoded, Moments(jnp.float32(0), jnp.float32(1)))
 
     def fit(key: Key, state: RegressionState, graphs: Graph, targets: Array, weight: Array) -> RegressionState:
-        del key
         encoded = jax.vmap(network.encode)(graphs)
         inputs, outputs = moments(encoded, weight), moments(targets, weight)
         encoded = (encoded - inputs.mean[None]) / inputs.std[None]
-        wanted = (targets - outputs.mean) / outputs.std
+        data = (graphs, encoded, (targets - outputs.mean) / outputs.std, weight)
+        count = len(targets)
+        parts = 1 if batch is None else max(1, round(count / batch))
+        size = -(-count // parts)
+        transformation = optimizer(parts * epochs) if callable(optimizer) else optimizer
 
-        def value(params: PyTree) -> Array:
+        def value(params: PyTree, graphs: Graph, encoded: Array, wanted: Array, weight: Array) -> Array:
             return loss(jax.vmap(network.apply, (None, 0, 0))(params, graphs, encoded), wanted, weight)
 
-        def step(carry: tuple[PyTree, Any], _: None) -> tuple[tuple[PyTree, Any], None]:
-            params, optimizer_state = carry
-            updates, optimizer_state = optimizer.update(jax.grad(value)(params), optimizer_state, params)
-            return (optax.apply_updates(params, updates), optimizer_state), None
+        def step(carry: tuple[PyTree, Any], seen: tuple[Any, ...]) -> tuple[tuple[PyTree, Any], None]:
+            params, state = carry
+            updates, state = transformation.update(jax.grad(value)(params, *seen), state, params)
+            return (optax.apply_updates(params, updates), state), None
 
-        start = (state.params, optimizer.init(state.params))
-        params = jax.lax.scan(step, start, None, length=epochs)[0][0]
+        def epoch(carry: tuple[PyTree, Any], key: Key) -> tuple[tuple[PyTree, Any], None]:
+            if parts == 1:
+                return step(carry, data)
+            # Where the data do not divide, the first of the order come twice.
+            rows = jnp.resize(jax.random.permutation(key, count), (parts, size))
+            return jax.lax.scan(lambda carry, at: step(carry, jax.tree.map(lambda x: x[at], data)), carry, rows)
+
+        start = (state.params, transformation.init(state.params))
+        params = jax.lax.scan(epoch, start, jax.random.split(key, epochs))[0][0]
         return RegressionState(params, inputs, outputs)
 
     def predict(state: RegressionState, graphs: Graph) -> tuple[Array, Array]:
