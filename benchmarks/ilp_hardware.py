@@ -6,9 +6,12 @@ Needs a table of NAS-Bench-201 and HW-NAS-Bench's CSV. Of `sample` random cells 
 Gaussian process learns the accuracies, as normal scores; latency is fitted by single options and pairs of them. Cells
 that learned nothing are left out of that: compilers remove most of them. A program with pairs
 (`jaxnas.fit.programs.nominate`) picks a cell, which is then measured as well, and the fits learn from it before the
-next pick. Each pick that breaks the limit lowers the program's limit by half the error of the latency fit, and each
-that meets it raises it again, at most to the limit itself; where a lowered limit leaves nothing that promises more than
-the best known cell, it is the limit itself again. `--by sum` picks by single options alone, all at once.
+next pick. From the program's solution and the cells that were asked about, a climb over neighbors leads to the cell of
+which the predictor expects most; `--by climb` leaves the program out.
+
+Each pick that breaks the limit lowers the program's limit by half the error of the latency fit, and each that meets it
+raises it again, at most to the limit itself; where a lowered limit leaves nothing that promises more than the best
+known cell, it is the limit itself again. `--by sum` picks by single options alone, all at once.
 
 Prints one JSON line for each device and quantile of its latencies. `regret` is the accuracy of the best cell that meets
 the limit, by measurement, less that of the first pick that does; `regret_best` that of the best among `picks` picks,
@@ -72,7 +75,7 @@ class Config:
     sample: int = 200
     picks: int = 10
     quantiles: tuple[float, ...] = (0.1, 0.3, 0.6)
-    by: Literal["pairs", "sum"] = "pairs"
+    by: Literal["pairs", "climb", "sum"] = "pairs"
     draws: int = 5
     seed: int = 0
 
@@ -112,7 +115,9 @@ def main(config: Config) -> None:
                 if config.by == "sum":
                     picked = list(by_sum(measured, rows, shown, limit, config.picks))
                 else:
-                    picked = list(by_pairs(measured, rows, shown, limit, config.picks, fit, rng))
+                    picked = list(
+                        by_pairs(measured, rows, shown, limit, config.picks, fit, rng, int(config.by == "pairs"))
+                    )
                 for name, value in {**_told(measured, shown, limit, picked), **_additivity(measured, shown)}.items():
                     found.setdefault(name, []).append(value)
                 found.setdefault("seconds", []).append(time.perf_counter() - start)
@@ -153,7 +158,7 @@ def by_sum(
 
 def by_pairs(
     measured: Measured, rows: dict[tuple[int, ...], int], shown: np.ndarray, limit: float, picks: int, fit: Any,
-    rng: np.random.Generator,
+    rng: np.random.Generator, solutions: int,
 ) -> Iterator[int]:  # fmt: skip
     """One pick after the other, with what was learned from those before."""
     structure = together(one_option_each(SPACE), PAIRS)
@@ -168,10 +173,10 @@ def by_pairs(
         predict = fit(jax.random.key(number), archs, measured.accuracy[known])
         within = [row for row in known if measured.latency[row] <= limit]
         promised = predict(measured.archs[within]).max() if within else -np.inf
-        new = _named(measured, rows, known, structure, times, bound, predict, asked)
+        new = _named(measured, rows, known, structure, times, bound, predict, asked, solutions)
         if bound < limit and (not new or new[0][1] <= promised):  # so low a limit leaves nothing better
             bound = limit
-            new = _named(measured, rows, known, structure, times, bound, predict, asked)
+            new = _named(measured, rows, known, structure, times, bound, predict, asked, solutions)
         if not new:
             return
         picked = new[0][0]
@@ -183,16 +188,21 @@ def by_pairs(
 
 def _named(
     measured: Measured, rows: dict[tuple[int, ...], int], known: list[int], structure: Structure, times: PairwiseFit,
-    bound: float, predict: Predict, asked: np.ndarray,
+    bound: float, predict: Predict, asked: np.ndarray, solutions: int,
 ) -> list[tuple[int, float]]:  # fmt: skip
     """(row, what is expected of it) of what is not known yet and meets the bound by the fit, the best first."""
     constraint = budget("latency", times.scores, bound, times.constant)
+
+    def within(archs: np.ndarray) -> np.ndarray:
+        return pairwise_sums(SPACE, times, archs, PAIRS) <= bound
+
     try:
-        found, expected = nominate(SPACE, structure, [constraint], predict, asked, predict(asked), PAIRS, solutions=1)
+        found, expected = nominate(
+            SPACE, structure, [constraint], within, predict, asked, predict(asked), PAIRS, solutions
+        )
     except InfeasibleError:
         return []
-    inside = pairwise_sums(SPACE, times, found, PAIRS) <= bound
-    pairs = zip(found[inside].tolist(), expected[inside].tolist(), strict=True)
+    pairs = zip(found.tolist(), expected.tolist(), strict=True)
     return [(rows[tuple(arch)], value) for arch, value in pairs if rows[tuple(arch)] not in known]
 
 

@@ -254,7 +254,8 @@ def test_batches(graphs):
     all_at_once = params(targets)
     chex.assert_trees_all_equal(all_at_once, params(targets, batch=10), params(targets, batch=7))
     in_parts = params(targets, batch=3)
-    assert rates == [3, 3, 3, 9]
+    params(targets, batch=3, least_steps=10)
+    assert rates == [3, 3, 3, 9, 12]
     assert optax.tree.norm(optax.tree.sub(in_parts, all_at_once)) > 1e-3
     for last in (0, 9):  # wherever the order puts a datum, it counts
         changed = params(targets.at[last].add(5.0), batch=3)

@@ -22,6 +22,7 @@ from jaxnas.hardware import (
     reachable,
     solve,
 )
+from jaxnas.hardware.additive import batched
 
 _ROUNDS = 20
 _STEPS = 5000
@@ -152,14 +153,14 @@ def feasible_samples(space: SearchSpace, budget: Budget, key: Key, count: int) -
 
     Raises: ValueError, saying how small a network was found, where none is within.
     """
-    draw = jax.jit(jax.vmap(space.sample))
+    draw = batched(space.sample)
     kept = np.zeros((0, len(space.choices)), np.int32)
     for number in range(_ROUNDS):
         archs = np.asarray(draw(jax.random.split(jax.random.fold_in(key, number), count)))
         kept = np.concatenate([kept, archs[excess(budget, archs) == 0.0]])
         if len(kept) >= count:
             return kept[:count], 0
-    mutate = jax.jit(jax.vmap(space.mutate))
+    mutate = batched(space.mutate)
     over, waited = excess(budget, archs), 0
     for number in range(_ROUNDS, _ROUNDS + _STEPS):
         if not over.any() or waited == _PATIENCE:

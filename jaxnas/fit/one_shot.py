@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import data
-from jaxnas.base import Array, Key, SearchAlgorithm, SearchSpace, Skeleton, Supernet
+from jaxnas.base import Array, Key, Sampler, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.fit import reuse, seeds
 from jaxnas.fit.budget import Budget
 from jaxnas.fit.filtering import proxy_score
@@ -23,7 +23,7 @@ from jaxnas.fit.results import clock
 from jaxnas.fit.scores import Measured, ScoreComparison, Scores, Scoring, kept_scores, within
 from jaxnas.fit.scoring import Score
 from jaxnas.fit.searching import Epochs, ends_of, run_epochs
-from jaxnas.fit.select import PREDICTOR, Way, agreement, selected, weakest
+from jaxnas.fit.select import PREDICTOR, Way, agreement, sampler_of, selected, weakest
 from jaxnas.fit.selection_pictures import draw_selection
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.fit.truth import Truth, curve
@@ -245,9 +245,13 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
         init_keys, run_keys, *rest = seeds.search_keys(problem, 5)
         state, pruned, sizes, seconds = _train(this, run, init_keys, run_keys, stop)
         timer = clock()
+        budget, scoring = problem.budget(pruned.space), this.settings.scoring
+        sampler = sampler_of(
+            this.settings.by, pruned.space, budget, this.settings.predictor, scoring.evaluations, scoring.population
+        )
         found = []
         for name, own, *keys in zip(seeds.names(problem), seeds.states(problem.seeds, state), *rest, strict=True):
-            chosen = {**_best_of(this, stage, name, own, pruned, keys, stop), "pruning": sizes}
+            chosen = {**_best_of(this, stage, name, own, pruned, budget, sampler, keys, stop), "pruning": sizes}
             genotype, beside = chosen.pop("genotype"), {"best-of-random": chosen.pop("random_genotype")}
             found.append({"genotype": genotype, "told": {"selection": chosen}, "beside": beside})
         return found, seconds + timer()
@@ -256,17 +260,19 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
 
 
 def _best_of(
-    this: _Search, stage: Stage, name: str, state: SinglePathState, pruned: Pruned, keys: list[Key], stop: Stop
-) -> dict[str, Any]:
+    this: _Search, stage: Stage, name: str, state: SinglePathState, pruned: Pruned, budget: Budget,
+    sampler: Sampler | None, keys: list[Key], stop: Stop,
+) -> dict[str, Any]:  # fmt: skip
     """What the scores of one seed's supernet choose. keys: of the selection, of random ones, of running averages."""
     select_key, random_key, paths_key = keys
     settings, truth, valid = this.settings, this.problem.truth, this.epochs.split.valid
 
     def choose(scores: Mapping[str, CachedScore]) -> dict[str, Any]:
-        score, budget = within(scores[settings.scoring.batch_norm], pruned), this.problem.budget(pruned.space)
+        score = within(scores[settings.scoring.batch_norm], pruned)
         chosen, order = selected(
             settings.by, settings.predictor, settings.scoring, pruned.space, budget, score, select_key, random_key,
             _filter(this, pruned, budget) if settings.by == "proxy" else None, settings.proxy_from,
+            sampler,
         )  # fmt: skip
         chosen["scored_on"] = f"{data.count(valid)} validation images"
         if truth is not None:

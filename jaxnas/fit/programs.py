@@ -3,9 +3,10 @@
 Scores of architectures are no sum over options, so the best of a fitted sum is a weak pick. A predictor knows better,
 but nobody can ask it about every architecture. So it is asked about some thousand random ones, single options and the
 strongest pairs of them are fitted to its answers, and an integer program finds the best of that sum within the budget.
-Those solutions, their neighbors and the random ones are ranked by the predictor itself. Every second architecture that
-is scored is instead named in the same way by the sum that is fitted to the scores alone: where options do add up, no
-predictor is as good. Both learn from what was scored before the next round.
+From its solutions and the best random ones a climb over neighbors within the budget leads to what the predictor itself
+expects most of. Every second architecture that is scored is instead named in the same way by the sum that is fitted to
+the scores alone: where options do add up, no predictor is as good. Both learn from what was scored before the next
+round.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from jaxnas.train.path_score import CachedScore
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """archs [P, D] -> float [P]."""
+Within = Callable[[np.ndarray], np.ndarray]
+"""archs [P, D] -> bool [P]."""
 ROUNDS = 3
 ASKED = 2048
 """Random architectures about which the predictor is asked."""
@@ -48,6 +51,8 @@ MOST_PRODUCTS = 400
 """Pairs of options in a program, as many as there are on NAS-Bench-201; each makes it slower."""
 SOLUTIONS = 2
 """Of each program; the next-best are much like the best, and so are neighbors, which cost nothing."""
+CLIMBERS, CLIMBS = 16, 20
+"""How many of the best a climb goes on from, and how often at most."""
 
 
 def program_of(space: SearchSpace, budget: Budget) -> Structure:
@@ -60,30 +65,62 @@ def program_of(space: SearchSpace, budget: Budget) -> Structure:
 
 
 def nominate(
-    space: SearchSpace, structure: Structure, constraints: Sequence[Constraint], predict: Predict, archs: np.ndarray,
-    expected: np.ndarray, pairs: Sequence[Pair] | None = None, solutions: int = SOLUTIONS,
+    space: SearchSpace, structure: Structure, constraints: Sequence[Constraint], within: Within, predict: Predict,
+    archs: np.ndarray, expected: np.ndarray, pairs: Sequence[Pair] | None = None, solutions: int = SOLUTIONS,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Architectures of which a predictor expects most, int32 [N, D], the best first, and what it expects, [N].
 
-    structure: with the pairs of `constraints`, if they have any, but not those of the predictor. archs [A, D]: about
-    which it was asked, within the constraints or near them; expected [A]: its answers. pairs: of the predictor's sum,
-    the strongest by default. Solutions meet the constraints; their neighbors, which are given too, may not.
+    structure: with the pairs of `constraints`, if they have any, but not those of the predictor. within: which
+    architectures meet the constraints. archs [A, D]: about which the predictor was asked, within the constraints or
+    near them; expected [A]: its answers. pairs: of the predictor's sum, the strongest by default. solutions: of the
+    program; with 0 there is none, and the climb starts from `archs` alone.
 
     Raises: InfeasibleError where nothing meets the constraints.
     """
+    first = np.concatenate([_solved(space, structure, constraints, archs, expected, pairs, solutions), archs])
+    inside = within(first)
+    return climbed(space, within, predict, first[inside]) if inside.any() else (first[:0], np.zeros(0))
+
+
+def _solved(
+    space: SearchSpace, structure: Structure, constraints: Sequence[Constraint], archs: np.ndarray,
+    expected: np.ndarray, pairs: Sequence[Pair] | None, solutions: int,
+) -> np.ndarray:  # fmt: skip
+    """The best solutions of the sum that is fitted to what is expected of archs, canonical, int32 [solutions, D]."""
+    if not solutions:
+        return archs[:0]
     pairs = strongest(space, archs, expected) if pairs is None else pairs
     scores = fit_pairwise(space, archs, expected, pairs).scores
     new = [pair for pair in pairs if kind_of(pair) not in structure.shapes]
     found = solve(together(structure, new), scores, constraints, solutions)
-    best = jnp.stack([solution.arch for solution in found])
-    near, valid = batched(space.neighbors)(best)
-    every = jnp.concatenate([best, near.reshape(-1, near.shape[-1])])
-    candidates = np.asarray(batched(space.canonical)(every))
-    there = np.concatenate([np.ones(len(best), bool), np.asarray(valid).reshape(-1)])
-    named, first = np.unique(candidates[there], axis=0, return_index=True)
-    values = predict(candidates)[there][first]
+    return np.asarray(batched(space.canonical)(jnp.stack([solution.arch for solution in found])))
+
+
+def climbed(space: SearchSpace, within: Within, predict: Predict, archs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All that a climb from archs [A, D] met, the best first, int32 [N, D], and what is expected of them, [N].
+
+    The best that were met are replaced by the best of themselves and of their neighbors within the constraints, until
+    they stay. Two roads to one architecture count once.
+    """
+    met, places = np.unique(archs, axis=0, return_index=True)
+    values = predict(archs)[places]
+    for _ in range(CLIMBS):
+        order = np.argsort(-values, kind="stable")
+        met, values = met[order], values[order]
+        near, valid = batched(space.neighbors)(np.resize(met, (CLIMBERS, met.shape[1])))
+        # All of them are predicted, those that are no use as well: so nothing is compiled for another number.
+        near = np.asarray(batched(space.canonical)(near.reshape(-1, near.shape[-1])))
+        useful, known = np.asarray(valid).reshape(-1) & within(near), set(map(tuple, met.tolist()))
+        expected = predict(near)
+        new = {tuple(arch): value for arch, value in zip(near[useful].tolist(), expected[useful], strict=True)}
+        new = {arch: value for arch, value in new.items() if arch not in known}
+        least = values[CLIMBERS - 1] if len(values) >= CLIMBERS else -np.inf
+        if max(new.values(), default=-np.inf) <= least:
+            break
+        met = np.concatenate([met, np.array(list(new), met.dtype)])
+        values = np.concatenate([values, np.array(list(new.values()))])
     order = np.argsort(-values, kind="stable")
-    return named[order], values[order]
+    return met[order], values[order]
 
 
 def strongest(space: SearchSpace, archs: np.ndarray, values: np.ndarray) -> list[Pair]:
@@ -114,6 +151,10 @@ def by_integer_program(
     fit = fitter(space, budget, predictor, evaluations)
     asked, _ = feasible_samples(space, budget, ask_key, ASKED)
     asked = np.unique(np.asarray(batched(space.canonical)(asked)), axis=0)
+
+    def within(archs: np.ndarray) -> np.ndarray:
+        return excess(budget, archs) == 0.0
+
     if len(asked) < 2:
         return own.values, told  # the budget leaves one alone
     if len(own.values) < 2:
@@ -128,11 +169,8 @@ def by_integer_program(
         named = []
         for each in (predict, added):
             answers = each(asked)
-            archs, expected = nominate(space, structure, budget.constraints, each, asked, answers)
-            order = np.argsort(-np.concatenate([expected, answers]), kind="stable")
-            named.append(np.concatenate([archs, asked])[order])
+            named.append(nominate(space, structure, budget.constraints, within, each, asked, answers)[0])
         found = np.array([arch for both in itertools.zip_longest(*named) for arch in both if arch is not None])
-        found = found[excess(budget, found) == 0.0]  # a neighbor, or how a pruned space reads a solution
         new = [arch for arch in dict.fromkeys(map(tuple, found.tolist())) if arch not in own.values]
         if not new:
             break

@@ -47,6 +47,15 @@ def guided(space: SearchSpace, budget: Budget, name: str, evaluations: int, popu
     )
 
 
+def sampler_of(
+    by: Way, space: SearchSpace, budget: Budget, predictor: PREDICTOR, evaluations: int, population: int
+) -> Sampler | None:
+    """The sampler of a selection, None where it has none. Several selections by one sampler compile it once."""
+    if by == "evolution":
+        return evolution(space, evaluations, population)
+    return guided(space, budget, predictor, evaluations, population) if by == "predictor" else None
+
+
 def sampled(
     sampler: Sampler, score: Score, space: SearchSpace, budget: Budget, key: Key, evaluations: int
 ) -> dict[tuple[int, ...], float]:
@@ -94,7 +103,7 @@ class Selected(NamedTuple):
 def select(
     score: Score, space: SearchSpace, budget: Budget, *, by: Way = "evolution", predictor: PREDICTOR = "gnn_gp",
     evaluations: int = 200, population: int = 50, key: Key | None = None, rank: Score | None = None,
-    ranked: int = 1000,
+    ranked: int = 1000, sampler: Sampler | None = None,
 ) -> Selected:  # fmt: skip
     """The architecture of the highest score within a budget, of so many that are scored at most.
 
@@ -102,7 +111,8 @@ def select(
     twice. budget: of `make_budget`. by: evolution, search guided by a predictor, or an integer program over options
     and pairs of them, which are fitted to what the predictor expects (`programs`); or "proxy": `rank`, a score that
     costs little, ranks `ranked` random architectures, and the first of them are scored. population: of the evolution;
-    the random start of a search by a predictor. key: `jax.random.key(0)` by default.
+    the random start of a search by a predictor. key: `jax.random.key(0)` by default. sampler: of `sampler_of` for the
+    same settings, where several selections share one.
 
     Raises: ValueError for another `by` or predictor or fewer than 4 evaluations; where nothing within the budget was
     found; where the costs of the space do not add up for "ilp"; where `rank` is missing for "proxy".
@@ -127,11 +137,10 @@ def select(
         own, told = by_integer_program(score, space, budget, key, evaluations, predictor)
     elif by == "proxy":
         own = by_proxy(score, space, budget, key, evaluations, rank, ranked)
-    elif by == "evolution":
-        own = sampled(evolution(space, evaluations, population), score, space, budget, key, evaluations)
     else:
-        guide = guided(space, budget, predictor, evaluations, population)
-        own = sampled(guide, score, space, budget, key, evaluations)
+        sampler = sampler or sampler_of(by, space, budget, predictor, evaluations, population)
+        assert sampler is not None
+        own = sampled(sampler, score, space, budget, key, evaluations)
     if not own:
         raise ValueError(f"the selection by {by} found nothing within the budget; allow more, or select by ilp")
     archs, scores = np.array(list(own), np.int32), np.array(list(own.values()))
@@ -141,7 +150,7 @@ def select(
 
 def selected(
     way: Way, predictor: PREDICTOR, scoring: Scoring, space: SearchSpace, budget: Budget, score: Score, key: Key,
-    random_key: Key, rank: Score | None = None, ranked: int = 1000,
+    random_key: Key, rank: Score | None = None, ranked: int = 1000, sampler: Sampler | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:  # fmt: skip
     """The best within the budget of what the way had scored, and of as many random ones, in JSON's terms.
 
@@ -149,7 +158,7 @@ def selected(
     """
     chosen = select(
         score, space, budget, by=way, predictor=predictor, evaluations=scoring.evaluations,
-        population=scoring.population, key=key, rank=rank, ranked=ranked,
+        population=scoring.population, key=key, rank=rank, ranked=ranked, sampler=sampler,
     )  # fmt: skip
     archs, values = chosen.archs, chosen.scores
     drawn, walked = feasible_samples(space, budget, random_key, len(archs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -66,19 +66,25 @@ def moments(values: Array, weight: Array) -> Moments:
     return Moments(mean, jnp.where(variance > 1e-12, jnp.sqrt(jnp.maximum(variance, 1e-12)), 1.0))
 
 
-Optimizer = optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
+Optimizer: TypeAlias = optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
 """An optimizer, or a function from the number of steps of a fit to one, for a schedule over all of them."""
 
 
 def regression(
-    network: Regressor, optimizer: Optimizer, *, epochs: int, batch: int | None = None, loss: Loss = squared
+    network: Regressor,
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    batch: int | None = None,
+    least_steps: int = 1,
+    loss: Loss = squared,
 ) -> Predictor:
     """The network fitted to standardized targets. Its std is 0; see `ensemble`.
 
     network: of `mlp`, `gnn` or your own. optimizer: an optax transformation, or a function from the number of steps to
     one. epochs: of each fit. batch: about how many data a step sees. The data of an epoch are drawn in random order and
-    divided into equal batches of nearly that size; by default a step sees all of them. loss: of predictions, targets
-    and weights.
+    divided into equal batches of nearly that size; by default a step sees all of them. least_steps: where the epochs
+    have fewer steps than these, there are more epochs. loss: of predictions, targets and weights.
 
     Fitting is random only where there is more than one batch.
 
@@ -112,7 +118,8 @@ def regression(
         count = len(targets)
         parts = 1 if batch is None else max(1, round(count / batch))
         size = -(-count // parts)
-        transformation = optimizer(parts * epochs) if callable(optimizer) else optimizer
+        turns = max(epochs, -(-least_steps // parts))
+        transformation = optimizer(parts * turns) if callable(optimizer) else optimizer
 
         def value(params: PyTree, graphs: Graph, encoded: Array, wanted: Array, weight: Array) -> Array:
             return loss(jax.vmap(network.apply, (None, 0, 0))(params, graphs, encoded), wanted, weight)
@@ -130,7 +137,7 @@ def regression(
             return jax.lax.scan(lambda carry, at: step(carry, jax.tree.map(lambda x: x[at], data)), carry, rows)
 
         start = (state.params, transformation.init(state.params))
-        params = jax.lax.scan(epoch, start, jax.random.split(key, epochs))[0][0]
+        params = jax.lax.scan(epoch, start, jax.random.split(key, turns))[0][0]
         return RegressionState(params, inputs, outputs)
 
     def predict(state: RegressionState, graphs: Graph) -> tuple[Array, Array]:

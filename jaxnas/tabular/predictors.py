@@ -22,14 +22,14 @@ def _without_paths(of: Known) -> str:
     return f"methods for it are {', '.join(predictor_names(of))}"
 
 
-def _network(network: Regressor, epochs: int, batch: int | None = None) -> Predictor:
+def _network(network: Regressor, epochs: int, batch: int | None = None, least_steps: int = 1) -> Predictor:
     """AdamW with a cosine schedule from 0.005."""
 
     def optimizer(steps: int) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(5e-3, steps)
         return optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
 
-    return predictors.regression(network, optimizer, epochs=epochs, batch=batch)
+    return predictors.regression(network, optimizer, epochs=epochs, batch=batch, least_steps=least_steps)
 
 
 def _gp(of: Known) -> Predictor:
@@ -62,13 +62,13 @@ def _gnn(of: Known) -> Predictor:
         encodings.append(predictors.signals)
     encode = predictors.concatenated(*encodings) if encodings else None
     network = predictors.gnn(of.vocabulary, of.example, encode=encode, levels=of.levels())
-    return predictors.ensemble(_network(network, 30, 128), 5)
+    return predictors.ensemble(_network(network, 40, 128, 100), 5)
 
 
 def _gnn_alone(of: Known) -> Predictor:
     """Without the statistics of paths: what message passing finds for itself."""
     network = predictors.gnn(of.vocabulary, of.example, levels=of.levels())
-    return predictors.ensemble(_network(network, 30, 128), 5)
+    return predictors.ensemble(_network(network, 40, 128, 100), 5)
 
 
 def _gnn_gp(of: Known) -> Predictor:
