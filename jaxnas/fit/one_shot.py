@@ -140,7 +140,7 @@ class OneShot:
         epochs = Epochs(
             problem.dataset, split, {"supernet": self.batch_size}, size_names={"supernet": "search.batch_size"}
         )
-        this = _Search(self, problem, supernet, skeleton, epochs, layout, measured)
+        this = _Search(self, problem, supernet, skeleton, epochs, layout, measured, {})
         taken = reuse.check(self, problem)
         return Prepared(
             lambda run, stop: search(this, run, stop),
@@ -171,7 +171,7 @@ class OneShot:
 
 
 class _Search(NamedTuple):
-    """A search that was checked. skeleton: of the supernet."""
+    """A search that was checked. skeleton: of the supernet. made: as of `Scores`, for all seeds."""
 
     settings: OneShot
     problem: Problem
@@ -180,6 +180,7 @@ class _Search(NamedTuple):
     epochs: Epochs
     layout: seeds.Layout
     measured: Measured | None
+    made: dict[str, Any]
 
     @property
     def space(self) -> SearchSpace:
@@ -191,7 +192,7 @@ class _Search(NamedTuple):
         devices = jax.local_devices()[: self.problem.devices.count or None]
         return Scores(
             self.supernet, params, self.epochs.split, self.problem.dataset, self.settings.scoring,
-            self.problem.seed, folder, devices,
+            self.problem.seed, folder, devices, self.made,
         )  # fmt: skip
 
 

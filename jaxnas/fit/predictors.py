@@ -67,17 +67,20 @@ def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
 
 
 def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
-    """Five members, AdamW, a cosine schedule over whole batches; told what paths are like."""
+    """Five members, AdamW, a cosine schedule, batches of about 128; told what paths are like."""
     example, shape = _example(space, budget), _shape(space, budget)
     encodings = [] if shape is None else [shape]
     if example.signals is not None:
         encodings.append(predictors.signals)
     encode = predictors.concatenated(*encodings) if encodings else None
     network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode)
-    epochs = 100
-    schedule = optax.cosine_decay_schedule(5e-3, epochs)
-    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
-    return predictors.ensemble(predictors.regression(network, optimizer, epochs=epochs), 5)
+
+    def optimizer(steps: int) -> optax.GradientTransformation:
+        schedule = optax.cosine_decay_schedule(5e-3, steps)
+        return optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
+
+    one = predictors.regression(network, optimizer, epochs=30, batch=128, least_steps=100)
+    return predictors.ensemble(one, 5)
 
 
 def both(space: SearchSpace, budget: Budget) -> Predictor:

@@ -73,7 +73,8 @@ class Scores(NamedTuple):
     """Of which supernet scores are, on which data, and where they are kept.
 
     split: statistics are of "train", scores of "valid". seed: of the batches for statistics. devices: these share the
-    architectures.
+    architectures. made: policy of batch norm -> its compiled program, which is filled here: the scores of other
+    parameters of the same supernet on the same data compile nothing anew.
     """
 
     supernet: Supernet
@@ -84,6 +85,7 @@ class Scores(NamedTuple):
     seed: int
     folder: Path
     devices: Sequence[jax.Device]
+    made: dict[str, Callable[[PyTree, Any, data.Examples], np.ndarray]]
 
 
 def score(
@@ -163,7 +165,11 @@ def kept_scores(
     def score_of(name: str) -> Score:
         devices = scores.devices if len(scores.devices) > 1 else None
         objective = scores.dataset.objective
-        score = make_path_score(apply_path, augmentation, size, statistics[name](), devices, objective=objective)
+        score = scores.made.get(name) or make_path_score(
+            apply_path, augmentation, size, statistics[name](), devices, objective=objective
+        )
+        if name != "running":  # those averages are of these parameters
+            scores.made[name] = score
         return lambda archs: score(scores.params, archs, scores.split.valid)
 
     def with_known(by: Mapping[str, Score]) -> Any:
