@@ -272,14 +272,18 @@ def test_dropout_of_p_darts_falls_as_in_the_authors_program_and_keeps_the_mean()
     assert other == "max_pool_3x3"
     x = jnp.ones((4, 8, 8, 16))
 
-    def drops(stride, rate):
-        return skip.apply(skip.init(fresh(), 16, stride, False), x, stride, Context(key=fresh(), dropout=rate))[0]
+    def drops(rate):
+        return skip.apply(skip.init(fresh(), 16, 1, False), x, 1, Context(key=fresh(), dropout=rate))[0]
 
-    y = drops(1, jnp.float32(0.25))
+    y = drops(jnp.float32(0.25))
     np.testing.assert_allclose(jnp.unique(y), [0.0, 1 / 0.75], rtol=1e-6)
     assert float(y.mean()) == pytest.approx(1.0, abs=0.03)
-    np.testing.assert_array_equal(drops(1, 0.0), x)
-    np.testing.assert_array_equal(drops(2, 0.0), drops(2, 0.9))
+    np.testing.assert_array_equal(drops(0.0), x)
+    # A skip connection that halves the image drops nothing.
+    params, image = skip.init(fresh(), 16, 2, False), jax.random.normal(fresh(), x.shape)
+    halved = [skip.apply(params, image, 2, Context(key=fresh(), dropout=rate))[0] for rate in (0.0, 0.9)]
+    assert np.count_nonzero(halved[0]) > 0.9 * halved[0].size
+    np.testing.assert_array_equal(*halved)
 
 
 def test_skips_that_are_too_many_make_way_for_the_next_best():
