@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from scipy import stats
 
-from benchmarks.leaderboard import METHODS, groups, rows, table, told
+from benchmarks.leaderboard import BOARDS, METHODS, groups, rows, table, told
 from benchmarks.leaderboard_page import edges_table, epochs_table
 from jaxnas.benchmarks import named_table
 
@@ -46,3 +46,16 @@ def test_the_page_has_the_tables_of_the_searches_that_are_kept():
     values = [line["value"] for line in found["darts_minus"]]
     assert stats.mannwhitneyu(values, every, alternative="greater").pvalue < 1e-6
     assert all(len(own) == 20 for own in found.values())
+
+
+def test_the_page_has_what_was_found_on_cifar10():
+    lines = [json.loads(line) for line in (DOCS / "leaderboard" / "cifar10_small.jsonl").read_text().splitlines()]
+    methods = BOARDS["cifar10_small"].methods
+    page = (DOCS / "leaderboard.md").read_text()
+    shown = {name: own for name, own in rows(methods, lines, range(4)).items() if own}
+    assert len(shown) >= 5
+    for name, own in shown.items():
+        values = np.array([line["value"] for line in own])
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        assert f"| {name} | {len(own)} | {values.mean():.2f} ± {error:.2f} |" in page
+    assert edges_table(shown).strip().splitlines()[-1] in page
