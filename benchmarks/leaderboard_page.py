@@ -51,13 +51,19 @@ def epochs_table(found: Mapping[str, Sequence[Mapping[str, Any]]], every: np.nda
     for name, own in found.items():
         if "curve" not in own[0]:
             continue
-        curve = np.array([line["curve"] for line in own])
+        curve = curve_of(own)
         cells = []
         for values in (curve[:, epoch - 1] for epoch in shown if epoch <= curve.shape[1]):
             p = chance(values, every)
             cells.append(f"{values.mean():.1f} ± {values.std(ddof=1) / np.sqrt(len(values)):.1f} (p {p:.1g})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def curve_of(own: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """What each search held after each epoch, [seeds, epochs]; one that ended early holds what it found."""
+    longest = max(len(line["curve"]) for line in own)
+    return np.array([line["curve"] + [line["value"]] * (longest - len(line["curve"])) for line in own])
 
 
 def edges_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -92,9 +98,7 @@ def draw_found(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Trut
 
 def draw_curves(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Truth, path: Path) -> None:
     """What was derived after each epoch, the mean of all seeds."""
-    curves = {
-        name: np.array([line["curve"] for line in own]).mean(0) for name, own in found.items() if "curve" in own[0]
-    }
+    curves = {name: curve_of(own).mean(0) for name, own in found.items() if "curve" in own[0]}
     figure = new_figure(7.5, 4.0, "constrained")
     axes = figure.subplots()
     for number, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: -item[1][-1])):

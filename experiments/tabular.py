@@ -50,7 +50,8 @@ class Config(MethodSettings, GivenTable):
     front_metrics: str | None = None
     """Two metrics with a comma, such as valid,-macs: methods also search for the Pareto front of these two."""
     front_methods: str = "nondominated,random"
-    """The methods that search for the front, with commas: nondominated (NSGA-II), random, optuna_tpe, optuna_nsga2."""
+    """The methods that search for the front, with commas: nondominated (NSGA-II), random, predictor (a Gaussian process
+    of each metric), optuna_tpe, optuna_nsga2."""
     time_metric: str | None = None
     """The metric that says how many seconds an evaluation takes; by default the usual one of the table."""
     time_budget: Positive | None = None

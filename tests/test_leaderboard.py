@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.leaderboard import BOARDS, METHODS, groups, rows, table, told
-from benchmarks.leaderboard_page import edges_table, epochs_table
+from benchmarks.leaderboard_page import curve_of, edges_table, epochs_table
 from jaxnas.benchmarks import named_table
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
@@ -46,6 +46,11 @@ def test_the_page_has_the_tables_of_the_searches_that_are_kept():
     values = [line["value"] for line in found["darts_minus"]]
     assert stats.mannwhitneyu(values, every, alternative="greater").pvalue < 1e-6
     assert all(len(own) == 20 for own in found.values())
+
+
+def test_a_search_that_ended_early_holds_what_it_found():
+    own = [{"curve": [1.0, 2.0, 3.0], "value": 3.0}, {"curve": [4.0], "value": 5.0}]
+    assert curve_of(own).tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 5.0]]
 
 
 def test_the_page_has_what_was_found_on_cifar10():

@@ -12,6 +12,7 @@ from scipy import integrate, stats
 from jaxnas import predictors, samplers
 from jaxnas.base import Choice, Predictor
 from jaxnas.benchmarks import make_table
+from jaxnas.samplers.nondominated import front
 from jaxnas.samplers.simulate import simulate
 from jaxnas.spaces.product import product
 
@@ -126,3 +127,63 @@ def test_wrong_settings_name_the_value(case):
     settings, expected = WRONG[case]
     with pytest.raises(ValueError, match=re.escape(expected)):
         search(**settings)
+
+
+COSTS = sum(RNG.uniform(size=size)[ARCHS[:, d]] for d, size in enumerate(SIZES)) + (VALUES - VALUES.min()) / 4
+WITH_GAPS = np.where(np.isin(np.arange(len(ARCHS)), GAPS), np.nan, VALUES)
+FRONT = make_table("front", CHOICES, ARCHS, {"value": WITH_GAPS, "cost": COSTS})
+
+
+def for_fronts(**settings):
+    example = jax.eval_shape(predictors.unconnected, jax.ShapeDtypeStruct((len(SIZES),), jnp.int32))
+    process = predictors.gaussian_process([predictors.Block(predictors.one_hot(4))], example)
+    return samplers.predictor_front(
+        MOVES, process, predictors.unconnected, **{"objectives": 2, "capacity": 60, "start": 12, "batch": 4, **settings}
+    )
+
+
+def test_a_front_is_found_with_fewer_evaluations_than_by_chance():
+    """Of two objectives that add up; a fifth of the architectures cannot be evaluated."""
+    points = np.stack([WITH_GAPS, -COSTS], axis=1)
+    true = set(front(points).tolist())
+    assert 8 < len(true) < 40
+    run = quick(jax.vmap(simulate(for_fronts(), FRONT, ["value", "-cost"], steps=17)))
+    state, trace = jax.device_get(run(jax.random.split(jax.random.key(0), 16)))
+    parts, at_random = [], []
+    best = quick(jax.vmap(for_fronts().best))(state)
+    for number, rows in enumerate(trace.rows.reshape(16, -1)):
+        assert (rows[60:] == -1).all()
+        seen = rows[rows >= 0]
+        assert not np.isin(seen, GAPS).any()
+        archs = state.archs[number]
+        assert len({tuple(arch) for arch in archs[12:].tolist()}) == 48  # nothing twice
+        # The best are the front of what was evaluated, by brute force.
+        own = seen[front(points[seen])]
+        assert {tuple(arch) for arch in ARCHS[own].tolist()} == {tuple(arch) for arch in best[number].tolist()}
+        parts.append(len(true & set(seen.tolist())) / len(true))
+        drawn = np.random.default_rng(number).choice(192, 60, replace=False)
+        at_random.append(len(true & set(drawn.tolist())) / len(true))
+    assert np.mean(parts) > 0.8 > 2 * np.mean(at_random)
+
+
+def test_one_objective_alone_is_followed_to_its_best():
+    run = quick(jax.vmap(simulate(for_fronts(objectives=1), FRONT, ["value"], steps=15)))
+    _, trace = jax.device_get(run(jax.random.split(jax.random.key(0), 8)))
+    best = np.nanargmax(WITH_GAPS)
+    assert (trace.rows.reshape(8, -1) == best).any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"objectives": 0}, "objectives must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"parents": 0}, "parents must be at least 1, got 0"),
+        ({"start": 0}, "start must be at least 1, got 0"),
+        ({"pool": 7}, "at least twice the batch of 4, got 7"),
+        ({"capacity": 3}, "at least the start of 12, got 3"),
+    ],
+)
+def test_settings_of_a_search_for_fronts_that_cannot_be(settings, told):
+    with pytest.raises(ValueError, match=told):
+        for_fronts(**settings)

@@ -8,6 +8,7 @@ from jaxnas.samplers.local_search import local_search
 from jaxnas.samplers.moves import Moves
 from jaxnas.samplers.nondominated import nondominated
 from jaxnas.samplers.optuna_bridge import from_optuna, to_optuna
+from jaxnas.samplers.predictor_front import predictor_front
 from jaxnas.samplers.predictor_search import (
     Acquisition,
     expected_improvement,
@@ -38,6 +39,7 @@ __all__ = [
     "nondominated",
     "onto_rows",
     "over_seeds",
+    "predictor_front",
     "predictor_search",
     "random_search",
     "reinforce",

@@ -66,7 +66,7 @@ def single(candidates: Candidates, objectives: Array, valid: Array) -> tuple[Arr
     if objectives.ndim != 2 or objectives.shape[1] != 1:
         raise ValueError(
             f"this sampler maximizes one objective and takes [P, 1], got {objectives.shape}; "
-            "`nondominated` takes several"
+            "`nondominated` and `predictor_front` take several"
         )
     counted = valid & candidates.wanted
     return jnp.where(counted, objectives[:, 0], -jnp.inf), counted

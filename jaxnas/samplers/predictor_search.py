@@ -130,9 +130,9 @@ def predictor_search(
         archs = _pool(pool_key, moves, state, pool, parents)
         mean, std = predictor.predict(fitted, jax.vmap(graph)(archs))
         scores = acquisition(acquisition_key, mean, std, jnp.where(weight > 0, targets, -jnp.inf).max())
-        fresh = _fresh(archs, state)
-        _, chosen = jax.lax.top_k(jnp.where(fresh, scores, -jnp.inf), batch)
-        return archs[chosen], fresh[chosen]
+        new = fresh(archs, state.archs, state.used)
+        _, chosen = jax.lax.top_k(jnp.where(new, scores, -jnp.inf), batch)
+        return archs[chosen], new[chosen]
 
     def ask(key: Key, state: PredictorSearchState) -> Candidates:
         random_key, propose_key = jax.random.split(key)
@@ -182,8 +182,8 @@ def _pool(key: Key, moves: Moves, state: PredictorSearchState, size: int, parent
     return jnp.concatenate([mutants, samples(moves, random_key, size - half)])
 
 
-def _fresh(archs: Array, state: PredictorSearchState) -> Array:
-    """Which of the architectures [Q, D] were not asked for before and do not stand earlier in the list, bool [Q]."""
-    asked = (archs[:, None] == state.archs[None]).all(axis=2) & (jnp.arange(len(state.archs)) < state.used)[None]
+def fresh(archs: Array, before: Array, used: Array) -> Array:
+    """Which of archs [Q, D] are not among the first `used` of before [C, D] and do not stand earlier in the list."""
+    asked = (archs[:, None] == before[None]).all(axis=2) & (jnp.arange(len(before)) < used)[None]
     repeated = jnp.tril((archs[:, None] == archs[None]).all(axis=2), -1)
     return ~(asked.any(axis=1) | repeated.any(axis=1))

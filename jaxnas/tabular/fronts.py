@@ -12,9 +12,11 @@ import numpy as np
 from jaxnas.base import Sampler
 from jaxnas.benchmarks import Table, measured, only_rows
 from jaxnas.benchmarks.named import metric_column
-from jaxnas.samplers import from_optuna, nondominated, over_seeds, random_search, simulate
+from jaxnas.samplers import from_optuna, nondominated, over_seeds, predictor_front, random_search, simulate
 from jaxnas.samplers.nondominated import front
+from jaxnas.tabular.known import known
 from jaxnas.tabular.methods import optuna_maker
+from jaxnas.tabular.predictors import make_predictor
 
 POPULATION = 20
 
@@ -72,6 +74,11 @@ def _random(setting: FrontSetting, evaluations: int) -> Sampler:
     return random_search(setting.table.moves, batch=POPULATION)
 
 
+def _predictor(setting: FrontSetting, evaluations: int) -> Sampler:
+    of = known(setting.table)
+    return predictor_front(setting.table.moves, make_predictor("gp", of), of.graph, 2, capacity=evaluations)
+
+
 def _optuna_tpe(setting: FrontSetting, evaluations: int) -> Sampler:
     return from_optuna(optuna_maker("TPESampler"), setting.table.choices, evaluations, objectives=2)
 
@@ -84,6 +91,7 @@ def _optuna_nsga2(setting: FrontSetting, evaluations: int) -> Sampler:
 FRONT_METHODS: dict[str, Callable[[FrontSetting, int], Sampler]] = {
     "nondominated": _nondominated,
     "random": _random,
+    "predictor": _predictor,
     "optuna_tpe": _optuna_tpe,
     "optuna_nsga2": _optuna_nsga2,
 }

@@ -1,0 +1,182 @@
+"""Search for a front of several objectives, guided by a predictor of each.
+
+What is evaluated next is chosen as in ParEGO (Knowles 2006, https://doi.org/10.1109/TEVC.2005.851274): each choice
+draws its own weights of the objectives, and takes the architecture of the least augmented Chebyshev distance to the
+ideal point,
+
+    max_m w_m (z_m - y_m) + 0.05 Σ_m w_m (z_m - y_m),
+
+where z is the best of each objective so far. Random weights lead to all parts of the front, also to those that no
+weighted sum reaches.
+
+What deviates: each objective has a predictor of its own, where ParEGO has one of the distance; y is a draw from what
+they predict (Thompson sampling) and not an expected improvement; objectives are normal scores, so that their units and
+tails do not matter; and the pool holds mutants of the front so far, and random architectures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Arch, Array, Candidates, Graph, Key, Predictor, Sampler
+from jaxnas.predictors.losses import normal_scores
+from jaxnas.samplers.moves import Moves, length, samples, whole
+from jaxnas.samplers.nondominated import crowding, fronts
+from jaxnas.samplers.predictor_search import fresh
+
+AUGMENTATION = 0.05
+
+
+class PredictorFrontState(NamedTuple):
+    """archs: int32 [C, D], all that were asked for, in turn. values: float32 [C, M], -inf where there is none.
+
+    used: int32 [], how many rows are.
+    """
+
+    archs: Array
+    values: Array
+    used: Array
+
+
+def predictor_front(
+    moves: Moves,
+    predictor: Predictor,
+    graph: Callable[[Arch], Graph],
+    objectives: int,
+    *,
+    capacity: int,
+    start: int = 20,
+    batch: int = 5,
+    pool: int = 200,
+    parents: int = 20,
+) -> Sampler:
+    """Asks for `batch` architectures at a time and maximizes M objectives; `best` is the front of all evaluated.
+
+    moves: a space, or the moves of a table. predictor: fitted anew to each objective. graph: arch -> the graph that it
+    reads; traceable. objectives: M. capacity: the most evaluations; after them the sampler wants nothing. start: the
+    number of random architectures at the start, rounded up to whole batches. pool: how many architectures the
+    predictors are asked about at a time. parents: from how many architectures the mutants of the pool come: the front,
+    the least crowded first, then the fronts behind it.
+
+    Raises: ValueError where a number is less than 1, the pool too small for the batch, or the capacity for the start.
+
+    >>> from jaxnas.predictors import Block, gaussian_process, operation_counts
+    >>> from jaxnas.spaces import product_space
+    >>> space = product_space("tiny", {"width": (8, 16, 32), "depth": (1, 2)})
+    >>> example = space.graph(jnp.zeros(2, jnp.int32))
+    >>> predictor = gaussian_process([Block(operation_counts(range(5)))], example)
+    >>> sampler = predictor_front(space, predictor, space.graph, objectives=2, capacity=6, start=2, batch=1, pool=20)
+    >>> state = sampler.init(jax.random.key(0))
+    >>> jax.eval_shape(sampler.ask, jax.random.key(1), state).archs.shape, state.values.shape
+    ((1, 2), (6, 2))
+    """
+    for name, number in (("objectives", objectives), ("batch", batch), ("parents", parents), ("start", start)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    if pool < 2 * batch:
+        raise ValueError(f"the pool must be at least twice the batch of {batch}, got {pool}")
+    if capacity < start:
+        raise ValueError(f"the capacity must be at least the start of {start}, got {capacity}")
+    rows = -(-capacity // batch) * batch
+
+    def init(key: Key) -> PredictorFrontState:
+        del key
+        archs = jnp.zeros((rows, length(moves)), jnp.int32)
+        return PredictorFrontState(archs, jnp.full((rows, objectives), -jnp.inf, jnp.float32), jnp.int32(0))
+
+    def propose(key: Key, state: PredictorFrontState) -> tuple[Array, Array]:
+        """(archs [batch, D], bool [batch]: whether there was so much that is new in the pool)."""
+        fit_key, init_key, pool_key, draw_key, weight_key = jax.random.split(key, 5)
+        there = _there(state)
+        weight = there.astype(jnp.float32)
+        targets = jax.vmap(normal_scores, (1, None))(state.values, weight)  # [M, C]
+        graphs = jax.vmap(graph)(state.archs)
+        archs = _pool(pool_key, moves, state, pool, parents)
+        asked = jax.vmap(graph)(archs)
+
+        def predicted(fit_key: Key, init_key: Key, targets: Array) -> tuple[Array, Array]:
+            fitted = predictor.fit(fit_key, predictor.init(init_key), graphs, targets, weight)
+            return predictor.predict(fitted, asked)
+
+        keys = jax.random.split(fit_key, objectives), jax.random.split(init_key, objectives)
+        mean, std = jax.vmap(predicted)(*keys, targets)  # [M, Q]
+        drawn = mean[None] + std[None] * jax.random.normal(draw_key, (batch, *mean.shape))
+        weights = jax.random.dirichlet(weight_key, jnp.ones(objectives), (batch,))
+        ideal = jnp.where(there[None], targets, -jnp.inf).max(axis=1)
+        away = weights[:, :, None] * (ideal[None, :, None] - drawn)
+        distance = away.max(axis=1) + AUGMENTATION * away.sum(axis=1)  # [batch, Q]
+
+        def take(left: Array, distance: Array) -> tuple[Array, tuple[Array, Array]]:
+            place = jnp.argmin(jnp.where(left, distance, jnp.inf))
+            return left.at[place].set(False), (place, left[place])
+
+        _, (places, new) = jax.lax.scan(take, fresh(archs, state.archs, state.used), distance)
+        return archs[places], new
+
+    def ask(key: Key, state: PredictorFrontState) -> Candidates:
+        random_key, propose_key = jax.random.split(key)
+        # Numbers, because keys that are given to both branches count as used twice where `vmap` computes both.
+        numbers, kind = jax.random.key_data(jnp.stack([random_key, propose_key])), jax.random.key_impl(key)
+        archs, wanted = jax.lax.cond(
+            state.used < start,
+            lambda: (samples(moves, jax.random.wrap_key_data(numbers[0], impl=kind), batch), jnp.ones(batch, bool)),
+            lambda: propose(jax.random.wrap_key_data(numbers[1], impl=kind), state),
+        )
+        return whole(archs)._replace(wanted=wanted & (state.used + jnp.arange(batch) < capacity))
+
+    def tell(
+        key: Key, state: PredictorFrontState, candidates: Candidates, values: Array, valid: Array
+    ) -> PredictorFrontState:
+        del key
+        if values.shape != (batch, objectives):
+            raise ValueError(f"objectives must be [{batch}, {objectives}], got {list(values.shape)}")
+        counted = (valid & candidates.wanted)[:, None]
+        at = jnp.minimum(state.used, rows - batch)
+        there = state.used < rows
+
+        def write(old: Array, new: Array) -> Array:
+            return jnp.where(there, jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0), old)
+
+        return PredictorFrontState(
+            write(state.archs, candidates.archs),
+            write(state.values, jnp.where(counted, values, -jnp.inf)),
+            jnp.minimum(state.used + batch, rows),
+        )
+
+    def best(state: PredictorFrontState) -> Array:
+        on_front = _ranks(state) == 0
+        return jnp.where(on_front[:, None], state.archs, state.archs[jnp.argmax(on_front)][None])
+
+    return Sampler(init, ask, tell, best)
+
+
+def _there(state: PredictorFrontState) -> Array:
+    """Which rows have a value, bool [C]."""
+    return (state.values > -jnp.inf).all(axis=1)
+
+
+def _ranks(state: PredictorFrontState) -> Array:
+    """The front of each row, int32 [C]; C where it has no value."""
+    there = _there(state)
+    return jnp.where(there, fronts(state.values, there), len(there))
+
+
+def _pool(key: Key, moves: Moves, state: PredictorFrontState, size: int, parents: int) -> Array:
+    """Architectures [size, D]: first mutants, of one change or two, of the first fronts, then random ones."""
+    ranks = _ranks(state)
+    best = jnp.lexsort((-crowding(state.values, ranks), ranks))[: min(parents, len(ranks))]
+
+    def mutant(key: Key, place: Array) -> Array:
+        first_key, second_key, again_key = jax.random.split(key, 3)
+        parent = state.archs[best[place % jnp.clip(_there(state).sum(), 1, len(best))]]
+        child = moves.mutate(first_key, parent)
+        return jnp.where(jax.random.bernoulli(again_key), moves.mutate(second_key, child), child)
+
+    mutant_key, random_key = jax.random.split(key)
+    half = size // 2
+    mutants = jax.vmap(mutant)(jax.random.split(mutant_key, half), jnp.arange(half))
+    return jnp.concatenate([mutants, samples(moves, random_key, size - half)])
