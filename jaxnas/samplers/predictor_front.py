@@ -26,7 +26,7 @@ from jaxnas.base import Arch, Array, Candidates, Graph, Key, Predictor, Sampler
 from jaxnas.predictors.losses import normal_scores
 from jaxnas.samplers.moves import Moves, length, samples, whole
 from jaxnas.samplers.nondominated import crowding, fronts
-from jaxnas.samplers.predictor_search import fresh
+from jaxnas.samplers.predictor_search import check_sizes, fresh
 
 AUGMENTATION = 0.05
 
@@ -74,13 +74,9 @@ def predictor_front(
     >>> jax.eval_shape(sampler.ask, jax.random.key(1), state).archs.shape, state.values.shape
     ((1, 2), (6, 2))
     """
-    for name, number in (("objectives", objectives), ("batch", batch), ("parents", parents), ("start", start)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    if pool < 2 * batch:
-        raise ValueError(f"the pool must be at least twice the batch of {batch}, got {pool}")
-    if capacity < start:
-        raise ValueError(f"the capacity must be at least the start of {start}, got {capacity}")
+    if objectives < 1:
+        raise ValueError(f"objectives must be at least 1, got {objectives}")
+    check_sizes(capacity, start, batch, pool, parents)
     rows = -(-capacity // batch) * batch
 
     def init(key: Key) -> PredictorFrontState:
@@ -107,14 +103,7 @@ def predictor_front(
         drawn = mean[None] + std[None] * jax.random.normal(draw_key, (batch, *mean.shape))
         weights = jax.random.dirichlet(weight_key, jnp.ones(objectives), (batch,))
         ideal = jnp.where(there[None], targets, -jnp.inf).max(axis=1)
-        away = weights[:, :, None] * (ideal[None, :, None] - drawn)
-        distance = away.max(axis=1) + AUGMENTATION * away.sum(axis=1)  # [batch, Q]
-
-        def take(left: Array, distance: Array) -> tuple[Array, tuple[Array, Array]]:
-            place = jnp.argmin(jnp.where(left, distance, jnp.inf))
-            return left.at[place].set(False), (place, left[place])
-
-        _, (places, new) = jax.lax.scan(take, fresh(archs, state.archs, state.used), distance)
+        places, new = _nearest(fresh(archs, state.archs, state.used), ideal[None, :, None] - drawn, weights)
         return archs[places], new
 
     def ask(key: Key, state: PredictorFrontState) -> Candidates:
@@ -163,6 +152,23 @@ def _ranks(state: PredictorFrontState) -> Array:
     """The front of each row, int32 [C]; C where it has no value."""
     there = _there(state)
     return jnp.where(there, fronts(state.values, there), len(there))
+
+
+def _nearest(left: Array, away: Array, weights: Array) -> tuple[Array, Array]:
+    """One after another the architecture of the least augmented Chebyshev distance by each weights, none twice.
+
+    left: bool [Q], which can be taken. away: float32 [B, M, Q], how far each is from the ideal point. weights: [B, M].
+
+    Returns: (places int32 [B], bool [B]: whether there was one left).
+    """
+    weighted = weights[:, :, None] * away
+    distance = weighted.max(axis=1) + AUGMENTATION * weighted.sum(axis=1)  # [B, Q]
+
+    def take(left: Array, distance: Array) -> tuple[Array, tuple[Array, Array]]:
+        place = jnp.argmin(jnp.where(left, distance, jnp.inf))
+        return left.at[place].set(False), (place, left[place])
+
+    return jax.lax.scan(take, left, distance)[1]
 
 
 def _pool(key: Key, moves: Moves, state: PredictorFrontState, size: int, parents: int) -> Array:

@@ -104,13 +104,7 @@ def predictor_search(
     >>> jax.eval_shape(sampler.ask, jax.random.key(1), state).archs.shape
     (1, 2)
     """
-    for name, number in (("batch", batch), ("parents", parents), ("start", start)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    if pool < 2 * batch:
-        raise ValueError(f"the pool must be at least twice the batch of {batch}, got {pool}")
-    if capacity < start:
-        raise ValueError(f"the capacity must be at least the start of {start}, got {capacity}")
+    check_sizes(capacity, start, batch, pool, parents)
     rows = -(-capacity // batch) * batch
 
     def init(key: Key) -> PredictorSearchState:
@@ -164,6 +158,17 @@ def predictor_search(
         )
 
     return Sampler(init, ask, tell, best=lambda state: state.incumbent.arch[None])
+
+
+def check_sizes(capacity: int, start: int, batch: int, pool: int, parents: int) -> None:
+    """Raises ValueError where a number is below 1, the pool too small for the batch, or the capacity for the start."""
+    for name, number in (("batch", batch), ("parents", parents), ("start", start)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    if pool < 2 * batch:
+        raise ValueError(f"the pool must be at least twice the batch of {batch}, got {pool}")
+    if capacity < start:
+        raise ValueError(f"the capacity must be at least the start of {start}, got {capacity}")
 
 
 def _pool(key: Key, moves: Moves, state: PredictorSearchState, size: int, parents: int) -> Array:
