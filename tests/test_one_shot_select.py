@@ -162,7 +162,7 @@ def test_a_climb_reaches_the_best_within_the_limit():
         def within(archs, budget=budget):
             return excess(budget, archs) == 0.0
 
-        found, expected = climbed(SPACE, within, worth, start[within(start)])
+        found, expected = climbed(SPACE, within, worth, start[within(start)], worth(start[within(start)]))
         assert within(found).all()
         assert len(np.unique(found, axis=0)) == len(found)
         np.testing.assert_array_equal(expected, np.sort(worth(found))[::-1])
@@ -257,7 +257,7 @@ def test_the_front_is_what_nothing_dominates():
 
 
 def test_the_integer_program_finds_what_is_good_where_scores_do_not_add_up():
-    """Accuracies of digits201 under a limit: the pick is among the best hundredth, beyond all that were random."""
+    """Accuracies of digits201 under a limit: the pick is among the best thousandth, beyond all that were random."""
     table = digits201_table()
     values = np.asarray(table.metrics["valid"], np.float64)[:, -1]
     rows = {tuple(arch): value for arch, value in zip(np.asarray(table.archs).tolist(), values, strict=True)}
@@ -269,11 +269,11 @@ def test_the_integer_program_finds_what_is_good_where_scores_do_not_add_up():
         return np.array(found)
 
     budget = make_budget(SPACE, SKELETON, {"macs": int(np.quantile(MACS, 0.5))})
-    found, _ = by_integer_program(score, SPACE, budget, jax.random.key(5), 80, "gp")
+    found, _ = by_integer_program(score, SPACE, budget, jax.random.key(1), 80, "gp")
     within = values[excess(budget, np.asarray(table.archs)) == 0]
     assert len(asked) == len(found) <= 80
     assert max(asked[:60]) < max(found.values())
-    assert (within > max(found.values())).mean() < 0.01
+    assert (within > max(found.values())).mean() < 0.001
 
 
 @pytest.mark.parametrize("left", [1, 2, 4])

@@ -11,6 +11,7 @@ from scipy.stats import kendalltau
 
 from experiments import predictor
 from jaxnas import command
+from jaxnas.base import Predictor
 from jaxnas.benchmarks import digits201_table, functional_classes, load_table, make_table, named_table, save_table
 from jaxnas.files import read_json
 from jaxnas.spaces import darts_space, nasbench201_space
@@ -142,6 +143,22 @@ def test_a_known_table_given_by_its_space_is_known_as_by_its_name(folder, tmp_pa
     np.testing.assert_array_equal(given.archs, table.archs)
     assert taus[0] == pytest.approx(taus[1], abs=1e-6)
     assert taus[0] > 0.4
+
+
+def test_twins_of_what_was_shown_are_left_out_of_tau_and_not_of_tau_all():
+    """With a predictor that says the signal it is told, of the cells whose numbers one knows."""
+    table = digits201_table()
+    of = known(table, ["params"])
+    graphs, values = jax.jit(jax.vmap(of.graph))(table.archs), np.asarray(table.metrics["test"])
+    says = Predictor(lambda key: 0, lambda key, state, *data: state, lambda state, graphs: (graphs.signals[:, 0],) * 2)
+    found = measure_predictor(says, of, graphs, values, 500, draws=1, seed=3)
+    shown = np.random.default_rng([3, 0]).choice(len(values), 500, replace=False)
+    classes, told = functional_classes(table.archs), np.asarray(table.metrics["params"])
+    unseen = np.delete(np.arange(len(values)), shown)
+    others = unseen[~np.isin(classes[unseen], classes[shown])]
+    assert len(others) < 0.7 * len(unseen)
+    for name, rows in (("tau_all", unseen), ("tau", others)):
+        assert found[name] == pytest.approx([kendalltau(told[rows], values[rows]).statistic], abs=1e-6)
 
 
 def test_search_by_a_predictor_is_a_method():

@@ -314,6 +314,7 @@ WRONG = {
     "no vector": (lambda: predictors.mlp(lambda graph: graph.adjacency, EXAMPLE), "vector"),
     "no epochs": (lambda: predictors.regression(MLP, optax.sgd(1.0), epochs=0), "epochs"),
     "an empty batch": (lambda: predictors.regression(MLP, optax.sgd(1.0), epochs=1, batch=0), "batch"),
+    "no steps": (lambda: predictors.regression(MLP, optax.sgd(1.0), epochs=1, least_steps=0), "least_steps"),
     "no rounds": (lambda: predictors.gnn(7, EXAMPLE, rounds=0), "rounds"),
     "one member": (lambda: predictors.ensemble(predictors.regression(MLP, optax.sgd(1.0), epochs=1), 1), "got 1"),
     "nothing to average": (lambda: predictors.average(), "at least one"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import optax
 
 from jaxnas import predictors
 from jaxnas.base import Arch, Graph, Predictor, SearchSpace
 from jaxnas.fit.budget import Budget
 from jaxnas.predictors import Block, Encoding
+from jaxnas.predictors.regression import decaying_adamw
 
 
 def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
@@ -74,12 +74,7 @@ def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
         encodings.append(predictors.signals)
     encode = predictors.concatenated(*encodings) if encodings else None
     network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode)
-
-    def optimizer(steps: int) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(5e-3, steps)
-        return optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
-
-    one = predictors.regression(network, optimizer, epochs=30, batch=128, least_steps=100)
+    one = predictors.regression(network, decaying_adamw, epochs=30, batch=128, least_steps=100)
     return predictors.ensemble(one, 5)
 
 

@@ -77,9 +77,12 @@ def nominate(
 
     Raises: InfeasibleError where nothing meets the constraints.
     """
-    first = np.concatenate([_solved(space, structure, constraints, archs, expected, pairs, solutions), archs])
-    inside = within(first)
-    return climbed(space, within, predict, first[inside]) if inside.any() else (first[:0], np.zeros(0))
+    starts, values = archs, expected
+    if solutions:
+        solved = _solved(space, structure, constraints, archs, expected, pairs, solutions)
+        starts, values = np.concatenate([solved, archs]), np.concatenate([predict(solved), expected])
+    inside = within(starts)
+    return climbed(space, within, predict, starts[inside], values[inside])
 
 
 def _solved(
@@ -87,8 +90,6 @@ def _solved(
     expected: np.ndarray, pairs: Sequence[Pair] | None, solutions: int,
 ) -> np.ndarray:  # fmt: skip
     """The best solutions of the sum that is fitted to what is expected of archs, canonical, int32 [solutions, D]."""
-    if not solutions:
-        return archs[:0]
     pairs = strongest(space, archs, expected) if pairs is None else pairs
     scores = fit_pairwise(space, archs, expected, pairs).scores
     new = [pair for pair in pairs if kind_of(pair) not in structure.shapes]
@@ -96,24 +97,25 @@ def _solved(
     return np.asarray(batched(space.canonical)(jnp.stack([solution.arch for solution in found])))
 
 
-def climbed(space: SearchSpace, within: Within, predict: Predict, archs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def climbed(
+    space: SearchSpace, within: Within, predict: Predict, archs: np.ndarray, expected: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """All that a climb from archs [A, D] met, the best first, int32 [N, D], and what is expected of them, [N].
 
-    The best that were met are replaced by the best of themselves and of their neighbors within the constraints, until
-    they stay. Two roads to one architecture count once.
+    expected [A]: of archs. The best that were met are replaced by the best of themselves and of their neighbors within
+    the constraints, until they stay. What was met twice is given once; from nothing a climb leads nowhere.
     """
     met, places = np.unique(archs, axis=0, return_index=True)
-    values = predict(archs)[places]
-    for _ in range(CLIMBS):
+    values = expected[places]
+    for _ in range(CLIMBS if len(met) else 0):
         order = np.argsort(-values, kind="stable")
         met, values = met[order], values[order]
         near, valid = batched(space.neighbors)(np.resize(met, (CLIMBERS, met.shape[1])))
         # All of them are predicted, those that are no use as well: so nothing is compiled for another number.
         near = np.asarray(batched(space.canonical)(near.reshape(-1, near.shape[-1])))
         useful, known = np.asarray(valid).reshape(-1) & within(near), set(map(tuple, met.tolist()))
-        expected = predict(near)
-        new = {tuple(arch): value for arch, value in zip(near[useful].tolist(), expected[useful], strict=True)}
-        new = {arch: value for arch, value in new.items() if arch not in known}
+        pairs = zip(map(tuple, near[useful].tolist()), predict(near)[useful], strict=True)
+        new = {arch: value for arch, value in pairs if arch not in known}
         least = values[CLIMBERS - 1] if len(values) >= CLIMBERS else -np.inf
         if max(new.values(), default=-np.inf) <= least:
             break

@@ -70,6 +70,12 @@ Optimizer: TypeAlias = optax.GradientTransformation | Callable[[int], optax.Grad
 """An optimizer, or a function from the number of steps of a fit to one, for a schedule over all of them."""
 
 
+def decaying_adamw(steps: int) -> optax.GradientTransformation:
+    """AdamW with clipped gradients, whose learning rate falls from 0.005 to 0 by a cosine over the steps of a fit."""
+    schedule = optax.cosine_decay_schedule(5e-3, steps)
+    return optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
+
+
 def regression(
     network: Regressor,
     optimizer: Optimizer,
@@ -88,7 +94,7 @@ def regression(
 
     Fitting is random only where there is more than one batch.
 
-    Raises: ValueError where there is no epoch, or a batch is empty.
+    Raises: ValueError where a number is less than 1.
 
     >>> from jaxnas.predictors import mlp, one_hot, unconnected
     >>> graphs = jax.vmap(unconnected)(jnp.array([[0, 0], [0, 1], [1, 1]]))
@@ -101,10 +107,9 @@ def regression(
     >>> mean.shape, std.shape
     ((3,), (3,))
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+    for name, number in (("epochs", epochs), ("batch", batch), ("least_steps", least_steps)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
 
     def init(key: Key) -> RegressionState:
         encoded = Moments(jnp.zeros(network.features), jnp.ones(network.features))

@@ -70,3 +70,13 @@ def single(candidates: Candidates, objectives: Array, valid: Array) -> tuple[Arr
         )
     counted = valid & candidates.wanted
     return jnp.where(counted, objectives[:, 0], -jnp.inf), counted
+
+
+def several(candidates: Candidates, objectives: Array, valid: Array, number: int) -> Array:
+    """The values [P, M] of objectives [P, M], -inf where there was no evaluation.
+
+    Raises: ValueError where there are not `number` objectives of each candidate.
+    """
+    if objectives.shape != (len(candidates.archs), number):
+        raise ValueError(f"objectives must be [{len(candidates.archs)}, {number}], got {list(objectives.shape)}")
+    return jnp.where((valid & candidates.wanted)[:, None], objectives, -jnp.inf)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Candidates, Key, Sampler
-from jaxnas.samplers.moves import Moves, samples, whole
+from jaxnas.samplers.moves import Moves, samples, several, whole
 
 
 class NondominatedState(NamedTuple):
@@ -75,11 +75,8 @@ def nondominated(moves: Moves, objectives: int, *, population: int = 50) -> Samp
         key: Key, state: NondominatedState, candidates: Candidates, values: Array, valid: Array
     ) -> NondominatedState:
         del key
-        if values.shape != (population, objectives):
-            raise ValueError(f"objectives must be [{population}, {objectives}], got {list(values.shape)}")
-        counted = (valid & candidates.wanted)[:, None]
         archs = jnp.concatenate([state.archs, candidates.archs])
-        merged = jnp.concatenate([state.objectives, jnp.where(counted, values, -jnp.inf)])
+        merged = jnp.concatenate([state.objectives, several(candidates, values, valid, objectives)])
         same = (archs[:, None] == archs[None]).all(axis=2)
         # A copy is dropped where an earlier one has a value; parents come first.
         known = (merged > -jnp.inf).all(axis=1)

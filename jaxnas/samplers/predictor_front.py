@@ -24,9 +24,9 @@ import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Candidates, Graph, Key, Predictor, Sampler
 from jaxnas.predictors.losses import normal_scores
-from jaxnas.samplers.moves import Moves, length, samples, whole
+from jaxnas.samplers.asked import asking, check_sizes, fresh, pool_of, recorded
+from jaxnas.samplers.moves import Moves, length, several
 from jaxnas.samplers.nondominated import crowding, fronts
-from jaxnas.samplers.predictor_search import check_sizes, fresh
 
 AUGMENTATION = 0.05
 
@@ -91,7 +91,9 @@ def predictor_front(
         weight = there.astype(jnp.float32)
         targets = jax.vmap(normal_scores, (1, None))(state.values, weight)  # [M, C]
         graphs = jax.vmap(graph)(state.archs)
-        archs = _pool(pool_key, moves, state, pool, parents)
+        ranks = _ranks(state)
+        first = jnp.lexsort((-crowding(state.values, ranks), ranks))[:parents]
+        archs = pool_of(pool_key, moves, state.archs[first], there.sum(), pool)
         asked = jax.vmap(graph)(archs)
 
         def predicted(fit_key: Key, init_key: Key, targets: Array) -> tuple[Array, Array]:
@@ -106,41 +108,18 @@ def predictor_front(
         places, new = _nearest(fresh(archs, state.archs, state.used), ideal[None, :, None] - drawn, weights)
         return archs[places], new
 
-    def ask(key: Key, state: PredictorFrontState) -> Candidates:
-        random_key, propose_key = jax.random.split(key)
-        # Numbers, because keys that are given to both branches count as used twice where `vmap` computes both.
-        numbers, kind = jax.random.key_data(jnp.stack([random_key, propose_key])), jax.random.key_impl(key)
-        archs, wanted = jax.lax.cond(
-            state.used < start,
-            lambda: (samples(moves, jax.random.wrap_key_data(numbers[0], impl=kind), batch), jnp.ones(batch, bool)),
-            lambda: propose(jax.random.wrap_key_data(numbers[1], impl=kind), state),
-        )
-        return whole(archs)._replace(wanted=wanted & (state.used + jnp.arange(batch) < capacity))
-
     def tell(
         key: Key, state: PredictorFrontState, candidates: Candidates, values: Array, valid: Array
     ) -> PredictorFrontState:
         del key
-        if values.shape != (batch, objectives):
-            raise ValueError(f"objectives must be [{batch}, {objectives}], got {list(values.shape)}")
-        counted = (valid & candidates.wanted)[:, None]
-        at = jnp.minimum(state.used, rows - batch)
-        there = state.used < rows
-
-        def write(old: Array, new: Array) -> Array:
-            return jnp.where(there, jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0), old)
-
-        return PredictorFrontState(
-            write(state.archs, candidates.archs),
-            write(state.values, jnp.where(counted, values, -jnp.inf)),
-            jnp.minimum(state.used + batch, rows),
-        )
+        told = several(candidates, values, valid, objectives)
+        return PredictorFrontState(*recorded(*state, candidates.archs, told))
 
     def best(state: PredictorFrontState) -> Array:
         on_front = _ranks(state) == 0
         return jnp.where(on_front[:, None], state.archs, state.archs[jnp.argmax(on_front)][None])
 
-    return Sampler(init, ask, tell, best)
+    return Sampler(init, asking(moves, propose, capacity, start, batch), tell, best)
 
 
 def _there(state: PredictorFrontState) -> Array:
@@ -169,20 +148,3 @@ def _nearest(left: Array, away: Array, weights: Array) -> tuple[Array, Array]:
         return left.at[place].set(False), (place, left[place])
 
     return jax.lax.scan(take, left, distance)[1]
-
-
-def _pool(key: Key, moves: Moves, state: PredictorFrontState, size: int, parents: int) -> Array:
-    """Architectures [size, D]: first mutants, of one change or two, of the first fronts, then random ones."""
-    ranks = _ranks(state)
-    best = jnp.lexsort((-crowding(state.values, ranks), ranks))[: min(parents, len(ranks))]
-
-    def mutant(key: Key, place: Array) -> Array:
-        first_key, second_key, again_key = jax.random.split(key, 3)
-        parent = state.archs[best[place % jnp.clip(_there(state).sum(), 1, len(best))]]
-        child = moves.mutate(first_key, parent)
-        return jnp.where(jax.random.bernoulli(again_key), moves.mutate(second_key, child), child)
-
-    mutant_key, random_key = jax.random.split(key)
-    half = size // 2
-    mutants = jax.vmap(mutant)(jax.random.split(mutant_key, half), jnp.arange(half))
-    return jnp.concatenate([mutants, samples(moves, random_key, size - half)])

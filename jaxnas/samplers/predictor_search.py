@@ -20,7 +20,8 @@ import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Candidates, Graph, Key, Predictor, Sampler
 from jaxnas.predictors.losses import normal_scores
-from jaxnas.samplers.moves import Incumbent, Moves, better_of, length, no_incumbent, samples, single, whole
+from jaxnas.samplers.asked import asking, check_sizes, fresh, pool_of, recorded
+from jaxnas.samplers.moves import Incumbent, Moves, better_of, length, no_incumbent, single
 
 Acquisition = Callable[[Key, Array, Array, Array], Array]
 """(key, mean [Q], std [Q], the best target so far []) -> scores [Q]."""
@@ -121,74 +122,21 @@ def predictor_search(
         targets = normal_scores(state.values, weight)
         graphs = jax.vmap(graph)(state.archs)
         fitted = predictor.fit(fit_key, predictor.init(init_key), graphs, targets, weight)
-        archs = _pool(pool_key, moves, state, pool, parents)
+        _, best = jax.lax.top_k(state.values, min(parents, rows))
+        archs = pool_of(pool_key, moves, state.archs[best], state.used, pool)
         mean, std = predictor.predict(fitted, jax.vmap(graph)(archs))
         scores = acquisition(acquisition_key, mean, std, jnp.where(weight > 0, targets, -jnp.inf).max())
         new = fresh(archs, state.archs, state.used)
         _, chosen = jax.lax.top_k(jnp.where(new, scores, -jnp.inf), batch)
         return archs[chosen], new[chosen]
 
-    def ask(key: Key, state: PredictorSearchState) -> Candidates:
-        random_key, propose_key = jax.random.split(key)
-        # Numbers, because keys that are given to both branches count as used twice where `vmap` computes both.
-        numbers, kind = jax.random.key_data(jnp.stack([random_key, propose_key])), jax.random.key_impl(key)
-        archs, wanted = jax.lax.cond(
-            state.used < start,
-            lambda: (samples(moves, jax.random.wrap_key_data(numbers[0], impl=kind), batch), jnp.ones(batch, bool)),
-            lambda: propose(jax.random.wrap_key_data(numbers[1], impl=kind), state),
-        )
-        return whole(archs)._replace(wanted=wanted & (state.used + jnp.arange(batch) < capacity))
-
     def tell(
         key: Key, state: PredictorSearchState, candidates: Candidates, objectives: Array, valid: Array
     ) -> PredictorSearchState:
         del key
         values, _ = single(candidates, objectives, valid)
-        at = jnp.minimum(state.used, rows - batch)
-        there = state.used < rows
+        after = recorded(state.archs, state.values, state.used, candidates.archs, values)
+        return PredictorSearchState(*after, better_of(state.incumbent, candidates.archs, values))
 
-        def write(old: Array, new: Array) -> Array:
-            return jnp.where(there, jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0), old)
-
-        return PredictorSearchState(
-            write(state.archs, candidates.archs),
-            write(state.values, values),
-            jnp.minimum(state.used + batch, rows),
-            better_of(state.incumbent, candidates.archs, values),
-        )
-
+    ask = asking(moves, propose, capacity, start, batch)
     return Sampler(init, ask, tell, best=lambda state: state.incumbent.arch[None])
-
-
-def check_sizes(capacity: int, start: int, batch: int, pool: int, parents: int) -> None:
-    """Raises ValueError where a number is below 1, the pool too small for the batch, or the capacity for the start."""
-    for name, number in (("batch", batch), ("parents", parents), ("start", start)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    if pool < 2 * batch:
-        raise ValueError(f"the pool must be at least twice the batch of {batch}, got {pool}")
-    if capacity < start:
-        raise ValueError(f"the capacity must be at least the start of {start}, got {capacity}")
-
-
-def _pool(key: Key, moves: Moves, state: PredictorSearchState, size: int, parents: int) -> Array:
-    """Architectures [size, D]: first mutants of the `parents` best that were measured, then random ones."""
-    _, best = jax.lax.top_k(state.values, min(parents, len(state.values)))
-
-    def mutant(key: Key, place: Array) -> Array:
-        first_key, second_key, again_key = jax.random.split(key, 3)
-        parent = state.archs[best[place % jnp.clip(state.used, 1, len(best))]]
-        child = moves.mutate(first_key, parent)
-        return jnp.where(jax.random.bernoulli(again_key), moves.mutate(second_key, child), child)
-
-    mutant_key, random_key = jax.random.split(key)
-    half = size // 2
-    mutants = jax.vmap(mutant)(jax.random.split(mutant_key, half), jnp.arange(half))
-    return jnp.concatenate([mutants, samples(moves, random_key, size - half)])
-
-
-def fresh(archs: Array, before: Array, used: Array) -> Array:
-    """Which of archs [Q, D] are not among the first `used` of before [C, D] and do not stand earlier in the list."""
-    asked = (archs[:, None] == before[None]).all(axis=2) & (jnp.arange(len(before)) < used)[None]
-    repeated = jnp.tril((archs[:, None] == archs[None]).all(axis=2), -1)
-    return ~(asked.any(axis=1) | repeated.any(axis=1))

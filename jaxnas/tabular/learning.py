@@ -3,7 +3,7 @@
 A draw is a random set of architectures. A predictor is fitted to their values, as normal scores, and asked about all
 others but those that compute the same function as one of the set. Reported are Kendall's tau (b), Spearman's rho, and
 the regret of the best among the ten that are predicted to be best. `tau_all` is Kendall's tau over all others, those
-that compute the same function included. That is what papers report, and it is easier.
+that compute the same function included, which is easier; published programs, as far as known here, report that.
 """
 
 from __future__ import annotations

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import optax
-
 from jaxnas import predictors
 from jaxnas.base import Predictor
 from jaxnas.predictors import Block, Encoding, Regressor
+from jaxnas.predictors.regression import decaying_adamw
 from jaxnas.tabular.known import Known
 
 
@@ -22,14 +21,10 @@ def _without_paths(of: Known) -> str:
     return f"methods for it are {', '.join(predictor_names(of))}"
 
 
-def _network(network: Regressor, epochs: int, batch: int | None = None, least_steps: int = 1) -> Predictor:
-    """AdamW with a cosine schedule from 0.005."""
-
-    def optimizer(steps: int) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(5e-3, steps)
-        return optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-2))
-
-    return predictors.regression(network, optimizer, epochs=epochs, batch=batch, least_steps=least_steps)
+def _five(network: Regressor, epochs: int, batch: int | None = None, least_steps: int = 1) -> Predictor:
+    """Five members."""
+    one = predictors.regression(network, decaying_adamw, epochs=epochs, batch=batch, least_steps=least_steps)
+    return predictors.ensemble(one, 5)
 
 
 def _gp(of: Known) -> Predictor:
@@ -49,11 +44,11 @@ def _gp_paths(of: Known) -> Predictor:
 
 
 def _mlp(of: Known) -> Predictor:
-    return predictors.ensemble(_network(predictors.mlp(of.one_hot, of.example), 200), 5)
+    return _five(predictors.mlp(of.one_hot, of.example), 200)
 
 
 def _mlp_paths(of: Known) -> Predictor:
-    return predictors.ensemble(_network(predictors.mlp(_paths(of), of.example), 200), 5)
+    return _five(predictors.mlp(_paths(of), of.example), 200)
 
 
 def _gnn(of: Known) -> Predictor:
@@ -62,13 +57,13 @@ def _gnn(of: Known) -> Predictor:
         encodings.append(predictors.signals)
     encode = predictors.concatenated(*encodings) if encodings else None
     network = predictors.gnn(of.vocabulary, of.example, encode=encode, levels=of.levels())
-    return predictors.ensemble(_network(network, 40, 128, 100), 5)
+    return _five(network, 40, 128, 100)
 
 
 def _gnn_alone(of: Known) -> Predictor:
     """Without the statistics of paths: what message passing finds for itself."""
     network = predictors.gnn(of.vocabulary, of.example, levels=of.levels())
-    return predictors.ensemble(_network(network, 40, 128, 100), 5)
+    return _five(network, 40, 128, 100)
 
 
 def _gnn_gp(of: Known) -> Predictor:
