@@ -2,6 +2,8 @@
 
 import json
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +12,18 @@ import pytest
 from toy_table import NET, SPACE, TRUTH, table
 
 import jaxnas
-from jaxnas import data, fit, samplers
+from jaxnas import choices, data, fit, samplers
 from jaxnas.base import Network, Phase, SearchAlgorithm
 from jaxnas.benchmarks import digits201_table, make_table
 from jaxnas.benchmarks.digits201 import digits201_cells, digits201_costs
 from jaxnas.catalog import CATALOG, Entry, entry_of
 from jaxnas.fit.problem import SearchSplit
+from jaxnas.fit.scores import Scores, Scoring, kept_scores
 from jaxnas.fit.searching import Epochs, batches_of, ends_of, epoch_lines
 from jaxnas.fit.sharing import candidates_within
 from jaxnas.search import darts, single_path, uniform_paths
 from jaxnas.spaces import enas_macro_space, nasbench201_space
+from jaxnas.train.stop import stop_on_signal
 
 CELLS, _ = digits201_cells()
 NASBENCH201 = nasbench201_space()
@@ -386,3 +390,37 @@ def test_phases_that_an_algorithm_has_not_and_ways_that_it_does_not_know_are_tol
     ):
         with pytest.raises(ValueError, match=told):
             fit.search(algorithm, numbers, **{"epochs": 1, "batch_size": 8, **change})
+
+
+def test_scores_of_other_parameters_by_the_same_programs_are_theirs(tmp_path):
+    """Running averages are of the parameters, and are made anew."""
+
+    class Tiny(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.Dense(choices.width("hidden", (4, 8)))(x)
+            return nn.Dense(3)(nn.relu(nn.BatchNorm(use_running_average=not train)(x)))
+
+    rng = np.random.default_rng(0)
+    examples = [(rng.normal(size=(64, 5)).astype(np.float32), rng.integers(3, size=64)) for _ in range(3)]
+    dataset = data.from_arrays(*examples)
+    supernet = jaxnas.searchable(Tiny(), jnp.zeros((1, 5))).supernet
+    archs = np.array([[0], [1]])
+
+    def scored(params, made, folder):
+        given = Scores(
+            supernet, params, data.split(dataset, 0), dataset, Scoring(batch_size=8, batches=2, evaluations=2), 0,
+            tmp_path / folder, jax.local_devices()[:1], made,
+        )  # fmt: skip
+        policies = ("batch", "recalibrated", "running")
+        with stop_on_signal() as stop:
+            return kept_scores(
+                given, policies, lambda by: {name: by[name](archs) for name in by}, stop, (jax.random.key(5), 4)
+            )
+
+    both, made = [supernet.init(jax.random.key(seed)) for seed in (0, 1)], {}
+    shared = [scored(params, made, f"shared{number}") for number, params in enumerate(both)]
+    assert sorted(made) == ["batch", "recalibrated"]
+    for number, params in enumerate(both):
+        chex.assert_trees_all_equal(shared[number], scored(params, {}, f"alone{number}"))
+    assert any((shared[0][name] != shared[1][name]).any() for name in shared[0])

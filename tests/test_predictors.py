@@ -257,9 +257,26 @@ def test_batches(graphs):
     params(targets, batch=3, least_steps=10)
     assert rates == [3, 3, 3, 9, 12]
     assert optax.tree.norm(optax.tree.sub(in_parts, all_at_once)) > 1e-3
-    for last in (0, 9):  # wherever the order puts a datum, it counts
-        changed = params(targets.at[last].add(5.0), batch=3)
-        assert optax.tree.norm(optax.tree.sub(changed, in_parts)) > 1e-4
+
+
+@pytest.mark.parametrize(("batch", "most"), [(5, 4), (3, 8)])
+def test_each_datum_is_seen_once_an_epoch_but_for_those_that_fill_a_batch(batch, most):
+    """A parameter for each datum, whose gradient is one wherever it is seen. 3 of 10 is 3 batches of 4."""
+    given = quick(jax.vmap(predictors.unconnected))(jnp.arange(10)[:, None])
+    network = predictors.Regressor(
+        at(given, 0), 0, lambda graph: jnp.zeros(0), lambda key: jnp.zeros(10),
+        lambda params, graph, encoded: params[graph.ops[0, 0]],
+    )  # fmt: skip
+
+    def counting(predictions, targets, weight):
+        return -predictions.sum()
+
+    predictor = predictors.regression(network, optax.sgd(1.0), epochs=4, batch=batch, loss=counting)
+    state = quick(predictor.init)(jax.random.key(0))
+    seen = quick(predictor.fit)(jax.random.key(1), state, given, jnp.arange(10.0), jnp.ones(10)).params
+    assert seen.sum() == 4 * (10 if batch == 5 else 12)
+    assert seen.min() >= 4
+    assert seen.max() <= most
 
 
 def test_signals_are_seen(graphs):
