@@ -88,9 +88,13 @@ def draw_found(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Trut
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
         axes.errorbar(values.mean(), height, xerr=2 * error, fmt="D", color="#D55E00", ms=4, lw=1.2)
     known = truth.values[~np.isnan(truth.values)]
-    for value, text in ((known.mean(), "mean"), (np.quantile(known, 0.95), "95 %"), (known.max(), "best")):
-        axes.axvline(value, color="#777777", lw=0.8, ls="--")
-        axes.text(value, len(order) - 0.4, f"{text} of all", size=7, ha="center", va="bottom", color="#777777")
+    for value, text, style in (
+        (known.mean(), "mean of all cells", ":"), (np.quantile(known, 0.95), "their 95 % quantile", "--"),
+        (known.max(), "the best of them", "-"),
+    ):  # fmt: skip
+        axes.axvline(value, color="#777777", lw=0.9, ls=style, label=f"{text}: {value:.1f}")
+    axes.set_xlim(right=min(100.0, axes.get_xlim()[1]))  # error bars may reach further, accuracies do not
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_yticks(range(len(order)), order, size=8)
     axes.set_xlabel("test accuracy of the found cell in the table, %", size=8)
     save_plot(figure, path)

@@ -75,8 +75,9 @@ def _random(setting: FrontSetting, evaluations: int) -> Sampler:
 
 
 def _predictor(setting: FrontSetting, evaluations: int) -> Sampler:
-    of = known(setting.table)
-    return predictor_front(setting.table.moves, make_predictor("gp", of), of.graph, 2, capacity=evaluations)
+    of, start = known(setting.table), min(20, -(-evaluations // 2))
+    process = make_predictor("gp", of)
+    return predictor_front(setting.table.moves, process, of.graph, 2, capacity=evaluations, start=start)
 
 
 def _optuna_tpe(setting: FrontSetting, evaluations: int) -> Sampler:
