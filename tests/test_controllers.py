@@ -90,57 +90,68 @@ def test_skip_connections_diverge_from_the_target_as_their_probabilities_do():
 def lstm(weights, state, x):
     """Hochreiter & Schmidhuber with gates i, f, g, o."""
     (c, h) = state
+    kernels, biases = jnp.split(weights["kernel"], 4, 1), jnp.split(weights["bias"], 4)
     gate = {
-        k: x @ weights["i" + k]["kernel"] + h @ weights["h" + k]["kernel"] + weights["h" + k]["bias"] for k in "ifgo"
+        k: x @ kernel[: len(x)] + h @ kernel[len(x) :] + bias
+        for k, kernel, bias in zip("ifgo", kernels, biases, strict=True)
     }
     c = jax.nn.sigmoid(gate["f"]) * c + jax.nn.sigmoid(gate["i"]) * jnp.tanh(gate["g"])
     return c, jax.nn.sigmoid(gate["o"]) * jnp.tanh(c)
 
 
-def micro_log_prob(params, arch, nodes):
-    """As the micro sampler of the paper's program goes, a cell of two inputs twice: 1.1 and 2.5, one layer."""
-    state, log_prob = (jnp.zeros(5), jnp.zeros(5)), 0.0
+def micro_log_prob(params, arch, cells, nodes):
+    """As the micro sampler of the paper's program goes, over cells of two inputs: 1.1 and 2.5."""
+    states, log_prob = [(jnp.zeros(5), jnp.zeros(5)) for _ in params["lstm"]], 0.0
     arch = iter(arch)
     attention = params["attention"]
-    for _ in range(2):
+
+    def after(x):
+        for number, weights in enumerate(params["lstm"]):
+            states[number] = lstm(weights, states[number], x)
+            x = states[number][1]
+        return x
+
+    for _ in range(cells):
         values, keys = [], []
         for _ in range(2):
-            state = lstm(params["lstm"][0], state, params["start"])
+            keys.append(after(params["start"]) @ attention["anchor"])
             values.append(jnp.zeros(5))
-            keys.append(state[1] @ attention["anchor"])
         for _ in range(nodes):
             x = params["start"]
             for _ in range(2):
-                state = lstm(params["lstm"][0], state, x)
-                score = jnp.tanh(jnp.stack(keys) + (state[1] @ attention["state"])[None]) @ attention["score"]
+                score = jnp.tanh(jnp.stack(keys) + (after(x) @ attention["state"])[None]) @ attention["score"]
                 taken = next(arch)
                 log_prob += jax.nn.log_softmax(1.1 * jnp.tanh(score))[taken]
-                x = values[taken]
+                x = jnp.stack(values)[taken]
             for _ in range(2):
-                state = lstm(params["lstm"][0], state, x)
-                score = state[1] @ params["kernel"][0] + params["bias"][0]
+                score = after(x) @ params["kernel"][0] + params["bias"][0]
                 taken = next(arch)
                 log_prob += jax.nn.log_softmax(1.1 / 2.5 * jnp.tanh(score))[taken]
                 x = params["embedding"][0, taken]
-            state = lstm(params["lstm"][0], state, x)
-            values.append(state[1])
-            keys.append(state[1] @ attention["anchor"])
+            values.append(after(x))
+            keys.append(values[-1] @ attention["anchor"])
     return log_prob
 
 
-def test_it_is_the_micro_sampler_of_the_paper():
+@pytest.mark.parametrize(("depth", "cells"), [(1, "nr"), (2, "n")])
+def test_it_is_the_micro_sampler_of_the_paper_and_so_are_its_gradients(depth, cells):
     choices, nodes = [], 2
-    for kind, node in itertools.product("nr", range(2, 2 + nodes)):
+    for kind, node in itertools.product(cells, range(2, 2 + nodes)):
         sources = tuple((f"{kind}{s}",) for s in range(node))
         options = tuple(map(str, range(node)))
         choices += [Choice(f"{kind}{node} {side}", options, f"{kind}{node}", sources) for side in "ab"]
         choices += [Choice(f"{kind}{node} op {side}", ("s3", "s5", "id"), f"{kind}{node}") for side in "ab"]
-    controller = lstm_controller(tuple(choices), hidden=5)
+    controller = lstm_controller(tuple(choices), hidden=5, depth=depth)
     params = jax.tree.map(lambda leaf: 10 * leaf, quick(controller.init)(jax.random.key(0)))
-    archs = jnp.array([[1, 0, 2, 1, 2, 0, 0, 1] * 2, [0, 1, 0, 0, 1, 2, 2, 2] * 2])
-    found = quick(jax.vmap(controller.score, (None, 0)))(params, archs).log_prob
-    for arch, value in zip(archs, found, strict=True):
-        assert value == pytest.approx(float(micro_log_prob(params, arch, nodes)), rel=1e-4)
+    archs = jnp.array([[1, 0, 2, 1, 2, 0, 0, 1], [0, 1, 0, 0, 1, 2, 2, 2]])
+    archs = jnp.tile(archs, len(cells))
+
+    def of_both(log_prob):
+        return quick(lambda params: jax.vmap(jax.value_and_grad(log_prob), (None, 0))(params, archs))(params)
+
+    found = of_both(lambda params, arch: controller.score(params, arch).log_prob)
+    expected = of_both(lambda params, arch: micro_log_prob(params, arch, len(cells), nodes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected)
 
 
 def macro_log_prob(params, arch, layers):

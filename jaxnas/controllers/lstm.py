@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen
 
 from jaxnas.base import Arch, Array, Choice, Key, PyTree
 from jaxnas.checks import check_arch
@@ -100,7 +99,7 @@ def lstm_controller(
     net = _Network(
         choices,
         plan,
-        cell=linen.OptimizedLSTMCell(hidden, kernel_init=_uniform, recurrent_kernel_init=_uniform),
+        hidden=hidden,
         depth=depth,
         prior=_prior_scores(prior or {}, plan),
         temperature=temperature,
@@ -123,14 +122,14 @@ def lstm_controller(
 class _Network(NamedTuple):
     """What makes a controller; the letters of shapes are those of `Plan`.
 
-    cell: one layer of the LSTM, of which there are `depth`. prior: float32 [V, O], added to the scores of operations.
-    temperature and the constants: of the squashing of scores, None for none. log_target: float32 [2], logarithms of the
-    probabilities of leaving out and of taking a skip connection.
+    hidden: units of a layer of the LSTM, of which there are `depth`. prior: float32 [V, O], added to the scores of
+    operations. temperature and the constants: of the squashing of scores, None for none. log_target: float32 [2],
+    logarithms of the probabilities of leaving out and of taking a skip connection.
     """
 
     choices: tuple[Choice, ...]
     plan: Plan
-    cell: linen.OptimizedLSTMCell
+    hidden: int
     depth: int
     prior: np.ndarray
     temperature: float | None
@@ -140,20 +139,20 @@ class _Network(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    """What a step leaves to the next. states: of the LSTM, one a layer. input: [H], the next input.
+    """What a step leaves to the next. c, h: states of the LSTM, a row a layer, [L, H].
 
     anchors: [N, H], 0 for nodes not made yet and for given ones.
     """
 
-    states: list[tuple[Array, Array]]
-    input: Array
+    c: Array
+    h: Array
     anchors: Array
 
 
 class _Taken(NamedTuple):
-    """What taken options mean for the next input, of one step or of all, [T, ...]: next input = base + mean @ anchors.
+    """What taken options mean for the next input, of one step or of all, [T, ...]: base + mean @ anchors.
 
-    base: [H]. mean: [N], the share of each anchor.
+    base: [H]. mean: [N, 1], the share of each anchor.
     """
 
     base: Array
@@ -199,12 +198,15 @@ def _uniform(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arra
 
 
 def _init(net: _Network, key: Key) -> PyTree:
-    hidden = net.cell.features
+    hidden = net.hidden
     vocabularies, options = net.prior.shape
     keys = iter(jax.random.split(key, 6 + net.depth))
-    empty = (jnp.zeros(hidden), jnp.zeros(hidden))
     params = {
-        "lstm": [net.cell.init(next(keys), empty, jnp.zeros(hidden))["params"] for _ in range(net.depth)],
+        # Of a layer's input and its own state, side by side, for the gates i, f, g and o.
+        "lstm": [
+            {"kernel": _uniform(next(keys), (2 * hidden, 4 * hidden)), "bias": jnp.zeros(4 * hidden)}
+            for _ in range(net.depth)
+        ],
         "start": _uniform(next(keys), (hidden,)),
         "embedding": _uniform(next(keys), (vocabularies, options, hidden)),
         "kernel": _uniform(next(keys), (vocabularies, hidden, options)),
@@ -219,31 +221,37 @@ def _init(net: _Network, key: Key) -> PyTree:
     return params
 
 
-def _started(net: _Network, params: PyTree) -> _Memory:
-    zeros = jnp.zeros(net.cell.features)
-    return _Memory([(zeros, zeros)] * net.depth, params["start"], jnp.zeros((len(net.plan.given), net.cell.features)))
+def _started(net: _Network) -> _Memory:
+    zeros = jnp.zeros((net.depth, net.hidden))
+    return _Memory(zeros, zeros, jnp.zeros((len(net.plan.given), net.hidden)))
 
 
 def _draw(net: _Network, params: PyTree, noise: Array) -> Arch:
     """An architecture, int32 [D], by Gumbel noise [T, G, O]. Each decision is taken before the next state is known."""
     plan = net.plan
+    # All that is made of a state is one product: what anchors are compared with, what an anchor is compared by, and the
+    # scores of all sets of options.
+    parts = [params["attention"][name] for name in ("state", "anchor")] if "attention" in params else []
+    kernels = jnp.concatenate([*parts, *params["kernel"]], 1)
 
-    def step(carry: tuple[_Memory, Array], number: Array) -> tuple[tuple[_Memory, Array], Array]:
-        memory, projected = carry
-        memory, h = _recurrent(net, params, memory)
+    def step(carry: tuple[_Memory, Array, _Taken], number: Array) -> tuple[tuple[_Memory, Array, _Taken], Array]:
+        memory, projected, before = carry
+        memory, _ = _advanced(params["lstm"], memory, before, _marks(net, own=True)[number])
         here: Plan = jax.tree.map(lambda rows: jnp.asarray(rows)[number], _rows(plan))
-        met = jnp.tanh(projected + _pointing(params, h)[None])
-        kernel, bias = (params[name][here.vocabulary] for name in ("kernel", "bias"))
-        scores = _scores(net, params, here, h @ kernel + bias, met)
+        made = memory.h[-1] @ kernels
+        met = None
+        if parts:
+            met = jnp.tanh(projected + made[None, : net.hidden])
+            anchor, made = made[net.hidden : 2 * net.hidden], made[2 * net.hidden :]
+            projected = projected + _marks(net, own=False)[number] * anchor[None]
+        named = (made.reshape(params["bias"].shape) + params["bias"])[here.vocabulary]
+        scores = _scores(net, params, here, named, met)
         taken = jnp.argmax(jnp.where(here.allowed, scores, _NEVER) + noise[number], axis=1)
-        memory = _remembered(memory, _of_taken(net, params, here, taken), h, _marks(net, own=True)[number])
-        if "attention" in params:
-            placed = _marks(net, own=False)[number][:, None] * (h @ params["attention"]["anchor"])[None]
-            projected = projected + placed
-        return (memory, projected), taken
+        return (memory, projected, _of_taken(net, params, here, taken)), taken
 
-    start = _started(net, params)
-    _, taken = jax.lax.scan(step, (start, jnp.zeros_like(start.anchors)), jnp.arange(len(plan.place)))
+    start = _started(net)
+    first = _Taken(params["start"], jnp.zeros((len(plan.given), 1)))
+    _, taken = jax.lax.scan(step, (start, jnp.zeros_like(start.anchors), first), jnp.arange(len(plan.place)))
     # Where in [T, G] each choice is decided.
     order = np.argsort(plan.place.reshape(-1), kind="stable")[: len(net.choices)]
     return taken.reshape(-1)[order].astype(jnp.int32)
@@ -256,19 +264,19 @@ def _score(net: _Network, params: PyTree, arch: Arch) -> Decisions:
     # The options of the architecture where its choices are decided, [T, G], and 0 where there is no decision.
     told = jnp.concatenate([arch, jnp.zeros(1, arch.dtype)])[jnp.asarray(plan.place)]
     rows = _rows(plan)
-    every = jax.vmap(functools.partial(_of_taken, net, params))(rows, told)
-
-    def step(memory: _Memory, item: tuple[_Taken, Array]) -> tuple[_Memory, Array]:
-        memory, h = _recurrent(net, params, memory)
-        return _remembered(memory, item[0], h, item[1]), h
-
-    _, h = jax.lax.scan(step, _started(net, params), (every, _marks(net, own=True)))
+    taken = jax.vmap(functools.partial(_of_taken, net, params))(rows, told)
+    # A step's input is what was taken in the one before.
+    inputs = _Taken(
+        jnp.concatenate([params["start"][None], taken.base[:-1]]),
+        jnp.concatenate([jnp.zeros_like(taken.mean[:1]), taken.mean[:-1]]),
+    )
+    h = _recurrence(params["lstm"], _started(net), inputs, _marks(net, own=True))
     met = None
     if "attention" in params:
         # The step in which each node is anchored; no node is read before.
         anchored = np.array([next(iter(np.flatnonzero(plan.anchor == n)), 0) for n in range(len(plan.given))])
         projected = h[anchored] @ params["attention"]["anchor"]
-        met = jnp.tanh(projected[None] + _pointing(params, h)[:, None])
+        met = jnp.tanh(projected[None] + (h @ params["attention"]["state"])[:, None])
     named = jnp.einsum("th,vho->tvo", h, params["kernel"]) + params["bias"][None]
     named = named[np.arange(len(plan.vocabulary)), plan.vocabulary]
     scores = jax.vmap(functools.partial(_scores, net, params))(rows, named, met)
@@ -288,28 +296,80 @@ def _rows(plan: Plan) -> Plan:
 
 
 def _marks(net: _Network, *, own: bool) -> Array:
-    """Which node each step makes the anchor of, float32 [T, N].
+    """Which node each step makes the anchor of, float32 [T, N, 1].
 
     own: without nodes that are given, whose anchors are 0.
     """
     plan = net.plan
     marks = plan.anchor[:, None] == np.arange(len(plan.given))[None]
-    return jnp.asarray(marks & ~(plan.given & own)[None], jnp.float32)
+    return jnp.asarray(marks & ~(plan.given & own)[None], jnp.float32)[..., None]
 
 
-def _recurrent(net: _Network, params: PyTree, memory: _Memory) -> tuple[_Memory, Array]:
-    """The memory with the next states of all layers, and that of the last one, h [H], of which decisions are made."""
-    states: list[tuple[Array, Array]] = []
-    h: Any = memory.input
-    for state, weights in zip(memory.states, params["lstm"], strict=True):
-        state, h = net.cell.apply({"params": weights}, state, h)
-        states.append(state)
-    return memory._replace(states=states), h
+def _advanced(
+    layers: PyTree, memory: _Memory, taken: _Taken, anchored: Array, nudge: Array | None = None
+) -> tuple[_Memory, Array]:
+    """The memory after one more step, and what the gates of each layer were made of, [L, 2 H].
+
+    taken: what the step's input is. anchored: [N, 1], the node that the step makes the anchor of, as `_marks` says.
+    nudge: [L, 4 H], is added to the gates.
+    """
+    below = taken.base + (taken.mean * memory.anchors).sum(0)
+    c, h, met = [], [], []
+    for number, layer in enumerate(layers):
+        met.append(jnp.concatenate([below, memory.h[number]]))
+        gates = met[-1] @ layer["kernel"] + layer["bias"]
+        new, below = _cell(gates if nudge is None else gates + nudge[number], memory.c[number])
+        c.append(new)
+        h.append(below)
+    return _Memory(jnp.stack(c), jnp.stack(h), memory.anchors + anchored * below[None]), jnp.stack(met)
 
 
-def _pointing(params: PyTree, h: Array) -> Array:
-    """What a state [..., H] is compared with anchors by; 0 in a space whose options are only names."""
-    return h @ params["attention"]["state"] if "attention" in params else h * 0
+@jax.checkpoint
+def _cell(gates: Array, c: Array) -> tuple[Array, Array]:
+    """(c, h) of an LSTM (Hochreiter and Schmidhuber, 1997; with a forget gate). gates: [4 H]. c: [H]."""
+    i, f, g, o = jnp.split(gates, 4)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return c, jax.nn.sigmoid(o) * jnp.tanh(c)
+
+
+@jax.custom_vjp
+def _recurrence(layers: PyTree, start: _Memory, inputs: _Taken, anchored: Array) -> Array:
+    """The states of the last layer after all steps, [T, H]; inputs and anchored have a leading axis [T].
+
+    The gradients of kernels and biases are one product over all steps, outside of the loop.
+    """
+    return _states(layers, start, inputs, anchored)[0]
+
+
+def _states(
+    layers: PyTree, start: _Memory, inputs: _Taken, anchored: Array, nudges: Array | None = None
+) -> tuple[Array, Array]:
+    def step(memory: _Memory, item: tuple[_Taken, Array, Array | None]) -> tuple[_Memory, tuple[Array, Array]]:
+        memory, met = _advanced(layers, memory, *item)
+        return memory, (memory.h[-1], met)
+
+    return jax.lax.scan(step, start, (inputs, anchored, nudges))[1]
+
+
+def _recurrence_forward(layers: PyTree, start: _Memory, inputs: _Taken, anchored: Array) -> tuple[Array, Any]:
+    zeros = jnp.zeros((len(anchored), *start.c.shape[:1], 4 * start.c.shape[1]))
+    h, pull, met = jax.vjp(
+        lambda inputs, nudges: _states(layers, start, inputs, anchored, nudges), inputs, zeros, has_aux=True
+    )
+    return h, (pull, met, start, anchored)
+
+
+def _recurrence_backward(kept: Any, g: Array) -> tuple[PyTree, _Memory, _Taken, Array]:
+    pull, met, start, anchored = kept
+    of_inputs, of_gates = pull(g)
+    of_layers = [
+        {"kernel": met[:, number].T @ of_gates[:, number], "bias": of_gates[:, number].sum(0)}
+        for number in range(met.shape[1])
+    ]
+    return of_layers, jax.tree.map(jnp.zeros_like, start), of_inputs, jnp.zeros_like(anchored)
+
+
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
 
 def _scores(net: _Network, params: PyTree, step: Plan, named: Array, met: Array | None) -> Array:
@@ -337,14 +397,8 @@ def _of_taken(net: _Network, params: PyTree, step: Plan, taken: Array) -> _Taken
     base = jnp.where(decides, params["embedding"][step.vocabulary, taken[0]], params["start"])
     read = jnp.take_along_axis(jnp.asarray(step.reads), taken[:, None, None], 1)[:, 0]  # [G, N]
     count = read.sum() + jnp.any(step.skips)
-    mean = read.sum(0) / jnp.maximum(count, 1)
+    mean = (read.sum(0) / jnp.maximum(count, 1))[:, None]
     return _Taken(jnp.where(points & decides, 0, base), jnp.where(points & decides, mean, 0))
-
-
-def _remembered(memory: _Memory, taken: _Taken, h: Array, anchored: Array) -> _Memory:
-    """The memory after a step in the state h [H] that made the anchor of a node, as `_marks` says."""
-    x = taken.base + (taken.mean[:, None] * memory.anchors).sum(0)
-    return memory._replace(input=x, anchors=memory.anchors + anchored[:, None] * h[None])
 
 
 def _divergence(yes: Array, log_target: np.ndarray) -> Array:

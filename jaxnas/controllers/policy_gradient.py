@@ -157,16 +157,21 @@ def baselines(total: Array, weight: Array, rewards: Array, valid: Array, ema: fl
     valid, which does not enter.
     """
 
-    def one(carry: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-        total, weight = carry
-        reward, counts = at
-        known = counts & (weight > 0)
-        advantage = jnp.where(known, reward - total / jnp.where(weight > 0, weight, 1.0), 0.0)
-        moved = (ema * total + (1 - ema) * reward, ema * weight + (1 - ema))
-        return jax.tree.map(lambda new, old: jnp.where(counts, new, old), moved, carry), advantage
+    # Each sample maps an average's sum x to decay · x + added; a chain of such maps is one again.
+    decay, added = (jnp.where(valid, part, other) for part, other in ((ema, 1.0), ((1 - ema) * rewards, 0.0)))
 
-    (total, weight), advantages = jax.lax.scan(one, (total, weight), (rewards, valid))
-    return advantages, total, weight
+    def after(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    def moved(before: Array, added: Array) -> Array:
+        """Before each sample and after the last, [P + 1]."""
+        factors, sums = jax.lax.associative_scan(after, (decay, added))
+        return jnp.concatenate([before[None], factors * before + sums])
+
+    totals, weights = moved(total, added), moved(weight, 1 - decay)
+    known = valid & (weights[:-1] > 0)
+    advantages = jnp.where(known, rewards - totals[:-1] / jnp.where(weights[:-1] > 0, weights[:-1], 1.0), 0.0)
+    return advantages, totals[-1], weights[-1]
 
 
 def _policy_gradient(
