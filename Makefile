@@ -21,10 +21,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The site; warnings are errors, and the tutorials are executed where they have changed.
+# The site; warnings are errors. The tutorials are executed where they have changed; EXECUTE=off leaves that out.
+EXECUTE ?= cache
 docs: $(VENV)/.ready-docs
 	rm -rf docs/reference/generated
-	$(BIN)/python -m sphinx -W --keep-going -n -q docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -D nb_execution_mode=$(EXECUTE) docs build/docs
 	@echo "open build/docs/index.html"
 
 $(VENV)/.ready-docs: $(READY)

@@ -139,7 +139,7 @@ def test_step_minimizes_what_it_reports():
         both = jax.nn.log_softmax(logits) + 0.7 * jax.nn.log_softmax(logits / 2)
         return -(smooth * both).sum(1).mean(), (logits.argmax(1) == batch.targets).mean()
 
-    (loss, accuracy), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    (loss, accuracy), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(state.params)
     after, info = jax.jit(trainer.step)(jax.random.key(1), state, batch)
     np.testing.assert_allclose(info, (loss, accuracy, optax.tree.norm(gradient)), rtol=1e-4)
     jax.tree.map(
@@ -203,10 +203,11 @@ def test_evaluation_counts_every_example_once_and_compiles_once():
         return network.apply(params, x, Context(()))[0]
 
     params = network.init(jax.random.key(0))[0]
+    apply = jax.jit(lambda x: network.apply(params, x, Context(()))[0])
     evaluate = make_evaluate(predict, augmentation, 16)
     for data in (split(37), split(16), split(5)):
         result = evaluate(params, data)
-        logits = network.apply(params, normalize(jnp.asarray(data.inputs), (0.4,), (0.3,)), Context(()))[0]
+        logits = apply(normalize(jnp.asarray(data.inputs), (0.4,), (0.3,)))
         correct = int((np.argmax(logits, 1) == data.targets).sum())
         assert (result.correct, result.total) == (correct, len(data.targets))
         assert result.metric == correct / len(data.targets)
