@@ -83,16 +83,25 @@ def _scale_channels_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array
 scale_channels.defvjp(lambda x, scale: (_times_channels(x, scale), (x, scale)), _scale_channels_backward)
 
 
-def _means_at_once(*arrays: Array, images_first: bool) -> Array:
-    """Means over all positions of N arrays [B, H, W, C], [N, C], for accelerators: in one pass over the arrays.
+def _means_at_once(*arrays: Array, images_first: bool, joined: bool) -> Array | list[Array]:
+    """Means over all positions of N arrays [B, H, W, C], N times [C], for accelerators: in one pass over the arrays.
 
     images_first: sums of each image before those over the images, in two kernels for all arrays. A GPU's XLA would
-    split one reduction of that length anyway, and then each array's by itself.
+    split one reduction of that length anyway, and then each array's by itself. joined: whether the second sum is one
+    of all arrays. Where more is made of the means they are better apart: that kernel then has it as well.
     """
     count = arrays[0].size // arrays[0].shape[-1]
-    if images_first:
-        return jnp.sum(jnp.stack([jnp.sum(array, (1, 2)) / count for array in arrays]), 1)
-    return jnp.stack([jnp.sum(array, (0, 1, 2)) / count for array in arrays])
+    if not images_first:
+        return [jnp.sum(array, (0, 1, 2)) / count for array in arrays]
+    each = [jnp.sum(array, (1, 2)) / count for array in arrays]
+    return _over_images(jnp.stack(each), 1) if joined else [_over_images(sums, 0) for sums in each]
+
+
+def _over_images(x: Array, axis: int) -> Array:
+    """The sum over an axis. XLA joins a sum of up to 16 rows with what reads it on a GPU, a longer one never."""
+    while (count := x.shape[axis]) > 16 and count % 2 == 0:
+        x = functools.reduce(lax.add, jnp.split(x, 2, axis))
+    return jnp.sum(x, axis)
 
 
 def _by_form(in_turn: Callable[..., Any], at_once: Callable[..., Any], *operands: Array) -> Any:
@@ -112,7 +121,7 @@ def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
 
     It is as exact as long as the mean is not hundreds of standard deviations.
     """
-    mean, square = _means_at_once(x, jnp.square(x), images_first=images_first)
+    mean, square = _means_at_once(x, jnp.square(x), images_first=images_first, joined=False)
     return mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
@@ -160,7 +169,7 @@ def _backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[A
         return jnp.stack([total, along])
 
     def at_once(g: Array, x: Array, centered: Array, images_first: bool) -> Array:
-        return _means_at_once(g, g * centered, images_first=images_first)
+        return jnp.asarray(_means_at_once(g, g * centered, images_first=images_first, joined=True))
 
     local = _by_form(in_turn, at_once, g, widened(x), centered)
     g_mean, g_along = pmean(local, axis_name)

@@ -25,7 +25,7 @@ def _max_and_tap(x: Array, stride: int) -> tuple[Array, Array]:
 def _max_and_tap_at_once(x: Array, stride: int) -> tuple[Array, Array]:
     """For a GPU: two small kernels that look the nine entries up, instead of one long one."""
     met = windows(x, output_size(x, stride), 3, stride, 1, outside=-jnp.inf)
-    index = lax.optimization_barrier(jnp.argmax(met, 0).astype(jnp.int8))
+    index = lax.optimization_barrier(lax.argmax(met, 0, jnp.int8))
     # Selected, not reduced as a maximum, whose derivative would be shared among equal entries.
     taps = lax.broadcasted_iota(jnp.int8, met.shape, 0)
     return jnp.sum(jnp.where(taps == index[None], met, 0), 0), index

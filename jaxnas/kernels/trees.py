@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax import lax
 
 from jaxnas.base import Array, PyTree
 from jaxnas.kernels.arrays import materialized
+from jaxnas.kernels.platform import by_platform
 
 
 def pmean(tree: Any, axis_name: str | None) -> Any:
@@ -17,10 +19,22 @@ def pmean(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
-def _total(parts: list[Array]) -> Array:
-    """XLA would compute a sum over many leaves again in the kernel of each leaf that it is multiplied with, which makes
-    a program of the square of their number."""
-    return materialized(jnp.sum(jnp.stack(parts)))
+def _sum_of(terms: Callable[..., Array], *trees: PyTree) -> Array:
+    """The sum of terms(*leaves) over all leaves.
+
+    XLA would compute a sum over many leaves again in the kernel of each leaf that it is multiplied with, which makes a
+    program of the square of their number. A GPU starts few kernels for all leaves side by side, and one for each sum.
+    """
+    each = [terms(*leaves) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]
+
+    def in_turn(*each: Array) -> Array:
+        return jnp.sum(jnp.stack([jnp.sum(part) for part in each]))
+
+    def at_once(*each: Array) -> Array:
+        # The barrier keeps XLA from making a sum of each leaf again.
+        return jnp.sum(lax.optimization_barrier(jnp.concatenate([jnp.ravel(part) for part in each])))
+
+    return materialized(by_platform(*each, cpu=in_turn, tpu=in_turn, default=at_once))
 
 
 def norm(tree: PyTree) -> Array:
@@ -28,7 +42,7 @@ def norm(tree: PyTree) -> Array:
 
     Its gradient at zero is zero.
     """
-    square = _total([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)])
+    square = _sum_of(jnp.square, tree)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
@@ -40,9 +54,8 @@ def times(tree: PyTree, factor: Array) -> PyTree:
 
 def _times_backward(kept: tuple[PyTree, Array], g: PyTree) -> tuple[PyTree, Array]:
     tree, factor = kept
-    along = jax.tree.leaves(jax.tree.map(lambda leaf, cotangent: jnp.sum(leaf * cotangent), tree, g))
     to_tree = jax.tree.map(lambda leaf, cotangent: (cotangent * factor).astype(leaf.dtype), tree, g)
-    return to_tree, _total(along).astype(factor.dtype)
+    return to_tree, _sum_of(lax.mul, tree, g).astype(factor.dtype)
 
 
 times.defvjp(
