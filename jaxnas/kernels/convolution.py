@@ -14,7 +14,6 @@ from jaxnas.kernels.gate import where_wanted
 from jaxnas.kernels.platform import by_platform, platform
 from jaxnas.kernels.windows import pad, taps_of, window
 
-
 _FEW = 32
 """Channels up to which a dense kernel's gradient is one matrix product."""
 
@@ -186,25 +185,34 @@ def _same_conv_backward(residuals: tuple[Array, Array, Array | None], g: Array) 
 
 
 def _kernel_gradient_by_products(x: Array, g: Array, size: int) -> Array:
-    """[k, k, C_in, C_out], of few channels one matrix product, of more one for each row of the kernel: what has fewer
-    channels is shifted and stacked along them."""
-    low, (height, width) = size // 2, x.shape[1:3]
+    """[k, k, C_in, C_out]."""
     if max(x.shape[-1], g.shape[-1]) <= _FEW:
-        # x shifted along columns, the gradient along rows: a product of a few rows and columns would be a slow one.
-        sides, ends = ((0, 0), (low, low), (low, low), (0, 0)), ((0, 0), (2 * low, 2 * low), (0, 0), (0, 0))
-        padded, tall = jnp.pad(x, sides), jnp.pad(g, ends)
-        columns = jnp.concatenate([padded[:, :, j : j + width] for j in range(size)], -1)
-        rows = jnp.concatenate([tall[:, 2 * low - i :][:, : height + 2 * low] for i in range(size)], -1)
-        product = jnp.dot(columns.reshape(-1, columns.shape[-1]).T, rows.reshape(-1, rows.shape[-1]))
-        return product.reshape(size, x.shape[-1], size, g.shape[-1]).transpose(2, 0, 1, 3)
+        return _kernel_gradient_by_one_product(x, g, size)
+    return _kernel_gradient_by_rows(x, g, size)
+
+
+def _kernel_gradient_by_one_product(x: Array, g: Array, size: int) -> Array:
+    """x is shifted along columns, the gradient along rows: a product of few rows and columns would be a slow one."""
+    low, (height, width) = size // 2, x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (low, low), (low, low), (0, 0)))
+    tall = jnp.pad(g, ((0, 0), (2 * low, 2 * low), (0, 0), (0, 0)))
+    columns = jnp.concatenate([padded[:, :, j : j + width] for j in range(size)], -1)
+    rows = jnp.concatenate([tall[:, 2 * low - i : height + 4 * low - i] for i in range(size)], -1)
+    product = jnp.dot(columns.reshape(-1, columns.shape[-1]).T, rows.reshape(-1, rows.shape[-1]))
+    return product.reshape(size, x.shape[-1], size, g.shape[-1]).transpose(2, 0, 1, 3)
+
+
+def _kernel_gradient_by_rows(x: Array, g: Array, size: int) -> Array:
+    """A matrix product for each row of the kernel: what has fewer channels is shifted and stacked along them."""
     moved, still = (x, g) if x.shape[-1] < g.shape[-1] else (g, x)
+    low, (height, width) = size // 2, x.shape[1:3]
     padded = jnp.pad(moved, ((0, 0), (low, low), (low, low), (0, 0)))
     columns = jnp.concatenate([padded[:, :, j : j + width] for j in range(size)], -1)
-    rows = [columns[:, i : i + height].reshape(-1, columns.shape[-1]) for i in range(size)]
+    stacked = [columns[:, i : i + height].reshape(-1, columns.shape[-1]) for i in range(size)]
     flat = still.reshape(-1, still.shape[-1])
     if moved is x:
-        return jnp.stack([jnp.dot(row.T, flat) for row in rows]).reshape(size, size, x.shape[-1], -1)
-    products = jnp.stack([jnp.dot(flat.T, row) for row in rows]).reshape(size, x.shape[-1], size, -1)
+        return jnp.stack([jnp.dot(row.T, flat) for row in stacked]).reshape(size, size, x.shape[-1], -1)
+    products = jnp.stack([jnp.dot(flat.T, row) for row in stacked]).reshape(size, x.shape[-1], size, -1)
     return products.transpose(0, 2, 1, 3)[::-1, ::-1]
 
 
