@@ -154,12 +154,15 @@ def test_dense_convolution_by_loops(size, stride):
     np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("size", "channels", "stride"), [(9, 8, 1), (4, 8, 1), (8, 3, 1), (9, 8, 2), (6, 8, 2)])
-def test_dense_convolution_has_the_derivatives_of_xlas(size, channels, stride):
+@pytest.mark.parametrize(
+    ("size", "channels", "outputs", "stride"),
+    [(9, 8, 5, 1), (4, 8, 5, 1), (8, 3, 5, 1), (9, 8, 5, 2), (6, 8, 5, 2), (9, 34, 3, 1), (9, 3, 34, 1)],
+)
+def test_dense_convolution_has_the_derivatives_of_xlas(size, channels, outputs, stride):
     """In every form that the size and stride choose, and those of its gradient, which second order takes."""
     x, kernel = (
         image(6, size, size, batch=2, channels=channels),
-        jax.random.normal(jax.random.key(1), (3, 3, channels, 5)),
+        jax.random.normal(jax.random.key(1), (3, 3, channels, outputs)),
     )
 
     def whole(x, kernel):
