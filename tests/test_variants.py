@@ -331,6 +331,30 @@ def test_fair_darts_takes_what_is_above_the_threshold_two_of_a_node_at_most():
     assert taken["reduce"] == [[("max_pool_3x3", 1), ("sep_conv_3x3", 2)]]
 
 
+def test_an_absent_edge_is_derived_by_fair_darts_where_all_else_is_below_a_half():
+    """Whatever its own alpha: its output is zero, so that only noise and the zero-one loss could move that."""
+    space = nasbench201_space()
+    none = NASBENCH201_OPERATIONS.index("none")
+    variant = fair_darts(2.0, NASBENCH201_OPERATIONS)
+    alpha = jnp.full((6, 5), -0.1).at[:, none].set(jnp.linspace(-5.0, 5.0, 6)).at[2, 1].set(0.1)
+    alpha = dict.fromkeys(space.template(), alpha)
+    (weights,) = variant.relaxation.mean(alpha).values()
+    arch = space.discretize(variant.relaxation.mean(alpha))
+    np.testing.assert_array_equal(arch, np.where(np.arange(6) == 2, 1, none))
+
+    def loss(alpha):
+        return variant.penalty(alpha, variant.relaxation.weights(fresh(), alpha, STEP(0)), STEP(0))
+
+    others = np.delete(np.asarray(weights), none, 1)
+    np.testing.assert_allclose(loss(alpha), -2.0 * np.square(others - 0.5).mean(), rtol=1e-5)
+    (slope,) = jax.grad(loss)(alpha).values()
+    assert not np.asarray(slope)[:, none].any()
+    assert np.delete(np.asarray(slope), none, 1).all()
+    left = {kind: np.arange(5)[None] != none + np.zeros((6, 1), int) for kind in alpha}
+    (weights,) = fair_darts(2.0, NASBENCH201_OPERATIONS, there=left).relaxation.mean(alpha).values()
+    assert not np.asarray(weights)[:, none].any()
+
+
 def test_perturbations_stay_within_epsilon_and_the_adversary_climbs():
     weights = softmax().mean(ALPHA)
 

@@ -63,7 +63,7 @@ def variant_of(method: Variation, part: Part) -> Variant:
         "snas": lambda: snas(part.steps, there=there),
         "pc_darts": lambda: pc_darts(_nodes(part), there=there),
         "drnas": lambda: drnas(there=there),
-        "fair_darts": lambda: fair_darts(there=there),
+        "fair_darts": lambda: fair_darts(operations=part.operations, there=there),
         "smooth_random": lambda: smooth_darts(part.steps, "random", there=there),
         "smooth_adversarial": lambda: smooth_darts(part.steps, "adversarial", there=there),
         "p_darts": lambda: p_darts(part.rate, part.steps // part.epochs, part.epochs, part.still, there=there),

@@ -9,16 +9,20 @@ Derived are the options above a threshold, however many of an edge, no more than
 the threshold is 0.85): `above` says so to a space whose nodes may have fewer than two edges or two from one input, as
 `darts_space(free=True)`.
 
-Deviation: over another space, its own rule reads an architecture off the sigmoids. That a node keeps two options at
-most is so in the authors' published cells; the part of their program that does it was not seen.
+Deviations: over another space, its own rule reads an architecture off the sigmoids. The paper has no option "none". Its
+output is zero, so that nothing but the noise of the start and the zero-one loss would move its sigmoid: here it stays
+at 1/2 and is left out of that loss, so that an edge is absent where all of its other options fall below 1/2. That a
+node keeps two options at most is so in the authors' published cells; the part of their program that does it was not
+seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.base import Arch, ArchWeights, Array
 from jaxnas.relax import There, by_slots
@@ -46,10 +50,13 @@ def above(
     return lambda weights: discretize({kind: own.at[:, none].set(threshold) for kind, own in weights.items()})
 
 
-def fair_darts(weight: float = 10.0, *, there: There | None = None) -> Variant:
+def fair_darts(
+    weight: float = 10.0, operations: Sequence[str] = (), none: str = "none", *, there: There | None = None
+) -> Variant:
     """Sigmoids with the zero-one loss, whose weight is 10 in the paper.
 
-    there: the options that pruning has left.
+    operations: the options of each slot, among which `none` may be an absent edge. there: the options that pruning has
+    left.
 
     Raises: ValueError where weight is negative.
 
@@ -58,18 +65,26 @@ def fair_darts(weight: float = 10.0, *, there: There | None = None) -> Variant:
     [[0.5, 0.5, 0.5]]
     >>> float(variant.penalty(None, {"cell": jnp.array([[0.0, 1.0, 1.0]])}, 0))  # all decided: -10 / 4
     -2.5
+    >>> variant = fair_darts(operations=("none", "conv"))
+    >>> variant.relaxation.mean({"cell": jnp.array([[3.0, 0.0]])})["cell"].tolist()
+    [[0.5, 0.5]]
     """
     if not weight >= 0:
         raise ValueError(f"weight, of the zero-one loss, must not be negative, got {weight}")
 
+    free = np.array([name != none for name in operations]) if operations else np.True_
+
+    def sigmoids(alpha: Array) -> Array:
+        return jax.nn.sigmoid(jnp.where(jnp.broadcast_to(free, alpha.shape) | jnp.isneginf(alpha), alpha, 0.0))
+
     def penalty(alpha: ArchWeights, weights: ArchWeights, step: Array) -> Array:
         del alpha, step
         left = {
-            kind: jnp.ones_like(own, bool) if there is None else jnp.asarray(there[kind])
+            kind: jnp.broadcast_to(free, own.shape) & (True if there is None else jnp.asarray(there[kind]))
             for kind, own in weights.items()
         }
         off = [jnp.where(left[kind], jnp.square(own - 0.5), 0.0).sum() for kind, own in weights.items()]
         return -weight * jnp.stack(off).sum() / jnp.stack([own.sum() for own in left.values()]).sum()
 
-    relaxation = by_slots(lambda key, alpha, step: jax.nn.sigmoid(alpha), jax.nn.sigmoid, there=there)
+    relaxation = by_slots(lambda key, alpha, step: sigmoids(alpha), sigmoids, there=there)
     return Variant(relaxation, penalty)
