@@ -402,7 +402,7 @@ def test_tutorial_network(shape, params, macs):
     assert network.costs == {"params": params, "macs": macs}
     assert count(network) == params
     values, stats = network.init(jax.random.key(0))
-    logits, aux = jax.eval_shape(lambda *own: network.apply(*own, Context(stats)), values, jnp.ones((2, *shape)))
+    logits, aux = jax.jit(lambda *own: network.apply(*own, Context(stats)))(values, jnp.ones((2, *shape)))
     assert logits.shape == (2, 10)
     assert aux.stats == ()
 

@@ -221,9 +221,10 @@ def _init(net: _Network, key: Key) -> PyTree:
     return params
 
 
-def _started(net: _Network) -> _Memory:
-    zeros = jnp.zeros((net.depth, net.hidden))
-    return _Memory(zeros, zeros, jnp.zeros((len(net.plan.given), net.hidden)))
+def _started(layers: PyTree, nodes: int) -> _Memory:
+    hidden = len(layers[0]["bias"]) // 4
+    zeros = jnp.zeros((len(layers), hidden))
+    return _Memory(zeros, zeros, jnp.zeros((nodes, hidden)))
 
 
 def _draw(net: _Network, params: PyTree, noise: Array) -> Arch:
@@ -249,7 +250,7 @@ def _draw(net: _Network, params: PyTree, noise: Array) -> Arch:
         taken = jnp.argmax(jnp.where(here.allowed, scores, _NEVER) + noise[number], axis=1)
         return (memory, projected, _of_taken(net, params, here, taken)), taken
 
-    start = _started(net)
+    start = _started(params["lstm"], len(plan.given))
     first = _Taken(params["start"], jnp.zeros((len(plan.given), 1)))
     _, taken = jax.lax.scan(step, (start, jnp.zeros_like(start.anchors), first), jnp.arange(len(plan.place)))
     # Where in [T, G] each choice is decided.
@@ -270,7 +271,7 @@ def _score(net: _Network, params: PyTree, arch: Arch) -> Decisions:
         jnp.concatenate([params["start"][None], taken.base[:-1]]),
         jnp.concatenate([jnp.zeros_like(taken.mean[:1]), taken.mean[:-1]]),
     )
-    h = _recurrence(params["lstm"], _started(net), inputs, _marks(net, own=True))
+    h = _recurrence(params["lstm"], inputs, _marks(net, own=True))
     met = None
     if "attention" in params:
         # The step in which each node is anchored; no node is read before.
@@ -333,40 +334,39 @@ def _cell(gates: Array, c: Array) -> tuple[Array, Array]:
 
 
 @jax.custom_vjp
-def _recurrence(layers: PyTree, start: _Memory, inputs: _Taken, anchored: Array) -> Array:
+def _recurrence(layers: PyTree, inputs: _Taken, anchored: Array) -> Array:
     """The states of the last layer after all steps, [T, H]; inputs and anchored have a leading axis [T].
 
     The gradients of kernels and biases are one product over all steps, outside of the loop.
     """
-    return _states(layers, start, inputs, anchored)[0]
+    return _states(layers, inputs, anchored)[0]
 
 
-def _states(
-    layers: PyTree, start: _Memory, inputs: _Taken, anchored: Array, nudges: Array | None = None
-) -> tuple[Array, Array]:
+def _states(layers: PyTree, inputs: _Taken, anchored: Array, nudges: Array | None = None) -> tuple[Array, Array]:
+    """The states of the last layer, [T, H], and what the gates of all layers were made of, [T, L, 2 H]."""
+
     def step(memory: _Memory, item: tuple[_Taken, Array, Array | None]) -> tuple[_Memory, tuple[Array, Array]]:
         memory, met = _advanced(layers, memory, *item)
         return memory, (memory.h[-1], met)
 
+    start = _started(layers, anchored.shape[1])
     return jax.lax.scan(step, start, (inputs, anchored, nudges))[1]
 
 
-def _recurrence_forward(layers: PyTree, start: _Memory, inputs: _Taken, anchored: Array) -> tuple[Array, Any]:
-    zeros = jnp.zeros((len(anchored), *start.c.shape[:1], 4 * start.c.shape[1]))
-    h, pull, met = jax.vjp(
-        lambda inputs, nudges: _states(layers, start, inputs, anchored, nudges), inputs, zeros, has_aux=True
-    )
-    return h, (pull, met, start, anchored)
+def _recurrence_forward(layers: PyTree, inputs: _Taken, anchored: Array) -> tuple[Array, Any]:
+    zeros = jnp.zeros((len(anchored), len(layers), len(layers[0]["bias"])))
+    h, pull, met = jax.vjp(lambda *own: _states(layers, own[0], anchored, own[1]), inputs, zeros, has_aux=True)
+    return h, (pull, met)
 
 
-def _recurrence_backward(kept: Any, g: Array) -> tuple[PyTree, _Memory, _Taken, Array]:
-    pull, met, start, anchored = kept
+def _recurrence_backward(kept: Any, g: Array) -> tuple[PyTree, _Taken, None]:
+    pull, met = kept
     of_inputs, of_gates = pull(g)
     of_layers = [
         {"kernel": met[:, number].T @ of_gates[:, number], "bias": of_gates[:, number].sum(0)}
         for number in range(met.shape[1])
     ]
-    return of_layers, jax.tree.map(jnp.zeros_like, start), of_inputs, jnp.zeros_like(anchored)
+    return of_layers, of_inputs, None
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)

@@ -83,8 +83,8 @@ def _scale_channels_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array
 scale_channels.defvjp(lambda x, scale: (_times_channels(x, scale), (x, scale)), _scale_channels_backward)
 
 
-def _means_at_once(*arrays: Array, images_first: bool, joined: bool) -> Array | list[Array]:
-    """Means over all positions of N arrays [B, H, W, C], N times [C], for accelerators: in one pass over the arrays.
+def _means_at_once(*arrays: Array, images_first: bool, joined: bool) -> Array:
+    """Means over all positions of N arrays [B, H, W, C], [N, C], for accelerators: in one pass over the arrays.
 
     images_first: sums of each image before those over the images, in two kernels for all arrays. A GPU's XLA would
     split one reduction of that length anyway, and then each array's by itself. joined: whether the second sum is one
@@ -92,9 +92,9 @@ def _means_at_once(*arrays: Array, images_first: bool, joined: bool) -> Array | 
     """
     count = arrays[0].size // arrays[0].shape[-1]
     if not images_first:
-        return [jnp.sum(array, (0, 1, 2)) / count for array in arrays]
+        return jnp.stack([jnp.sum(array, (0, 1, 2)) / count for array in arrays])
     each = [jnp.sum(array, (1, 2)) / count for array in arrays]
-    return _over_images(jnp.stack(each), 1) if joined else [_over_images(sums, 0) for sums in each]
+    return _over_images(jnp.stack(each), 1) if joined else jnp.stack([_over_images(sums, 0) for sums in each])
 
 
 def _over_images(x: Array, axis: int) -> Array:
@@ -169,7 +169,7 @@ def _backward(axis_name: str | None, residuals: Any, cotangents: Any) -> tuple[A
         return jnp.stack([total, along])
 
     def at_once(g: Array, x: Array, centered: Array, images_first: bool) -> Array:
-        return jnp.asarray(_means_at_once(g, g * centered, images_first=images_first, joined=True))
+        return _means_at_once(g, g * centered, images_first=images_first, joined=True)
 
     local = _by_form(in_turn, at_once, g, widened(x), centered)
     g_mean, g_along = pmean(local, axis_name)

@@ -10,10 +10,10 @@ the threshold is 0.85): `above` says so to a space whose nodes may have fewer th
 `darts_space(free=True)`.
 
 Deviations: over another space, its own rule reads an architecture off the sigmoids. The paper has no option "none". Its
-output is zero, so that nothing but the noise of the start and the zero-one loss would move its sigmoid: here it stays
-at 1/2 and is left out of that loss, so that an edge is absent where all of its other options fall below 1/2. That a
-node keeps two options at most is so in the authors' published cells; the part of their program that does it was not
-seen.
+output is zero, so its sigmoid has no gradient of the loss: only the noise of the start and the zero-one loss would move
+it. Here it stays at 1/2 and is left out of the zero-one loss. An edge is absent where all of its other options are
+below 1/2. That a node keeps two options at most is so in the authors' published cells; the part of their program that
+does it was not seen.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def fair_darts(
 ) -> Variant:
     """Sigmoids with the zero-one loss, whose weight is 10 in the paper.
 
-    operations: the options of each slot, among which `none` may be an absent edge. there: the options that pruning has
-    left.
+    operations: the options of each slot. none: the name of the one that stands for an absent edge, where there is one.
+    there: the options that pruning has left.
 
     Raises: ValueError where weight is negative.
 
