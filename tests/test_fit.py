@@ -21,6 +21,7 @@ from jaxnas.fit.problem import SearchSplit
 from jaxnas.fit.scores import Scores, Scoring, kept_scores
 from jaxnas.fit.searching import Epochs, batches_of, ends_of, epoch_lines
 from jaxnas.fit.sharing import candidates_within
+from jaxnas.runfolder import open_run
 from jaxnas.search import darts, single_path, uniform_paths
 from jaxnas.spaces import enas_macro_space, nasbench201_space
 from jaxnas.train.stop import stop_on_signal
@@ -107,6 +108,27 @@ def test_search_alone_finds_with_an_algorithm_and_with_a_sampler(numbers):
     assert box.arch.tolist() == TRUTH
     with pytest.raises(ValueError, match="a search algorithm and a data set, or a sampler and a function"):
         fit.search(algorithm, lambda arch: 0.0, epochs=1)
+
+
+def test_candidates_of_seeds_at_once_are_those_of_each_seed_alone(numbers, tmp_path, monkeypatch):
+    training = fit.Training(epochs=1, batch_size=32, drop_path=0.0)
+    same = NET._replace(extract=lambda params, arch: params, extract_stats=lambda stats, arch: stats)
+    entry = TABLE._replace(together=lambda skeleton, space: same)
+    monkeypatch.setattr(fit.devices, "_cores", lambda: 2)  # however many there are
+
+    problem = fit.Problem(entry, numbers, training, SPACE, lambda space: fit.make_budget(TABLE, space, None, {}))
+
+    def evaluations(folder, **seeds):
+        method = fit.BlackBox(sampler="evolution", evaluations=6, epochs=2, population=3)
+        with open_run(tmp_path / folder, {}, {}) as run:
+            names = method.prepare(problem._replace(**seeds)).search(run, lambda: None)
+            files = [run.stage("search").path / name / "evaluations.jsonl" for name in names]
+        lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+        return [[{name: value for name, value in line.items() if name != "time"} for line in own] for own in lines]
+
+    several = evaluations("all", seeds=2)
+    assert several == [evaluations(f"alone-{seed}", seed=seed)[0] for seed in range(2)]
+    assert [sum("values" in line for line in own) for own in several] == [6, 6]
 
 
 def test_a_network_is_trained_and_evaluated(numbers):

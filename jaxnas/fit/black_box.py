@@ -76,6 +76,7 @@ def search_black_box(
     objectives: int = 1,
     excess: Callable[[np.ndarray], float] | None = None,
     stop: Callable[[], int | None] | None = None,
+    called: str = "evaluation",
 ) -> BlackBoxFound:
     """Maximizes a Python function over architectures, with `evaluations` evaluations.
 
@@ -93,7 +94,8 @@ def search_black_box(
     folder: a run folder (`jaxnas.runfolder`). A run that ended early goes on in it, and a finished one is read back.
     Called from the main thread, SIGTERM and SIGINT then end it between two results; stop: gives the number of a signal
     once one came, where the caller heeds them itself. settings: what else the numbers depend on, such as the sampler's
-    name and numbers, as JSON; a folder with others is refused.
+    name and numbers, as JSON; a folder with others is refused. called: the name of an evaluation in what
+    progress tells.
 
     canonical: arch -> arch, by default that of the space. An architecture that was evaluated before, up to `canonical`
     and at the same fidelity, is told the value it had and costs nothing. repeats: evaluates it again.
@@ -136,7 +138,7 @@ def search_black_box(
             stop = held.enter_context(heed_signals()) if stop is None else stop
         workers = held.enter_context(Workers(evaluate, executor, retries, objectives))
         try:
-            _drive(asked, workers, log, stop or _never, in_flight)
+            _drive(asked, workers, log, stop or _never, in_flight, called)
         except BrokenExecutor as error:
             kept = "give a folder to keep them" if run is None else f"run again to go on from those in {run.path}"
             raise BrokenExecutor(f"{error}; {len(asked.done)} of {evaluations} evaluations are done, {kept}") from error
@@ -167,9 +169,11 @@ def _same(
     return same
 
 
-def _drive(asked: _Asked, workers: Workers, log: Lines | None, stop: Callable[[], int | None], in_flight: int) -> None:
+def _drive(
+    asked: _Asked, workers: Workers, log: Lines | None, stop: Callable[[], int | None], in_flight: int, called: str
+) -> None:
     """Asks, evaluates, writes and tells until the search is over."""
-    progress = EvaluationProgress(asked.limit, len(asked.done), sys.stderr)
+    progress = EvaluationProgress(asked.limit, len(asked.done), sys.stderr, called)
     waiting = [evaluation for evaluation in asked.history if not evaluation.done]
     try:
         while True:

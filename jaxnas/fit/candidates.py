@@ -19,12 +19,14 @@ from jaxnas.base import Sampler, SearchSpace
 from jaxnas.fit import seeds
 from jaxnas.fit.black_box import search_black_box
 from jaxnas.fit.budget import excess
+from jaxnas.fit.devices import spread, trainings_at_once
 from jaxnas.fit.problem import Found, Prepared, Problem, Stop
 from jaxnas.fit.results import clock
 from jaxnas.fit.select import guided
-from jaxnas.fit.settings import Training
+from jaxnas.fit.settings import Training, image_shape_of
 from jaxnas.fit.training import Trainer, check_training
 from jaxnas.fit.truth import curve
+from jaxnas.parallel import at_once, first_alone
 from jaxnas.ranges import Count, UsedWith, check_settings
 from jaxnas.runfolder import RunFolder, Stage
 
@@ -119,16 +121,23 @@ def sampler_of(settings: BlackBox, problem: Problem) -> Sampler:
 
 
 def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
-    """The search stage: what each seed found, one seed after another. Candidates are kept as they come."""
+    """The search stage: what each seed found. Candidates are kept as they come.
+
+    A candidate that one device trains keeps no more than one core busy: there, seeds are searched at once.
+    """
     problem = this.problem
 
     def each(stage: Stage) -> tuple[list[dict[str, Any]], float]:
         evaluate, timer = _evaluation(this), clock()
-        found = [
-            _one(this, evaluate, stage.path / name, problem.seed + n, stop)
-            for n, name in enumerate(seeds.names(problem))
-        ]
-        return found, timer()
+        names = seeds.names(problem)
+        over = spread(problem.devices, image_shape_of(problem.dataset), this.training.batch_size)
+
+        def one(number: int) -> dict[str, Any]:
+            name = names[number]
+            called = "evaluation" if len(names) == 1 else f"{name} evaluation"
+            return _one(this, evaluate, stage.path / name, problem.seed + number, stop, called)
+
+        return at_once(one, range(len(names)), min(trainings_at_once(over), len(names))), timer()
 
     return seeds.searched(run, problem, this.space, each)
 
@@ -147,11 +156,11 @@ def _evaluation(this: _Search) -> Callable[[int, np.ndarray], float]:
         _, outcome = trainer.fit(jnp.asarray(arch), key, None, lambda: None, io.StringIO())
         return float("nan") if outcome.best is None else outcome.best.value
 
-    return evaluate
+    return evaluate if shared is None else first_alone(evaluate)
 
 
 def _one(
-    this: _Search, evaluate: Callable[[int, np.ndarray], float], folder: Path, seed: int, stop: Stop
+    this: _Search, evaluate: Callable[[int, np.ndarray], float], folder: Path, seed: int, stop: Stop, called: str
 ) -> dict[str, Any]:
     """What one seed found, in JSON's terms."""
     problem, space = this.problem, this.space
@@ -159,7 +168,7 @@ def _one(
     found = search_black_box(
         this.sampler, functools.partial(evaluate, seed), this.evaluations, space=space, seed=seed, folder=folder,
         settings=this.settings, excess=(lambda arch: float(excess(budget, arch[None])[0])) if budget.limits else None,
-        stop=stop,
+        stop=stop, called=called,
     )  # fmt: skip
     values = found.values[:, 0]
     best = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]

@@ -66,6 +66,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def trainings_at_once(over: DataParallel) -> int:
+    """How many trainings whose batches are spread so this process has the cores for; elsewhere than on CPUs 1."""
+    return max(1, _cores() // over.devices) if jax.default_backend() == "cpu" else 1
+
+
 def chosen(devices: Devices, sizes: Sequence[int], most: int | None = None) -> list[jax.Device]:
     """The devices that are asked for, else as many as divide all sizes, up to `most`, or all of several processes.
 

@@ -256,10 +256,12 @@ class Lines:
 class EvaluationProgress:
     """Tells how many evaluations are done: on a terminal one line with a bar, elsewhere a line every few seconds.
 
-    total: of all. done: those of earlier processes. output: whatever becomes of it, nothing is raised.
+    total: of all. done: those of earlier processes. output: whatever becomes of it, nothing is raised. called: what one
+    is called.
     """
 
-    def __init__(self, total: int, done: int, output: TextIO | None) -> None:
+    def __init__(self, total: int, done: int, output: TextIO | None, called: str = "evaluation") -> None:
+        self._called = called
         self._total = total
         self._first = done
         self._output = output
@@ -273,7 +275,7 @@ class EvaluationProgress:
         if not self._renews and done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        parts = [f"evaluation {done}/{self._total}"]
+        parts = [f"{self._called} {done}/{self._total}"]
         if self._renews:
             parts.append(bar(done / self._total))
         if failed:

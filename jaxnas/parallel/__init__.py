@@ -1,6 +1,7 @@
 """One step over several devices (`devices`), for several seeds (`seeds`), and one program on several hosts (`hosts`).
 
-These three know nothing of each other. `placement` lays arrays out for them.
+These three know nothing of each other. `placement` lays arrays out for them. `threads` runs several
+computations at once.
 """
 
 from jaxnas.parallel.devices import DataParallel, Step, Way, data_parallel, on_one_device
@@ -18,6 +19,7 @@ from jaxnas.parallel.hosts import (
 )
 from jaxnas.parallel.placement import is_key, local
 from jaxnas.parallel.seeds import Seeds, SeedStep, many_seeds
+from jaxnas.parallel.threads import at_once, first_alone
 
 __all__ = [
     "DataParallel",
@@ -26,8 +28,10 @@ __all__ = [
     "Step",
     "Way",
     "arrays_from_first",
+    "at_once",
     "block",
     "data_parallel",
+    "first_alone",
     "from_first",
     "is_first_process",
     "is_key",

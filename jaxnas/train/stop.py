@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from jaxnas.console import tell
 
@@ -59,13 +60,14 @@ def saving() -> Iterator[None]:
         _saved = time.monotonic()
 
 
-def compiling(thread: int) -> bool:
+def compiling() -> bool:
     """Whether a thread traces, lowers or compiles a program of JAX: nothing of that can be saved or cut short."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        if frame.f_code.co_filename.endswith(_COMPILERS):
-            return True
-        frame = frame.f_back
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None:
+            if frame.f_code.co_filename.endswith(_COMPILERS):
+                return True
+            frame = frame.f_back
     return False
 
 
@@ -87,7 +89,6 @@ def stop_on_signal(grace: float = 25.0, compile_grace: float = 7.0) -> Iterator[
     one that may handle signals: raises ValueError elsewhere.
     """
     _came.clear()
-    main = threading.get_ident()
     receive, send = os.pipe()
     os.set_blocking(send, False)
 
@@ -97,7 +98,7 @@ def stop_on_signal(grace: float = 25.0, compile_grace: float = 7.0) -> Iterator[
         since = math.inf
         while True:
             waited = time.monotonic() - max(since, _saved)
-            if waited >= grace or (waited >= compile_grace and compiling(main)):
+            if waited >= grace or (waited >= compile_grace and compiling()):
                 why = f"no part of the work ended in {grace:g} s" if waited >= grace else "a program is being compiled"
                 tell(f"{signal.Signals(_came[0]).name}: {why}; ended without saving, and the same command goes on from "
                      "what was saved before", wait=False)  # fmt: skip
