@@ -14,11 +14,13 @@ from jaxnas.predictors.regression import decaying_adamw
 
 
 def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
-    """arch -> its graph, with the logarithms of its parameters and multiply-adds where the budget can tell them."""
-    signals = budget.signals
+    """arch -> its graph in functional form. Where the budget can tell them, the graph has the logarithms of parameters
+    and multiply-adds as signals.
+    """
+    form, signals = predictors.functional(_named(space, budget)), budget.signals
     if signals is None:
-        return space.graph
-    return lambda arch: space.graph(arch)._replace(signals=signals(arch))
+        return lambda arch: form(space.graph(arch))
+    return lambda arch: form(space.graph(arch))._replace(signals=signals(arch))
 
 
 def _named(space: SearchSpace, budget: Budget) -> SearchSpace:
@@ -34,18 +36,10 @@ def _example(space: SearchSpace, budget: Budget) -> Graph:
     return jax.eval_shape(graphs(space, budget), jax.ShapeDtypeStruct((len(space.choices),), "int32"))
 
 
-def _of_function(space: SearchSpace, encoding: Encoding | None) -> Encoding | None:
-    """An encoding of graphs in functional form, of graphs as they are."""
-    if encoding is None:
-        return None
-    form = predictors.functional(space)
-    return lambda graph: encoding(form(graph))
-
-
 def _shape(space: SearchSpace, budget: Budget) -> Encoding | None:
     """What is known of cells and networks by their paths; None of a product of plain choices."""
     named = _named(space, budget)
-    return _of_function(named, predictors.shape(named)) if "output" in named.vocabulary else None
+    return predictors.shape(named) if "output" in named.vocabulary else None
 
 
 def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
@@ -55,7 +49,7 @@ def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
     were chosen on digits201.
     """
     example, shape, named = _example(space, budget), _shape(space, budget), _named(space, budget)
-    paths = _of_function(named, predictors.path_roots(named))
+    paths = predictors.path_roots(named)
     nodes = predictors.one_hot(len(budget.vocabulary))
     if shape is not None and paths is not None:
         blocks = [Block(nodes, 0.1), Block(shape, 0.7), Block(paths, 0.2, standardize=False)]
@@ -73,7 +67,8 @@ def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
     if example.signals is not None:
         encodings.append(predictors.signals)
     encode = predictors.concatenated(*encodings) if encodings else None
-    network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode)
+    levels = predictors.levels(_named(space, budget))
+    network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode, levels=levels)
     one = predictors.regression(network, decaying_adamw, epochs=30, batch=128, least_steps=100)
     return predictors.ensemble(one, 5)
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.base import Choice, Graph, SearchSpace
+from jaxnas.base import Array, Choice, Graph, Key, SearchSpace
 from jaxnas.predictors.encodings import Encoding, concatenated, operation_counts, path_counts, path_statistics
 from jaxnas.predictors.functional import functional_form
+from jaxnas.predictors.gnn import levels_of
 
 LONGEST_PATH = {"nasbench101": 5}
 """Operations of the paths that are counted, where it is not three."""
 NO_CELLS = ("chain", "enas_macro", "natsbench_size")
 """Spaces with an output whose paths are all of a network, too many to be counted."""
+SAMPLED = 2048
+"""Random architectures by which it is told what is never joined in a space."""
 
 
 def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
@@ -37,6 +41,25 @@ def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
         return lambda graph: graph
     identities = [name for name in ("skip_connect",) if name in names]
     return functional_form(names, identities)
+
+
+def levels(space: SearchSpace) -> list[list[int]]:
+    """Groups of places that are never joined in functional forms, for `gnn`.
+
+    They are found by what is joined in random architectures, more than enough to meet each pair that a choice or two
+    can join.
+
+    >>> from jaxnas.spaces import darts_space
+    >>> levels(darts_space())  # the inputs, the operations of four nodes, the output; sums are contracted
+    [[0, 1], [2, 3, 5], [6, 8], [9, 11], [12], [14]]
+    """
+
+    def joined(key: Key) -> tuple[Array, Array]:
+        graphs = jax.vmap(space.graph)(jax.vmap(space.sample)(jax.random.split(key, SAMPLED)))
+        return graphs.adjacency.sum((0, 1)), jax.vmap(functional(space))(graphs).mask.any((0, 1))
+
+    adjacency, there = jax.tree.map(np.asarray, jax.jit(joined)(jax.random.key(0)))
+    return levels_of(adjacency, there)
 
 
 def _operations(space: SearchSpace) -> list[int]:

@@ -11,14 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import predictors
-from jaxnas.base import Arch, Array, Graph, Key, SearchSpace
+from jaxnas.base import Arch, Array, Graph, SearchSpace
 from jaxnas.benchmarks import Table, functional_classes
 from jaxnas.benchmarks.named import metric_column
 from jaxnas.predictors import Encoding
 from jaxnas.spaces import nasbench201_space, product_space
-
-SAMPLED = 2048
-"""Random architectures by which it is told what is never joined in a space."""
 
 
 class Known(NamedTuple):
@@ -87,19 +84,8 @@ def known(table: Table, signals: Sequence[str] = ()) -> Known:
         classes=_classes(table, space),
         example=jax.eval_shape(graph, jax.ShapeDtypeStruct((len(table.choices),), jnp.int32)),
         signals=tuple(signals),
-        levels=functools.partial(_levels, space),
+        levels=functools.partial(predictors.levels, space),
     )
-
-
-def _levels(space: SearchSpace) -> list[list[int]]:
-    """By what is joined in random architectures, more than enough to meet each pair that a choice or two can join."""
-
-    def joined(key: Key) -> tuple[Array, Array]:
-        graphs = jax.vmap(space.graph)(jax.vmap(space.sample)(jax.random.split(key, SAMPLED)))
-        return graphs.adjacency.sum((0, 1)), jax.vmap(predictors.functional(space))(graphs).mask.any((0, 1))
-
-    adjacency, there = jax.tree.map(np.asarray, jax.jit(joined)(jax.random.key(0)))
-    return predictors.levels_of(adjacency, there)
 
 
 def _space_of(table: Table) -> SearchSpace:
