@@ -5,6 +5,7 @@ budget, then train and test it and its baselines.
     python -m experiments.one_shot --max-macs 400000 --search.by ilp          within a budget, by an integer program
     python -m experiments.one_shot --max-latency-ms 5 --search.by predictor   on this device, guided by a graph network
     python -m experiments.one_shot --search.by proxy                          a proxy ranks 1,000, the first are scored
+    python -m experiments.one_shot --search.finalists.count 20                the best by score are trained and compared
     python -m experiments.one_shot --search.prune 4 3                         the weakest options go during the training
     python -m experiments.one_shot --max-macs 300000 --search.supernet runs/one_shot --workdir runs/smaller
     python -m experiments.one_shot --dataset digits201 --table digits201      beside the ground truth

@@ -1,5 +1,6 @@
 """The road and its parts as functions, on problems whose answer is known."""
 
+import dataclasses
 import json
 
 import chex
@@ -39,6 +40,7 @@ def path_network(arch, skeleton, space):
     return Network(lambda key: (NET.init(key), ()), apply, {"params": 9, "macs": 2})
 
 
+SHARED = NET._replace(extract=lambda params, arch: params, extract_stats=lambda stats, arch: stats)
 TABLE = Entry("table", space=lambda skeleton: SPACE, supernet=lambda skeleton: NET, network=path_network)
 
 
@@ -112,8 +114,7 @@ def test_search_alone_finds_with_an_algorithm_and_with_a_sampler(numbers):
 
 def test_candidates_of_seeds_at_once_are_those_of_each_seed_alone(numbers, tmp_path, monkeypatch):
     training = fit.Training(epochs=1, batch_size=32, drop_path=0.0)
-    same = NET._replace(extract=lambda params, arch: params, extract_stats=lambda stats, arch: stats)
-    entry = TABLE._replace(together=lambda skeleton, space: same)
+    entry = TABLE._replace(together=lambda skeleton, space: SHARED)
     monkeypatch.setattr(fit.devices, "_cores", lambda: 2)  # however many there are
 
     problem = fit.Problem(entry, numbers, training, SPACE, lambda space: fit.make_budget(TABLE, space, None, {}))
@@ -129,6 +130,50 @@ def test_candidates_of_seeds_at_once_are_those_of_each_seed_alone(numbers, tmp_p
     several = evaluations("all", seeds=2)
     assert several == [evaluations(f"alone-{seed}", seed=seed)[0] for seed in range(2)]
     assert [sum("values" in line for line in own) for own in several] == [6, 6]
+
+
+def test_of_finalists_the_best_by_validation_is_taken_and_a_stopped_run_trains_those_that_are_missing(
+    numbers, tmp_path, monkeypatch
+):
+    finalists = fit.Finalists(9, epochs=30)
+    scoring = fit.Scoring("batch", batch_size=8, evaluations=16, population=4, limit=10)
+    method = fit.OneShot(epochs=1, batch_size=32, learning_rate=1e-6, clip=None, scoring=scoring, finalists=finalists)
+    training = fit.Training(epochs=1, batch_size=32, learning_rate=0.05, drop_path=0.0)
+
+    def negated(params, arch, inputs, context):
+        outputs, aux = NET.apply_path(params, arch, inputs, context)
+        return -outputs, aux
+
+    # The supernet scores the right maps lowest.
+    entry = TABLE._replace(
+        supernet=lambda skeleton: NET._replace(apply_path=negated), together=lambda skeleton, space: SHARED
+    )
+    problem = fit.Problem(entry, numbers, training, SPACE, lambda space: fit.make_budget(TABLE, space, None, {}))
+    monkeypatch.setattr(fit.devices, "_cores", lambda: 2)
+
+    def search():
+        with open_run(tmp_path, {}, {}) as run:
+            return method.prepare(problem).search(run, lambda: None)["found"]
+
+    found = search()
+    told = found.told["selection"]["finalists"]
+    assert found.arch.tolist() == TRUTH
+    assert len(set(told["notations"])) == 9
+    assert found.told["selection"]["scored_on"] == "10 validation images"
+    assert told["taken"] == int(np.argmax(told["valid"])) > 0
+    kept = tmp_path / "stages" / "search" / "finalists" / "evaluations.jsonl"
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(lines[:5]))
+    for path in (tmp_path / "stages" / "search" / "done.json", kept.with_name("result.json")):
+        path.unlink()
+    assert search().told["selection"]["finalists"] == told
+    for wrong, why in (
+        (fit.Finalists(17), r"search\.finalists\.count must be at most the 16 of search\.scoring\.evaluations, got 17"),
+        (fit.Finalists(0, 5), r"search\.finalists\.epochs 5 has an effect only with search\.finalists\.count"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            dataclasses.replace(method, finalists=wrong).prepare(problem)
+    assert kept.read_text().startswith("".join(lines[:5]))
 
 
 def test_a_network_is_trained_and_evaluated(numbers):

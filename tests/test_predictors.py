@@ -348,6 +348,21 @@ def test_wrong_settings_name_the_value(case):
         build()
 
 
+def test_cells_are_of_one_class_where_they_compute_the_same_and_apart_where_one_operation_is_used_twice():
+    space, cells = nasbench201_space(), ALL
+    classes, terms = predictors.function_classes(space, cells), functional_classes(cells)
+    pairs = np.unique(np.stack([classes, terms]), axis=1)
+    assert pairs.shape[1] == len(np.unique(classes))  # each lies within a class of equal terms
+    assert len(np.unique(terms)) < pairs.shape[1] < 1.01 * len(np.unique(terms))
+    once, twice = (
+        "|none~0|+|skip_connect~0|none~1|+|nor_conv_1x1~0|none~1|nor_conv_1x1~2|",
+        "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|skip_connect~1|skip_connect~2|",
+    )
+    both = np.stack([space.from_genotype(cell) for cell in (once, twice)])
+    assert predictors.function_classes(space, both).tolist() == [0, 1]
+    assert functional_classes(both).tolist() == [0, 0]
+
+
 def test_places_in_levels_change_nothing_of_the_graph_network():
     """Places that are never joined are updated together: the network is the same, with other places left out too."""
     space = darts_space(2)

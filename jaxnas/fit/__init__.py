@@ -2,7 +2,7 @@
 
 from jaxnas.fit.black_box import BlackBoxFound
 from jaxnas.fit.budget import Budget, make_budget
-from jaxnas.fit.candidates import BlackBox, train_candidates
+from jaxnas.fit.candidates import BlackBox, Finalists, train_candidates
 from jaxnas.fit.darts import Darts
 from jaxnas.fit.deriving import heaviest
 from jaxnas.fit.devices import Devices
@@ -29,6 +29,7 @@ __all__ = [
     "Devices",
     "Enas",
     "EnasController",
+    "Finalists",
     "Fixed",
     "Found",
     "Limits",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import io
@@ -15,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxnas import samplers
-from jaxnas.base import Sampler, SearchSpace
+from jaxnas.base import Array, Candidates, Key, Sampler, SearchSpace
 from jaxnas.fit import seeds
 from jaxnas.fit.black_box import search_black_box
 from jaxnas.fit.budget import excess
@@ -27,8 +29,9 @@ from jaxnas.fit.settings import Training, image_shape_of
 from jaxnas.fit.training import Trainer, check_training
 from jaxnas.fit.truth import curve
 from jaxnas.parallel import at_once, first_alone
-from jaxnas.ranges import Count, UsedWith, check_settings
+from jaxnas.ranges import Count, Natural, UsedWith, check_settings
 from jaxnas.runfolder import RunFolder, Stage
+from jaxnas.samplers.moves import Incumbent, better_of, no_incumbent, single, whole
 
 Kind = Literal["random", "evolution", "local", "annealing", "reinforce", "predictor"]
 
@@ -78,16 +81,97 @@ def train_candidates(
     docs/own_method.md has an example.
     """
     seeds.check(problem, {})
+    if evaluations < 1:
+        raise ValueError(f"search.evaluations must be at least 1, got {evaluations}")
+    this = _Search(problem, sampler, evaluations, _checked(problem, epochs), dict(settings))
+    return Prepared(lambda run, stop: search(this, run, stop))
+
+
+def _checked(problem: Problem, epochs: int) -> Training:
+    """Of candidates. Raises ValueError where it cannot work with the data or the devices."""
     if not problem.training.hold_out:
         raise ValueError("candidates are compared by validation: train.hold_out must not be 0")
     if problem.devices.coordinator is not None:  # each would keep evaluations of its own, and resume from others
         raise ValueError("candidates are trained by one process: leave out devices.coordinator")
-    if evaluations < 1:
-        raise ValueError(f"search.evaluations must be at least 1, got {evaluations}")
     training = dataclasses.replace(problem.training, epochs=epochs)
     check_training(training, problem.dataset, problem.seed, problem.devices)
-    this = _Search(problem, sampler, evaluations, training, dict(settings))
-    return Prepared(lambda run, stop: search(this, run, stop))
+    return training
+
+
+@dataclasses.dataclass(frozen=True)
+class Finalists:
+    """Architectures of the highest scores, which are trained for a short time and compared by validation.
+
+    >>> Finalists(count=20).epochs  # `jaxnas.OneShot(finalists=Finalists(count=20))`
+    3
+    """
+
+    count: Natural = 0
+    """How many are trained, of all that were scored; no two of them compute the same. 0 trains none: the architecture
+    of the highest score that the search found is taken."""
+    epochs: Count = 3
+    """Epochs of a finalist's training. Its other settings are those of the final training."""
+
+
+def check_finalists(problem: Problem, finalists: Finalists) -> None:
+    """Raises ValueError for finalists that cannot be trained, before anything is compiled."""
+    if finalists.count:
+        _checked(problem, finalists.epochs)
+    elif finalists.epochs != Finalists.epochs:
+        raise ValueError(
+            f"search.finalists.epochs {finalists.epochs} has an effect only with search.finalists.count: leave it out, "
+            "or give that"
+        )
+
+
+TrainFinalists = Callable[[np.ndarray, int, Path, Stop, str], np.ndarray]
+"""(archs int [K, D], seed, folder, stop, what one is called where progress is told) -> the validation metric of each
+after a short training, float64 [K]; NaN where one failed. The folder keeps each value as it comes, and a run that was
+stopped goes on with it. Raises ValueError where all failed; Stopped after a signal; OSError."""
+
+
+def make_finalists(problem: Problem, finalists: Finalists) -> TrainFinalists:
+    """What trains the finalists of all seeds, compiled once; as many at a time as `trainings_at_once` says."""
+    training = _checked(problem, finalists.epochs)
+    evaluate = _evaluation(problem, training)
+    over = spread(problem.devices, image_shape_of(problem.dataset), training.batch_size)
+
+    def train(archs: np.ndarray, seed: int, folder: Path, stop: Stop, called: str) -> np.ndarray:
+        workers = min(trainings_at_once(over), len(archs))
+        with contextlib.ExitStack() as held:
+            executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(workers)) if workers > 1 else None
+            found = search_black_box(
+                _listed(problem.space, archs), functools.partial(evaluate, seed), len(archs), space=problem.space,
+                seed=seed, executor=executor, in_flight=1 if executor is None else workers, folder=folder,
+                settings={**dataclasses.asdict(finalists), "archs": archs.tolist()}, canonical=lambda arch: arch,
+                stop=stop, called=called,
+            )  # fmt: skip
+        return found.values[:, 0]
+
+    return train
+
+
+class _ListedState(NamedTuple):
+    asked: Array
+    incumbent: Incumbent
+
+
+def _listed(space: SearchSpace, archs: np.ndarray) -> Sampler:
+    """Asks once, for all of archs [K, D]."""
+
+    def ask(key: Key, state: _ListedState) -> Candidates:
+        del key
+        return whole(jnp.asarray(archs))._replace(wanted=jnp.full(len(archs), ~state.asked))
+
+    def tell(key: Key, state: _ListedState, candidates: Candidates, objectives: Array, valid: Array) -> _ListedState:
+        del key
+        values, _ = single(candidates, objectives, valid)
+        return _ListedState(jnp.bool_(True), better_of(state.incumbent, candidates.archs, values))
+
+    return Sampler(
+        lambda key: _ListedState(jnp.bool_(False), no_incumbent(space)), ask, tell,
+        best=lambda state: state.incumbent.arch[None],
+    )  # fmt: skip
 
 
 class _Search(NamedTuple):
@@ -128,7 +212,7 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     problem = this.problem
 
     def each(stage: Stage) -> tuple[list[dict[str, Any]], float]:
-        evaluate, timer = _evaluation(this), clock()
+        evaluate, timer = _evaluation(problem, this.training), clock()
         names = seeds.names(problem)
         over = spread(problem.devices, image_shape_of(problem.dataset), this.training.batch_size)
 
@@ -142,15 +226,18 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
     return seeds.searched(run, problem, this.space, each)
 
 
-def _evaluation(this: _Search) -> Callable[[int, np.ndarray], float]:
+def _evaluation(problem: Problem, training: Training) -> Callable[[int, np.ndarray], float]:
     """(seed, arch) -> the best validation metric of a training. The step is compiled once where the space has such."""
-    problem, space = this.problem, this.space
-    skeleton = problem.trained_skeleton
-    together = problem.entry.together if this.training.share_step else None
-    shared = None if together is None else _trainer(this, together(skeleton, space))
+    space, skeleton = problem.space, problem.trained_skeleton
+    together = problem.entry.together if training.share_step else None
+
+    def trainer_of(network: Any) -> Trainer:
+        return Trainer(network, training, problem.dataset, problem.seed, problem.devices)
+
+    shared = None if together is None else trainer_of(together(skeleton, space))
 
     def evaluate(seed: int, arch: np.ndarray) -> float:
-        trainer = shared or _trainer(this, problem.entry.network(jnp.asarray(arch), skeleton, space))
+        trainer = shared or trainer_of(problem.entry.network(jnp.asarray(arch), skeleton, space))
         # All candidates have one key: what differs is the architecture. Signals are heeded between two of them.
         key = jax.random.key(seed)
         _, outcome = trainer.fit(jnp.asarray(arch), key, None, lambda: None, io.StringIO())
@@ -179,7 +266,3 @@ def _one(
     if problem.truth is not None:
         told["truth_curve"] = curve(problem.truth, found.archs[best])
     return {"genotype": space.to_genotype(jnp.asarray(found.arch)), "told": {"candidates": told}}
-
-
-def _trainer(this: _Search, network: Any) -> Trainer:
-    return Trainer(network, this.training, this.problem.dataset, this.problem.seed, this.problem.devices)

@@ -15,9 +15,10 @@ from jaxnas import data
 from jaxnas.base import Array, Key, Sampler, SearchAlgorithm, SearchSpace, Skeleton, Supernet
 from jaxnas.fit import reuse, seeds
 from jaxnas.fit.budget import Budget
+from jaxnas.fit.candidates import Finalists, TrainFinalists, check_finalists, make_finalists
 from jaxnas.fit.filtering import proxy_score
 from jaxnas.fit.predictors import PREDICTORS
-from jaxnas.fit.problem import Found, Picture, Prepared, Problem, Stop, search_split
+from jaxnas.fit.problem import Found, Picture, Prepared, Problem, SearchSplit, Stop, search_split
 from jaxnas.fit.programs import program_of
 from jaxnas.fit.results import clock
 from jaxnas.fit.scores import Measured, ScoreComparison, Scores, Scoring, kept_scores, within
@@ -28,6 +29,7 @@ from jaxnas.fit.selection_pictures import draw_selection
 from jaxnas.fit.settings import image_shape_of
 from jaxnas.fit.truth import Truth, curve
 from jaxnas.parallel import local
+from jaxnas.predictors import function_classes
 from jaxnas.proxies import checked_names
 from jaxnas.ranges import (
     Between,
@@ -107,6 +109,7 @@ class OneShot:
     """The run folder of a finished search, whose supernet is used without training. So you can search again with
     another budget, or select in another way."""
     scoring: Scoring = Scoring()
+    finalists: Finalists = Finalists()
     comparison: ScoreComparison = ScoreComparison()
 
     def prepare(self, problem: Problem) -> Prepared:
@@ -126,6 +129,7 @@ class OneShot:
         layout = seeds.layout(problem, image_shape_of(problem.dataset), self.batch_size, side_by_side=False)
         supernet, skeleton = problem.supernet(self.channels, self.cells), problem.skeleton(self.channels, self.cells)
         paths_of(self.sampling, supernet.space, skeleton)  # raises for what cannot be
+        check_finalists(problem, self.finalists)
         if self.by == "proxy":
             checked_names([self.proxy])
             if problem.devices.coordinator is not None:
@@ -140,7 +144,9 @@ class OneShot:
         epochs = Epochs(
             problem.dataset, split, {"supernet": self.batch_size}, size_names={"supernet": "search.batch_size"}
         )
-        this = _Search(self, problem, supernet, skeleton, epochs, layout, measured, {})
+        valid = data.limited(split.valid, self.scoring.limit) if self.scoring.limit else split.valid
+        scored_split = split._replace(valid=valid)
+        this = _Search(self, problem, supernet, skeleton, epochs, scored_split, layout, measured, {})
         taken = reuse.check(self, problem)
         return Prepared(
             lambda run, stop: search(this, run, stop),
@@ -157,6 +163,11 @@ class OneShot:
             )
         if self.scoring.evaluations < 16:
             raise ValueError(f"search.scoring.evaluations must be at least 16, got {self.scoring.evaluations}")
+        if self.finalists.count > self.scoring.evaluations:
+            raise ValueError(
+                f"search.finalists.count must be at most the {self.scoring.evaluations} of search.scoring.evaluations, "
+                f"got {self.finalists.count}"
+            )
         if self.by == "proxy" and self.proxy_from < self.scoring.evaluations:
             raise ValueError(
                 f"search.proxy_from must be at least the {self.scoring.evaluations} of search.scoring.evaluations, got "
@@ -171,13 +182,15 @@ class OneShot:
 
 
 class _Search(NamedTuple):
-    """A search that was checked. skeleton: of the supernet. made: as of `Scores`, for all seeds."""
+    """A search that was checked. skeleton: of the supernet. scored: the images that give statistics, and those that
+    architectures are scored on. made: as of `Scores`, for all seeds."""
 
     settings: OneShot
     problem: Problem
     supernet: Supernet
     skeleton: Skeleton
     epochs: Epochs
+    scored: SearchSplit
     layout: seeds.Layout
     measured: Measured | None
     made: dict[str, Any]
@@ -191,7 +204,7 @@ class _Search(NamedTuple):
         folder = stage.path if name == seeds.ONE else stage.path / name
         devices = jax.local_devices()[: self.problem.devices.count or None]
         return Scores(
-            self.supernet, params, self.epochs.split, self.problem.dataset, self.settings.scoring,
+            self.supernet, params, self.scored, self.problem.dataset, self.settings.scoring,
             self.problem.seed, folder, devices, self.made,
         )  # fmt: skip
 
@@ -251,8 +264,13 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
             this.settings.by, pruned.space, budget, this.settings.predictor, scoring.evaluations, scoring.population
         )
         found = []
-        for name, own, *keys in zip(seeds.names(problem), seeds.states(problem.seeds, state), *rest, strict=True):
+        finals = make_finalists(problem, this.settings.finalists) if this.settings.finalists.count else None
+        each_seed = zip(seeds.names(problem), seeds.states(problem.seeds, state), *rest, strict=True)
+        for number, (name, own, *keys) in enumerate(each_seed):
             chosen = {**_best_of(this, stage, name, own, pruned, budget, sampler, keys, stop), "pruning": sizes}
+            best = np.array(chosen.pop("best"), np.int32)
+            if finals is not None:
+                _finals(this, finals, stage, name, problem.seed + number, best, chosen, stop)
             genotype, beside = chosen.pop("genotype"), {"best-of-random": chosen.pop("random_genotype")}
             found.append({"genotype": genotype, "told": {"selection": chosen}, "beside": beside})
         return found, seconds + timer()
@@ -266,18 +284,22 @@ def _best_of(
 ) -> dict[str, Any]:  # fmt: skip
     """What the scores of one seed's supernet choose. keys: of the selection, of random ones, of running averages."""
     select_key, random_key, paths_key = keys
-    settings, truth, valid = this.settings, this.problem.truth, this.epochs.split.valid
+    settings, truth = this.settings, this.problem.truth
+
+    def embedded_archs(archs: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.vmap(pruned.embed)(jnp.asarray(archs)))
 
     def choose(scores: Mapping[str, CachedScore]) -> dict[str, Any]:
         score = within(scores[settings.scoring.batch_norm], pruned)
-        chosen, order = selected(
+        chosen, held, ranked = selected(
             settings.by, settings.predictor, settings.scoring, pruned.space, budget, score, select_key, random_key,
             _filter(this, pruned, budget) if settings.by == "proxy" else None, settings.proxy_from,
             sampler,
         )  # fmt: skip
-        chosen["scored_on"] = f"{data.count(valid)} validation images"
+        chosen["best"] = _finalists(this, embedded_archs(ranked)).tolist()
+        chosen["scored_on"] = f"{data.count(this.scored.valid)} validation images"
         if truth is not None:
-            chosen["truth_curve"] = curve(truth, jax.vmap(pruned.embed)(jnp.asarray(order)))
+            chosen["truth_curve"] = curve(truth, embedded_archs(held))
         if this.measured is not None:
             of_measured = {policy: score(this.measured.archs) for policy, score in scores.items()}
             values = this.measured.values
@@ -294,6 +316,39 @@ def _best_of(
         values = ", ".join(f"{quantity} {value:.3f}" for quantity, value in figures.items())
         print(f"{name}, scores by {policy}: {values}", flush=True)
     return chosen
+
+
+def _finalists(this: _Search, ranked: np.ndarray) -> np.ndarray:
+    """The first of archs [N, D] of the whole space that differ in what they compute, as many as the settings say."""
+    if not this.settings.finalists.count:
+        return ranked[:0]
+    named = this.space if this.space.vocabulary else this.space._replace(vocabulary=this.problem.entry.vocabulary)
+    _, first = np.unique(function_classes(named, ranked), return_index=True)
+    return ranked[np.sort(first)[: this.settings.finalists.count]]
+
+
+def _finals(
+    this: _Search, train: TrainFinalists, stage: Stage, name: str, seed: int, archs: np.ndarray, chosen: dict[str, Any],
+    stop: Stop,
+) -> None:  # fmt: skip
+    """Trains the best by score, int [K, D] of the whole space, and puts what validation says into what was chosen."""
+    problem, settings = this.problem, this.settings.finalists
+    folder = (stage.path if name == seeds.ONE else stage.path / name) / "finalists"
+    called = "finalist" if name == seeds.ONE else f"{name} finalist"
+    values = train(archs, seed, folder, stop, called)
+    taken = int(np.nanargmax(values))
+    chosen["genotype"] = this.space.to_genotype(jnp.asarray(archs[taken]))
+    chosen["finalists"] = {
+        "epochs": settings.epochs,
+        "notations": [this.space.notation(jnp.asarray(arch)) for arch in archs],
+        "valid": [None if np.isnan(value) else float(value) for value in values],
+        "taken": taken,
+    }
+    if problem.truth is not None:
+        held = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
+        for column, then in curve(problem.truth, archs[held]).items():
+            chosen["truth_curve"][column] += then
+    print(f"{name}: of {len(archs)} finalists the {taken + 1}. by score is the best by validation", flush=True)
 
 
 def _filter(this: _Search, pruned: Pruned, budget: Budget) -> Score:

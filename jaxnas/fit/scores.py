@@ -17,7 +17,7 @@ from jaxnas.base import Key, PyTree, Supernet
 from jaxnas.files import open_to_append, read_json_lines, write_atomic
 from jaxnas.fit.problem import SearchSplit, Stop
 from jaxnas.fit.scoring import Score, with_scores
-from jaxnas.ranges import Count
+from jaxnas.ranges import Count, Limit
 from jaxnas.spaces import Pruned
 from jaxnas.train.path_score import CachedScore, make_path_score, recalibrated, running
 
@@ -41,6 +41,8 @@ class Scoring:
     """How many architectures the search scores; as many random ones are scored for comparison."""
     population: Count = 50
     """The population of an evolution, or the random start of a selection by a predictor."""
+    limit: Limit = 0
+    """Architectures are scored on at most this many validation images; 0 is all."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,10 +151,11 @@ def select(
 def selected(
     way: Way, predictor: PREDICTOR, scoring: Scoring, space: SearchSpace, budget: Budget, score: Score, key: Key,
     random_key: Key, rank: Score | None = None, ranked: int = 1000, sampler: Sampler | None = None,
-) -> tuple[dict[str, Any], np.ndarray]:  # fmt: skip
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:  # fmt: skip
     """The best within the budget of what the way had scored, and of as many random ones, in JSON's terms.
 
-    Beside it, the architecture of the highest score so far after each evaluation of the way, int [N, D].
+    Beside it, the architecture of the highest score so far after each evaluation of the way, int [N, D], and all that
+    were scored, the random ones too, those of high scores first, int [M, D].
     """
     chosen = select(
         score, space, budget, by=way, predictor=predictor, evaluations=scoring.evaluations,
@@ -175,25 +176,29 @@ def selected(
 
     best_random = int(np.argmax(random_values))
     so_far = np.maximum.accumulate(np.where(values == np.maximum.accumulate(values), np.arange(len(values)), 0))
-    return {
-        "genotype": space.to_genotype(jnp.asarray(chosen.arch)),
-        "random_genotype": space.to_genotype(jnp.asarray(drawn[best_random])),
-        "search": way,
-        "batch_norm": scoring.batch_norm,
-        "evaluations": len(archs),
-        "random_evaluations": len(drawn),
-        "random_by_walking": walked,
-        "best_score": float(values.max()),
-        "mean_score": float(values.mean()),
-        "best_random_score": float(random_values.max()),
-        "mean_random_score": float(random_values.mean()),
-        "front": [told(int(row)) for row in front(np.stack([-costs["macs"], all_values], axis=1))],
-        "points": {
-            "search": {"macs": costs["macs"][: len(archs)].tolist(), "scores": values.tolist()},
-            "random": {"macs": costs["macs"][len(archs) :].tolist(), "scores": random_values.tolist()},
+    return (
+        {
+            "genotype": space.to_genotype(jnp.asarray(chosen.arch)),
+            "random_genotype": space.to_genotype(jnp.asarray(drawn[best_random])),
+            "search": way,
+            "batch_norm": scoring.batch_norm,
+            "evaluations": len(archs),
+            "random_evaluations": len(drawn),
+            "random_by_walking": walked,
+            "best_score": float(values.max()),
+            "mean_score": float(values.mean()),
+            "best_random_score": float(random_values.max()),
+            "mean_random_score": float(random_values.mean()),
+            "front": [told(int(row)) for row in front(np.stack([-costs["macs"], all_values], axis=1))],
+            "points": {
+                "search": {"macs": costs["macs"][: len(archs)].tolist(), "scores": values.tolist()},
+                "random": {"macs": costs["macs"][len(archs) :].tolist(), "scores": random_values.tolist()},
+            },
+            **({} if chosen.additivity is None else {"additivity": chosen.additivity}),
         },
-        **({} if chosen.additivity is None else {"additivity": chosen.additivity}),
-    }, archs[so_far]
+        archs[so_far],
+        every[np.argsort(-all_values, kind="stable")],
+    )
 
 
 def by_proxy(

@@ -48,6 +48,12 @@ def draw_selection(
             for size in found["pruning"]
         )
         told += "."
+    if "finalists" in found:
+        finalists = found["finalists"]
+        told += (
+            f" The best {len(finalists['valid'])} were trained for {finalists['epochs']} epochs each. The "
+            f"{finalists['taken'] + 1}. by score is the best by validation, and was taken."
+        )
     pictures = [("Score and cost", "front.png", told)]
     if "agreement" in found:
         _draw_agreement(found, folder / "agreement.png", metric)

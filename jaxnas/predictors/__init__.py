@@ -16,7 +16,7 @@ from jaxnas.predictors.gaussian_process import Block, gaussian_process
 from jaxnas.predictors.gnn import gnn, levels_of
 from jaxnas.predictors.losses import Loss, normal_scores, pairwise_hinge, pairwise_logistic, squared
 from jaxnas.predictors.mlp import mlp
-from jaxnas.predictors.of_space import as_signal, functional, levels, path_roots, shape
+from jaxnas.predictors.of_space import as_signal, function_classes, functional, levels, path_roots, shape
 from jaxnas.predictors.regression import Regressor, regression
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "average",
     "concatenated",
     "ensemble",
+    "function_classes",
     "functional",
     "functional_form",
     "gaussian_process",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,44 @@ def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
         return lambda graph: graph
     identities = [name for name in ("skip_connect",) if name in names]
     return functional_form(names, identities)
+
+
+def function_classes(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
+    """What archs [P, D] compute: int [P], equal where two are one network up to the order of sums and what is unused.
+
+    Classes are numbered as they first come up. Two operations of one kind with one input count as the same. So a
+    network that uses one of them twice, deep inside, is taken for one that uses both. Where the vocabulary has no
+    output, different architectures are different classes.
+
+    >>> from jaxnas.spaces import nasbench201_space
+    >>> space = nasbench201_space()
+    >>> cells = "|none~0|+|none~0|none~1|+|skip_connect~0|nor_conv_3x3~1|none~2|", (
+    ...     "|none~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
+    ... )
+    >>> function_classes(space, np.stack([space.from_genotype(cell) for cell in cells])).tolist()
+    [0, 0]
+    """
+    archs = np.asarray(archs)
+    if "output" not in space.vocabulary:
+        keys: list[Any] = [tuple(arch) for arch in archs.tolist()]
+    else:
+        form = functional(space)
+        graphs = jax.device_get(jax.jit(jax.vmap(lambda arch: form(space.graph(arch))))(jnp.asarray(archs)))
+        keys = [_terms(*graph) for graph in zip(graphs.adjacency, graphs.ops, graphs.mask, strict=True)]
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _terms(adjacency: np.ndarray, ops: np.ndarray, mask: np.ndarray) -> Any:
+    """Of each cell kind, the last node as its operation and what feeds it, each with the number of ways."""
+    cells = []
+    for edges, kinds, there in zip(adjacency, ops, mask, strict=True):
+        terms: list[Any] = []
+        for node, kind in enumerate(kinds.tolist()):
+            before = [(int(edges[j, node]), terms[j]) for j in range(node) if there[j] and edges[j, node] > 0]
+            terms.append((kind, tuple(sorted(before))))
+        cells.append(terms[-1])
+    return tuple(cells)
 
 
 def levels(space: SearchSpace) -> list[list[int]]:

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnas.base import Arch, Array, Aux, Context, Objective, PyTree, Stats
 from jaxnas.data.augment import network_inputs
 from jaxnas.data.dataset import Augmentation, Examples, count, noun
+from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.objectives import CLASSIFICATION
 
 ApplyPath = Callable[[PyTree, Arch, Any, Context], tuple[Any, Aux]]
@@ -59,7 +60,7 @@ def make_path_score(
         outputs, _ = apply_path(params, arch, network_inputs(batch.inputs, augmentation), context)
         return jnp.sum(jnp.where(counts, objective.metric(outputs, batch.targets), 0.0))
 
-    one = jax.jit(summed)
+    one = top_level_jit(summed)
     shared = None if devices is None else _shared_out(summed, statistics, devices)
 
     def score(params: PyTree, archs: Any, data: Examples) -> np.ndarray:
@@ -95,7 +96,7 @@ def _shared_out(
     everywhere, apart = PartitionSpec(), PartitionSpec("population")
 
     # Devices do different work and nothing is exchanged, so there is nothing to be checked.
-    @jax.jit
+    @top_level_jit
     @functools.partial(
         jax.shard_map, mesh=mesh, in_specs=(everywhere, apart, apart, everywhere), out_specs=apart, check_vma=False
     )
@@ -207,7 +208,7 @@ def _batches(data: Examples, batches: int, batch_size: int, seed: int) -> list[P
 
 
 def _make_see(apply_path: ApplyPath, augmentation: Augmentation | None) -> Callable[[PyTree, Arch, PyTree], Stats]:
-    @jax.jit
+    @top_level_jit
     def see(params: PyTree, arch: Arch, inputs: PyTree) -> Stats:
         return apply_path(params, arch, network_inputs(inputs, augmentation), Context())[1].stats
 

@@ -15,6 +15,7 @@ from jaxnas.base import Arch, Array, Batch, Context, Key, Network, Objective, Py
 from jaxnas.data.augment import network_inputs
 from jaxnas.data.dataset import Augmentation, Examples, count
 from jaxnas.data.pipeline import eval_batches
+from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.kernels.trees import norm, pmean
 from jaxnas.objectives import CLASSIFICATION
 from jaxnas.parallel import block, joined
@@ -160,7 +161,7 @@ def make_evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
-    @jax.jit
+    @top_level_jit
     def sums(state: Any, batch: Examples, weight: Array) -> tuple[Array, Array]:
         outputs = predict(state, network_inputs(batch.inputs, augmentation))
         metric, loss = objective.metric(outputs, batch.targets), objective.loss(outputs, batch.targets)
