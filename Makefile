@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python -m experiments.black_box --seeds 5 --workdir runs/demo
 
-# The slow tests are left out (tests/conftest.py lists them).
+# The long tests are left out; tests/conftest.py lists those that CI runs later, and the slowest.
 test: $(READY)
 	$(BIN)/python -m pytest
 

@@ -38,7 +38,104 @@ LONG = (
 )  # fmt: skip
 
 
-# What takes longest, each beside quicker tests of the same subject.
+# What takes long, each beside quicker tests of the same subject: `.ci/run` runs these after `make test`.
+LATER = {
+    "test_accelerator": ("test_without_a_gpu",),
+    "test_bad_inputs": (
+        "test_wrong_input_is_told_with_its_value_before_anything_is_done[darts]",
+        "test_wrong_input_is_told_with_its_value_before_anything_is_done[one_shot]",
+    ),
+    "test_cells": ("test_a_free_path_is_the_same_in_stages", "test_a_program_over_cells_without_none"),
+    "test_check_primitive": ("test_every_operation_of_the_library",),
+    "test_choices": (
+        "test_a_network_computes_what_its_path_does_in_training_with_dropout_and_in_evaluation[convnet",
+        "test_a_network_computes_what_its_path_does_in_training_with_dropout_and_in_evaluation[table",
+        "test_blocks_of_a_python_loop",
+        "test_its_supernet_obeys_the_laws[convnet",
+    ),
+    "test_controllers": ("test_it_is_the_micro_sampler_of_the_paper_and_so_are_its_gradients[2-n",),
+    "test_data_batches": ("test_64_bits_by_default",),
+    "test_data_files": ("test_two_processes_read_a_part_each_and_have_what_one_has[tfrecord",),
+    "test_draw": (
+        "test_texts_and_boxes_of_any_cell_are_apart_and_inside_and_no_line_runs_through_them[0",
+        "test_texts_and_boxes_of_any_cell_are_apart_and_inside_and_no_line_runs_through_them[1",
+        "test_texts_and_boxes_of_any_cell_are_apart_and_inside_and_no_line_runs_through_them[2",
+    ),
+    "test_dtype": (
+        "test_activations_are_narrow_and_sums_over_positions_are_not[enas_macro",
+        "test_activations_are_narrow_and_sums_over_positions_are_not[enas_micro",
+        "test_outputs_and_gradients_are_those_of_float32_to_rounding[nasbench201-path",
+        "test_outputs_and_gradients_are_those_of_float32_to_rounding[resnet",
+    ),
+    "test_enas_experiment": ("test_a_run_finds_scores_trains",),
+    "test_executors": (
+        "test_chosen_operations_are_each_edges_own[1-False-False",
+        "test_chosen_operations_are_each_edges_own[2-True-True",
+        "test_edges_of_a_stage_are_the_edges_one_by_one",
+    ),
+    "test_experiments": ("test_a_genotype_may_be_given_otherwise", "test_a_folder_of_images_may_move"),
+    "test_export": (
+        "test_int8_is_the_same_rounded_network",
+        "test_onnx_gives_the_logits_of_every_network[darts_free",
+        "test_onnx_gives_the_logits_of_every_network[enas_micro",
+        "test_other_packages_read",
+        "test_what_cannot_be_exported",
+    ),
+    "test_fit": (
+        "test_of_finalists",
+        "test_scores_of_other_parameters",
+        "test_select_finds_the_best_within_a_budget_where_scores_add_up[ilp",
+    ),
+    "test_fuzz": ("test_flags[shrink", "test_flags[compare"),
+    "test_health": ("test_the_gap_is_of_the_mixture",),
+    "test_loop": ("test_a_signal_saves_and_exits",),
+    "test_mixtures": ("test_of_one_hot_weights_a_sampled_mixture_has_the_value",),
+    "test_networks": ("test_a_path_has_the_auxiliary_head_of_the_network[scan",),
+    "test_one_shot_experiment": ("test_a_run_trains_scores_chooses",),
+    "test_one_shot_select": (
+        "test_an_integer_program_over_next_to_nothing_scores_all_of_it[2",
+        "test_the_integer_program_finds_what_is_good_where_scores_do_not_add_up",
+        "test_the_weakest_options_go",
+    ),
+    "test_own_table": ("test_a_sparse_table_is_searched", "test_a_space_is_named_and_read_in_its_notation[nasbench101"),
+    "test_platform": ("test_a_training_step_of_a_found_network",),
+    "test_predictor_experiment": ("test_a_run_writes_curves", "test_darts_cells_of_a_users_table"),
+    "test_predictor_search": ("test_one_objective_alone",),
+    "test_primitives": (
+        "test_a_larger_operation_computes_each_of_its_cases[table1-2",
+        "test_a_mixture_of_all_has_the_gradients_of_plain_sums[scan",
+        "test_a_random_operation_of_a_layer_draws_what_it_draws_in_the_network[<lambda>1",
+    ),
+    "test_proxies": (
+        "test_paths_have_the_scores_of_the_networks",
+        "test_rectifiers_and_cells_are_found_in_every_space[chain",
+    ),
+    "test_reference": (
+        "test_mixture_and_path_and_their_gradients_are_those_of_the_loops[darts",
+        "test_the_supernet_of_ones_own",
+    ),
+    "test_shrink": (
+        "test_a_run_that_was_stopped",
+        "test_another_order_of_units_changes_nothing_that_the_model_computes[nnx",
+        "test_random_choices_use_the_budget",
+        "test_scores_are_those_of_the_networks_cut_out",
+    ),
+    "test_stops": ("test_one_signal_ends_a_program",),
+    "test_supernets": (
+        "test_a_path_has_no_branch_on_a_gpu[chain",
+        "test_a_path_has_no_branch_on_a_gpu[darts",
+        "test_a_path_has_no_branch_on_a_gpu[enas_micro",
+        "test_a_path_tells_and_takes_the_same_statistics_on_a_gpu[chain",
+        "test_a_path_tells_and_takes_the_same_statistics_on_a_gpu[darts",
+        "test_a_path_tells_and_takes_the_same_statistics_on_a_gpu[enas_micro",
+        "test_the_laws[chain",
+        "test_the_laws[enas",
+    ),
+    "test_tabular": ("test_samplers_of_ones_own",),
+    "test_variants": ("test_the_variant_of_the_docs",),
+}
+
+# What takes longest: `make test-all` runs it all.
 SLOW = {
     "test_cells": ("test_the_laws_of_a_free_supernet",),
     "test_choices": (
@@ -120,7 +217,8 @@ SLOW = {
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="run the slow tests, too")
+    parser.addoption("--all", action="store_true", help="run the long tests, too")
+    parser.addoption("--later", action="store_true", help="run the tests that CI runs after the others, and only those")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -129,8 +227,14 @@ def pytest_collection_modifyitems(config, items):
     # A file or a test that is named on the command line is wanted whole.
     if config.getoption("--all") or any("::" in argument or argument.endswith(".py") for argument in config.args):
         return
-    kept, slow = [], []
+
+    def among(item, listed):
+        return item.name.startswith(listed.get(item.path.stem, ()))
+
+    later = config.getoption("--later")
+    kept, left = [], []
     for item in items:
-        (slow if item.name.startswith(SLOW.get(item.path.stem, ())) else kept).append(item)
-    config.hook.pytest_deselected(items=slow)
+        wanted = among(item, LATER) == later and not among(item, SLOW)
+        (kept if wanted else left).append(item)
+    config.hook.pytest_deselected(items=left)
     items[:] = kept

@@ -4,7 +4,7 @@ import ast
 import graphlib
 from pathlib import Path
 
-from conftest import LONG, SLOW
+from conftest import LATER, LONG, SLOW
 
 import jaxnas
 
@@ -90,7 +90,8 @@ def test_every_long_or_slow_test_of_conftest_is_there():
         nodes = ast.parse(path.read_text(encoding="utf-8")).body
         there[path.stem] = [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
     assert set(LONG) <= set(there)
-    names = [(file, name.partition("[")[0]) for file, several in SLOW.items() for name in several]
+    several = [*LATER.items(), *SLOW.items()]
+    names = [(file, name.partition("[")[0]) for file, own in several for name in own]
     assert [
         (file, name) for file, name in names if not any(test.startswith(name) for test in there.get(file, ()))
     ] == []
