@@ -82,6 +82,11 @@ METHODS: Mapping[str, Any] = {
     "one_shot": _one_shot(),
     "one_shot-fair": _one_shot(sampling="fair", epochs=12),
     "one_shot-predictor": _one_shot(by="predictor"),
+    "one_shot-finalists": _one_shot(
+        epochs=30,
+        scoring=fit.Scoring("batch", 360, 2, evaluations=300, population=40, limit=360),
+        finalists=fit.Finalists(40, 5),
+    ),
     "enas": fit.preset("enas", SPACE).method,
     "black_box-random": OnTable("random"),
     "black_box-evolution": OnTable("evolution"),
@@ -169,7 +174,8 @@ def searched(
     method: Any, first: int, count: int, dataset: Dataset, truth: fit.Truth, dtype: Dtype
 ) -> list[dict[str, Any]]:
     """What the searches of some seeds found: a line each, without its key."""
-    entry, training = entry_of(SPACE), fit.Training(channels=8, cells=method.cells)
+    # Finalists are trained as the networks of the table of digits201 were.
+    entry, training = entry_of(SPACE), dataclasses.replace(fit.preset("darts", SPACE).training, cells=method.cells)
     skeleton = skeleton_of(training, dataset, dtype)
     space = entry.space(skeleton)
     # Others would compare their scores with the table, which takes longer than the search.
@@ -246,12 +252,17 @@ def main(config: Config) -> None:
 
 def told(method: Any) -> str:
     """The settings of a method, as a line knows them: those that are not its defaults."""
-    changed = {
-        field.name: getattr(method, field.name)
-        for field in dataclasses.fields(method)
-        if getattr(method, field.name) != field.default
+    return f"{type(method).__name__} {json.dumps(_changed(method), sort_keys=True)}"
+
+
+def _changed(settings: Any) -> dict[str, Any]:
+    """Those that are not defaults, so that a setting that is added later changes no line that is there."""
+    values = {field.name: (getattr(settings, field.name), field.default) for field in dataclasses.fields(settings)}
+    return {
+        name: _changed(value) if dataclasses.is_dataclass(value) else value
+        for name, (value, default) in values.items()
+        if value != default
     }
-    return f"{type(method).__name__} {json.dumps(changed, sort_keys=True, default=dataclasses.asdict)}"
 
 
 def groups(seeds: Sequence[int], most: int) -> list[tuple[int, int]]:
