@@ -11,6 +11,7 @@ import io
 import itertools
 import math
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ __all__ = [
 
 DPI = 150
 """Pixels an inch of every PNG."""
+_SETTINGS = threading.Lock()
+"""Held while settings of matplotlib are changed, which are those of all threads."""
 
 _COLOURS = {
     "none": "#999999",
@@ -560,7 +563,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     forms: tuple[tuple[str, dict[str, Any]], ...] = ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": DPI}))
     # The same picture is the same file: no date, and no names by chance.
-    with matplotlib.rc_context({"svg.hashsalt": "jaxnas"}):
+    with _SETTINGS, matplotlib.rc_context({"svg.hashsalt": "jaxnas"}):
         for suffix, options in forms:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix[1:], **options)

@@ -127,6 +127,33 @@ def test_a_signal_ends_a_run_between_two_evaluations(tmp_path):
     assert same(found, search_black_box(RANDOM, value, 6))
 
 
+def test_a_stop_keeps_what_threads_are_computing_and_begins_nothing_else(tmp_path):
+    begun, signaled = threading.Barrier(3), threading.Event()
+
+    def slow(arch):
+        begun.wait(20)
+        assert signaled.wait(20)
+        time.sleep(0.2)  # the search has been told to stop by now
+        return value(arch)
+
+    def stop():
+        return signal.SIGTERM if signaled.is_set() else None
+
+    def told():
+        begun.wait(20)
+        signaled.set()
+
+    teller = threading.Thread(target=told)
+    teller.start()
+    sampler = samplers.random_search(SPACE, batch=6)
+    with ThreadPoolExecutor(2) as pool, pytest.raises(Stopped, match="after evaluation 2 of 6"):
+        search_black_box(sampler, slow, 6, executor=pool, in_flight=6, folder=tmp_path, stop=stop)
+    teller.join()
+    assert [line["evaluation"] for line in lines(tmp_path) if "values" in line] == [0, 1]
+    found = search_black_box(sampler, value, 6, folder=tmp_path)
+    assert same(found, search_black_box(sampler, value, 6))
+
+
 def test_failures_are_tried_again_told_as_invalid_and_kept(tmp_path):
     tries = []
 

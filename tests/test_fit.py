@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import chex
 import flax.linen as nn
@@ -22,6 +23,7 @@ from jaxnas.fit.problem import SearchSplit
 from jaxnas.fit.scores import Scores, Scoring, kept_scores
 from jaxnas.fit.searching import Epochs, batches_of, ends_of, epoch_lines
 from jaxnas.fit.sharing import candidates_within
+from jaxnas.fit.training import Trainer
 from jaxnas.runfolder import open_run
 from jaxnas.search import darts, single_path, uniform_paths
 from jaxnas.spaces import enas_macro_space, nasbench201_space
@@ -116,6 +118,13 @@ def test_candidates_of_seeds_at_once_are_those_of_each_seed_alone(numbers, tmp_p
     training = fit.Training(epochs=1, batch_size=32, drop_path=0.0)
     entry = TABLE._replace(together=lambda skeleton, space: SHARED)
     monkeypatch.setattr(fit.devices, "_cores", lambda: 2)  # however many there are
+    threads, fits = set(), Trainer.fit
+
+    def noted(*arguments):
+        threads.add(threading.get_ident())
+        return fits(*arguments)
+
+    monkeypatch.setattr(Trainer, "fit", noted)
 
     problem = fit.Problem(entry, numbers, training, SPACE, lambda space: fit.make_budget(TABLE, space, None, {}))
 
@@ -128,6 +137,7 @@ def test_candidates_of_seeds_at_once_are_those_of_each_seed_alone(numbers, tmp_p
         return [[{name: value for name, value in line.items() if name != "time"} for line in own] for own in lines]
 
     several = evaluations("all", seeds=2)
+    assert len(threads) == 2
     assert several == [evaluations(f"alone-{seed}", seed=seed)[0] for seed in range(2)]
     assert [sum("values" in line for line in own) for own in several] == [6, 6]
 

@@ -138,7 +138,7 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     # The supernet of a run for a search within another budget: what the run has learnt and scored is there.
     (folder,) = (run / "stages/search/checkpoints/latest").iterdir()
     parsed = []
-    another = [*arguments, "--search.supernet", str(run), "--max-macs", "4300"]
+    another = [*arguments, "--search.supernet", str(run), "--max-macs", "4300", "--search.finalists.count", "2"]
     command.main(lambda config: parsed.append(config), Config, another, defaults)
     (config,) = parsed
     problem = Problem(CATALOG["chain"], data.load_dataset("digits"), config.train, space, lambda space: None)
@@ -150,6 +150,10 @@ def test_a_chain_is_trained_by_sandwiches_and_chosen_by_an_integer_program(tmp_p
     for path in ("checkpoints/latest/" + folder.name, "scores-batch.jsonl"):
         taken, there = (at / "stages/search" / path for at in (tmp_path / "other", run))
         assert taken.is_dir() or taken.read_text() == there.read_text()
+    fewer_images = dataclasses.replace(config.search.scoring, limit=100)
+    with open_run(tmp_path / "limited", {}, {}) as limited:
+        reuse.take(limited, dataclasses.replace(config.search, scoring=fewer_images))
+        assert not list(limited.path.glob("stages/search/scores-*.jsonl"))  # those are of all images
     with pytest.raises(ValueError, match=r"another supernet than this run \(seed: 0 there, 1 now\)"):
         reuse.check(config.search, problem._replace(seed=1))
     told = r"another supernet than this run \(data\.train_images: 1077 there, 1076 now"

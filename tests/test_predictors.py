@@ -21,6 +21,7 @@ from jaxnas.predictors.gaussian_process import Block
 from jaxnas.spaces import NASBENCH201_EDGES, darts_space
 from jaxnas.spaces.darts import graph_operations
 from jaxnas.spaces.nasbench201 import nasbench201_graph_operations, nasbench201_space
+from jaxnas.spaces.reading import read_genotype
 
 VOCABULARY = nasbench201_graph_operations()
 FORM = predictors.functional_form(VOCABULARY, ("skip_connect",))
@@ -361,6 +362,21 @@ def test_cells_are_of_one_class_where_they_compute_the_same_and_apart_where_one_
     both = np.stack([space.from_genotype(cell) for cell in (once, twice)])
     assert predictors.function_classes(space, both).tolist() == [0, 1]
     assert functional_classes(both).tolist() == [0, 0]
+
+
+def test_where_nodes_are_concatenated_it_counts_which_operations_share_one():
+    space = darts_space()
+    rows = "('sep_conv_3x3', 0), ('sep_conv_5x5', 1), ('skip_connect', 0), ('skip_connect', 1)"
+    nodes = "range(2, 6)"
+    cells = [
+        f"Genotype(normal=[{rows}, {pairs}], normal_concat={nodes}, reduce=[{rows}, {rows}], reduce_concat={nodes})"
+        for pairs in (
+            "('sep_conv_3x3', 0), ('sep_conv_5x5', 1), ('dil_conv_3x3', 0), ('dil_conv_5x5', 1)",
+            "('sep_conv_3x3', 0), ('dil_conv_5x5', 1), ('dil_conv_3x3', 0), ('sep_conv_5x5', 1)",
+        )
+    ]
+    archs = np.stack([space.from_genotype(read_genotype(cell)) for cell in [*cells, cells[0]]])
+    assert predictors.function_classes(space, archs).tolist() == [0, 1, 0]
 
 
 def test_places_in_levels_change_nothing_of_the_graph_network():

@@ -145,6 +145,7 @@ time.sleep(0.7)
 
 
 COMPILING = """
+import threading
 import jax
 import jax.numpy as jnp
 from jaxnas.train.stop import stop_on_signal
@@ -153,10 +154,14 @@ def long(x):
         x = jnp.sin(x) * jnp.cos(x + n)
     return x
 lowered = jax.jit(long).lower(jnp.ones(4))
-with stop_on_signal(grace=60.0, compile_grace=0.5):
-    print("ready", flush=True)
+def compiled():
     lowered.compile()
     jax.jit(lambda x: long(x + 1)).lower(jnp.ones(4)).compile()
+with stop_on_signal(grace=60.0, compile_grace=0.5):
+    print("ready", flush=True)
+    thread = threading.Thread(target=compiled)  # as a search of several seeds at once does
+    thread.start()
+    thread.join()
 print("compiled")
 """
 

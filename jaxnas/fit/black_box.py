@@ -175,6 +175,17 @@ def _drive(
     """Asks, evaluates, writes and tells until the search is over."""
     progress = EvaluationProgress(asked.limit, len(asked.done), sys.stderr, called)
     waiting = [evaluation for evaluation in asked.history if not evaluation.done]
+
+    def taken(evaluation: Evaluation) -> bool:
+        """Whether one that has ended is done; it is kept then."""
+        if not workers.collect(evaluation):
+            return False
+        if log is not None:
+            log.append(_line(evaluation))
+        asked.end(evaluation)
+        progress.report(len(asked.done), asked.failed, asked.best_value())
+        return True
+
     try:
         while True:
             for evaluation in waiting:
@@ -188,15 +199,11 @@ def _drive(
                     workers.start(evaluation)
             if not len(workers):
                 return
-            waiting = []
-            for evaluation in workers.ended():
-                if not workers.collect(evaluation):
-                    waiting.append(evaluation)  # after all others that have ended: it may find the executor broken
-                    continue
-                if log is not None:
-                    log.append(_line(evaluation))
-                asked.end(evaluation)
-                progress.report(len(asked.done), asked.failed, asked.best_value())
+            # What failed is tried again after all others that have ended: it may find the executor broken.
+            waiting = [evaluation for evaluation in workers.ended() if not taken(evaluation)]
+            if stop() is not None:
+                for evaluation in workers.last():
+                    taken(evaluation)
             check_stop(stop, len(asked.done), asked.limit, "evaluation")
     finally:
         progress.close()

@@ -87,12 +87,12 @@ def train_candidates(
     return Prepared(lambda run, stop: search(this, run, stop))
 
 
-def _checked(problem: Problem, epochs: int) -> Training:
+def _checked(problem: Problem, epochs: int, what: str = "candidates") -> Training:
     """Of candidates. Raises ValueError where it cannot work with the data or the devices."""
     if not problem.training.hold_out:
-        raise ValueError("candidates are compared by validation: train.hold_out must not be 0")
+        raise ValueError(f"{what} are compared by validation: train.hold_out must not be 0")
     if problem.devices.coordinator is not None:  # each would keep evaluations of its own, and resume from others
-        raise ValueError("candidates are trained by one process: leave out devices.coordinator")
+        raise ValueError(f"{what} are trained by one process: leave out devices.coordinator")
     training = dataclasses.replace(problem.training, epochs=epochs)
     check_training(training, problem.dataset, problem.seed, problem.devices)
     return training
@@ -116,7 +116,7 @@ class Finalists:
 def check_finalists(problem: Problem, finalists: Finalists) -> None:
     """Raises ValueError for finalists that cannot be trained, before anything is compiled."""
     if finalists.count:
-        _checked(problem, finalists.epochs)
+        _checked(problem, finalists.epochs, f"the {finalists.count} of search.finalists.count")
     elif finalists.epochs != Finalists.epochs:
         raise ValueError(
             f"search.finalists.epochs {finalists.epochs} has an effect only with search.finalists.count: leave it out, "

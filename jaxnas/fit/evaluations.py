@@ -139,6 +139,17 @@ class Workers:
             return list(self._running)[:1]  # it is evaluated when it is collected
         return [evaluation for evaluation, future in self._running.items() if future.done()]
 
+    def last(self) -> list[Evaluation]:
+        """Those that threads of this process are computing, once they have ended: such threads are waited for anyway.
+
+        What has not begun is canceled. After it, nothing is to be started.
+        """
+        if not isinstance(self._executor, concurrent.futures.ThreadPoolExecutor):
+            return []
+        running = {evaluation: future for evaluation, future in self._running.items() if not future.cancel()}
+        concurrent.futures.wait(running.values())
+        return list(running)
+
     def collect(self, evaluation: Evaluation) -> bool:
         """Takes what came out of one that has ended; false where it failed and is to be started again.
 

@@ -144,7 +144,10 @@ class OneShot:
         epochs = Epochs(
             problem.dataset, split, {"supernet": self.batch_size}, size_names={"supernet": "search.batch_size"}
         )
-        valid = data.limited(split.valid, self.scoring.limit) if self.scoring.limit else split.valid
+        try:
+            valid = data.limited(split.valid, self.scoring.limit) if self.scoring.limit else split.valid
+        except ValueError as error:
+            raise ValueError(f"search.scoring.limit {self.scoring.limit}: {error}") from error
         scored_split = split._replace(valid=valid)
         this = _Search(self, problem, supernet, skeleton, epochs, scored_split, layout, measured, {})
         taken = reuse.check(self, problem)
@@ -348,7 +351,7 @@ def _finals(
         held = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
         for column, then in curve(problem.truth, archs[held]).items():
             chosen["truth_curve"][column] += then
-    print(f"{name}: of {len(archs)} finalists the {taken + 1}. by score is the best by validation", flush=True)
+    print(f"{name}: of {len(archs)} finalists, number {taken + 1} by score is the best by validation", flush=True)
 
 
 def _filter(this: _Search, pruned: Pruned, budget: Budget) -> Score:

@@ -18,10 +18,10 @@ from jaxnas.files import expanded, read_json, read_json_lines, write_atomic
 from jaxnas.fit.problem import Problem, settings_of
 from jaxnas.runfolder import Line, RunFolder, differences
 
-_SELECTION = ("prune_by", "by", "predictor", "proxy", "proxy_from", "scoring", "comparison")
+_SELECTION = ("prune_by", "by", "predictor", "proxy", "proxy_from", "scoring", "finalists", "comparison")
 """Settings that a trained supernet does not depend on."""
-_SCORING = ("batch_size", "batches")
-"""What a score depends on beside the supernet."""
+_SCORING = {"batch_size": None, "batches": None, "limit": 0}
+"""What a score depends on beside the supernet, and what it was in runs that did not say it."""
 
 
 class Reusing(Protocol):
@@ -82,7 +82,7 @@ def take(run: RunFolder, settings: Reusing) -> None:
         if line["stage"] == stage.name:
             run.log(line)
     theirs, ours = _identity(source)["search"], json.loads(json.dumps(settings_of(settings)))
-    if all(theirs.get("scoring", {}).get(name) == ours["scoring"][name] for name in _SCORING):
+    if all(theirs.get("scoring", {}).get(name, before) == ours["scoring"][name] for name, before in _SCORING.items()):
         for path in (source / "stages" / "search").glob("scores-*.jsonl"):
             if path.stem != "scores-running" or theirs.get("comparison") == ours["comparison"]:
                 write_atomic(stage.path / path.name, path.read_bytes())

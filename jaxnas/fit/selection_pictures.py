@@ -51,8 +51,8 @@ def draw_selection(
     if "finalists" in found:
         finalists = found["finalists"]
         told += (
-            f" The best {len(finalists['valid'])} were trained for {finalists['epochs']} epochs each. The "
-            f"{finalists['taken'] + 1}. by score is the best by validation, and was taken."
+            f" The best {len(finalists['valid'])} were trained for {finalists['epochs']} epochs each. Number "
+            f"{finalists['taken'] + 1} by score is the best by validation, and was taken."
         )
     pictures = [("Score and cost", "front.png", told)]
     if "agreement" in found:

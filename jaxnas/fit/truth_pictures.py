@@ -37,7 +37,10 @@ def draw_truth(
         told = row.get("selection", row.get("candidates", {})).get("truth_curve")
         if not held and told is not None:
             held = [(n + 1, np.array([value])) for n, value in enumerate(told["value"]) if value is not None]
-            where = "evaluations"
+            finalists = row.get("selection", {}).get("finalists")
+            where = (
+                "evaluations" if finalists is None else f"evaluations, the last {len(finalists['valid'])} of finalists"
+            )
     figure = new_figure(9.0 if held else 5.0, 3.0, "constrained")
     left, *right = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
     known = truth.values[~np.isnan(truth.values)]

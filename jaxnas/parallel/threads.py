@@ -14,7 +14,10 @@ Given = ParamSpec("Given")
 
 
 def at_once(function: Callable[[Item], Result], items: Iterable[Item], count: int) -> list[Result]:
-    """The results for all items, in their order; up to `count` are computed at a time, 1 in this thread.
+    """The results for all items, in their order; up to `count` are computed at a time. With 1 all are in this thread.
+
+    What JAX is told by a context manager, such as `jax.default_device`, holds in one thread, and not in these; what it
+    is told by `jax.config.update` does.
 
     Raises: what the function raises first. What has begun then is waited for, and nothing else is begun.
 

@@ -23,7 +23,7 @@ LONGEST_PATH = {"nasbench101": 5}
 NO_CELLS = ("chain", "enas_macro", "natsbench_size")
 """Spaces with an output whose paths are all of a network, too many to be counted."""
 SAMPLED = 2048
-"""Random architectures by which it is told what is never joined in a space."""
+"""How many random architectures are looked at to find what is never joined in a space."""
 
 
 def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
@@ -47,9 +47,10 @@ def functional(space: SearchSpace) -> Callable[[Graph], Graph]:
 def function_classes(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
     """What archs [P, D] compute: int [P], equal where two are one network up to the order of sums and what is unused.
 
+    Where cells concatenate their nodes, or there is no output, it is what `canonical` tells apart.
+
     Classes are numbered as they first come up. Two operations of one kind with one input count as the same. So a
-    network that uses one of them twice, deep inside, is taken for one that uses both. Where the vocabulary has no
-    output, different architectures are different classes.
+    network that uses one of them twice, deep inside, is taken for one that uses both.
 
     >>> from jaxnas.spaces import nasbench201_space
     >>> space = nasbench201_space()
@@ -60,8 +61,9 @@ def function_classes(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
     [0, 0]
     """
     archs = np.asarray(archs)
-    if "output" not in space.vocabulary:
-        keys: list[Any] = [tuple(arch) for arch in archs.tolist()]
+    if "output" not in space.vocabulary or "sum" in space.vocabulary:
+        canonical = jax.device_get(jax.jit(jax.vmap(space.canonical))(jnp.asarray(archs)))
+        keys: list[Any] = [tuple(arch) for arch in canonical.tolist()]
     else:
         form = functional(space)
         graphs = jax.device_get(jax.jit(jax.vmap(lambda arch: form(space.graph(arch))))(jnp.asarray(archs)))
