@@ -87,13 +87,15 @@ LATER = {
         "test_select_finds_the_best_within_a_budget_where_scores_add_up[ilp",
     ),
     "test_fuzz": ("test_flags[shrink", "test_flags[compare"),
-    "test_health": ("test_the_gap_is_of_the_mixture",),
+    "test_health": ("test_a_measurement_gives_the_same_bits", "test_the_gap_is_of_the_mixture"),
     "test_loop": ("test_a_signal_saves_and_exits",),
     "test_mixtures": ("test_of_one_hot_weights_a_sampled_mixture_has_the_value",),
+    "test_nasbench101": ("test_laws_of_both_spaces",),
     "test_networks": ("test_a_path_has_the_auxiliary_head_of_the_network[scan",),
     "test_one_shot_experiment": ("test_a_run_trains_scores_chooses",),
     "test_one_shot_select": (
         "test_an_integer_program_over_next_to_nothing_scores_all_of_it[2",
+        "test_latency_is_a_cost_like_the_others",
         "test_the_integer_program_finds_what_is_good_where_scores_do_not_add_up",
         "test_the_weakest_options_go",
     ),
@@ -112,9 +114,12 @@ LATER = {
     ),
     "test_reference": (
         "test_mixture_and_path_and_their_gradients_are_those_of_the_loops[darts",
+        "test_mixture_and_path_and_their_gradients_are_those_of_the_loops[nasbench201-gpu",
         "test_the_supernet_of_ones_own",
+        "test_what_a_second_order_hypergradient_takes_is_that_of_the_loops[whole",
     ),
     "test_shrink": (
+        "test_a_regression_and_a_distance",
         "test_a_run_that_was_stopped",
         "test_another_order_of_units_changes_nothing_that_the_model_computes[nnx",
         "test_random_choices_use_the_budget",
@@ -128,10 +133,11 @@ LATER = {
         "test_a_path_tells_and_takes_the_same_statistics_on_a_gpu[chain",
         "test_a_path_tells_and_takes_the_same_statistics_on_a_gpu[darts",
         "test_a_path_tells_and_takes_the_same_statistics_on_a_gpu[enas_micro",
+        "test_recomputing_edges",
         "test_the_laws[chain",
         "test_the_laws[enas",
     ),
-    "test_tabular": ("test_samplers_of_ones_own",),
+    "test_tabular": ("test_a_run_writes_table_curves", "test_samplers_of_ones_own"),
     "test_variants": ("test_the_variant_of_the_docs",),
 }
 

@@ -208,7 +208,7 @@ def _batches(data: Examples, batches: int, batch_size: int, seed: int) -> list[P
 
 
 def _make_see(apply_path: ApplyPath, augmentation: Augmentation | None) -> Callable[[PyTree, Arch, PyTree], Stats]:
-    @top_level_jit
+    @jax.jit  # several devices call it inside another one
     def see(params: PyTree, arch: Arch, inputs: PyTree) -> Stats:
         return apply_path(params, arch, network_inputs(inputs, augmentation), Context())[1].stats
 
