@@ -50,8 +50,9 @@ def draw_selection(
         told += "."
     if "finalists" in found:
         finalists = found["finalists"]
+        epochs = "1 epoch" if finalists["epochs"] == 1 else f"{finalists['epochs']} epochs"
         told += (
-            f" The best {len(finalists['valid'])} were trained for {finalists['epochs']} epochs each. Number "
+            f" The best {len(finalists['valid'])} were trained for {epochs} each. Number "
             f"{finalists['taken'] + 1} by score is the best by validation, and was taken."
         )
     pictures = [("Score and cost", "front.png", told)]
