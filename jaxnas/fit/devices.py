@@ -67,13 +67,10 @@ def _cores() -> int:
 
 
 def trainings_at_once(over: DataParallel) -> int:
-    """How many trainings run at once, of which each has its batches spread so: on CPUs as many as there are devices and
-    cores for, elsewhere 1.
+    """How many trainings run at once, of which each has its batches spread so: on CPUs as many as there are cores for,
+    elsewhere 1.
     """
-    if jax.default_backend() != "cpu":
-        return 1
-    # Each training may use the memory of its devices: there are never more trainings than devices.
-    return max(1, min(_cores(), jax.local_device_count()) // over.devices)
+    return max(1, _cores() // over.devices) if jax.default_backend() == "cpu" else 1
 
 
 def chosen(devices: Devices, sizes: Sequence[int], most: int | None = None) -> list[jax.Device]:
