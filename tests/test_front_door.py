@@ -33,6 +33,28 @@ def test_the_import_loads_nothing_heavy_and_takes_no_longer_than_what_it_stands_
     assert seconds < 1.3 * below + 0.5
 
 
+MODULES = """
+import importlib, pkgutil
+import experiments, jaxnas
+for package in (jaxnas, experiments):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+import jax
+from jaxnas.fit import devices
+devices._cores = lambda: 3
+devices.join(devices.Devices())
+print(jax.local_device_count())
+"""
+
+
+def test_no_import_starts_a_backend_so_that_cores_become_devices():
+    ran = subprocess.run(
+        [sys.executable, "-c", MODULES], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split()[-1] == "3"
+
+
 def test_every_name_is_there_once_and_where_it_is_said_to_be():
     tree = ast.parse(Path(jaxnas.__file__).read_text(encoding="utf-8"))
     typed = {

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.base import Array, Context
 from jaxnas.cholesky import dot
 from jaxnas.proxies.passes import Passes
 
-QUANTILES = jnp.arange(1, 10) / 10
+QUANTILES = np.arange(1, 10, dtype=np.float32) / 10
 SMOOTHING = 0.05
 """Of the probabilities, towards uniform."""
 EXAMPLES = 8
