@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxnas import samplers
-from jaxnas.base import Array, Candidates, Key, Sampler, SearchSpace
+from jaxnas.base import Sampler, SearchSpace
 from jaxnas.fit import seeds
 from jaxnas.fit.black_box import search_black_box
 from jaxnas.fit.budget import excess
@@ -27,11 +27,11 @@ from jaxnas.fit.results import clock
 from jaxnas.fit.select import guided
 from jaxnas.fit.settings import Training, image_shape_of
 from jaxnas.fit.training import Trainer, check_training
-from jaxnas.fit.truth import curve
+from jaxnas.fit.truth import curve, held
 from jaxnas.parallel import at_once, first_alone
 from jaxnas.ranges import Count, Natural, UsedWith, check_settings
 from jaxnas.runfolder import RunFolder, Stage
-from jaxnas.samplers.moves import Incumbent, better_of, no_incumbent, single, whole
+from jaxnas.samplers.moves import whole
 
 Kind = Literal["random", "evolution", "local", "annealing", "reinforce", "predictor"]
 
@@ -138,40 +138,17 @@ def make_finalists(problem: Problem, finalists: Finalists) -> TrainFinalists:
 
     def train(archs: np.ndarray, seed: int, folder: Path, stop: Stop, called: str) -> np.ndarray:
         workers = min(trainings_at_once(over), len(archs))
-        with contextlib.ExitStack() as held:
-            executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(workers)) if workers > 1 else None
+        # All are asked for at once.
+        listed = samplers.random_search(problem.space)._replace(ask=lambda key, state: whole(jnp.asarray(archs)))
+        with concurrent.futures.ThreadPoolExecutor(workers) if workers > 1 else contextlib.nullcontext() as executor:
             found = search_black_box(
-                _listed(problem.space, archs), functools.partial(evaluate, seed), len(archs), space=problem.space,
-                seed=seed, executor=executor, in_flight=1 if executor is None else workers, folder=folder,
-                settings={**dataclasses.asdict(finalists), "archs": archs.tolist()}, canonical=lambda arch: arch,
-                stop=stop, called=called,
+                listed, functools.partial(evaluate, seed), len(archs), space=problem.space, seed=seed,
+                executor=executor, in_flight=workers, folder=folder, repeats=True, stop=stop, called=called,
+                settings={**dataclasses.asdict(finalists), "archs": archs.tolist()},
             )  # fmt: skip
         return found.values[:, 0]
 
     return train
-
-
-class _ListedState(NamedTuple):
-    asked: Array
-    incumbent: Incumbent
-
-
-def _listed(space: SearchSpace, archs: np.ndarray) -> Sampler:
-    """Asks once, for all of archs [K, D]."""
-
-    def ask(key: Key, state: _ListedState) -> Candidates:
-        del key
-        return whole(jnp.asarray(archs))._replace(wanted=jnp.full(len(archs), ~state.asked))
-
-    def tell(key: Key, state: _ListedState, candidates: Candidates, objectives: Array, valid: Array) -> _ListedState:
-        del key
-        values, _ = single(candidates, objectives, valid)
-        return _ListedState(jnp.bool_(True), better_of(state.incumbent, candidates.archs, values))
-
-    return Sampler(
-        lambda key: _ListedState(jnp.bool_(False), no_incumbent(space)), ask, tell,
-        best=lambda state: state.incumbent.arch[None],
-    )  # fmt: skip
 
 
 class _Search(NamedTuple):
@@ -258,11 +235,10 @@ def _one(
         stop=stop, called=called,
     )  # fmt: skip
     values = found.values[:, 0]
-    best = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
     told: dict[str, Any] = {
         **this.settings, "evaluations": len(values), "best_valid": float(np.nanmax(values)),
         "mean_valid": float(np.nanmean(values)),
     }  # fmt: skip
     if problem.truth is not None:
-        told["truth_curve"] = curve(problem.truth, found.archs[best])
+        told["truth_curve"] = curve(problem.truth, found.archs[held(values)])
     return {"genotype": space.to_genotype(jnp.asarray(found.arch)), "told": {"candidates": told}}

@@ -67,8 +67,8 @@ def _cores() -> int:
 
 
 def trainings_at_once(over: DataParallel) -> int:
-    """How many trainings run at once, of which each has its batches spread so: on CPUs as many as there are cores for,
-    elsewhere 1.
+    """How many trainings this process runs at once: on CPUs one for each core, or for as many cores as a training has
+    devices; elsewhere 1. over: how the batches of a training are spread.
     """
     return max(1, _cores() // over.devices) if jax.default_backend() == "cpu" else 1
 

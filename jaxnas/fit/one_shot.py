@@ -17,7 +17,7 @@ from jaxnas.fit import reuse, seeds
 from jaxnas.fit.budget import Budget
 from jaxnas.fit.candidates import Finalists, TrainFinalists, check_finalists, make_finalists
 from jaxnas.fit.filtering import proxy_score
-from jaxnas.fit.predictors import PREDICTORS
+from jaxnas.fit.predictors import PREDICTORS, with_vocabulary
 from jaxnas.fit.problem import Found, Picture, Prepared, Problem, SearchSplit, Stop, search_split
 from jaxnas.fit.programs import program_of
 from jaxnas.fit.results import clock
@@ -27,7 +27,7 @@ from jaxnas.fit.searching import Epochs, ends_of, run_epochs
 from jaxnas.fit.select import PREDICTOR, Way, agreement, sampler_of, selected, weakest
 from jaxnas.fit.selection_pictures import draw_selection
 from jaxnas.fit.settings import image_shape_of
-from jaxnas.fit.truth import Truth, curve
+from jaxnas.fit.truth import Truth, curve, held
 from jaxnas.parallel import local
 from jaxnas.predictors import function_classes
 from jaxnas.proxies import checked_names
@@ -289,20 +289,20 @@ def _best_of(
     select_key, random_key, paths_key = keys
     settings, truth = this.settings, this.problem.truth
 
-    def embedded_archs(archs: np.ndarray) -> np.ndarray:
+    def whole(archs: np.ndarray) -> np.ndarray:
         return np.asarray(jax.vmap(pruned.embed)(jnp.asarray(archs)))
 
     def choose(scores: Mapping[str, CachedScore]) -> dict[str, Any]:
         score = within(scores[settings.scoring.batch_norm], pruned)
-        chosen, held, ranked = selected(
+        chosen, order, ranked = selected(
             settings.by, settings.predictor, settings.scoring, pruned.space, budget, score, select_key, random_key,
             _filter(this, pruned, budget) if settings.by == "proxy" else None, settings.proxy_from,
             sampler,
         )  # fmt: skip
-        chosen["best"] = _finalists(this, embedded_archs(ranked)).tolist()
+        chosen["best"] = _finalists(this, budget, whole(ranked)).tolist()
         chosen["scored_on"] = f"{data.count(this.scored.valid)} validation images"
         if truth is not None:
-            chosen["truth_curve"] = curve(truth, embedded_archs(held))
+            chosen["truth_curve"] = curve(truth, whole(order))
         if this.measured is not None:
             of_measured = {policy: score(this.measured.archs) for policy, score in scores.items()}
             values = this.measured.values
@@ -321,13 +321,13 @@ def _best_of(
     return chosen
 
 
-def _finalists(this: _Search, ranked: np.ndarray) -> np.ndarray:
+def _finalists(this: _Search, budget: Budget, ranked: np.ndarray) -> np.ndarray:
     """The first of archs [N, D] of the whole space that differ in what they compute, as many as the settings say."""
     if not this.settings.finalists.count:
         return ranked[:0]
-    named = this.space if this.space.vocabulary else this.space._replace(vocabulary=this.problem.entry.vocabulary)
-    _, first = np.unique(function_classes(named, ranked), return_index=True)
-    return ranked[np.sort(first)[: this.settings.finalists.count]]
+    # Classes are numbered as they first come up.
+    _, first = np.unique(function_classes(with_vocabulary(this.space, budget), ranked), return_index=True)
+    return ranked[first[: this.settings.finalists.count]]
 
 
 def _finals(
@@ -348,8 +348,7 @@ def _finals(
         "taken": taken,
     }
     if problem.truth is not None:
-        held = [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
-        for column, then in curve(problem.truth, archs[held]).items():
+        for column, then in curve(problem.truth, archs[held(values)]).items():
             chosen["truth_curve"][column] += then
     print(f"{name}: of {len(archs)} finalists, number {taken + 1} by score is the best by validation", flush=True)
 

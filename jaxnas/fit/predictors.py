@@ -17,13 +17,13 @@ def graphs(space: SearchSpace, budget: Budget) -> Callable[[Arch], Graph]:
     """arch -> its graph in functional form. Where the budget can tell them, the graph has the logarithms of parameters
     and multiply-adds as signals.
     """
-    form, signals = predictors.functional(_named(space, budget)), budget.signals
+    form, signals = predictors.functional(with_vocabulary(space, budget)), budget.signals
     if signals is None:
         return lambda arch: form(space.graph(arch))
     return lambda arch: form(space.graph(arch))._replace(signals=signals(arch))
 
 
-def _named(space: SearchSpace, budget: Budget) -> SearchSpace:
+def with_vocabulary(space: SearchSpace, budget: Budget) -> SearchSpace:
     """The space with a vocabulary: its own, or that of the budget where it has none."""
     return space if space.vocabulary else space._replace(vocabulary=budget.vocabulary)
 
@@ -38,7 +38,7 @@ def _example(space: SearchSpace, budget: Budget) -> Graph:
 
 def _shape(space: SearchSpace, budget: Budget) -> Encoding | None:
     """What is known of cells and networks by their paths; None of a product of plain choices."""
-    named = _named(space, budget)
+    named = with_vocabulary(space, budget)
     return predictors.shape(named) if "output" in named.vocabulary else None
 
 
@@ -48,7 +48,7 @@ def gaussian_process(space: SearchSpace, budget: Budget) -> Predictor:
     Where there are no paths it is on operations and edges, and the costs with a quarter of their weight. The shares
     were chosen on digits201.
     """
-    example, shape, named = _example(space, budget), _shape(space, budget), _named(space, budget)
+    example, shape, named = _example(space, budget), _shape(space, budget), with_vocabulary(space, budget)
     paths = predictors.path_roots(named)
     nodes = predictors.one_hot(len(budget.vocabulary))
     if shape is not None and paths is not None:
@@ -67,7 +67,7 @@ def graph_network(space: SearchSpace, budget: Budget) -> Predictor:
     if example.signals is not None:
         encodings.append(predictors.signals)
     encode = predictors.concatenated(*encodings) if encodings else None
-    levels = predictors.levels(_named(space, budget))
+    levels = predictors.levels(with_vocabulary(space, budget))
     network = predictors.gnn(len(budget.vocabulary), example, width=24, encode=encode, levels=levels)
     one = predictors.regression(network, decaying_adamw, epochs=30, batch=128, least_steps=100)
     return predictors.ensemble(one, 5)

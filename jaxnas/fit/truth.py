@@ -141,6 +141,15 @@ def rank(
     return truth_of(table, space, metric).told(arch)
 
 
+def held(values: np.ndarray) -> list[int]:
+    """Which of values [N] was the greatest so far, after each from the first that is no NaN.
+
+    >>> held(np.array([np.nan, 1.0, 3.0, np.nan, 2.0]))
+    [1, 2, 2, 2]
+    """
+    return [int(np.nanargmax(values[: n + 1])) for n in range(len(values)) if not np.isnan(values[: n + 1]).all()]
+
+
 def curve(truth: Truth, archs: Any) -> dict[str, list[float | None]]:
     """Values and percentiles of archs [N, D] that a search held, one after another, None where unknown."""
     values = truth.of(np.asarray(archs))
