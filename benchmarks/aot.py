@@ -41,6 +41,7 @@ from benchmarks.programs import Forms, program, random_data
 from benchmarks.sizes import Name
 from jaxnas import command
 from jaxnas.kernels.platform import Platform, supposing
+from jaxnas.parallel import Way, data_parallel
 
 Target = Literal["h100", "tpu-v5e-4"]
 PLATFORMS: dict[Target, Platform] = {"h100": "gpu", "tpu-v5e-4": "tpu"}
@@ -62,6 +63,8 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_
 class Config(Forms):
     target: Target
     names: tuple[Name, ...] = ("darts_first_order", "nasbench201_first_order", "nasbench201_one_shot", "enas_child")
+    way: Way = "sharded"
+    """How the batch is divided over the chips of a TPU."""
     text: str = ""
     """A folder for the optimized programs, which are long."""
 
@@ -84,7 +87,8 @@ def cpu_seconds() -> float:
 
 
 def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
-    made = program(name, config)
+    over = data_parallel(config.way, list(mesh.devices.flat))
+    made = program(name, config, over.axis_name)
 
     def shapes(tree: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -96,7 +100,7 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
     arguments = (*shapes((key, state), PartitionSpec()), shapes(data, PartitionSpec(mesh.axis_names)))
 
     start = time.perf_counter()
-    lowered = jax.jit(made.step, donate_argnums=1).lower(*arguments)
+    lowered = jax.jit(over.step(made.step), donate_argnums=1).lower(*arguments)
     traced, before = time.perf_counter(), cpu_seconds()
     compiled = lowered.compile()
     done, text = time.perf_counter(), compiled.as_text() or ""

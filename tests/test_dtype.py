@@ -16,6 +16,7 @@ from jaxnas.base import Context, Skeleton, Supernet
 from jaxnas.catalog import CATALOG
 from jaxnas.data.digits import load_digits
 from jaxnas.fit.fixed import Fixed
+from jaxnas.kernels.arrays import add_at
 from jaxnas.kernels.platform import supposing
 from jaxnas.networks import resnet, tutorial_cnn
 from jaxnas.objectives import CLASSIFICATION
@@ -143,6 +144,23 @@ def test_outputs_and_gradients_are_those_of_float32_to_rounding(name, what):
     if what == "mixture":
         assert cosine(to_weights, wide_weights) > 0.9
     assert abs(float(value - wide_value)) < 0.05
+
+
+def test_an_update_of_nodes_widens_one_image_and_not_all_of_them():
+    """For each image XLA:CPU widened all nodes of a cell and narrowed them again: a step took ten times as long."""
+
+    def updated(nodes, value):
+        return jax.lax.fori_loop(0, 3, lambda n, nodes: add_at(nodes, n, value), nodes)
+
+    nodes, value, *tangents = (
+        jax.random.normal(key, shape).astype(jnp.bfloat16)
+        for key, shape in zip(jax.random.split(jax.random.key(0), 4), 2 * [(3, 5, 2, 2, 7), (5, 2, 2, 7)], strict=True)
+    )
+    program = jax.jit(updated).lower(nodes, value).compile().as_text()
+    assert "bf16[3,5,2,2,7]" in program and "f32[3,5,2,2,7]" not in program
+    y, to_y = jax.jvp(jax.jit(updated), (nodes, value), tuple(tangents))
+    np.testing.assert_array_equal(y, nodes + value[None])
+    np.testing.assert_array_equal(to_y, tangents[0] + tangents[1][None])
 
 
 def test_a_skeleton_has_no_other_types():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,26 +34,48 @@ def _put(array: Array, index: Array, value: Array) -> Array:
 
 
 def add_at(array: Array, index: Array, value: Array) -> Array:
-    """array[index] += value.
+    """array[index] += value, of one type.
 
     An update of a slice is one thread's work on a CPU, and XLA would fuse into it all that `value` is computed from. A
     loop over the images keeps that out: its operand is computed before, by all threads.
     """
 
-    def by_images(array: Array, index: Array, value: Array) -> Array:
-        def image(b: Array, array: Array) -> Array:
-            b = lax.convert_element_type(b, index.dtype)
-            place = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
-            old = lax.dynamic_slice(array, place, (1, 1, *array.shape[2:]))
-            new = old + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
-            return lax.dynamic_update_slice(array, new, place)
-
-        return lax.fori_loop(0, array.shape[1], image, array)
-
     def at_once(array: Array, index: Array, value: Array) -> Array:
         return _put(array, index, at(array, index) + value)
 
+    by_images = _add_narrow if array.dtype.itemsize == 2 else _add_by_images
     return by_platform(array, index, value, cpu=by_images, default=at_once)
+
+
+def _add_by_images(array: Array, index: Array, value: Array) -> Array:
+    """array: as `value`, or its bits as integers."""
+
+    def image(b: Array, array: Array) -> Array:
+        b = lax.convert_element_type(b, index.dtype)
+        place = (index, b, *[jnp.zeros((), index.dtype)] * (array.ndim - 2))
+        old = lax.dynamic_slice(array, place, (1, 1, *array.shape[2:]))
+        new = _as(old, value.dtype) + lax.dynamic_slice_in_dim(value, b, 1, 0)[None]
+        return lax.dynamic_update_slice(array, _as(new, array.dtype), place)
+
+    return lax.fori_loop(0, array.shape[1], image, array)
+
+
+@jax.custom_jvp
+def _add_narrow(array: Array, index: Array, value: Array) -> Array:
+    """The array as integers: XLA:CPU would widen all of it and narrow it again for each image."""
+    return _as(_add_by_images(_as(array, jnp.uint16), index, value), array.dtype)
+
+
+@_add_narrow.defjvp
+def _add_narrow_tangents(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    """Bits have no derivative; the sum has."""
+    (array, index, value), (d_array, _, d_value) = primals, tangents
+    return _add_narrow(array, index, value), _add_narrow(d_array, index, d_value)
+
+
+def _as(array: Array, dtype: Any) -> Array:
+    """The same bits in another type of that width."""
+    return array if array.dtype == dtype else lax.bitcast_convert_type(array, dtype)
 
 
 @jax.custom_vjp
