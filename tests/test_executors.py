@@ -1,6 +1,7 @@
 """What accelerators run: many depthwise convolutions and batch norms at once, the edges of a stage together."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from jaxnas.ops.primitives import initial_stats, named
 from jaxnas.spaces import edge_table
 from jaxnas.supernets.executors.chosen import chosen
 from jaxnas.supernets.executors.edge import mixed_op
-from jaxnas.supernets.executors.layout import operations_init
+from jaxnas.supernets.executors.layout import Layout, edges_init, operations_init
+from jaxnas.supernets.executors.scan import scan_executor
 from jaxnas.supernets.executors.staged import stages
 from jaxnas.supernets.executors.together import together
 
@@ -216,6 +218,33 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   ROOT %a = f32[2]{0} parameter(0)
 }
 """
+
+
+@pytest.mark.parametrize(
+    ("ends", "turns"),
+    [
+        ([(s, n) for n in range(4) for s in range(n + 2)], 7),  # a cell of DARTS
+        ([(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)], 3),  # NAS-Bench-201
+        ([(0, 0), (1, 1)], 2),  # the second reads what the first gives
+        ([(0, 0), (0, 1), (1, 1)], 3),  # one has no other
+    ],
+)
+def test_pairs_are_of_edges_that_do_not_wait_for_each_other(ends, turns):
+    inputs = 2 if len(ends) == 14 else 1
+    layout = Layout(inputs, max(node for _, node in ends) + 1, tuple(ends))
+    members = named(("skip_connect", "avg_pool_3x3"))
+
+    def run(pairs, weights, x):
+        return scan_executor(members, pairs=pairs).mixture(layout, params, weights, x, Context())
+
+    params = edges_init(members, layout, jax.random.key(0), 2, (), False)
+    weights, x = normal(1, len(ends), 2), normal(2, inputs, 5, 3, 3, 2)
+    one, two = (
+        jax.jit(jax.value_and_grad(lambda w, x, p=p: jnp.sum(jnp.sin(run(p, w, x))), (0, 1))) for p in (False, True)
+    )
+    close(two(weights, x), one(weights, x))
+    text = str(jax.make_jaxpr(functools.partial(run, True))(weights, x))
+    assert [int(n) for n in re.findall(r"length=(\d+)", text)].count(turns) == 1
 
 
 def test_launches_are_counted_through_loops_and_branches():

@@ -42,7 +42,7 @@ def test_the_supposed_platform_decides_also_where_a_function_was_traced_before()
     with supposing("gpu"):
         assert seen() == ("gpu", 3, "staged")
         with supposing("tpu"):
-            assert seen() == ("tpu", 2, "scan")
+            assert seen() == ("tpu", 2, "pairs")  # of several devices
         assert seen() == ("gpu", 3, "staged")
     with pytest.raises(KeyError), supposing("gpu"):
         raise KeyError

@@ -205,6 +205,16 @@ def test_mixture_and_path_and_their_gradients_are_those_of_the_loops(name, platf
             close((ours, layout(own_params), own_x), (value, to_params, to_x))
 
 
+@pytest.mark.parametrize("name", ["darts", "nasbench201"])
+def test_two_edges_at_a_time_are_those_of_the_loops(name):
+    (params, weights, _, x), mixture, _, _ = of_the_loops(name)
+    make, _, layout = PAIRS[name]
+    with jax.enable_x64(True):
+        gradients = quick(jax.value_and_grad(functools.partial(loss, make(form="pairs")), (0, 1, 2)))
+        value, (to_params, to_weights, to_x) = gradients(params, weights, x)
+        close((value, (layout(to_params), to_weights, to_x)), mixture)
+
+
 @pytest.mark.parametrize(
     ("name", "platform"), [("darts", "gpu"), *((name, "cpu") for name in PAIRS if name not in PARTS)]
 )

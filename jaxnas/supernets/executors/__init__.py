@@ -1,13 +1,15 @@
-"""How the edges of a cell are run: `scan`, one after another, or `staged`, those that are ready together.
+"""How the edges of a cell are run: `scan`, one after another; `pairs`, two at a time; `staged`, those that are ready
+together.
 
-Both compute the same function. Executors know operations and where edges lie, and no space.
+All compute the same function. Executors know operations and where edges lie, and no space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
+import jax
 import numpy as np
 
 from jaxnas.base import Skeleton
@@ -46,21 +48,26 @@ __all__ = [
     "with_key_if_read",
 ]
 
-Form = Literal["scan", "staged"]
+Form = Literal["scan", "pairs", "staged"]
 
 
 def default_form() -> Form:
-    """`staged` on a GPU, else `scan`: a TPU does not wait for the start of a kernel, and compiles `staged` slowly."""
-    return "staged" if platform() == "gpu" else "scan"
+    """`staged` on a GPU, else `scan`: a TPU does not wait for the start of a kernel, and compiles `staged` slowly.
+
+    Several chips of a TPU take `pairs`: they exchange the sums of two edges at once.
+    """
+    if platform() == "gpu":
+        return "staged"
+    return "pairs" if platform() == "tpu" and jax.device_count() > 1 else "scan"
 
 
 def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:
     """The form to use. Raises ValueError for one that does not exist, and for settings that it cannot have."""
-    if form not in (None, "scan", "staged"):
-        raise ValueError(f"form must be 'scan', 'staged' or None, got {form!r}")
+    if form not in (None, *get_args(Form)):
+        raise ValueError(f"form must be one of {', '.join(get_args(Form))}, or None, got {form!r}")
     form = form or default_form()
-    if remat and form == "scan":
-        raise ValueError("the form 'scan' always computes edges again: leave out remat, or give form='staged'")
+    if remat and form != "staged":
+        raise ValueError(f"the form {form!r} always computes edges again: leave out remat, or give form='staged'")
     return form
 
 
@@ -75,6 +82,7 @@ def executor(
     absent: int | None = None,
 ) -> Executor:
     """The executor of that form; other arguments as of `staged_executor`."""
-    if form == "scan":
-        return scan_executor(primitives, keep, sampled=sampled, partial=partial, absent=absent)
+    if form != "staged":
+        pairs = form == "pairs"
+        return scan_executor(primitives, keep, sampled=sampled, partial=partial, absent=absent, pairs=pairs)
     return staged_executor(primitives, keep, remat=remat, sampled=sampled, partial=partial, absent=absent)

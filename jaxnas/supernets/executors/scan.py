@@ -33,11 +33,13 @@ def scan_executor(
     sampled: bool = False,
     partial: int = 1,
     absent: int | None = None,
+    pairs: bool = False,
 ) -> Executor:
     """The executor of one edge after another.
 
     keep: bool [S, O], the operations that the slots of a mixture have. sampled: a mixture computes of each slot the
-    operation of the greatest weight alone. partial, absent: as of `jaxnas.supernets.executors.partial`.
+    operation of the greatest weight alone. partial, absent: as of `jaxnas.supernets.executors.partial`. pairs: a turn
+    of a mixture's loop computes two edges, where neither waits for the other.
     """
     primitives = tuple(primitives)
 
@@ -69,7 +71,10 @@ def scan_executor(
                 (None if whole else jnp.asarray(there[:, held]), draw),
             )
             edge = op(tuple(primitives[o] for o in held), whole, STRIDES[group], context.axis_name)
-            nodes = _scan_edges(_Static(edge, _ends(layout, group, slots)), operands, context.wanted)
+            ends = _ends(layout, group, slots)
+            nodes = _scan_edges(
+                _Static(edge, ends, 2 if pairs and not _pairs_wait(ends, group) else 1), operands, context.wanted
+            )
         return nodes if layout.halves else nodes[layout.inputs :]
 
     def path(layout: Layout, edges: Edges, params: PyTree, inputs: Array, context: Context) -> tuple[Array, Stats]:
@@ -80,16 +85,46 @@ def scan_executor(
 
 
 class _Static(NamedTuple):
-    """edge: how one is computed. ends: the (source, node) of each, in the arrays of sources and nodes."""
+    """edge: how one is computed. ends: the (source, node) of each, in the arrays of sources and nodes. turn: how many
+    edges a turn of the loop computes."""
 
     edge: Edge
     ends: tuple[tuple[int, int], ...]
+    turn: int
 
 
 def _ends(layout: Layout, group: lay.Group, slots: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Where the edges of a group start and end: nodes stand behind the inputs in one array, unless these are larger."""
     source, node = (0, 0) if group == "strided" else (-layout.inputs, 0) if layout.halves else (0, layout.inputs)
     return tuple((layout.ends[slot][0] + source, layout.ends[slot][1] + node) for slot in slots)
+
+
+def _pairs_wait(ends: tuple[tuple[int, int], ...], group: lay.Group) -> bool:
+    """Whether an edge reads what the other of its pair adds to, or one has no other."""
+    reads = any(source == node for (_, node), (source, _) in zip(ends[::2], ends[1::2], strict=False))
+    return len(ends) % 2 != 0 or (group == "plain" and reads)
+
+
+def _by_turns(static: _Static, operands: _Operands, *more: Any) -> Any:
+    """What the turns of a loop over the edges read, leaves [T, edges of a turn, …]."""
+    sources, targets = zip(*static.ends, strict=True)
+    indices = jnp.array(sources, jnp.int32), jnp.array(targets, jnp.int32)
+    slots = (indices, operands.params, operands.weights, operands.each, *more)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, static.turn, *leaf.shape[1:]), slots)
+
+
+def _of_turn(static: _Static, slots: Any) -> list[Any]:
+    """Those of each edge of a turn."""
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], slots) for i in range(static.turn)]
+
+
+def _stacked(each: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+
+def _one_by_one(tree: PyTree) -> PyTree:
+    """Leaves [T, edges of a turn, …] -> [S', …]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
 
 class _Operands(NamedTuple):
@@ -114,18 +149,18 @@ def _scan_edges(static: _Static, operands: _Operands, wanted: Array | None) -> A
 
 @functools.partial(outlined, static=(0,))
 def _forward(static: _Static, operands: _Operands) -> tuple[Array, Any]:
-    def body(nodes: Array, slot: Any) -> tuple[Array, Any]:
-        (source, target), own, weight, other = slot
-        x = at(operands._replace(nodes=nodes).sources(), source)
-        y, seen = _edge_by_rules(static.edge, materialized(own), weight, x, other)
-        return add_at(nodes, target, y), seen
+    def body(nodes: Array, slots: Any) -> tuple[Array, Any]:
+        told = []
+        for (source, target), own, weight, other in _of_turn(static, slots):
+            x = at(operands._replace(nodes=nodes).sources(), source)
+            y, seen = _edge_by_rules(static.edge, materialized(own), weight, x, other)
+            told.append((target, y, seen))
+        for target, y, _ in told:
+            nodes = add_at(nodes, target, y)
+        return nodes, _stacked([seen for *_, seen in told])
 
-    return lax.scan(body, operands.nodes, (_indices(static), operands.params, operands.weights, operands.each))
-
-
-def _indices(static: _Static) -> tuple[Array, Array]:
-    sources, targets = zip(*static.ends, strict=True)
-    return jnp.array(sources, jnp.int32), jnp.array(targets, jnp.int32)
+    nodes, seen = lax.scan(body, operands.nodes, _by_turns(static, operands))
+    return nodes, _one_by_one(seen)
 
 
 @functools.partial(outlined, static=(0,))
@@ -162,18 +197,22 @@ def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any
     operands, seen, wanted = residuals
     sources = operands.sources()
 
-    def body(gradients: tuple[Array | None, Array], slot: Any) -> tuple[Any, Any]:
-        (source, target), own, weight, other, known = slot
+    def body(gradients: tuple[Array | None, Array], slots: Any) -> tuple[Any, Any]:
         to_inputs, to_nodes = gradients
-        x, g = looked_up(sources, source), looked_up(to_nodes, target)
-        to_params, to_weights, to_x = _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)
-        if to_inputs is None:
-            return (None, add_at(to_nodes, source, to_x)), (to_params, to_weights)
-        return (add_at(to_inputs, source, to_x), to_nodes), (to_params, to_weights)
+        told = []
+        for (source, target), own, weight, other, known in _of_turn(static, slots):
+            x, g = looked_up(sources, source), looked_up(to_nodes, target)
+            told.append((source, _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)))
+        for source, (_, _, to_x) in told:
+            if to_inputs is None:
+                to_nodes = add_at(to_nodes, source, to_x)
+            else:
+                to_inputs = add_at(to_inputs, source, to_x)
+        return (to_inputs, to_nodes), _stacked([to_edge for _, (*to_edge, _) in told])
 
     carry = (jax.tree.map(jnp.zeros_like, operands.inputs), g)
-    slots = (_indices(static), operands.params, operands.weights, operands.each, seen)
-    (to_inputs, to_nodes), (to_params, to_weights) = lax.scan(body, carry, slots, reverse=True)
+    (to_inputs, to_nodes), to_edges = lax.scan(body, carry, _by_turns(static, operands, seen), reverse=True)
+    to_params, to_weights = _one_by_one(to_edges)
     return _Operands(to_inputs, to_nodes, to_params, to_weights, None), None
 
 
