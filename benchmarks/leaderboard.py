@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,6 +63,13 @@ class OnTable:
     seconds: float = 60.0
 
 
+@dataclasses.dataclass(frozen=True)
+class ByTable:
+    """A method whose trained candidates are looked up in the table instead, and cost the seconds of its trainings."""
+
+    method: fit.OneShot
+
+
 METHODS: Mapping[str, Any] = {
     "darts": _DARTS,
     "darts-second": _darts(order="second"),
@@ -86,6 +93,13 @@ METHODS: Mapping[str, Any] = {
         epochs=30,
         scoring=fit.Scoring("batch", 360, 2, evaluations=300, population=40, limit=360),
         finalists=fit.Finalists(40, 5),
+    ),
+    "one_shot-finalists-of-table": ByTable(
+        _one_shot(
+            epochs=30,
+            scoring=fit.Scoring("batch", 360, 2, evaluations=300, population=40, limit=360),
+            finalists=fit.Finalists(25, 8),
+        )
     ),
     "enas": fit.preset("enas", SPACE).method,
     "black_box-random": OnTable("random"),
@@ -174,6 +188,8 @@ def searched(
     method: Any, first: int, count: int, dataset: Dataset, truth: fit.Truth, dtype: Dtype
 ) -> list[dict[str, Any]]:
     """What the searches of some seeds found: a line each, without its key."""
+    of_table = isinstance(method, ByTable)
+    method = method.method if of_table else method
     # Finalists are trained as the networks of the table of digits201 were.
     entry, training = entry_of(SPACE), dataclasses.replace(fit.preset("darts", SPACE).training, cells=method.cells)
     skeleton = skeleton_of(training, dataset, dtype)
@@ -182,7 +198,7 @@ def searched(
     known = truth if isinstance(method, fit.Darts) else None
     problem = fit.Problem(
         entry, dataset, training, space, lambda left: fit.make_budget(entry, left, skeleton, {}), known, first, count,
-        dtype=dtype,
+        dtype=dtype, measured=_measured(truth) if of_table else None,
     )  # fmt: skip
     prepared = method.prepare(problem)
     with held_run(None, {}, {}) as (run, stop):
@@ -190,12 +206,26 @@ def searched(
         epochs = [np.atleast_1d(line["true_value"]) for line in epoch_lines(run.metrics()) if "true_value" in line]
     lines = []
     for number, own in enumerate(found):
-        line = {"found": own.notation, "seconds": round(own.seconds / count, 1), **truth.told(own.arch)}
+        seconds = own.seconds / count + (_seconds_of_finalists(own, truth) if of_table else 0.0)
+        line = {"found": own.notation, "seconds": round(seconds, 1), **truth.told(own.arch)}
         line["beside"] = {name: truth.told(arch) for name, arch in own.beside.items()}
         if epochs and len(epochs[0]) == count:
             line["curve"] = [round(float(values[number]), 2) for values in epochs]
         lines.append(line)
     return lines
+
+
+def _measured(truth: fit.Truth) -> Callable[[int, np.ndarray], float]:
+    """The validation accuracy in the table, the same for every seed."""
+    values = truth.column(str(truth.search_metric))
+    return lambda seed, arch: float(values[truth.rows(arch[None])[0]])
+
+
+def _seconds_of_finalists(found: fit.Found, truth: fit.Truth) -> float:
+    """What the table's trainings of the finalists took."""
+    notations = found.told["selection"]["finalists"]["notations"]
+    archs = np.stack([found.space.from_genotype(notation) for notation in notations])
+    return float(truth.column("seconds")[truth.rows(archs)].sum())
 
 
 def on_table(method: OnTable, first: int, count: int, truth: fit.Truth) -> list[dict[str, Any]]:

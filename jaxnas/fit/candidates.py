@@ -205,6 +205,8 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
 
 def _evaluation(problem: Problem, training: Training) -> Callable[[int, np.ndarray], float]:
     """(seed, arch) -> the best validation metric of a training. The step is compiled once where the space has such."""
+    if problem.measured is not None:
+        return problem.measured
     space, skeleton = problem.space, problem.trained_skeleton
     together = problem.entry.together if training.share_step else None
 

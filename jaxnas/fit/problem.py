@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
+
 from jaxnas import data
 from jaxnas.base import Arch, SearchSpace, Skeleton, Supernet
 from jaxnas.catalog import Entry
@@ -27,7 +29,8 @@ class Problem(NamedTuple):
 
     entry: all that belongs to the space. training: how networks are trained in the end. space: the choices of those
     networks. budget: what they may cost. truth: a table that knows what architectures are worth, or None. seeds: how
-    many searches, from `seed` on. dtype: of the activations of all networks.
+    many searches, from `seed` on. dtype: of the activations of all networks. measured: (seed, arch int [D]) -> what a
+    candidate is worth, in the place of its training, such as an entry of a table; None where candidates are trained.
     """
 
     entry: Entry
@@ -40,6 +43,7 @@ class Problem(NamedTuple):
     seeds: int = 1
     devices: Devices = Devices()
     dtype: Dtype = "float32"
+    measured: Callable[[int, np.ndarray], float] | None = None
 
     @property
     def trained_skeleton(self) -> Skeleton:
