@@ -188,8 +188,8 @@ def searched(
     method: Any, first: int, count: int, dataset: Dataset, truth: fit.Truth, dtype: Dtype
 ) -> list[dict[str, Any]]:
     """What the searches of some seeds found: a line each, without its key."""
-    of_table = isinstance(method, ByTable)
-    method = method.method if of_table else method
+    looked_up = isinstance(method, ByTable)
+    method = method.method if looked_up else method
     # Finalists are trained as the networks of the table of digits201 were.
     entry, training = entry_of(SPACE), dataclasses.replace(fit.preset("darts", SPACE).training, cells=method.cells)
     skeleton = skeleton_of(training, dataset, dtype)
@@ -198,7 +198,7 @@ def searched(
     known = truth if isinstance(method, fit.Darts) else None
     problem = fit.Problem(
         entry, dataset, training, space, lambda left: fit.make_budget(entry, left, skeleton, {}), known, first, count,
-        dtype=dtype, measured=_measured(truth) if of_table else None,
+        dtype=dtype, measured=of_table(truth) if looked_up else None,
     )  # fmt: skip
     prepared = method.prepare(problem)
     with held_run(None, {}, {}) as (run, stop):
@@ -206,7 +206,7 @@ def searched(
         epochs = [np.atleast_1d(line["true_value"]) for line in epoch_lines(run.metrics()) if "true_value" in line]
     lines = []
     for number, own in enumerate(found):
-        seconds = own.seconds / count + (_seconds_of_finalists(own, truth) if of_table else 0.0)
+        seconds = own.seconds / count + (seconds_of_finalists(own, truth) if looked_up else 0.0)
         line = {"found": own.notation, "seconds": round(seconds, 1), **truth.told(own.arch)}
         line["beside"] = {name: truth.told(arch) for name, arch in own.beside.items()}
         if epochs and len(epochs[0]) == count:
@@ -215,13 +215,13 @@ def searched(
     return lines
 
 
-def _measured(truth: fit.Truth) -> Callable[[int, np.ndarray], float]:
+def of_table(truth: fit.Truth) -> Callable[[int, np.ndarray], float]:
     """The validation accuracy in the table, the same for every seed."""
     values = truth.column(str(truth.search_metric))
     return lambda seed, arch: float(values[truth.rows(arch[None])[0]])
 
 
-def _seconds_of_finalists(found: fit.Found, truth: fit.Truth) -> float:
+def seconds_of_finalists(found: fit.Found, truth: fit.Truth) -> float:
     """What the table's trainings of the finalists took."""
     notations = found.told["selection"]["finalists"]["notations"]
     archs = np.stack([found.space.from_genotype(notation) for notation in notations])

@@ -7,9 +7,20 @@ import pathlib
 import numpy as np
 from scipy import stats
 
-from benchmarks.leaderboard import BOARDS, METHODS, groups, rows, table, told
+from benchmarks.leaderboard import BOARDS, METHODS, groups, of_table, rows, seconds_of_finalists, table, told
 from benchmarks.leaderboard_page import curve_of, edges_table, epochs_table
+from jaxnas import fit
 from jaxnas.benchmarks import named_table
+from jaxnas.catalog import entry_of
+from jaxnas.data import load_dataset
+from jaxnas.fit.budget import Budget
+from jaxnas.fit.results import held_run
+from jaxnas.spaces import nasbench201_space
+
+
+def no_budget(space):
+    return Budget({}, None, None, (), {})
+
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -64,3 +75,24 @@ def test_the_page_has_what_was_found_on_cifar10():
         error = values.std(ddof=1) / np.sqrt(len(values))
         assert f"| {name} | {len(own)} | {values.mean():.2f} ± {error:.2f} |" in page
     assert edges_table(shown).strip().splitlines()[-1] in page
+
+
+def test_candidates_are_looked_up_in_the_place_of_their_training():
+    truth, space = fit.truth_of("digits201", nasbench201_space()), nasbench201_space()
+    asked = []
+
+    def measured(seed, arch):
+        asked.append(arch.tolist())
+        return of_table(truth)(seed, arch)
+
+    dataset = load_dataset("digits201")
+    training = fit.preset("darts", "nasbench201").training
+    problem = fit.Problem(entry_of("nasbench201"), dataset, training, space, no_budget, measured=measured)
+    prepared = fit.BlackBox(sampler="random", evaluations=6).prepare(problem)
+    with held_run(None, {}, {}) as (run, stop):
+        (found,) = prepared.search(run, stop).values()
+    values = truth.column("valid")[truth.rows(np.array(asked))]
+    assert len(asked) == 6
+    np.testing.assert_array_equal(found.arch, asked[int(values.argmax())])
+    finals = found._replace(told={"selection": {"finalists": {"notations": [found.notation] * 2}}})
+    assert seconds_of_finalists(finals, truth) == 2 * truth.column("seconds")[truth.rows(found.arch[None])[0]]
