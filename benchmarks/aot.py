@@ -42,6 +42,7 @@ from benchmarks.sizes import Name
 from jaxnas import command
 from jaxnas.kernels.platform import Platform, supposing
 from jaxnas.parallel import Way, data_parallel
+from jaxnas.supernets.executors import default_form
 
 Target = Literal["h100", "tpu-v5e-4"]
 PLATFORMS: dict[Target, Platform] = {"h100": "gpu", "tpu-v5e-4": "tpu"}
@@ -89,6 +90,7 @@ def cpu_seconds() -> float:
 def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
     over = data_parallel(config.way, list(mesh.devices.flat))
     made = program(name, config, over.axis_name)
+    variant = f"{name}-{config.target}-{config.form}-{config.way}"
 
     def shapes(tree: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -106,7 +108,7 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
     done, text = time.perf_counter(), compiled.as_text() or ""
     if config.text:
         os.makedirs(config.text, exist_ok=True)
-        with open(os.path.join(config.text, f"{name}-{config.target}.txt"), "w") as file:
+        with open(os.path.join(config.text, f"{variant}.txt"), "w") as file:
             file.write(text)
     kinds = launches(text)
     conditionals, unknown, moved = (kinds.pop(kind, 0) for kind in ("conditional", "unknown loop", "bytes"))
@@ -131,8 +133,11 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
 def main(config: Config) -> None:
     mesh = Mesh(np.array(devices(config.target)), ("batch",))
     versions = {"jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib")}
-    settings = {n: getattr(config, n) for n in ("channels", "cells", "dtype", "form", "loop")}
     with supposing(PLATFORMS[config.target]):
+        # `default_form` would count the devices of this machine.
+        form: Any = "pairs" if config.target == "tpu-v5e-4" else default_form()
+        config = dataclasses.replace(config, form=config.form or form)
+        settings = {n: getattr(config, n) for n in ("channels", "cells", "dtype", "form", "loop", "way")}
         for name in config.names:
             record = measure(name, config, mesh) | {"batch": config.batch_of(name)} | settings | {"versions": versions}
             print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in record.items()}), flush=True)

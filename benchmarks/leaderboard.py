@@ -65,7 +65,7 @@ class OnTable:
 
 @dataclasses.dataclass(frozen=True)
 class ByTable:
-    """A method whose trained candidates are looked up in the table instead, and cost the seconds of its trainings."""
+    """A method whose candidates are looked up in the table, and cost the seconds that it tells of their trainings."""
 
     method: fit.OneShot
 
@@ -208,7 +208,8 @@ def searched(
     for number, own in enumerate(found):
         seconds = own.seconds / count + (seconds_of_finalists(own, truth) if looked_up else 0.0)
         line = {"found": own.notation, "seconds": round(seconds, 1), **truth.told(own.arch)}
-        line["beside"] = {name: truth.told(arch) for name, arch in own.beside.items()}
+        # one_shot-finalists has the same supernet, and so the same best of random cells.
+        line["beside"] = {} if looked_up else {name: truth.told(arch) for name, arch in own.beside.items()}
         if epochs and len(epochs[0]) == count:
             line["curve"] = [round(float(values[number]), 2) for values in epochs]
         lines.append(line)
@@ -216,16 +217,23 @@ def searched(
 
 
 def of_table(truth: fit.Truth) -> Callable[[int, np.ndarray], float]:
-    """The validation accuracy in the table, the same for every seed."""
-    values = truth.column(str(truth.search_metric))
-    return lambda seed, arch: float(values[truth.rows(arch[None])[0]])
+    """The validation accuracy in the table, a fraction, the same for every seed."""
+    values = truth.column(str(truth.search_metric)) / 100
+    row = rows_of(truth)
+    return lambda seed, arch: float(values[row[tuple(arch.tolist())]])
+
+
+def rows_of(truth: fit.Truth) -> dict[tuple[int, ...], int]:
+    """The row of every architecture; the table has all."""
+    return {tuple(arch): row for row, arch in enumerate(np.asarray(truth.table.archs).tolist())}
 
 
 def seconds_of_finalists(found: fit.Found, truth: fit.Truth) -> float:
-    """What the table's trainings of the finalists took."""
+    """What the trainings of the finalists take by the table."""
+    row = rows_of(truth)
     notations = found.told["selection"]["finalists"]["notations"]
-    archs = np.stack([found.space.from_genotype(notation) for notation in notations])
-    return float(truth.column("seconds")[truth.rows(archs)].sum())
+    taken = [row[tuple(np.asarray(found.space.from_genotype(notation)).tolist())] for notation in notations]
+    return float(truth.column("seconds")[taken].sum())
 
 
 def on_table(method: OnTable, first: int, count: int, truth: fit.Truth) -> list[dict[str, Any]]:

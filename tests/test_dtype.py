@@ -162,6 +162,9 @@ def test_an_update_of_nodes_widens_one_image_and_not_all_of_them():
     y, to_y = jax.jvp(jax.jit(updated), (nodes, value), tuple(tangents))
     np.testing.assert_array_equal(y, nodes + value[None])
     np.testing.assert_array_equal(to_y, tangents[0] + tangents[1][None])
+    to_nodes, to_value = jax.vjp(updated, nodes, value)[1](tangents[0])
+    np.testing.assert_array_equal(to_nodes, tangents[0])
+    np.testing.assert_allclose(to_value.astype(float), tangents[0].astype(float).sum(0), rtol=0.02, atol=0.02)
 
 
 def test_a_skeleton_has_no_other_types():

@@ -5,22 +5,16 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 from scipy import stats
 
-from benchmarks.leaderboard import BOARDS, METHODS, groups, of_table, rows, seconds_of_finalists, table, told
+from benchmarks import leaderboard
+from benchmarks.leaderboard import BOARDS, METHODS, ByTable, groups, of_table, rows, searched, table, told
 from benchmarks.leaderboard_page import curve_of, edges_table, epochs_table
 from jaxnas import fit
 from jaxnas.benchmarks import named_table
-from jaxnas.catalog import entry_of
 from jaxnas.data import load_dataset
-from jaxnas.fit.budget import Budget
-from jaxnas.fit.results import held_run
 from jaxnas.spaces import nasbench201_space
-
-
-def no_budget(space):
-    return Budget({}, None, None, (), {})
-
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -77,22 +71,29 @@ def test_the_page_has_what_was_found_on_cifar10():
     assert edges_table(shown).strip().splitlines()[-1] in page
 
 
-def test_candidates_are_looked_up_in_the_place_of_their_training():
-    truth, space = fit.truth_of("digits201", nasbench201_space()), nasbench201_space()
+def test_finalists_are_looked_up_and_cost_what_their_trainings_take_by_the_table():
+    truth = fit.truth_of("digits201", nasbench201_space())
+    method = fit.OneShot(
+        epochs=1, batch_size=64, channels=2, cells=1, valid_part=0.2,
+        scoring=fit.Scoring("batch", 90, 2, evaluations=16, population=8, limit=90), finalists=fit.Finalists(3, 8),
+    )  # fmt: skip
     asked = []
 
-    def measured(seed, arch):
-        asked.append(arch.tolist())
-        return of_table(truth)(seed, arch)
+    def noted(values):
+        look_up = of_table(values)
 
-    dataset = load_dataset("digits201")
-    training = fit.preset("darts", "nasbench201").training
-    problem = fit.Problem(entry_of("nasbench201"), dataset, training, space, no_budget, measured=measured)
-    prepared = fit.BlackBox(sampler="random", evaluations=6).prepare(problem)
-    with held_run(None, {}, {}) as (run, stop):
-        (found,) = prepared.search(run, stop).values()
-    values = truth.column("valid")[truth.rows(np.array(asked))]
-    assert len(asked) == 6
-    np.testing.assert_array_equal(found.arch, asked[int(values.argmax())])
-    finals = found._replace(told={"selection": {"finalists": {"notations": [found.notation] * 2}}})
-    assert seconds_of_finalists(finals, truth) == 2 * truth.column("seconds")[truth.rows(found.arch[None])[0]]
+        def look(seed, arch):
+            asked.append(arch)
+            return look_up(seed, arch)
+
+        return look
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaderboard, "of_table", noted)
+        (line,) = searched(ByTable(method), 0, 1, load_dataset("digits201"), truth, "float32")
+    row = truth.rows(np.stack(asked))
+    assert len(set(row.tolist())) == 3
+    best = row[truth.column("valid")[row].argmax()]
+    assert line["value"] == truth.values[best]
+    assert line["seconds"] > truth.column("seconds")[row].sum()
+    assert line["beside"] == {}

@@ -76,7 +76,7 @@ def test_a_sampled_mixture_of_the_staged_form_has_no_branch(remat):
     assert branches(form="scan") > 0
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "pairs"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_what_a_slot_has_lost_counts_as_a_weight_of_zero(kind, form):
     """It is never sampled, and no channels go past it; nor in a path."""

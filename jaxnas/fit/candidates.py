@@ -144,7 +144,7 @@ def make_finalists(problem: Problem, finalists: Finalists) -> TrainFinalists:
             found = search_black_box(
                 listed, functools.partial(evaluate, seed), len(archs), space=problem.space, seed=seed,
                 executor=executor, in_flight=workers, folder=folder, repeats=True, stop=stop, called=called,
-                settings={**dataclasses.asdict(finalists), "archs": archs.tolist()},
+                settings={**dataclasses.asdict(finalists), "archs": archs.tolist(), **_how(problem)},
             )  # fmt: skip
         return found.values[:, 0]
 
@@ -225,6 +225,11 @@ def _evaluation(problem: Problem, training: Training) -> Callable[[int, np.ndarr
     return evaluate if shared is None else first_alone(evaluate)
 
 
+def _how(problem: Problem) -> dict[str, Any]:
+    """What the settings of a folder of values say of them: trained and measured ones must not be mixed."""
+    return {} if problem.measured is None else {"measured": True}
+
+
 def _one(
     this: _Search, evaluate: Callable[[int, np.ndarray], float], folder: Path, seed: int, stop: Stop, called: str
 ) -> dict[str, Any]:
@@ -233,8 +238,8 @@ def _one(
     budget = problem.budget(space)
     found = search_black_box(
         this.sampler, functools.partial(evaluate, seed), this.evaluations, space=space, seed=seed, folder=folder,
-        settings=this.settings, excess=(lambda arch: float(excess(budget, arch[None])[0])) if budget.limits else None,
-        stop=stop, called=called,
+        settings={**this.settings, **_how(problem)}, stop=stop, called=called,
+        excess=(lambda arch: float(excess(budget, arch[None])[0])) if budget.limits else None,
     )  # fmt: skip
     values = found.values[:, 0]
     told: dict[str, Any] = {

@@ -29,8 +29,9 @@ class Problem(NamedTuple):
 
     entry: all that belongs to the space. training: how networks are trained in the end. space: the choices of those
     networks. budget: what they may cost. truth: a table that knows what architectures are worth, or None. seeds: how
-    many searches, from `seed` on. dtype: of the activations of all networks. measured: (seed, arch int [D]) -> what a
-    candidate is worth, in the place of its training, such as an entry of a table; None where candidates are trained.
+    many searches, from `seed` on. dtype: of the activations of all networks. measured: (seed, arch int [D]) -> the
+    metric of a candidate in the place of its training, such as an entry of a table, in the same unit; several threads
+    may call it. None where candidates are trained. Methods without candidates do not ask.
     """
 
     entry: Entry

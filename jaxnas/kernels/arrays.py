@@ -62,15 +62,15 @@ def _add_by_images(array: Array, index: Array, value: Array) -> Array:
 
 @jax.custom_jvp
 def _add_narrow(array: Array, index: Array, value: Array) -> Array:
-    """The array as integers: XLA:CPU would widen all of it and narrow it again for each image."""
+    """Views the array as integers, because XLA:CPU otherwise converts all of it to float32 and back for each image."""
     return _as(_add_by_images(_as(array, jnp.uint16), index, value), array.dtype)
 
 
 @_add_narrow.defjvp
 def _add_narrow_tangents(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    """Bits have no derivative; the sum has."""
+    """Bits have no derivative. That of the sum must have a transpose, for reverse mode, and is converted."""
     (array, index, value), (d_array, _, d_value) = primals, tangents
-    return _add_narrow(array, index, value), _add_narrow(d_array, index, d_value)
+    return _add_narrow(array, index, value), _add_by_images(d_array, index, d_value)
 
 
 def _as(array: Array, dtype: Any) -> Array:

@@ -45,7 +45,7 @@ def darts_supernet(
 
     The paper's search network is `Skeleton(channels=16, cells=8, image_shape=(32, 32, 3), num_classes=10)`. form: how
     the edges of a cell are run, by default what suits the platform. remat: in the form `staged`, compute the edges
-    again in the backward pass instead of keeping their activations; the form `scan` always does. affine: with scale and
+    again in the backward pass instead of keeping their activations; the other forms always do. affine: with scale and
     offset in every batch norm, a path with drop-path and auxiliary head, to train networks of fixed architectures in
     one program. Parameters of an edge are stacked over equal cells and over edges, [L, E, ...].
 

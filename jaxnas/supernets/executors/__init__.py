@@ -1,5 +1,5 @@
-"""How the edges of a cell are run: `scan`, one after another; `pairs`, two at a time; `staged`, those that are ready
-together.
+"""How the edges of a cell are run: `scan`, one after another; `pairs`, those of a mixture two at a time; `staged`,
+those that are ready together.
 
 All compute the same function. Executors know operations and where edges lie, and no space.
 """
@@ -54,7 +54,7 @@ Form = Literal["scan", "pairs", "staged"]
 def default_form() -> Form:
     """`staged` on a GPU, else `scan`: a TPU does not wait for the start of a kernel, and compiles `staged` slowly.
 
-    Several chips of a TPU take `pairs`: they exchange the sums of two edges at once.
+    A machine with several chips of a TPU takes `pairs`, because these exchange the sums of two edges at once.
     """
     if platform() == "gpu":
         return "staged"

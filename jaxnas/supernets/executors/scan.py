@@ -100,7 +100,7 @@ def _ends(layout: Layout, group: lay.Group, slots: np.ndarray) -> tuple[tuple[in
 
 
 def _pairs_wait(ends: tuple[tuple[int, int], ...], group: lay.Group) -> bool:
-    """Whether an edge reads what the other of its pair adds to, or one has no other."""
+    """Whether an edge reads what the other of its pair adds to, or the number of edges is odd."""
     reads = any(source == node for (_, node), (source, _) in zip(ends[::2], ends[1::2], strict=False))
     return len(ends) % 2 != 0 or (group == "plain" and reads)
 
@@ -113,7 +113,7 @@ def _by_turns(static: _Static, operands: _Operands, *more: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, static.turn, *leaf.shape[1:]), slots)
 
 
-def _of_turn(static: _Static, slots: Any) -> list[Any]:
+def _unstacked(static: _Static, slots: Any) -> list[Any]:
     """Those of each edge of a turn."""
     return [jax.tree.map(lambda leaf, i=i: leaf[i], slots) for i in range(static.turn)]
 
@@ -150,14 +150,14 @@ def _scan_edges(static: _Static, operands: _Operands, wanted: Array | None) -> A
 @functools.partial(outlined, static=(0,))
 def _forward(static: _Static, operands: _Operands) -> tuple[Array, Any]:
     def body(nodes: Array, slots: Any) -> tuple[Array, Any]:
-        told = []
-        for (source, target), own, weight, other in _of_turn(static, slots):
+        outputs = []
+        for (source, target), own, weight, other in _unstacked(static, slots):
             x = at(operands._replace(nodes=nodes).sources(), source)
             y, seen = _edge_by_rules(static.edge, materialized(own), weight, x, other)
-            told.append((target, y, seen))
-        for target, y, _ in told:
+            outputs.append((target, y, seen))
+        for target, y, _ in outputs:
             nodes = add_at(nodes, target, y)
-        return nodes, _stacked([seen for *_, seen in told])
+        return nodes, _stacked([seen for *_, seen in outputs])
 
     nodes, seen = lax.scan(body, operands.nodes, _by_turns(static, operands))
     return nodes, _one_by_one(seen)
@@ -199,16 +199,16 @@ def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any
 
     def body(gradients: tuple[Array | None, Array], slots: Any) -> tuple[Any, Any]:
         to_inputs, to_nodes = gradients
-        told = []
-        for (source, target), own, weight, other, known in _of_turn(static, slots):
+        found = []
+        for (source, target), own, weight, other, known in _unstacked(static, slots):
             x, g = looked_up(sources, source), looked_up(to_nodes, target)
-            told.append((source, _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)))
-        for source, (_, _, to_x) in told:
+            found.append((source, _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)))
+        for source, (_, _, to_x) in found:
             if to_inputs is None:
                 to_nodes = add_at(to_nodes, source, to_x)
             else:
                 to_inputs = add_at(to_inputs, source, to_x)
-        return (to_inputs, to_nodes), _stacked([to_edge for _, (*to_edge, _) in told])
+        return (to_inputs, to_nodes), _stacked([to_edge for _, (*to_edge, _) in found])
 
     carry = (jax.tree.map(jnp.zeros_like, operands.inputs), g)
     (to_inputs, to_nodes), to_edges = lax.scan(body, carry, _by_turns(static, operands, seen), reverse=True)
