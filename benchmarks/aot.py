@@ -90,7 +90,6 @@ def cpu_seconds() -> float:
 def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
     over = data_parallel(config.way, list(mesh.devices.flat))
     made = program(name, config, over.axis_name)
-    variant = f"{name}-{config.target}-{config.form}-{config.way}"
 
     def shapes(tree: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -108,7 +107,7 @@ def measure(name: Name, config: Config, mesh: Mesh) -> dict[str, Any]:
     done, text = time.perf_counter(), compiled.as_text() or ""
     if config.text:
         os.makedirs(config.text, exist_ok=True)
-        with open(os.path.join(config.text, f"{variant}.txt"), "w") as file:
+        with open(os.path.join(config.text, f"{name}-{config.target}-{config.form}-{config.way}.txt"), "w") as file:
             file.write(text)
     kinds = launches(text)
     conditionals, unknown, moved = (kinds.pop(kind, 0) for kind in ("conditional", "unknown loop", "bytes"))
@@ -134,9 +133,7 @@ def main(config: Config) -> None:
     mesh = Mesh(np.array(devices(config.target)), ("batch",))
     versions = {"jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib")}
     with supposing(PLATFORMS[config.target]):
-        # `default_form` would count the devices of this machine.
-        form: Any = "pairs" if config.target == "tpu-v5e-4" else default_form()
-        config = dataclasses.replace(config, form=config.form or form)
+        config = dataclasses.replace(config, form=config.form or default_form(mesh.size))
         settings = {n: getattr(config, n) for n in ("channels", "cells", "dtype", "form", "loop", "way")}
         for name in config.names:
             record = measure(name, config, mesh) | {"batch": config.batch_of(name)} | settings | {"versions": versions}

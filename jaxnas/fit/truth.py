@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -35,12 +36,7 @@ class Truth(NamedTuple):
 
     def rows(self, archs: Any) -> np.ndarray:
         """The row of each of archs [P, D], int [P]: its own, else that of its canonical form, else -1."""
-
-        def row(arch: Arch) -> Array:
-            own = self.table.index(arch)
-            return jnp.where(own < 0, self.table.index(self.canonical(arch)), own)
-
-        return np.asarray(jax.jit(jax.vmap(row))(jnp.asarray(archs, jnp.int32)))
+        return np.asarray(_rows(self.table.index, self.canonical)(jnp.asarray(archs, jnp.int32)))
 
     def column(self, metric: str) -> np.ndarray:
         """Another metric of every row, float64 [A]. Raises: ValueError where the table has it not."""
@@ -93,6 +89,17 @@ class Truth(NamedTuple):
             "best": float(known.max()),
             "best_architecture": np.asarray(self.table.archs)[best].tolist(),
         }
+
+
+@functools.lru_cache(maxsize=8)  # asked after every epoch, and for every candidate: compiled once for a table
+def _rows(index: Callable[[Arch], Array], canonical: Callable[[Arch], Arch]) -> Callable[[Array], Array]:
+    """archs [P, D] -> their rows [P], as of `Truth.rows`."""
+
+    def row(arch: Arch) -> Array:
+        own = index(arch)
+        return jnp.where(own < 0, index(canonical(arch)), own)
+
+    return jax.jit(jax.vmap(row))
 
 
 def truth_of(table: str | os.PathLike[str] | Table, space: SearchSpace, metric: str | None = None) -> Truth:

@@ -51,14 +51,16 @@ __all__ = [
 Form = Literal["scan", "pairs", "staged"]
 
 
-def default_form() -> Form:
+def default_form(devices: int | None = None) -> Form:
     """`staged` on a GPU, else `scan`: a TPU does not wait for the start of a kernel, and compiles `staged` slowly.
 
-    A machine with several chips of a TPU takes `pairs`, because these exchange the sums of two edges at once.
+    Several chips of a TPU take `pairs`, because they exchange the sums of two edges at once. devices: how many there
+    are; by default all that JAX has.
     """
     if platform() == "gpu":
         return "staged"
-    return "pairs" if platform() == "tpu" and jax.device_count() > 1 else "scan"
+    several = (jax.device_count() if devices is None else devices) > 1
+    return "pairs" if platform() == "tpu" and several else "scan"
 
 
 def checked_form(skeleton: Skeleton, form: Form | None, remat: bool) -> Form:

@@ -24,6 +24,7 @@ from jaxnas.supernets.executors.edge import Edge, draws, kept_op, mixed_op, samp
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
 from jaxnas.supernets.executors.partial import edges_past, mixed_part, passing_op, passing_part, shuffled, weights_past
 from jaxnas.supernets.executors.switch import switch
+from jaxnas.supernets.extracting import stacked, unstacked
 
 
 def scan_executor(
@@ -113,15 +114,6 @@ def _by_turns(static: _Static, operands: _Operands, *more: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, static.turn, *leaf.shape[1:]), slots)
 
 
-def _unstacked(static: _Static, slots: Any) -> list[Any]:
-    """Those of each edge of a turn."""
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], slots) for i in range(static.turn)]
-
-
-def _stacked(each: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-
-
 def _one_by_one(tree: PyTree) -> PyTree:
     """Leaves [T, edges of a turn, …] -> [S', …]."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
@@ -151,13 +143,13 @@ def _scan_edges(static: _Static, operands: _Operands, wanted: Array | None) -> A
 def _forward(static: _Static, operands: _Operands) -> tuple[Array, Any]:
     def body(nodes: Array, slots: Any) -> tuple[Array, Any]:
         outputs = []
-        for (source, target), own, weight, other in _unstacked(static, slots):
+        for (source, target), own, weight, other in unstacked(slots):
             x = at(operands._replace(nodes=nodes).sources(), source)
             y, seen = _edge_by_rules(static.edge, materialized(own), weight, x, other)
             outputs.append((target, y, seen))
         for target, y, _ in outputs:
             nodes = add_at(nodes, target, y)
-        return nodes, _stacked([seen for *_, seen in outputs])
+        return nodes, stacked([seen for *_, seen in outputs])
 
     nodes, seen = lax.scan(body, operands.nodes, _by_turns(static, operands))
     return nodes, _one_by_one(seen)
@@ -200,7 +192,7 @@ def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any
     def body(gradients: tuple[Array | None, Array], slots: Any) -> tuple[Any, Any]:
         to_inputs, to_nodes = gradients
         found = []
-        for (source, target), own, weight, other, known in _unstacked(static, slots):
+        for (source, target), own, weight, other, known in unstacked(slots):
             x, g = looked_up(sources, source), looked_up(to_nodes, target)
             found.append((source, _edge_gradient(static.edge, g, materialized(own), weight, x, other, known, wanted)))
         for source, (_, _, to_x) in found:
@@ -208,7 +200,7 @@ def _scan_edges_backward(static: _Static, residuals: Any, g: Array) -> tuple[Any
                 to_nodes = add_at(to_nodes, source, to_x)
             else:
                 to_inputs = add_at(to_inputs, source, to_x)
-        return (to_inputs, to_nodes), _stacked([to_edge for _, (*to_edge, _) in found])
+        return (to_inputs, to_nodes), stacked([to_edge for _, (*to_edge, _) in found])
 
     carry = (jax.tree.map(jnp.zeros_like, operands.inputs), g)
     (to_inputs, to_nodes), to_edges = lax.scan(body, carry, _by_turns(static, operands, seen), reverse=True)
