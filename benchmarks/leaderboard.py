@@ -198,7 +198,7 @@ def searched(
     known = truth if isinstance(method, fit.Darts) else None
     problem = fit.Problem(
         entry, dataset, training, space, lambda left: fit.make_budget(entry, left, skeleton, {}), known, first, count,
-        dtype=dtype, measured=of_table(truth) if looked_up else None,
+        dtype=dtype, evaluate=of_table(truth) if looked_up else None,
     )  # fmt: skip
     prepared = method.prepare(problem)
     with held_run(None, {}, {}) as (run, stop):
@@ -219,21 +219,14 @@ def searched(
 def of_table(truth: fit.Truth) -> Callable[[int, np.ndarray], float]:
     """The validation accuracy in the table, a fraction, the same for every seed."""
     values = truth.column(str(truth.search_metric)) / 100
-    row = rows_of(truth)
-    return lambda seed, arch: float(values[row[tuple(arch.tolist())]])
-
-
-def rows_of(truth: fit.Truth) -> dict[tuple[int, ...], int]:
-    """The row of every architecture; the table has all."""
-    return {tuple(arch): row for row, arch in enumerate(np.asarray(truth.table.archs).tolist())}
+    return lambda seed, arch: float(values[truth.rows(arch[None])[0]])
 
 
 def seconds_of_finalists(found: fit.Found, truth: fit.Truth) -> float:
     """What the trainings of the finalists take by the table."""
-    row = rows_of(truth)
     notations = found.told["selection"]["finalists"]["notations"]
-    taken = [row[tuple(np.asarray(found.space.from_genotype(notation)).tolist())] for notation in notations]
-    return float(truth.column("seconds")[taken].sum())
+    archs = np.stack([found.space.from_genotype(notation) for notation in notations])
+    return float(truth.column("seconds")[truth.rows(archs)].sum())
 
 
 def on_table(method: OnTable, first: int, count: int, truth: fit.Truth) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from benchmarks.leaderboard import BOARDS, METHODS, ByTable, groups, of_table, r
 from benchmarks.leaderboard_page import curve_of, edges_table, epochs_table
 from jaxnas import fit
 from jaxnas.benchmarks import named_table
+from jaxnas.catalog import entry_of
 from jaxnas.data import load_dataset
+from jaxnas.fit.candidates import make_finalists
 from jaxnas.spaces import nasbench201_space
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
@@ -71,8 +73,15 @@ def test_the_page_has_what_was_found_on_cifar10():
     assert edges_table(shown).strip().splitlines()[-1] in page
 
 
+class Long(fit.Truth):
+    """A table whose trainings take far longer than any search."""
+
+    def column(self, metric):
+        return super().column(metric) * (1e6 if metric == "seconds" else 1)
+
+
 def test_finalists_are_looked_up_and_cost_what_their_trainings_take_by_the_table():
-    truth = fit.truth_of("digits201", nasbench201_space())
+    truth = Long(*fit.truth_of("digits201", nasbench201_space()))
     method = fit.OneShot(
         epochs=1, batch_size=64, channels=2, cells=1, valid_part=0.2,
         scoring=fit.Scoring("batch", 90, 2, evaluations=16, population=8, limit=90), finalists=fit.Finalists(3, 8),
@@ -97,3 +106,16 @@ def test_finalists_are_looked_up_and_cost_what_their_trainings_take_by_the_table
     assert line["value"] == truth.values[best]
     assert line["seconds"] > truth.column("seconds")[row].sum()
     assert line["beside"] == {}
+
+
+def test_values_that_were_looked_up_and_trainings_do_not_come_into_one_folder(tmp_path):
+    truth, space, finalists = fit.truth_of("digits201", nasbench201_space()), nasbench201_space(), fit.Finalists(2, 8)
+    training = fit.preset("darts", "nasbench201").training
+    problem = fit.Problem(
+        entry_of("nasbench201"), load_dataset("digits201"), training, space, None, evaluate=of_table(truth)
+    )
+    archs = np.asarray(truth.table.archs)[[5, 900]]
+    found = make_finalists(problem, finalists)(archs, 0, tmp_path, lambda: None, "finalist")
+    np.testing.assert_array_equal(found, truth.column("valid")[[5, 900]] / 100)
+    with pytest.raises(ValueError, match="trained"):
+        make_finalists(problem._replace(evaluate=None), finalists)(archs, 0, tmp_path, lambda: None, "finalist")

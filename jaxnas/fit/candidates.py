@@ -144,7 +144,7 @@ def make_finalists(problem: Problem, finalists: Finalists) -> TrainFinalists:
             found = search_black_box(
                 listed, functools.partial(evaluate, seed), len(archs), space=problem.space, seed=seed,
                 executor=executor, in_flight=workers, folder=folder, repeats=True, stop=stop, called=called,
-                settings={**dataclasses.asdict(finalists), "archs": archs.tolist(), **_how(problem)},
+                settings={**dataclasses.asdict(finalists), "archs": archs.tolist(), **_origin(problem)},
             )  # fmt: skip
         return found.values[:, 0]
 
@@ -205,8 +205,8 @@ def search(this: _Search, run: RunFolder, stop: Stop) -> dict[str, Found]:
 
 def _evaluation(problem: Problem, training: Training) -> Callable[[int, np.ndarray], float]:
     """(seed, arch) -> the best validation metric of a training. The step is compiled once where the space has such."""
-    if problem.measured is not None:
-        return problem.measured
+    if problem.evaluate is not None:
+        return problem.evaluate
     space, skeleton = problem.space, problem.trained_skeleton
     together = problem.entry.together if training.share_step else None
 
@@ -225,9 +225,9 @@ def _evaluation(problem: Problem, training: Training) -> Callable[[int, np.ndarr
     return evaluate if shared is None else first_alone(evaluate)
 
 
-def _how(problem: Problem) -> dict[str, Any]:
-    """What the settings of a folder of values say of them: trained and measured ones must not be mixed."""
-    return {} if problem.measured is None else {"measured": True}
+def _origin(problem: Problem) -> dict[str, Any]:
+    """A setting by which a folder of values of `problem.evaluate` refuses trainings, and one of trainings those."""
+    return {} if problem.evaluate is None else {"trained": False}
 
 
 def _one(
@@ -238,7 +238,7 @@ def _one(
     budget = problem.budget(space)
     found = search_black_box(
         this.sampler, functools.partial(evaluate, seed), this.evaluations, space=space, seed=seed, folder=folder,
-        settings={**this.settings, **_how(problem)}, stop=stop, called=called,
+        settings={**this.settings, **_origin(problem)}, stop=stop, called=called,
         excess=(lambda arch: float(excess(budget, arch[None])[0])) if budget.limits else None,
     )  # fmt: skip
     values = found.values[:, 0]

@@ -29,9 +29,9 @@ class Problem(NamedTuple):
 
     entry: all that belongs to the space. training: how networks are trained in the end. space: the choices of those
     networks. budget: what they may cost. truth: a table that knows what architectures are worth, or None. seeds: how
-    many searches, from `seed` on. dtype: of the activations of all networks. measured: (seed, arch int [D]) -> the
+    many searches, from `seed` on. dtype: of the activations of all networks. evaluate: (seed, arch int [D]) -> the
     metric of a candidate in the place of its training, such as an entry of a table, in the same unit; several threads
-    may call it. None where candidates are trained. Methods without candidates do not ask.
+    may call it. None where candidates are trained. Methods without candidates do not call it.
     """
 
     entry: Entry
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
     seeds: int = 1
     devices: Devices = Devices()
     dtype: Dtype = "float32"
-    measured: Callable[[int, np.ndarray], float] | None = None
+    evaluate: Callable[[int, np.ndarray], float] | None = None
 
     @property
     def trained_skeleton(self) -> Skeleton:
