@@ -21,6 +21,15 @@ def materialized(tree: PyTree) -> PyTree:
     return lax.optimization_barrier(tree)
 
 
+@jax.custom_vjp
+def computed_once(tree: PyTree) -> PyTree:
+    """The arrays of a tree, computed apart from what reads them; their gradients are not."""
+    return lax.optimization_barrier(tree)
+
+
+computed_once.defvjp(lambda tree: (lax.optimization_barrier(tree), None), lambda _, g: (g,))
+
+
 def at(array: Array, index: Array) -> Array:
     """array[index] of an index that is there."""
     return lax.dynamic_index_in_dim(array, index, 0, keepdims=False, allow_negative_indices=False)

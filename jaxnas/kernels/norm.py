@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -128,12 +129,51 @@ def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
 @functools.partial(outlined, static=(1,))
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
     mean, variance = _by_form(_moments_in_turn, _moments_at_once, widened(x))
+    return _of_all(mean, variance, axis_name)
+
+
+def _of_all(mean: Array, variance: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """The mean and variance of the batch of all devices."""
     if axis_name is None:
         return mean, variance
     # Devices wait for each other once: the mean of all is not needed before their own variances.
     means, variances = jnp.moveaxis(lax.all_gather(jnp.stack([mean, variance]), axis_name), 1, 0)
     mean = jnp.mean(means, 0)
     return mean, jnp.mean(variances + jnp.square(means - mean[None]), 0)
+
+
+def joint_moments(arrays: Sequence[Array], axis_name: str | None) -> tuple[Array, Array]:
+    """Mean and biased variance of each of [N, B, H, W, C] arrays, one after another: [N of all, C].
+
+    The moments of `standardize`, of arrays of one number of channels; a GPU adds them up over the images in one kernel.
+    """
+    if not arrays:
+        return jnp.zeros((0, 1)), jnp.zeros((0, 1))
+
+    def in_turn(*arrays: Array) -> tuple[Array, Array]:
+        means, variances = zip(*(jax.vmap(_moments_in_turn)(x) for x in arrays), strict=True)
+        return jnp.concatenate(means), jnp.concatenate(variances)
+
+    def at_once(*arrays: Array, images_first: bool) -> tuple[Array, Array]:
+        count = math.prod(arrays[0].shape[1:-1])
+        mean, square = (
+            _joint_sums(*map(terms, arrays), images_first=images_first) / count for terms in (lambda x: x, jnp.square)
+        )
+        return mean, jnp.maximum(square - jnp.square(mean), 0)
+
+    mean, variance = _by_form(in_turn, at_once, *map(widened, arrays))
+    return _of_all(mean, variance, axis_name)
+
+
+def joint_sums(arrays: Sequence[Array]) -> Array:
+    """The sums over all positions of [N, B, H, W, C] arrays, one after another: [N of all, C]; see `joint_moments`."""
+    return _by_form(functools.partial(_joint_sums, images_first=False), _joint_sums, *arrays)
+
+
+def _joint_sums(*arrays: Array, images_first: bool) -> Array:
+    if not images_first:
+        return jnp.concatenate([jnp.sum(x, (1, 2, 3)) for x in arrays])
+    return _over_images(jnp.sum(jnp.concatenate(arrays), (2, 3)), 1)
 
 
 @jax.jit

@@ -117,12 +117,12 @@ def _window_sums(x: Array, stride: int) -> Array:
     return by_platform(x, cpu=shifted, plain=plain, default=at_once)
 
 
-def _pool_counts(height: int, width: int, stride: int) -> Array:
+def _pool_counts(height: int, width: int, stride: int) -> np.ndarray:
     """How many of the nine entries of each window lie inside the image, [1, rows, columns, 1]."""
 
-    def along(size: int) -> Array:
-        center = jnp.arange(0, size, stride)
-        return jnp.minimum(center + 2, size) - jnp.maximum(center - 1, 0)
+    def along(size: int) -> np.ndarray:
+        center = np.arange(0, size, stride)
+        return np.minimum(center + 2, size) - np.maximum(center - 1, 0)
 
     return along(height)[None, :, None, None] * along(width)[None, None, :, None]
 

@@ -96,15 +96,20 @@ class _Carry(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """A gradient of a network: of which loss, with which of the step's keys, whether its gradient to w is wanted.
+    """A gradient of a network: of which loss, with which of the step's keys, what the link reads of it.
 
     link: (carry, gradient to w, to a) -> the carry of the next pass.
     """
 
     loss: Literal["inner", "outer"]
     key: int
-    wanted: bool
+    reads: Literal["w", "a", "both"]
     link: Callable[[_Carry, PyTree, PyTree], _Carry]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the gradient to w is."""
+        return self.reads != "a"
 
 
 def first_order(axis_name: str | None = None, *, loop: bool | None = None) -> Bilevel:
@@ -127,7 +132,7 @@ def first_order(axis_name: str | None = None, *, loop: bool | None = None) -> Bi
             del to_w
             return carry._replace(a=move(to_a)[0], hypergradient=to_a)
 
-        return [_Pass("outer", 1, False, after_outer), _Pass("inner", 2, True, _keep)]
+        return [_Pass("outer", 1, "a", after_outer), _Pass("inner", 2, "w", _keep)]
 
     return _bilevel(None, passes, axis_name, loop)
 
@@ -183,9 +188,9 @@ def exact(update: optax.GradientTransformation, axis_name: str | None = None, *,
             return carry._replace(w=w, a=move(hypergradient)[0], hypergradient=hypergradient)
 
         return [
-            _Pass("inner", 0, True, _stepped(inner_step)),
-            _Pass("outer", 1, True, after_outer),
-            _Pass("inner", 2, True, _keep),
+            _Pass("inner", 0, "w", _stepped(inner_step)),
+            _Pass("outer", 1, "both", after_outer),
+            _Pass("inner", 2, "w", _keep),
         ]
 
     return _bilevel(update, passes, axis_name, loop)
@@ -241,11 +246,11 @@ def finite_difference(
             return carry._replace(w=w, a=move(hypergradient)[0], hypergradient=hypergradient)
 
         return [
-            _Pass("inner", 0, True, _stepped(inner_step)),
-            _Pass("outer", 1, True, after_outer),
-            _Pass("inner", 0, False, after_plus),
-            _Pass("inner", 0, False, after_minus),
-            _Pass("inner", 2, True, _keep),
+            _Pass("inner", 0, "w", _stepped(inner_step)),
+            _Pass("outer", 1, "both", after_outer),
+            _Pass("inner", 0, "a", after_plus),
+            _Pass("inner", 0, "a", after_minus),
+            _Pass("inner", 2, "w", _keep),
         ]
 
     def start(w: PyTree, a: PyTree) -> _Difference:
@@ -309,7 +314,7 @@ def _bilevel(
         def inner_step(g: PyTree) -> PyTree:
             return optax.apply_updates(w, update.update(g, opt_state, w)[0])  # type: ignore[union-attr]
 
-        inner_gradients = _gradients(inner)
+        inner_gradients, inner_to_w = _gradients(inner), _gradients_to_w(inner)
         outer_gradients = inner_gradients if outer is inner else _gradients(outer)
 
         def alpha_gradient(w: PyTree, a: PyTree) -> PyTree:
@@ -345,7 +350,9 @@ def _bilevel(
         else:
             tolds = []
             for pass_, batch, own in zip(plan, batches, each, strict=True):
-                of = outer_gradients if pass_.loss == "outer" else inner_gradients
+                # Of what depends on `a` nothing need be kept where its gradient is not read.
+                inner_of = inner_to_w if pass_.reads == "w" else inner_gradients
+                of = outer_gradients if pass_.loss == "outer" else inner_of
                 told, gradients = evaluate(of, carry, batch, own, None if pass_.wanted else jnp.array(False))
                 carry = pass_.link(carry, *gradients)
                 tolds.append(told)
@@ -363,6 +370,16 @@ _Gradients = Callable[..., tuple[tuple[Array, Any], tuple[PyTree, PyTree]]]
 def _gradients(loss: Loss) -> _Gradients:
     """Arguments of the loss -> ((loss, what it tells), gradients to w and a); traced once, however often taken."""
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), inline=True)
+
+
+def _gradients_to_w(loss: Loss) -> _Gradients:
+    """As `_gradients`, with None in the place of the gradient to a."""
+
+    def gradients(*arguments: Any) -> tuple[tuple[Array, Any], tuple[PyTree, None]]:
+        told, to_w = jax.value_and_grad(loss, has_aux=True)(*arguments)
+        return told, (to_w, None)
+
+    return jax.jit(gradients, inline=True)
 
 
 def _alike(one: PyTree, other: PyTree) -> bool:

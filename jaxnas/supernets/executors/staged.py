@@ -18,7 +18,9 @@ import numpy as np
 from jax import lax
 
 from jaxnas.base import Array, Context, PyTree, Stats
-from jaxnas.kernels.arrays import Places, apart, dealt
+from jaxnas.kernels.arrays import Places as Slots
+from jaxnas.kernels.arrays import apart, dealt
+from jaxnas.kernels.mixing import Places, Terms, mixed
 from jaxnas.networks.blocks import part_keys
 from jaxnas.ops.primitives import Primitive, initial_stats
 from jaxnas.supernets.executors import layout as lay
@@ -26,7 +28,7 @@ from jaxnas.supernets.executors.chosen import Chosen, chosen
 from jaxnas.supernets.executors.edge import strongest
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
 from jaxnas.supernets.executors.partial import edges_past, mixed_part, passing_part, shuffled, weights_past
-from jaxnas.supernets.executors.together import combined, together
+from jaxnas.supernets.executors.together import together
 
 
 def staged_executor(
@@ -49,15 +51,21 @@ def staged_executor(
     def mixture(layout: Layout, params: PyTree, weights: Array, inputs: Array, context: Context) -> Array:
         states = [*inputs, *layout.room(inputs)]
         past = None if partial == 1 else weights_past(weights, keep, absent)
-        for group, slots in layout.groups().items():
+        kept = np.ones((len(layout.ends), len(primitives)), bool) if keep is None else keep
+        # Of each channel: gradients are then added up over the channels for all stages at once.
+        scales = jnp.broadcast_to(weights[..., None], (*weights.shape, inputs.shape[-1] // partial))
+        groups = layout.groups()
+        by_group = tuple((tuple(slots.tolist()),) for slots in groups.values())
+        found = [None if leaf is None else dealt(leaf, by_group) for leaf in (scales, past)]
+        for number, (group, slots) in enumerate(groups.items()):
             ends = [layout.ends[slot] for slot in slots]
             plan = stages([(source, node + layout.inputs) for source, node in ends])
             # Sources that have not kept the same run one after another.
             plan = plan if keep is None else [one for stage in plan for one in stage.apart()]
             order = tuple(stage.slots for stage in plan)
-            leaves, tree = jax.tree.flatten((params[group], weights[slots], None if past is None else past[slots]))
+            leaves, tree = jax.tree.flatten((params[group], *(each and each[number][0] for each in found)))
             for stage, *own in zip(plan, *(dealt(leaf, order) for leaf in leaves), strict=True):
-                there = None if keep is None else keep[slots][np.array(stage.slots[0])]
+                there = kept[slots][np.array(stage.slots[0])]
                 run = functools.partial(_stage, primitives, partial, STRIDES[group], context, there)
                 x = jnp.stack([states[source] for source in stage.sources])
                 p, w, beside = jax.tree.unflatten(tree, own)
@@ -78,17 +86,19 @@ def _stage(
     parts: int,
     stride: int,
     context: Context,
-    keep: np.ndarray | None,
+    there: np.ndarray,
     params: list[Any],
     weights: Array,
     past: Array | None,
     x: Array,
 ) -> Array:
     """`together` of a part of the channels. past: [S, E], what the others go past it with; None where it gets all."""
+    part = together(primitives, stride, context, there, params, weights, mixed_part(x, parts))
     if past is None:
-        return together(primitives, stride, context, keep, params, weights, x)
-    mixed = together(primitives, stride, context, keep, params, weights, mixed_part(x, parts))
-    return shuffled(mixed, combined([passing_part(x, parts, stride)], past[..., None]))
+        return part
+    passed = passing_part(x, parts, stride)
+    scales = jnp.broadcast_to(past[..., None, None], (*past.shape, 1, passed.shape[-1]))
+    return shuffled(part, mixed(Places(common=(0,)), context.axis_name, Terms(plain=(passed,)), scales))
 
 
 def _sampled(
@@ -136,7 +146,7 @@ class Stage(NamedTuple):
     """sources: [S]. slots: [S][E], the places of their edges. nodes: [E], where these end."""
 
     sources: tuple[int, ...]
-    slots: Places
+    slots: Slots
     nodes: tuple[int, ...]
 
     def apart(self) -> list[Stage]:
