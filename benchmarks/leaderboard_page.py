@@ -126,8 +126,9 @@ def draw_curves(found: Mapping[str, Sequence[Mapping[str, Any]]], truth: fit.Tru
     figure = new_figure(7.5, 4.0, "constrained")
     axes = figure.subplots()
     for number, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: -item[1][-1])):
-        axes.plot(np.arange(1, len(curve) + 1), curve, lw=1.4, color=f"C{number % 10}", label=name)
-    axes.axhline(np.nanmean(truth.values), color="#777777", lw=0.8, ls="--", label="mean of all cells")
+        style = ("-", (0, (4, 1.5)))[number // 10 % 2]  # there are ten colors
+        axes.plot(np.arange(1, len(curve) + 1), curve, lw=1.4, ls=style, color=f"C{number % 10}", label=name)
+    axes.axhline(np.nanmean(truth.values), color="#777777", lw=0.8, ls=":", label="mean of all cells")
     axes.set_xlabel("epoch of the search", size=8)
     axes.set_ylabel("test accuracy of the cell derived then, %", size=8)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
