@@ -39,6 +39,8 @@ def main(config: Config) -> None:
     print(table(found, truth.values))
     print(epochs_table(found, truth.values))
     print(edges_table(found))
+    means = ", ".join(f"{count}: {mean:.1f}" for count, mean in enumerate(by_skips(truth)))
+    print(f"\nmean of all cells by their skip connections: {means}")
     for count in (31, 50) if "test_second" in truth.table.metrics else ():
         own, second = luck(truth, count)
         print(
@@ -80,6 +82,12 @@ def edges_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             counts = [cells.count(f"|{operation}~") for operation in NASBENCH201_OPERATIONS]
             lines.append(f"| {name} | " + " | ".join(map(str, counts)) + " |")
     return "\n".join(lines)
+
+
+def by_skips(truth: fit.Truth) -> list[float]:
+    """The mean of the cells that have no skip connection, of those that have one, two, and so on."""
+    skips = (np.asarray(truth.table.archs) == NASBENCH201_OPERATIONS.index("skip_connect")).sum(1)
+    return [float(np.nanmean(truth.values[skips == count])) for count in range(skips.max() + 1)]
 
 
 def luck(truth: fit.Truth, count: int, draws: int = 5000) -> tuple[float, float]:

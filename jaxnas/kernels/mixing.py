@@ -35,7 +35,10 @@ class Terms(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Of `Terms`: the (target, operation) of the K edges of each of `own`; the operations of `shared` and `plain`."""
+    """Where the weights of `Terms` are.
+
+    own: of each array, the (target, operation) of its K edges. common: the operations of `shared`, then of `plain`.
+    """
 
     own: tuple[tuple[tuple[int, int], ...], ...] = ()
     common: tuple[int, ...] = ()
@@ -43,9 +46,10 @@ class Places(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def mixed(places: Places, axis_name: str | None, terms: Terms, weights: Array) -> Array:
-    """The sum over sources and operations of arrays times weights [S, E, O, C]: [E, B, h, w, C].
+    """The sum over sources and operations of arrays times weights [S, E, O, C], the same for all C: [E, B, h, w, C].
 
-    axis_name: the mapped axis over which the batch is spread, None where there is none.
+    places: which weight each array has. axis_name: the mapped axis over which the batch is spread, None where there is
+    none.
     """
     return _forward(places, axis_name, terms, weights)[0]
 
@@ -84,7 +88,7 @@ def _forward(places: Places, axis_name: str | None, terms: Terms, weights: Array
 
 
 def _kept(places: Places, axis_name: str | None, terms: Any, weights: Any) -> tuple[Array, Any]:
-    """Plain arrays are read for the gradient of the weights alone, which a pass for parameters does not ask for."""
+    """Keeps plain arrays only where the gradient of the weights is asked for, because no other reads them."""
     wanted = weights.perturbed
     terms, weights = jax.tree.map(lambda given: given.value, (terms, weights))
     y, statistics = _forward(places, axis_name, terms, weights)
@@ -94,7 +98,7 @@ def _kept(places: Places, axis_name: str | None, terms: Any, weights: Any) -> tu
 def _backward(places: Places, axis_name: str | None, residuals: Any, g: Any) -> tuple[Terms, Array]:
     """Each sum over positions is one of g, or of g times an array."""
     terms, weights, (mean, variance) = residuals
-    g = jnp.zeros(g.shape, g.dtype) if isinstance(g, SymbolicZero) else g
+    g = jnp.zeros(g.shape, g.dtype) if isinstance(g, SymbolicZero) else g  # JAX may give either
     x, dtype, g = _normalized(terms, mean, variance), g.dtype, widened(g)
     to_edges = [_of_targets(g, pairs)[None] for pairs in places.own]
     products = [g_own * array for g_own, array in zip(to_edges, x.own, strict=True)]
@@ -104,21 +108,21 @@ def _backward(places: Places, axis_name: str | None, residuals: Any, g: Any) -> 
     g_mean, *along = _split(pmean(sums, axis_name) / math.prod(g.shape[1:-1]), leading)
 
     own = []
-    for pairs, array, inverse, g_own, part in zip(places.own, x.own, x.own_inverses, to_edges, along, strict=False):
+    along_own, along_common = along[: len(x.own)], along[len(x.own) :]
+    for pairs, array, inverse, g_own, part in zip(places.own, x.own, x.own_inverses, to_edges, along_own, strict=True):
         rest = g_own - _spread(_of_targets(g_mean, pairs)[None]) - array * _spread(part)
         own.append((_spread(_of(pairs, weights) * inverse) * rest).astype(dtype))
     common = [jnp.sum(_spread(weights[:, :, o]) * g[None], 1) for o in places.common]
-    for i, (o, inverse) in enumerate(zip(places.common, x.common_inverses, strict=False)):
-        scale = weights[:, :, o]
-        means = (jnp.sum(scale * part, 1) for part in (g_mean[None], along[len(own) + i]))
-        rest = common[i] - _spread(next(means)) - x.common[i] * _spread(next(means))
-        common[i] = _spread(inverse) * rest
+    for i, inverse in enumerate(x.common_inverses):  # the shared ones, which come first
+        scale = weights[:, :, places.common[i]]
+        total, part = jnp.sum(scale * g_mean[None], 1), jnp.sum(scale * along_common[i], 1)
+        common[i] = _spread(inverse) * (common[i] - _spread(total) - x.common[i] * _spread(part))
     shared = []
     for array in terms.shared:
         shared.append(jnp.stack(common[: len(array)]).astype(dtype))
         common = common[len(array) :]
     to_terms = Terms(tuple(own), tuple(shared), tuple(array.astype(dtype) for array in common))
-    known = places._replace(common=places.common[: len(x.common)])
+    known = places._replace(common=places.common[: len(x.common)])  # without plain arrays that were not kept
     return to_terms, _to_weights(known, weights, sums).astype(weights.dtype)
 
 

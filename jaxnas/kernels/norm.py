@@ -123,7 +123,11 @@ def _moments_at_once(x: Array, images_first: bool) -> tuple[Array, Array]:
     It is as exact as long as the mean is not hundreds of standard deviations.
     """
     mean, square = _means_at_once(x, jnp.square(x), images_first=images_first, joined=False)
-    return mean, jnp.maximum(square - jnp.square(mean), 0)
+    return mean, _variance(mean, square)
+
+
+def _variance(mean: Array, square: Array) -> Array:
+    return jnp.maximum(square - jnp.square(mean), 0)
 
 
 @functools.partial(outlined, static=(1,))
@@ -143,9 +147,9 @@ def _of_all(mean: Array, variance: Array, axis_name: str | None) -> tuple[Array,
 
 
 def joint_moments(arrays: Sequence[Array], axis_name: str | None) -> tuple[Array, Array]:
-    """Mean and biased variance of each of [N, B, H, W, C] arrays, one after another: [N of all, C].
+    """Mean and biased variance, as of `standardize`, of arrays [N, B, H, W, C] that differ in N alone: [N of all, C].
 
-    The moments of `standardize`, of arrays of one number of channels; a GPU adds them up over the images in one kernel.
+    A GPU adds all of them up over the images in one kernel. No arrays give none.
     """
     if not arrays:
         return jnp.zeros((0, 1)), jnp.zeros((0, 1))
@@ -156,17 +160,15 @@ def joint_moments(arrays: Sequence[Array], axis_name: str | None) -> tuple[Array
 
     def at_once(*arrays: Array, images_first: bool) -> tuple[Array, Array]:
         count = math.prod(arrays[0].shape[1:-1])
-        mean, square = (
-            _joint_sums(*map(terms, arrays), images_first=images_first) / count for terms in (lambda x: x, jnp.square)
-        )
-        return mean, jnp.maximum(square - jnp.square(mean), 0)
+        mean = _joint_sums(*arrays, images_first=images_first) / count
+        return mean, _variance(mean, _joint_sums(*map(jnp.square, arrays), images_first=images_first) / count)
 
     mean, variance = _by_form(in_turn, at_once, *map(widened, arrays))
     return _of_all(mean, variance, axis_name)
 
 
 def joint_sums(arrays: Sequence[Array]) -> Array:
-    """The sums over all positions of [N, B, H, W, C] arrays, one after another: [N of all, C]; see `joint_moments`."""
+    """The sums over all positions of arrays as of `joint_moments`, [N of all, C]."""
     return _by_form(functools.partial(_joint_sums, images_first=False), _joint_sums, *arrays)
 
 

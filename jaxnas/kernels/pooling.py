@@ -118,7 +118,7 @@ def _window_sums(x: Array, stride: int) -> Array:
 
 
 def _pool_counts(height: int, width: int, stride: int) -> np.ndarray:
-    """How many of the nine entries of each window lie inside the image, [1, rows, columns, 1]."""
+    """How many of the nine entries of each window lie inside the image, [1, rows, columns, 1]: a constant."""
 
     def along(size: int) -> np.ndarray:
         center = np.arange(0, size, stride)

@@ -56,14 +56,15 @@ def staged_executor(
         scales = jnp.broadcast_to(weights[..., None], (*weights.shape, inputs.shape[-1] // partial))
         groups = layout.groups()
         by_group = tuple((tuple(slots.tolist()),) for slots in groups.values())
-        found = [None if leaf is None else dealt(leaf, by_group) for leaf in (scales, past)]
-        for number, (group, slots) in enumerate(groups.items()):
+        scales_of = dealt(scales, by_group)
+        past_of = [None] * len(groups) if past is None else dealt(past, by_group)
+        for (group, slots), own_scales, own_past in zip(groups.items(), scales_of, past_of, strict=True):
             ends = [layout.ends[slot] for slot in slots]
             plan = stages([(source, node + layout.inputs) for source, node in ends])
             # Sources that have not kept the same run one after another.
             plan = plan if keep is None else [one for stage in plan for one in stage.apart()]
             order = tuple(stage.slots for stage in plan)
-            leaves, tree = jax.tree.flatten((params[group], *(each and each[number][0] for each in found)))
+            leaves, tree = jax.tree.flatten((params[group], own_scales[0], None if own_past is None else own_past[0]))
             for stage, *own in zip(plan, *(dealt(leaf, order) for leaf in leaves), strict=True):
                 there = kept[slots][np.array(stage.slots[0])]
                 run = functools.partial(_stage, primitives, partial, STRIDES[group], context, there)

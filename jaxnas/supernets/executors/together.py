@@ -129,16 +129,14 @@ def _separable(
     """[S, K, B, h, w, C] before the last batch norms, of sources x after ReLU."""
     steps = _groups([family for family, _ in members])
 
-    def kernels_of(step: int, kind: str, numbers: Sequence[int]) -> Array:
-        each = [members[m][1].params[step - len(steps)][kind] for m in numbers]
-        size = max(kernel.shape[-2] for kernel in each)
-        return jnp.concatenate([bordered(kernel, size) for kernel in each] if kind == "depthwise" else each, 1)
+    def kernels(step: int, kind: str, numbers: Sequence[int]) -> list[Array]:
+        return [members[m][1].params[step - len(steps)][kind] for m in numbers]
 
-    filters = _in_one(
-        [kernels_of(step, "depthwise", group.members) for step, groups in enumerate(steps) for group in groups]
-    )
+    depthwise = [kernels(step, "depthwise", group.members) for step, groups in enumerate(steps) for group in groups]
+    filters = iter(_in_one([_bordered_to_one_size(each) for each in depthwise]))
     y: Array = x
     order: list[int] = []
+    reached: dict[int, Array] = {}  # what each operation has come to, [S, R, B, h, w, C]
     for step, groups in enumerate(steps):
         if order:
             ends = np.cumsum([len(members[m][1].pairs) for m in order])
@@ -146,12 +144,18 @@ def _separable(
         filtered = []
         for begins, dilation, numbers in groups:
             read = x[:, None] if begins else jnp.concatenate([reached[m] for m in numbers], 1)
-            filtered.append(many_depthwise(read, filters.pop(0), stride if begins else 1, dilation, not begins))
+            filtered.append(many_depthwise(read, next(filters), stride if begins else 1, dilation, not begins))
         order = [m for group in groups for m in group.members]
-        y, mixing = jnp.concatenate(filtered, 1), kernels_of(step, "pointwise", order)
-        flat = [array.reshape(-1, *array.shape[2:]) for array in (y, mixing)]
+        y, pointwise = jnp.concatenate(filtered, 1), jnp.concatenate(kernels(step, "pointwise", order), 1)
+        flat = [array.reshape(-1, *array.shape[2:]) for array in (y, pointwise)]
         y = jax.vmap(layers.pointwise)(flat[0], flat[1]).reshape(y.shape)
     return y, tuple(pair for m in order for pair in members[m][1].pairs)
+
+
+def _bordered_to_one_size(kernels: Sequence[Array]) -> Array:
+    """Kernels [S, R, k, k, C] of several operations as [S, K, size, size, C], where size is the largest."""
+    size = max(kernel.shape[-2] for kernel in kernels)
+    return jnp.concatenate([bordered(kernel, size) for kernel in kernels], 1)
 
 
 def _in_one(kernels: Sequence[Array]) -> list[Array]:
