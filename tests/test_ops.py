@@ -205,6 +205,25 @@ def test_batch_norm_reports_and_uses_statistics():
     assert seen[0] is mean
 
 
+@pytest.mark.parametrize("affine", [False, True])
+def test_batch_norms_at_once_are_those_one_by_one(affine):
+    xs = [2.0 + image(seed, 7, 5) for seed in (0, 1)]
+    own = [{"scale": jnp.arange(4.0) - side, "offset": jnp.ones(4) * side} if affine else None for side in (1, 2)]
+    cotangents = [image(seed, 7, 5) for seed in (2, 3)]
+    expected = [jax.vjp(layers.batch_norm, x, p) for x, p in zip(xs, own, strict=True)]
+    zeros = (jnp.zeros(4), jnp.zeros(4))
+    with supposing("gpu"):
+        (ours, seen), pull = jax.vjp(lambda xs, own: layers.batch_norms(xs, own), xs, own)
+        to_xs, to_own = pull((tuple(cotangents), (zeros,) * 2))
+    for side, ((y, statistics), pull_one) in enumerate(expected):
+        to_x, to_affine = pull_one((cotangents[side], zeros))
+        found = (ours[side], seen[side], to_xs[side], to_own[side])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            found, (y, statistics, to_x, to_affine),
+        )  # fmt: skip
+
+
 def test_a_batch_norm_that_knows_its_statistics_has_the_gradients_of_one_that_sums():
     """Of the same batch, normalized by the biased variance, whose unbiased one it was told."""
     x, scale = image(8, 4, 3) * 3 + 1, jnp.arange(1.0, 5.0)

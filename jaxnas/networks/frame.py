@@ -120,12 +120,11 @@ def _cell(
     apply_cell: CellApply, shape: CellShape, context: Context, inputs: tuple[Array, Array], item: Item
 ) -> tuple[tuple[Array, Array], Stats]:
     params, context = item.params, item.within(context)
-    (first, seen0), (second, seen1) = (
-        preprocess(x, own, context.at("preprocess", side))
-        for side, (x, own) in enumerate(zip(inputs, params["preprocess"], strict=True))
-    )
+    own = params["preprocess"]
+    projected = [_projected(x, each, context) for x, each in zip(inputs, own, strict=True)]
+    (first, second), before = layers.batch_norms(projected, [each["norm"] for each in own], context.at("preprocess"))
     output, seen = apply_cell(shape, params["edges"], (first, second), context.at("edges"))
-    return (inputs[1], mark(output, CELL)), {"preprocess": (seen0, seen1), "edges": seen}
+    return (inputs[1], mark(output, CELL)), {"preprocess": before, "edges": seen}
 
 
 def preprocess_init(key: Key, shape: CellShape, affine: bool = True) -> tuple[PyTree, PyTree]:
@@ -144,10 +143,15 @@ def preprocess_init(key: Key, shape: CellShape, affine: bool = True) -> tuple[Py
 
 def preprocess(x: Array, params: PyTree, context: Context) -> tuple[Array, Stats]:
     """ReLU, what `preprocess_init` made, batch norm."""
+    return layers.batch_norm(_projected(x, params, context), params["norm"], context)
+
+
+def _projected(x: Array, params: PyTree, context: Context) -> Array:
+    """The input of a cell before its batch norm."""
     x = jax.nn.relu(x)
     if "kernel" in params:
-        return conv_bn(x, params, context)
-    return layers.batch_norm(layers.factorized_reduce(x, params["reduce"], context), params["norm"], context)
+        return layers.pointwise(x, params["kernel"], 1, context)
+    return layers.factorized_reduce(x, params["reduce"], context)
 
 
 def _auxiliary_init(key: Key, channels: int, num_classes: int) -> PyTree:

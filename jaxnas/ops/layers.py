@@ -17,6 +17,7 @@ from jaxnas.base import PLAIN, Array, Context, Key
 from jaxnas.kernels import norm
 from jaxnas.kernels.convolution import conv, pointwise
 from jaxnas.kernels.depthwise import depthwise, relu_depthwise
+from jaxnas.kernels.platform import by_platform
 
 __all__ = [
     "BatchStats",
@@ -24,6 +25,7 @@ __all__ = [
     "Params",
     "affine_init",
     "batch_norm",
+    "batch_norms",
     "conv",
     "conv_init",
     "dense",
@@ -94,6 +96,27 @@ def batch_norm(x: Array, affine: Params | None = None, context: Context = PLAIN)
     if affine is not None and "offset" in affine:
         y = added(y, affine["offset"])
     return y, seen
+
+
+def batch_norms(
+    xs: Sequence[Array], affine: Sequence[Params | None], context: Context = PLAIN
+) -> tuple[tuple[Array, ...], tuple[BatchStats, ...]]:
+    """`batch_norm` of each of several arrays of one shape. An accelerator sums all of them in one kernel.
+
+    affine: of each, all with the same leaves. The statistics that a context has are of each, in this order.
+    """
+
+    def in_turn(*xs: Array) -> list[tuple[Array, BatchStats]]:
+        return [batch_norm(x, own, context.at(n)) for n, (x, own) in enumerate(zip(xs, affine, strict=True))]
+
+    def at_once(*xs: Array) -> list[tuple[Array, BatchStats]]:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(xs, affine, strict=True))
+        found = jax.vmap(lambda x, own: batch_norm(x, own, context))(*stacked)
+        return [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(xs))]
+
+    form = at_once if isinstance(context.bn, str) else in_turn
+    outputs, seen = zip(*by_platform(*xs, cpu=in_turn, default=form), strict=True)
+    return outputs, seen
 
 
 def added(x: Array, offset: Array) -> Array:
