@@ -18,6 +18,7 @@ from jaxnas.fit.scoring import Score, with_scores
 from jaxnas.fit.searching import Epochs, run_epochs
 from jaxnas.fit.sharing import candidates_within, score_of
 from jaxnas.hardware import solve
+from jaxnas.kernels.trees import stacked
 from jaxnas.runfolder import RunFolder
 from jaxnas.search import (
     DartsState,
@@ -123,7 +124,7 @@ def perturbed(
         after = [
             project(jax.random.clone(key), own, batches) for key, own in zip(decide_keys, each, strict=True)
         ]  # fmt: skip
-        return layout.place(jax.tree.map(lambda *leaves: jnp.stack(leaves), *after) if several else after[0])
+        return layout.place(stacked(after) if several else after[0])
 
     def after_epoch(epoch: int, state: Any) -> tuple[Any, dict[str, Any]]:
         return (state if epoch % tuning.epochs else decide(seeds.states(len(states), state))), {}
@@ -146,4 +147,4 @@ def _batches(epochs: Epochs, size: int) -> Any:
     places = np.arange(data.count(valid) // size * size).reshape(-1, size)
     parts = [jax.tree.map(lambda leaf, part=part: leaf[part], valid) for part in places]
     each = [data.plain_batch(part, jnp.arange(size), epochs.dataset.augmentation) for part in parts]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    return stacked(each)

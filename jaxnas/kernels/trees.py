@@ -1,8 +1,8 @@
-"""Pytrees: the mean over devices, the norm, the product with a scalar."""
+"""Pytrees: stacked and taken apart, the mean over devices, the norm, the product with a scalar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,21 @@ from jax import lax
 from jaxnas.base import Array, PyTree
 from jaxnas.kernels.arrays import materialized
 from jaxnas.kernels.platform import by_platform
+
+
+def taken(tree: PyTree, *places: int) -> PyTree:
+    """The entry at these places of the first axes of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[places], tree)
+
+
+def unstacked(tree: PyTree) -> list[PyTree]:
+    """The entries along the first axis of all leaves."""
+    return [taken(tree, place) for place in range(jax.tree.leaves(tree)[0].shape[0])]
+
+
+def stacked(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of one form as one whose leaves have a new first axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def pmean(tree: Any, axis_name: str | None) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxnas.base import Array, Context, Key, PyTree, Stats
 from jaxnas.kernels.marks import FEATURES, mark
 from jaxnas.kernels.norm import widened
+from jaxnas.kernels.trees import taken
 from jaxnas.ops import layers
 from jaxnas.ops.primitives import norm_init
 
@@ -93,7 +94,7 @@ def equal_runs(
     """
     items = Item(params, None if isinstance(context.bn, str) else context.bn, keys)
     if jax.tree.leaves(params)[0].shape[0] == 1:  # Its input and output may differ in shape, which a scan forbids.
-        carry, seen = body(carry, jax.tree.map(lambda leaf: leaf[0], items))
+        carry, seen = body(carry, taken(items, 0))
         return carry, jax.tree.map(lambda leaf: leaf[None], seen)
     return jax.lax.scan(body, carry, items)
 

@@ -18,6 +18,7 @@ from jaxnas.kernels import norm
 from jaxnas.kernels.convolution import conv, pointwise
 from jaxnas.kernels.depthwise import depthwise, relu_depthwise
 from jaxnas.kernels.platform import by_platform
+from jaxnas.kernels.trees import stacked, unstacked
 
 __all__ = [
     "BatchStats",
@@ -110,9 +111,8 @@ def batch_norms(
         return [batch_norm(x, own, context.at(n)) for n, (x, own) in enumerate(zip(xs, affine, strict=True))]
 
     def at_once(*xs: Array) -> list[tuple[Array, BatchStats]]:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(xs, affine, strict=True))
-        found = jax.vmap(lambda x, own: batch_norm(x, own, context))(*stacked)
-        return [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(xs))]
+        found = jax.vmap(lambda x, own: batch_norm(x, own, context))(stacked(xs), stacked(affine))
+        return unstacked(found)
 
     form = at_once if isinstance(context.bn, str) else in_turn
     outputs, seen = zip(*by_platform(*xs, cpu=in_turn, default=form), strict=True)

@@ -34,7 +34,7 @@ from jax import lax
 
 from jaxnas.base import Array, Key, PyTree
 from jaxnas.kernels.platform import platform
-from jaxnas.kernels.trees import norm, pmean, times
+from jaxnas.kernels.trees import norm, pmean, stacked, times, unstacked
 
 Loss = Callable[[PyTree, PyTree, Any, Key, Array | None], tuple[Array, Any]]
 """(w, a, batch, key, wanted) -> (loss, what it tells beside); the key is the randomness of the pass.
@@ -343,10 +343,9 @@ def _bilevel(
                 "passes can be one loop where the two losses are one function of batches of one form: leave out loop"
             )
         if alike and (platform() != "gpu" if loop is None else loop):
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             wanted = jnp.array([pass_.wanted for pass_ in plan])
-            carry, told = lax.scan(body, carry, (jnp.arange(len(plan)), wanted, stacked, each))
-            tolds = [jax.tree.map(lambda leaf, i=i: leaf[i], told) for i in range(len(plan))]
+            carry, told = lax.scan(body, carry, (jnp.arange(len(plan)), wanted, stacked(batches), each))
+            tolds = unstacked(told)
         else:
             tolds = []
             for pass_, batch, own in zip(plan, batches, each, strict=True):

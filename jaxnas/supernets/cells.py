@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.base import Array, Aux, Context, Key, PyTree, Skeleton, Stats
+from jaxnas.kernels.trees import stacked, taken
 from jaxnas.networks.frame import Frame, make_frame
 from jaxnas.ops import costs
 from jaxnas.ops.primitives import Primitive
@@ -29,7 +30,6 @@ from jaxnas.supernets.executors import (
     executor,
     with_key_if_read,
 )
-from jaxnas.supernets.extracting import stacked, taken
 
 Join = Callable[[str, Array], Array]
 """(kind of cell, nodes [N, B, h, w, C]) -> the output of the cell [B, h, w, N * C]."""

@@ -18,6 +18,7 @@ import numpy as np
 from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, Network, PyTree, Skeleton, Stats, Supernet
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.marks import CELL, mark
+from jaxnas.kernels.trees import taken
 from jaxnas.networks.blocks import Item, conv_bn, conv_bn_init, draw, equal_runs, fresh_keys, global_pool, part_keys
 from jaxnas.networks.chain import chain_network
 from jaxnas.ops import layers
@@ -26,7 +27,7 @@ from jaxnas.ops.primitives import Operations, Primitive
 from jaxnas.spaces.chain import CHAIN_BLOCKS, CHAIN_HEAD, chain_depths, chain_space, chain_stages, changing_blocks
 from jaxnas.supernets.executors.layer import Layer, layer_executor
 from jaxnas.supernets.executors.layout import operations_init, used_operations, with_key_if_read
-from jaxnas.supernets.extracting import as_network, taken
+from jaxnas.supernets.extracting import as_network
 
 
 class ChainRun(NamedTuple):

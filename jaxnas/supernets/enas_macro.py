@@ -20,6 +20,7 @@ from jaxnas.base import Arch, ArchWeights, Array, Aux, Context, Key, PyTree, Ske
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.marks import CELL, mark
 from jaxnas.kernels.platform import by_platform
+from jaxnas.kernels.trees import taken, unstacked
 from jaxnas.networks.blocks import conv_bn, conv_bn_init, draw, fresh_keys, global_pool, part_keys
 from jaxnas.networks.enas_macro import enas_macro_network
 from jaxnas.ops import layers
@@ -35,7 +36,7 @@ from jaxnas.spaces.enas_macro import (
 )
 from jaxnas.supernets.executors.layer import Layer, layer_executor
 from jaxnas.supernets.executors.layout import operations_init, used_operations, with_key_if_read
-from jaxnas.supernets.extracting import as_network, taken, unstacked
+from jaxnas.supernets.extracting import as_network
 
 Needed = Callable[[int], Array]
 """Number of layers done -> the states that are read after them, bool [that + 1]."""

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Context, Network, PyTree, Stats, Supernet, no_parameters
 from jaxnas.checks import inputs_form
-
-
-def taken(tree: PyTree, *places: int) -> PyTree:
-    """The entry at these places of the first axes of every leaf."""
-    return jax.tree.map(lambda leaf: leaf[places], tree)
-
-
-def unstacked(tree: PyTree) -> list[PyTree]:
-    """The entries along the first axis of all leaves."""
-    return [taken(tree, place) for place in range(jax.tree.leaves(tree)[0].shape[0])]
-
-
-def stacked(trees: Sequence[PyTree]) -> PyTree:
-    """Trees of one form as one whose leaves have a new first axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def as_network(network: Callable[[Arch], Network], params: PyTree, arch: Arch) -> PyTree:

@@ -29,6 +29,7 @@ from jaxnas.base import (
 )
 from jaxnas.checks import checked_supernet
 from jaxnas.kernels.marks import CELL, mark
+from jaxnas.kernels.trees import taken
 from jaxnas.networks.blocks import Item, draw, equal_runs, part_keys
 from jaxnas.networks.nasbench201 import apply_frame, init_frame, nasbench201_network
 from jaxnas.ops.primitives import Operations, named, names_of, none_index
@@ -50,7 +51,7 @@ from jaxnas.supernets.executors import (
     used_edges,
     with_key_if_read,
 )
-from jaxnas.supernets.extracting import as_network, of_channels, taken
+from jaxnas.supernets.extracting import as_network, of_channels
 from jaxnas.supernets.kept import checked_keep
 
 _LAYOUT = Layout(inputs=1, nodes=3, ends=tuple((source, node - 1) for node, source in NASBENCH201_EDGES))

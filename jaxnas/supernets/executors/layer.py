@@ -14,6 +14,7 @@ import jax
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import materialized
 from jaxnas.kernels.platform import platform
+from jaxnas.kernels.trees import taken
 from jaxnas.ops.primitives import Primitive, initial_stats, operation_key
 from jaxnas.supernets.executors.chosen import chosen
 from jaxnas.supernets.executors.edge import draw_of, mixed_op, sampled_op, strongest
@@ -91,4 +92,4 @@ def _without_branch(
     here = context._replace(key=None if context.key is None else context.key[None], drop_path=0.0)
     own, stats, count = jax.tree.map(lambda leaf: leaf[None], (params, _stats(primitives, stride, x, context), scale))
     y, seen = chosen(primitives, stride, given)(own, number[None], x[None], stats, here, count)
-    return y, jax.tree.map(lambda leaf: leaf[0], seen)
+    return y, taken(seen, 0)

@@ -18,13 +18,13 @@ from jax import lax
 from jaxnas.base import Array, Context, PyTree, Stats
 from jaxnas.kernels.arrays import add_at, at, looked_up, materialized
 from jaxnas.kernels.platform import outlined
+from jaxnas.kernels.trees import stacked, unstacked
 from jaxnas.ops.primitives import Primitive, Zero, operation_key
 from jaxnas.supernets.executors import layout as lay
 from jaxnas.supernets.executors.edge import Edge, draws, kept_op, mixed_op, sampled_op
 from jaxnas.supernets.executors.layout import STRIDES, Edges, Executor, Layout
 from jaxnas.supernets.executors.partial import edges_past, mixed_part, passing_op, passing_part, shuffled, weights_past
 from jaxnas.supernets.executors.switch import switch
-from jaxnas.supernets.extracting import stacked, unstacked
 
 
 def scan_executor(
