@@ -12,8 +12,10 @@ Give it a supernet with `sampled=True`, which computes the sampled operations al
 a slot then goes through the weight of what was taken. Over a whole mixture it goes through all, which is closer to the
 soft sample's, and slower.
 
-Deviations: the weights of the network see the same kind of sample. In the DARTS space an edge takes one option, and two
-edges of a node are kept at the end, as there.
+Deviations: the authors' program adds the weights of the options that were not taken, which are zero, to the output as
+numbers; each then has the sum of the output's gradient, whatever its operation computes. Here they have none. The
+weights of the network see the same kind of sample. In the DARTS space an edge takes one option, and two edges of a node
+are kept at the end, as there.
 """
 
 from __future__ import annotations
