@@ -13,9 +13,9 @@ a slot then goes through the weight of what was taken. Over a whole mixture it g
 soft sample's, and slower.
 
 Deviations: the authors' program adds the weights of the options that were not taken, which are zero, to the output as
-numbers; each then has the sum of the output's gradient, whatever its operation computes. Here they have none. The
-weights of the network see the same kind of sample. In the DARTS space an edge takes one option, and two edges of a node
-are kept at the end, as there.
+numbers; each then has the sum of the output's gradient, whatever its operation computes. Here they have none, as in the
+paper, and on digits201 cells are worse for it (docs/leaderboard.md). The weights of the network see the same kind of
+sample. In the DARTS space an edge takes one option, and two edges of a node are kept at the end, as there.
 """
 
 from __future__ import annotations
