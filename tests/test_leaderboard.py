@@ -10,7 +10,7 @@ from scipy import stats
 
 from benchmarks import leaderboard
 from benchmarks.leaderboard import BOARDS, METHODS, ByTable, groups, of_table, rows, searched, table, told
-from benchmarks.leaderboard_page import curve_of, edges_table, epochs_table
+from benchmarks.leaderboard_page import by_skips, curve_of, edges_table, epochs_table
 from jaxnas import fit
 from jaxnas.benchmarks import named_table
 from jaxnas.catalog import entry_of
@@ -71,6 +71,18 @@ def test_the_page_has_what_was_found_on_cifar10():
         error = values.std(ddof=1) / np.sqrt(len(values))
         assert f"| {name} | {len(own)} | {values.mean():.2f} ± {error:.2f} |" in page
     assert edges_table(shown).strip().splitlines()[-1] in page
+
+
+def test_the_page_has_the_means_of_cells_by_their_skip_connections():
+    space, truth = nasbench201_space(), fit.truth_of("digits201", nasbench201_space())
+    counts = np.array([str(space.to_genotype(arch)).count("skip_connect") for arch in np.asarray(truth.table.archs)])
+    means = by_skips(truth)
+    assert len(means) == 7
+    for count, mean in enumerate(means):
+        assert mean == pytest.approx(truth.values[counts == count].mean(), abs=1e-3)
+    none, one, two, three = (f"{mean:.1f}" for mean in means[:4])
+    page = " ".join((DOCS / "leaderboard.md").read_text().split())
+    assert f"a mean of {none}, those with one {one}, with two {two}, with three {three}" in page
 
 
 class Long(fit.Truth):

@@ -19,7 +19,7 @@ from jaxnas.data.dataset import (
     fingerprint,
 )
 from jaxnas.data.images import ImageForm, image_files, read_image
-from jaxnas.data.pipeline import eval_batches, indices, make_batches, plain_batch, take
+from jaxnas.data.pipeline import eval_batches, indices, make_batches, plain_batch, plain_batches, take
 from jaxnas.data.source import load_dataset
 from jaxnas.data.splits import Split, hold_out, limited, split
 
@@ -46,6 +46,7 @@ __all__ = [
     "noisy",
     "normalize",
     "plain_batch",
+    "plain_batches",
     "random_crop",
     "random_flip",
     "read_image",

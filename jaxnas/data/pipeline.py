@@ -92,6 +92,17 @@ def plain_batch(data: Examples, chosen: Array, augmentation: Augmentation | None
     return Batch(network_inputs(inputs, augmentation), targets)
 
 
+def plain_batches(data: Examples, chosen: np.ndarray, augmentation: Augmentation | None) -> list[Batch]:
+    """`plain_batch` of each row of chosen, int [N, B]. The host cuts them, because stored images are read there.
+
+    >>> data = Examples(np.array([0.5, 1.5, 2.5, 3.5]), np.array([0, 1, 2, 3], np.int32))
+    >>> [batch.targets.tolist() for batch in plain_batches(data, np.array([[2, 0], [3, 1]]), None)]
+    [[2, 0], [3, 1]]
+    """
+    parts = [jax.tree.map(lambda leaf, row=row: leaf[row], data) for row in chosen]
+    return [plain_batch(part, jnp.arange(chosen.shape[1]), augmentation) for part in parts]
+
+
 def make_batches(
     size: int, batch_size: int, augmentation: Augmentation | None, *, train: bool = True, cutout: bool = False
 ) -> Callable[[Key, int | Array, Examples], Batch]:

@@ -145,6 +145,4 @@ def _batches(epochs: Epochs, size: int) -> Any:
     """All validation batches as they are, stacked, [N, B, …]."""
     valid = epochs.split.valid
     places = np.arange(data.count(valid) // size * size).reshape(-1, size)
-    parts = [jax.tree.map(lambda leaf, part=part: leaf[part], valid) for part in places]
-    each = [data.plain_batch(part, jnp.arange(size), epochs.dataset.augmentation) for part in parts]
-    return stacked(each)
+    return stacked(data.plain_batches(valid, places, epochs.dataset.augmentation))

@@ -20,6 +20,7 @@ from jaxnas.base import Arch, Key, PyTree, SearchSpace
 from jaxnas.files import write_json
 from jaxnas.fit.devices import chosen, spread
 from jaxnas.fit.problem import Found, Problem
+from jaxnas.kernels.trees import taken
 from jaxnas.parallel import DataParallel, local, many_seeds
 from jaxnas.report import shown
 from jaxnas.runfolder import RunFolder, Stage
@@ -136,7 +137,7 @@ def states(count: int, state: PyTree) -> list[PyTree]:
     if count == 1:
         return [jax.tree.map(local, state)]
     whole = jax.device_get(state)
-    return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), whole) for n in range(count)]
+    return [jax.tree.map(jnp.asarray, taken(whole, n)) for n in range(count)]
 
 
 def searched(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -105,9 +104,7 @@ def make_measure(
     def first_batches(count: int) -> list[Batch]:
         most = min(count, len(order) // batch_size)
         chosen = order[: most * batch_size].reshape(most, batch_size)
-        # Cut on the host: images that are stored are read there.
-        parts = [jax.tree.map(lambda leaf, part=part: leaf[part], valid) for part in chosen]
-        return [data.plain_batch(part, jnp.arange(batch_size), augmentation) for part in parts]
+        return data.plain_batches(valid, chosen, augmentation)
 
     gap_of = make_gap(space, supernet, mixture, objective=objective)
     curvature_of = make_curvature(supernet, mixture, objective=objective, most_products=watch.products)

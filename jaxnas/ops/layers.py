@@ -104,18 +104,17 @@ def batch_norms(
 ) -> tuple[tuple[Array, ...], tuple[BatchStats, ...]]:
     """`batch_norm` of each of several arrays of one shape. An accelerator sums all of them in one kernel.
 
-    affine: of each, all with the same leaves. The statistics that a context has are of each, in this order.
+    affine: that of each array, all with the same leaves. context: where it has statistics, those of each array in turn.
     """
 
-    def in_turn(*xs: Array) -> list[tuple[Array, BatchStats]]:
+    def in_turn() -> list[tuple[Array, BatchStats]]:
         return [batch_norm(x, own, context.at(n)) for n, (x, own) in enumerate(zip(xs, affine, strict=True))]
 
-    def at_once(*xs: Array) -> list[tuple[Array, BatchStats]]:
-        found = jax.vmap(lambda x, own: batch_norm(x, own, context))(stacked(xs), stacked(affine))
-        return unstacked(found)
+    def at_once() -> list[tuple[Array, BatchStats]]:
+        return unstacked(jax.vmap(lambda x, own: batch_norm(x, own, context))(stacked(xs), stacked(affine)))
 
     form = at_once if isinstance(context.bn, str) else in_turn
-    outputs, seen = zip(*by_platform(*xs, cpu=in_turn, default=form), strict=True)
+    outputs, seen = zip(*by_platform(cpu=in_turn, default=form), strict=True)
     return outputs, seen
 
 

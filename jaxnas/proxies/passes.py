@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Arch, Array, Aux, Batch, Context, Objective, PyTree, Supernet
+from jaxnas.kernels.trees import unstacked
 from jaxnas.objectives import CLASSIFICATION
 from jaxnas.proxies.watching import Watched, watch
 
@@ -139,8 +140,7 @@ class Passes:
     @functools.cached_property
     def halves(self) -> tuple[PyTree, PyTree]:
         """The gradients of the two halves of the batch."""
-        both = self.gradients(self.params)
-        first, second = (jax.tree.map(lambda leaf, h=h: leaf[h], both) for h in (0, 1))
+        first, second = unstacked(self.gradients(self.params))
         return first, second
 
     @functools.cached_property
