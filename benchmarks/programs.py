@@ -46,7 +46,7 @@ from jaxnas.train.trainer import make_trainer
 class Forms(Sizes):
     nodes: int | None = None
     """Of a cell of the DARTS and ENAS supernets; by default those of the papers, four and five."""
-    form: Literal["scan", "pairs", "staged"] | None = None
+    form: Literal["scan", "wide", "pairs", "staged"] | None = None
     """How the edges of a cell are run; by default what suits the platform."""
     loop: Literal["yes", "no"] | None = None
     """Whether the passes of a step are iterations of one loop; by default what suits the platform."""

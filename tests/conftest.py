@@ -18,17 +18,19 @@ if jax.__version_info__ < (0, 12):
 # Traces are made of millions of small objects: with Python's threshold of 700 a tenth of the time goes into garbage.
 gc.set_threshold(100_000, 20, 20)
 
-# The older emitters of loops take half as long. XLA ends a process that gives it a flag that it has not got.
-FASTER = "--xla_cpu_use_fusion_emitters=false"
+# The older emitters of loops take half as long. The library of small products, which our programs leave out as well,
+# ends the process on an AMD processor without AVX-512 where a CPU computes a GPU's forms (JAX 0.10.2).
+FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_experimental_ynn_fusion_type=")
 
 
 def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # it has the flags of the process that started it
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {FASTER}".strip()
-    attempt = [sys.executable, "-c", "import jax; jax.devices()"]
-    if subprocess.run(attempt, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).returncode == 0:
-        os.environ["XLA_FLAGS"] = flags
+    for flag in FLAGS:  # XLA ends a process that gives it a flag that it has not got
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        attempt = [sys.executable, "-c", "import jax; jax.devices()"]
+        if subprocess.run(attempt, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).returncode == 0:
+            os.environ["XLA_FLAGS"] = flags
 
 
 # Files of few and long tests first, so that no worker waits at the end for one of them.

@@ -24,6 +24,7 @@ from jaxnas.supernets.executors.layout import Layout, edges_init, operations_ini
 from jaxnas.supernets.executors.scan import scan_executor
 from jaxnas.supernets.executors.staged import stages
 from jaxnas.supernets.executors.together import together
+from jaxnas.supernets.executors.wide import suits, wide_executor
 
 
 def normal(seed, *shape):
@@ -248,6 +249,35 @@ def test_pairs_are_of_edges_that_do_not_wait_for_each_other(ends, turns):
     close(two(weights, x), one(weights, x))
     text = str(jax.make_jaxpr(functools.partial(run, True))(weights, x))
     assert [int(n) for n in re.findall(r"length=(\d+)", text)].count(turns) == 1
+
+
+@pytest.mark.parametrize("kept", [None, "some"])
+def test_edges_side_by_side_are_the_edges_one_by_one_forward_over_reverse_too(kept):
+    """Also where slots have lost operations: one its dense convolutions, one all but those, and one all it had."""
+    operations = named(("none", "max_pool_3x3", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"))
+    layout = Layout(2, 3, ((0, 0), (1, 0), (0, 1), (2, 1), (0, 2), (1, 2), (3, 2)))
+    keep = np.ones((7, 6), bool)
+    if kept:
+        keep[0, 3:5], keep[2, [1, 2, 5]], keep[3, 1:] = False, False, False
+    assert suits(operations)
+    assert not suits(named(("nor_conv_1x1", "sep_conv_3x3")))
+    assert not suits(named(("nor_conv_1x1", "avg_pool_3x3"), pool_norms=True))
+    params = edges_init(operations, layout, jax.random.key(0), 2, (), False)
+    weights, x = normal(1, 7, 6), normal(2, 2, 2, 5, 6, 2)
+    tangents = jax.tree.map(jnp.cos, (params, weights, x))
+
+    def derivatives(executor):
+        """Values, gradients, and the derivative of the gradients along a direction, as in a second-order search."""
+
+        def loss(params, weights, x):
+            nodes = executor.mixture(layout, params, weights, x, Context())
+            return jnp.sum(jnp.sin(nodes)), nodes
+
+        gradient = jax.grad(loss, (0, 1, 2), has_aux=True)
+        return jax.jit(lambda: jax.jvp(gradient, (params, weights, x), tangents, has_aux=True))()
+
+    ours, expected = (derivatives(make(operations, keep if kept else None)) for make in (wide_executor, scan_executor))
+    nearly(ours, expected)
 
 
 def test_launches_are_counted_through_loops_and_branches():

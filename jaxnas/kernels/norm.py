@@ -131,7 +131,8 @@ def _variance(mean: Array, square: Array) -> Array:
 
 
 @functools.partial(outlined, static=(1,))
-def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
+def moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Mean and biased variance, as of `standardize`, of x [B, H, W, C]: [C] each."""
     mean, variance = _by_form(_moments_in_turn, _moments_at_once, widened(x))
     return _of_all(mean, variance, axis_name)
 
@@ -189,7 +190,7 @@ def normalize(x: Array, mean: Array, variance: Array, scale: Array | None) -> Ar
 
 @functools.partial(jax.jit, static_argnums=2)
 def _forward(x: Array, scale: Array | None, axis_name: str | None) -> tuple[tuple[Array, Array, Array], Any]:
-    mean, variance = _moments(x, axis_name)
+    mean, variance = moments(x, axis_name)
     return (normalize(x, mean, variance, scale), mean, variance), (x, mean, variance, scale)
 
 
