@@ -76,9 +76,10 @@ class Entry(NamedTuple):
     (skeleton, space) -> a supernet whose paths are the networks of all architectures, to train them from scratch in one
     program. narrowing: (skeleton, operations kept, operations kept before) -> what is left of a supernet's parameters;
     the supernet then takes `keep`. operations: the options of every slot of its mixture, where all slots have the same.
-    ends: the number of the node that each slot of a cell ends in, where slots are edges; keeps: how many edges a node
-    keeps, 0 for all. derivations: other rules than the space's own to read an architecture off a mixture. Where costs
-    add up over the operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it.
+    ends: the number of the node that each slot of a cell ends in, where slots are edges. keeps: how many slots of a
+    group are kept, 0 for all; rivals: the number of the group that each slot is in, by default that of the node.
+    derivations: other rules than the space's own to read an architecture off a mixture. Where costs add up over the
+    operations, cost_table: of a skeleton; structure: space -> what an integer program needs of it.
     The table and the structure may have kinds beside those of the mixture, of options that are taken together
     (`jaxnas.hardware.together`). Then costs: (options taken, cell kind -> [P, S, O], skeleton) -> their parameters and
     multiply-adds, {"params": [P], "macs": [P]}.
@@ -105,6 +106,7 @@ class Entry(NamedTuple):
     narrowing: Callable[..., Callable[[Any], Any]] | None = None
     operations: tuple[str, ...] = ()
     ends: tuple[int, ...] = ()
+    rivals: tuple[int, ...] = ()
     keeps: int = 0
     derivations: Mapping[str, Callable[[ArchWeights], Arch]] = MappingProxyType({})
     cost_table: Callable[[Skeleton], CostTable] | None = None
@@ -175,6 +177,8 @@ CATALOG: dict[str, Entry] = {
             vocabulary=graph_operations(("none", *ENAS_MICRO_OPERATIONS)),
             operations=("none", *ENAS_MICRO_OPERATIONS),
             ends=tuple(node for node, _, _ in enas_micro_slots(5)),
+            rivals=tuple(2 * node + side for node, side, _ in enas_micro_slots(5)),
+            keeps=1,
             of_genotype=_of_genotype,
             small_cells=3,
             paper_cells=8,
@@ -213,7 +217,6 @@ CATALOG["darts_free"] = CATALOG["darts"]._replace(
     together=lambda skeleton, space: darts_supernet(
         skeleton, len(space.choices) // 6, space.choices[1].options, affine=True, free=True
     ),
-    keeps=0,
     derivations={},
     cost_table=None,
     structure=None,

@@ -15,6 +15,7 @@ from jaxnas import data, fit
 from jaxnas.base import Aux, Batch, Context, Objective, Supernet
 from jaxnas.relax import by_slots, softmax
 from jaxnas.search import (
+    DartsState,
     Variant,
     above,
     beta_darts,
@@ -261,6 +262,19 @@ def test_setn_trains_uniform_paths_and_draws_by_its_weights():
     rarest = scored.derive(jax.random.key(2), state, lambda archs: -jnp.abs(archs - jnp.array([[1, 2]])).sum(1))
     assert rarest.tolist() == [1, 2]  # of weight .017, so that it is among 1,000
     assert scored.derive(jax.random.key(2), state, None).tolist() == [2, 1]
+
+
+def test_draws_keep_what_a_slot_weighs_among_others():
+    """As the edges of PC-DARTS weigh: a node of three takes the two heaviest, whatever their operations are."""
+    space = darts_space(2, ("none", "skip_connect", "sep_conv_3x3"))
+    shares = jnp.array([0.5, 0.5, 0.02, 0.49, 0.49])  # of the edges of two nodes, whose inputs are 0, 1 and 0, 1, 2
+    weights = {kind: shares[:, None] * jnp.full((5, 3), 1 / 3) for kind in space.template()}
+    net = Supernet(space, lambda key: {}, lambda *_: None, lambda *_: None, lambda arch: {})
+    search = by_score(darts(net, optax.sgd(0.1), optax.sgd(0.1)), lambda alpha: weights)
+    state = DartsState({}, weights, (), (), STEP(0))
+    archs = np.asarray(search.draw(jax.random.key(0), state, 300))
+    taken = np.asarray(jax.vmap(space.one_hot)(archs)["normal"])[:, 2:, 1:].sum(-1)  # of the second node
+    assert taken[:, 0].mean() < 0.1 < 0.9 < taken[:, 1].mean()
 
 
 def test_dropout_of_p_darts_falls_as_in_the_authors_program_and_keeps_the_mean():

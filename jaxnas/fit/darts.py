@@ -43,7 +43,7 @@ class Darts:
 
     method: Variation = "darts"
     """DARTS, or a method that came after it (docs/differentiable.md). Each method has the constants of its paper, such
-    as a temperature. Epochs, batches and learning rates are the settings below."""
+    as a temperature. Epochs, batches, learning rates and the decay of alpha are the settings below."""
     order: Literal["first", "second", "second-fd"] = "first"
     """How the hypergradient is computed: first order, exact second order, or second order by the finite difference of
     the paper. SNAS has a single level, so it has no hypergradient."""
@@ -57,8 +57,8 @@ class Darts:
     """K sends one channel in K through the mixed operations (PC-DARTS); 1 sends all. 0 takes the method's own K: 4 for
     pc_darts, 1 for the others."""
     most_skips: Natural | None = None
-    """The most skip connections that a derived cell may have, where there is no budget. By default 2 for p_darts, and
-    no limit for the others."""
+    """The most skip connections that a derived cell may have, where it is derived as in the paper and there is no
+    budget. By default 2 for p_darts, and no limit for the others."""
     candidates: Count = 100
     """How many architectures the mixture draws for derive "score"."""
     tune_epochs: Annotated[Count, UsedWith("derive", "perturbation")] = 5
@@ -103,6 +103,14 @@ class Darts:
 
     def prepare(self, problem: Problem) -> Prepared:
         """Raises ValueError for settings that cannot work with the space, the data or the devices."""
+        this = self.checked(problem)
+        return Prepared(
+            lambda run, stop: search(this, run, stop),
+            pictures=lambda run, found, kept: pictures(this, run, found, kept),
+        )
+
+    def checked(self, problem: Problem) -> DartsSearch:
+        """The search with these settings; raises as `prepare`."""
         check_settings("search", self, type(self))
         entry = problem.entry
         options = supernet_options(self.method, entry, self.partial, self.remat)
@@ -120,10 +128,7 @@ class Darts:
         epochs = Epochs(problem.dataset, split, {"search": self.batch_size})
         this = DartsSearch(settings, problem, space, epochs, layout, options)
         variant_of(self.method, this.part(0, None))  # raises for a space that the method is not for
-        return Prepared(
-            lambda run, stop: search(this, run, stop),
-            pictures=lambda run, found, kept: pictures(this, run, found, kept),
-        )
+        return this
 
     def resolved(self, options: int) -> Darts:
         """With what the method's paper has where nothing else is asked for. options: of a slot."""
@@ -138,7 +143,7 @@ class Darts:
             prune=self.prune or shares,
             depths=self.depths or cells,
             skip_dropout=self.skip_dropout or (0.1, 0.4, 0.7),
-            most_skips=2 if self.most_skips is None else self.most_skips,
+            most_skips=2 if self.most_skips is None and self.derive == "paper" else self.most_skips,
         )
 
     def _check(self, problem: Problem, space: SearchSpace) -> None:
@@ -155,12 +160,21 @@ class Darts:
             raise ValueError(f"search.derive must be {' or '.join(rules)} over {space.name}, got {self.derive!r}")
         if self.candidates != Darts.candidates and self.derive != "score":
             raise ValueError(f"search.candidates {self.candidates} are for search.derive score: leave them out")
+        if self.derive == "score" and self.method == "fair_darts":
+            raise ValueError("search.derive score draws by shares of one, and fair_darts has none: leave it out")
         if self.most_skips is not None:
             if self.derive != "paper":
-                raise ValueError(f"search.most_skips is for search.derive paper, got {self.derive}: leave one out")
+                drawn = self.method == "setn" and self.derive == "score"
+                said = f"{self.derive}, which setn has by default" if drawn else self.derive
+                raise ValueError(f"search.most_skips is for search.derive paper, got {said}: leave it out")
             limited_skips(space, problem.entry.operations, self.most_skips)  # raises where there are none
         if self.method == "snas" and self.order != "first":
             raise ValueError(f"search.order {self.order} is for two levels, and snas has one: leave it out")
+        if self.method == "setn" and self.order != "first":
+            raise ValueError(
+                f"search.order {self.order} is for weights that depend on the architecture, and those of setn are "
+                "trained by random paths: leave it out"
+            )
         self._check_parts(problem, space)
 
     def _check_parts(self, problem: Problem, space: SearchSpace) -> None:
@@ -184,6 +198,7 @@ class Darts:
         if any(not 2 <= left < before for before, left in itertools.pairwise((most, *self.prune))):
             raise ValueError(f"search.prune must fall from under {most} to 2 at least, got {list(self.prune)}")
         if self.early_stop:
-            raise ValueError("search.early_stop compares eigenvalues of one mixture: leave it out, or search.prune")
+            other = "take another search.method than p_darts" if self.method == "p_darts" else "search.prune"
+            raise ValueError(f"search.early_stop compares eigenvalues of one mixture: leave it out, or {other}")
         if len(self.prune) >= self.epochs:
             raise ValueError(f"search.epochs must be more than the {len(self.prune)} of search.prune")

@@ -76,10 +76,10 @@ class DartsSearch(NamedTuple):
 
     def derived(self, weights: ArchWeights) -> Arch:
         """The architecture of a mixture without a budget; traceable."""
-        if self.settings.most_skips is not None:
-            return limited_skips(self.space, self.problem.entry.operations, self.settings.most_skips)(weights)
         entry, settings = self.problem.entry, self.settings
         rule = entry.derivations.get(settings.derive) or rule_of(settings.method, entry, self.space)
+        if settings.most_skips is not None:
+            rule = limited_skips(self.space._replace(discretize=rule), entry.operations, settings.most_skips)
         return rule(weights)
 
     def part(self, number: int, keep: Keep | None) -> Part:
@@ -95,12 +95,12 @@ class DartsSearch(NamedTuple):
         """That of the method in a part of the search."""
         return variant_of(self.settings.method, part).relaxation
 
-    def supernet(self, number: int, keep: Keep | None) -> Supernet:
-        """That of a part of the search."""
+    def supernet(self, number: int, keep: Keep | None, *, whole: bool = False) -> Supernet:
+        """That of a part of the search. whole: its mixtures are not sampled; parameters are the same."""
         settings = self.settings
         cells = settings.depths[number] if settings.depths else settings.cells
-        how = self.options if keep is None else {**self.options, "keep": keep}
-        return self.problem.supernet(settings.channels, cells, **how)
+        how = {name: value for name, value in self.options.items() if not (whole and name == "sampled")}
+        return self.problem.supernet(settings.channels, cells, **how, **({} if keep is None else {"keep": keep}))
 
     def algorithm(
         self, supernet: Supernet, part: Part, rate: float = 1.0, epochs: int | None = None,
@@ -108,16 +108,16 @@ class DartsSearch(NamedTuple):
     ) -> SearchAlgorithm:  # fmt: skip
         """The algorithm over a supernet.
 
-        rate: by which the learning rate is multiplied. epochs: over which it falls to 0 instead of the last rate,
-        without a warm-up: those of a selection. variant: that of the method by default.
+        rate: by which the learning rate is multiplied. epochs: over which it falls, without a warm-up: those of a
+        selection. variant: that of the method by default.
         """
         settings, problem = self.settings, self.problem
         ruled = supernet._replace(
             apply=accumulated(supernet.apply, settings.accumulate),
             space=supernet.space._replace(discretize=self.derived),
         )
-        last = settings.last_learning_rate if epochs is None else 0.0
-        fall = schedules.cosine(rate * settings.learning_rate, last, epochs or part.epochs)
+        first, last = rate * settings.learning_rate, settings.last_learning_rate
+        fall = schedules.cosine(first, last if epochs is None else min(first, last), epochs or part.epochs)
         optimizer = schedules.sgd(
             schedules.per_epoch(fall, self.steps),
             momentum=settings.momentum, weight_decay=settings.weight_decay, clip=settings.clip,
@@ -195,7 +195,8 @@ def _several(this: DartsSearch, run: RunFolder, stage: Stage, stop: Stop) -> tup
         others=this.others(lambda other: other.algorithm(other.supernet(0, None), part)),
     )  # fmt: skip
     states = seeds.states(count, outcome.state)
-    archs, seconds = _derive(this, run, stop, supernet, part, states, derive_keys, budget_keys, "perturbation")
+    whole = this.supernet(0, None, whole=True)
+    archs, seconds = _derive(this, run, stop, whole, supernet, part, states, derive_keys, budget_keys, "perturbation")
     return [{"genotype": this.space.to_genotype(arch), "told": {}} for arch in archs], outcome.seconds + seconds
 
 
@@ -214,11 +215,11 @@ def _one(
     def watching(supernet: Supernet, part: Part, of: DartsSearch = this) -> SearchAlgorithm:
         return watched(of.algorithm(supernet, part), watch.measurements(settings.watch, settings.epochs), rule)
 
-    def measure_of(supernet: Supernet, part: Part) -> Measure:
+    def measure_of(whole: Supernet, part: Part) -> Measure:
         if several:
             return lambda epoch, state: (state, {})
         return watch.make_measure(
-            settings.watch, this.space._replace(discretize=this.derived), supernet, this.epochs.split.valid,
+            settings.watch, this.space._replace(discretize=this.derived), whole, this.epochs.split.valid,
             problem.dataset.augmentation, settings.batch_size, watch_key, problem.dataset.objective,
             this.relaxation(part).mean,
         )  # fmt: skip
@@ -226,7 +227,7 @@ def _one(
     def fit(
         stage: Stage, number: int, left: Keep | None, supernet: Supernet, part: Part, state: WatchedState
     ) -> Outcome:
-        measure, told = measure_of(supernet, part), _tell_weights(this, part)
+        measure, told = measure_of(this.supernet(number, left, whole=True), part), _tell_weights(this, part)
 
         def after_epoch(epoch: int, state: WatchedState) -> tuple[WatchedState, dict[str, Any]]:
             state, measured = measure(epoch, state)
@@ -258,10 +259,12 @@ def _one(
         else:
             state = state._replace(search=carried(state.search, _narrowing(this, keep, before)))
         sizes.append(_size(this.ends[number + 1], keep, state))
-    outcome = fit(stage, len(settings.prune), keep if settings.prune else None, supernet, part, state)
+    last = len(settings.prune)
+    outcome = fit(stage, last, keep if last else None, supernet, part, state)
     found: DartsState = outcome.state.search._replace(alpha=kept_alpha(outcome.state, rule))
+    whole = this.supernet(last, keep if last else None, whole=True)
     (arch,), spent = _derive(
-        this, run, stop, supernet, part, [jax.tree.map(local, found)], [derive_key], [watch_key],
+        this, run, stop, whole, supernet, part, [jax.tree.map(local, found)], [derive_key], [watch_key],
         f"perturbation{suffix}",
     )  # fmt: skip
     # A process that took the search up where it had ended has no metrics of it: the first one has.
@@ -284,10 +287,11 @@ def _narrowing(this: DartsSearch, keep: Keep, before: Keep) -> Callable[[Any], A
 
 
 def _derive(
-    this: DartsSearch, run: RunFolder, stop: Stop, supernet: Supernet, part: Part, states: Sequence[DartsState],
-    keys: Sequence[Key], budget_keys: Sequence[Key], stage: str,
+    this: DartsSearch, run: RunFolder, stop: Stop, whole: Supernet, supernet: Supernet, part: Part,
+    states: Sequence[DartsState], keys: Sequence[Key], budget_keys: Sequence[Key], stage: str,
 ) -> tuple[list[Arch], float]:  # fmt: skip
-    """The architecture of each last state, and the seconds that a selection took."""
+    """The architecture of each last state, and the seconds that a selection took. whole: as of `supernet`, by which a
+    selection by perturbation decides."""
     settings, timer = this.settings, clock()
     relaxation, budget = this.relaxation(part), this.problem.budget(this.space)
     if settings.derive == "score":
@@ -295,7 +299,7 @@ def _derive(
         return best_drawn(drawing, this.epochs, budget, states, settings.candidates, keys, stop), timer()
     if settings.derive == "perturbation":
         entry = this.problem.entry
-        nodes = nodes_of(entry, this.space.template()) if entry.keeps else {}
+        nodes = dict.fromkeys(this.space.template(), entry.rivals or entry.ends) if entry.keeps else {}
         decisions = count_decisions(this.space.template(), nodes, entry.keeps)
         tuned = max(1, (decisions - 1) * settings.tune_epochs)
 
@@ -304,7 +308,7 @@ def _derive(
 
         algorithm = tuning(make, variant_of(settings.method, part))
         by = Tuning(algorithm, settings.tune_epochs, decisions, nodes, entry.keeps, settings.batch_size)
-        weights = perturbed(by, supernet, relaxation, this.epochs, this.layout, states, keys, run, stop, stage)
+        weights = perturbed(by, whole, relaxation, this.epochs, this.layout, states, keys, run, stop, stage)
     else:
         weights = [relaxation.mean(state.alpha) for state in states]
     if not budget.limits:

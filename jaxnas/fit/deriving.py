@@ -130,8 +130,10 @@ def perturbed(
         return (state if epoch % tuning.epochs else decide(seeds.states(len(states), state))), {}
 
     decide_keys, run_keys = zip(*(jax.random.split(key) for key in keys), strict=True)
+    # The rate of the tuning starts at its own first step, and without the momentum of the search.
+    fresh = [state._replace(weight_state=jax.tree.map(jnp.zeros_like, state.weight_state)) for state in states]
     outcome = run_epochs(
-        tuning.algorithm, decide([projected(state, template) for state in states]), layout.keys(list(run_keys)),
+        tuning.algorithm, decide([projected(state, template) for state in fresh]), layout.keys(list(run_keys)),
         epochs, (tuning.decisions - 1) * tuning.epochs, layout=layout, seeds=len(states), stage=run.stage(name),
         stop=stop, after_epoch=after_epoch,
     )  # fmt: skip

@@ -38,6 +38,8 @@ _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#777777"
 class Watch:
     """What is measured to see a collapse, always on the same validation images, without augmentation.
 
+    A run of several seeds measures nothing of it.
+
     >>> off = Watch(every=0, eigenvalue_every=0)  # `jaxnas.Darts(watch=off)` measures nothing on its way
     >>> off.every, off.eigenvalue_every
     (0, 0)

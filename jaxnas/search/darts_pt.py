@@ -7,8 +7,8 @@ and with weight 1; and the supernet is tuned for some epochs before the next dec
 edges of several, the edge without which the metric is highest is dropped, until two are left.
 
 Deviations: none known from the authors' program, in which as here the weights of the other options are not normalized
-anew while one is left out, and alpha of undecided slots is searched on while the supernet is tuned. It tunes at a tenth
-of the learning rate, falling to 0: that is the caller's optimizer.
+anew while one is left out, and alpha of undecided slots is searched on while the supernet is tuned. It tunes with a new
+optimizer of a tenth of the learning rate, which falls to the search's last one: that is the caller's.
 """
 
 from __future__ import annotations

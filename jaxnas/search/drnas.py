@@ -9,6 +9,9 @@ What is derived is the mean c / sum c.
 
 The authors' program has partial channels and prunes options half-way: give a supernet with `partial`, and `there`.
 Where options have been pruned the distribution is that over the others.
+
+Deviations: the penalty is the mean over the slots, where the authors' program has the sum, and its default is a squared
+distance instead. With the divergence it has no weight decay of alpha: that is the caller's optimizer.
 """
 
 from __future__ import annotations

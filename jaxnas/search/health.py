@@ -8,8 +8,8 @@ around measurement i, the search ends where
 
     e(i - lag) / e(i)  <  ratio,
 
-and the alpha of measurement i - lag is what it found. The defaults are those of the authors' program, which has a
-factor of 1.3 where the paper has a ratio of 0.75.
+and the alpha of measurement i - lag is what it found. The ratio is the paper's, 0.75; the authors' program has a factor
+of 1.3, which is 0.77. The other defaults are the program's.
 
 The eigenvalue is Lanczos', on exact Hessian-vector products, instead of that of a whole Hessian of hundreds of rows.
 """
@@ -112,8 +112,8 @@ def make_gap(
 
     mixture: alpha -> weights, the softmax by default. objective: whose loss and metric are told.
 
-    The path is computed as the mixture of its one-hot weights, which is the same function: so there is one program.
-    Batch norm is by the statistics of each batch, for both.
+    The path is computed as the mixture of its one-hot weights, which is the same function, unless the supernet samples
+    its mixtures: so there is one program. Batch norm is by the statistics of each batch, for both.
 
     >>> from jaxnas.base import Aux
     >>> from jaxnas.spaces import product_space

@@ -73,7 +73,9 @@ def by_score(algorithm: SearchAlgorithm, mean: Callable[[PyTree], ArchWeights], 
         keys = keys_of(key, weights)
         # By the Gumbel-max trick the greatest of each slot is a draw by its weights.
         noisy = {k: jnp.log(own) + jax.random.gumbel(keys[k], own.shape) for k, own in weights.items()}
-        return space.discretize({k: jax.nn.softmax(own) for k, own in noisy.items()})
+        # What a slot weighs among others, as the edges of PC-DARTS do, stays as it is.
+        sums = {k: own.sum(-1, keepdims=True) for k, own in weights.items()}
+        return space.discretize({k: sums[k] * jax.nn.softmax(own) for k, own in noisy.items()})
 
     def draw(key: Key, state: DartsState, number: int) -> Array:
         return jax.vmap(one, (0, None))(jax.random.split(key, number), state)

@@ -7,9 +7,10 @@ around what is found: w minimizes L(w, p + delta), p = softmax(alpha), with |del
 
 epsilon grows linearly (the authors' program: from 0.03 to 0.3).
 
-Deviations: the perturbed weights are kept above 0 and are not normalized again; a weight of 0, as of what pruning took,
-is not perturbed. An ascent takes `steps` passes more of
-the network; the paper's has 7.
+Deviations: the perturbed weights are kept above 0 and are not normalized again, where the authors' ascent keeps them
+from 0 to 1; a weight of 0, as of what pruning took, is not perturbed. An ascent takes `steps` passes more of the
+network; the paper's has 7. Batch norm is by the batch in the ascent, too, where the program has running statistics, and
+the ascent's last step is taken, where the program takes it back if the loss has not grown.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""How the edges of a cell are run: `scan`, one after another; `wide`, those of a mixture that start from one source side
-by side, where their operations allow it; `pairs`, two at a time; `staged`, those that are ready together.
+"""How the edges of a cell are run: `scan`, one after another; `wide`, those of a mixture from one source side by side,
+where their operations allow it; `pairs`, two at a time; `staged`, those that are ready together.
 
 All compute the same function. Executors know operations and where edges lie, and no space.
 """
