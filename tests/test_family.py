@@ -162,7 +162,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_compiled(digit
         ({"order": "second", "method": "setn"}, "those of setn are trained by random paths"),
         ({"derive": "score", "method": "fair_darts"}, "draws by shares of one, and fair_darts has none"),
         (
-            {"early_stop": True, "method": "p_darts", "epochs": 6, "watch": Watch()},
+            {"early_stop": True, "method": "p_darts", "epochs": 60, "watch": Watch()},
             "take another search.method than p_darts",
         ),
         ({"skip_dropout": (0.1,)}, "search.skip_dropout is of p_darts, and darts drops nothing"),

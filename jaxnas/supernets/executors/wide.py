@@ -83,7 +83,8 @@ class _Fan(NamedTuple):
 
 def _fan(primitives: Sequence[Primitive], there: np.ndarray, axis_name: str | None) -> _Fan:
     """there: bool [E, O], the operations that the edges have."""
-    dense, plain = [], []
+    dense: list[_Member] = []
+    plain: list[_Member] = []
     for number, primitive in enumerate(primitives):
         edges = tuple(np.flatnonzero(there[:, number]).tolist())
         if edges and not isinstance(primitive.family, Zero):
