@@ -236,9 +236,17 @@ def entry_of(space: str | Entry) -> Entry:
     """
     if isinstance(space, Entry):
         return space
+    if isinstance(getattr(space, "entry", None), Entry):
+        raise ValueError("what a search takes of a model is its entry: give jaxnas.searchable(model, example).entry")
+    if isinstance(space, SearchSpace):
+        raise ValueError(
+            f"a space alone has no supernet and no networks: give a name, or jaxnas.Entry({space.name!r}, space, "
+            "supernet, network), each a function of a skeleton (docs/search_spaces.md)"
+        )
     if not isinstance(space, str) or space not in CATALOG:
         raise ValueError(
-            f"there is no space {space!r:.80}; there are {', '.join(CATALOG)}, or give an Entry of your own"
+            f"there is no space {space!r:.80}; there are {', '.join(CATALOG)}, or give an Entry of your own; a flax "
+            "model with choices has one, jaxnas.searchable(model, example).entry"
         )
     return CATALOG[space]
 

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.base import Context
+from jaxnas.base import Context, Skeleton
 from jaxnas.ops import costs
 from jaxnas.ops.chain import BLOCKS
 from jaxnas.ops.macro import MACRO_PRIMITIVES
@@ -92,11 +93,11 @@ def test_a_broken_promise_is_named(promise):
 
 
 def test_the_operation_of_ones_own_that_the_docs_show_runs():
-    """The block of docs/search_spaces.md as it stands, and a path of five nodes with its operation."""
+    """The blocks of docs/search_spaces.md as they stand, a path of five nodes with the operation, and the entry."""
     text = (Path(__file__).parents[1] / "docs" / "search_spaces.md").read_text(encoding="utf-8")
-    (block,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "EXCITE" in part]
+    first, second = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "EXCITE" in part]
     names = {}
-    exec(block, names)
+    exec(first + second, names)
     assert len(names["cell"].choices) == 30
     assert {kind: rows.shape for kind, rows in names["edges"].template().items()} == {"cell": (6, 7)}
     small, x = names["small"], jax.random.normal(jax.random.key(0), (4, 6, 6, 2))
@@ -105,3 +106,10 @@ def test_the_operation_of_ones_own_that_the_docs_show_runs():
     logits = jax.jit(lambda key: small.apply_path(small.init(key), arch, x, Context())[0])(jax.random.key(2))
     assert logits.shape == (4, 3)
     assert np.isfinite(logits).all()
+
+    entry, skeleton = names["entry"], Skeleton(4, 1, (6, 6, 2), 3)
+    space, supernet = entry.space(skeleton), entry.supernet(skeleton)
+    assert space.choices == supernet.space.choices
+    arch = jnp.full(6, 6, jnp.int32)
+    own = jax.eval_shape(lambda key: supernet.extract(supernet.init(key), arch), jax.random.key(0))
+    assert own == jax.eval_shape(entry.network(arch, skeleton, space).init, jax.random.key(0))[0]

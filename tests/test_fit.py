@@ -422,7 +422,10 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"method": "darts"}, "a method is a dataclass of its settings with `name` and `prepare`, got 'darts'"),
+        (
+            {"method": "darts"},
+            r"such as jaxnas.Darts\(\) or jaxnas.preset\(.*, got 'darts'",
+        ),
         ({"method": fit.Darts}, "a method is a dataclass of its settings"),
         ({"method": fit.preset("darts", "darts")}, "a method is a dataclass of its settings"),
         ({"method": fit.Darts(order="third")}, "search.order must be one of first, second, second-fd, got 'third'"),
@@ -438,7 +441,11 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
             "search.scoring.batch_norm must be one of batch, rec",
         ),
         ({"method": fit.BlackBox(sampler="magic")}, "search.sampler must be one of random"),
-        ({"space": SPACE}, "space must be str or Entry, got SearchSpace"),
+        (
+            {"space": SPACE},
+            r"a space alone has no supernet .* or jaxnas.Entry\('nasbench201'",
+        ),
+        ({"space": 3}, "there is no space 3; there are darts, .* a flax model with choices has one"),
         ({"dataset": ([0.0], [1])}, r"dataset must be str or Dataset, got \(\[0.0\], \[1\]\)"),
         ({"training": {"epochs": 1}}, "train must be Training, got {'epochs': 1}"),
         ({"training": fit.Training(schedule="none")}, "train.schedule must be one of cosine, step, plateau"),

@@ -544,6 +544,9 @@ def test_a_product_reads_its_genotypes_and_nothing_else():
         ([1, 0], r"got \[1, 0\]"),
         ({"width": [8], "depth": 1}, "choice 'width' is"),
         ({"space": "other"}, "of the space 'other', not of 'mine'"),
+        ("width=8 depth=1 typo=3", "there is no choice 'typo'; there are depth, width"),
+        ({"width": 8, "depth": 1, "typo": 3}, "there is no choice 'typo'"),
+        ("width=8 width=16 depth=1", "has choice 'width' twice: 8 and 16"),
     ):
         with pytest.raises(ValueError, match=message):
             space.from_genotype(given)

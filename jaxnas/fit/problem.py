@@ -133,7 +133,10 @@ def check_method(method: Any) -> None:
     """Raises ValueError where something is not a `Method`."""
     whole = isinstance(getattr(method, "name", None), str) and callable(getattr(method, "prepare", None))
     if not whole or not dataclasses.is_dataclass(method) or isinstance(method, type):
-        raise ValueError(f"a method is a dataclass of its settings with `name` and `prepare`, got {method!r:.200}")
+        raise ValueError(
+            "a method is a dataclass of its settings with `name` and `prepare`, such as jaxnas.Darts() or "
+            f"jaxnas.preset('darts', 'nasbench201').method, got {method!r:.200}"
+        )
 
 
 def settings_of(method: Any) -> dict[str, Any]:

@@ -132,6 +132,7 @@ def run(
     )  # fmt: skip
     devices = Devices() if devices is None else devices
     check_method(method)
+    entry_of(space)
     check_settings("search", method, type(method))
     check_settings("train", road.training, Training)
     check_settings("limits", road.limits, Limits, _FLAGS)

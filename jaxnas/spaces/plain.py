@@ -60,7 +60,12 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
         return {"space": name, **{choice.name: choice.options[entry] for choice, entry in taken}}
 
     def parse(text: str) -> dict[str, str]:
-        return {choice: option for choice, _, option in (part.partition("=") for part in text.split())}
+        found: dict[str, str] = {}
+        for choice, _, option in (part.partition("=") for part in text.split()):
+            if choice in found:
+                raise ValueError(f"the genotype has choice {choice!r} twice: {found[choice]} and {option}")
+            found[choice] = option
+        return found
 
     def notation(arch: Arch) -> str:
         taken = zip(choices, entries(choices, arch), strict=True)
@@ -74,6 +79,9 @@ def product_space(name: str, options: Mapping[str, Sequence[Any]]) -> SearchSpac
             raise ValueError(f"a genotype is a text or the JSON form of its space, got {shown(found)}")
         if found.get("space", name) != name:
             raise ValueError(f"the genotype is of the space {shown(found['space'])}, not of {name!r}")
+        known = {choice.name for choice in choices}
+        if unknown := [key for key in found if key not in known and key != "space"]:
+            raise ValueError(f"there is no choice {shown(unknown[0])}; there are {', '.join(sorted(known))}")
         arch = []
         for choice in choices:
             option = found.get(choice.name, "missing")
