@@ -24,8 +24,9 @@ from jaxnas.base import Array, Context
 from jaxnas.kernels import arrays, convolution, depthwise, many_depthwise, norm, pooling, trees
 from jaxnas.kernels.compiling import top_level_jit
 from jaxnas.ops.primitives import named
-from jaxnas.spaces import DARTS_OPERATIONS, edge_table
-from jaxnas.supernets.executors import Layout, edges_init, scan_executor
+from jaxnas.spaces import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, edge_table
+from jaxnas.spaces.nasbench201 import NASBENCH201_EDGES
+from jaxnas.supernets.executors import Executor, Layout, edges_init, scan_executor, wide_executor
 from jaxnas.supernets.executors.edge import mixed_op
 
 LOOP = 8
@@ -352,6 +353,24 @@ def of_cell(config: Config) -> Iterator[Case]:
             yield Case(f"{name}, {what}", None, gradients(form, which), (cotangent, *arguments))
 
 
+def of_wide(config: Config) -> Iterator[Case]:
+    """A cell of NAS-Bench-201, its edges one after another and those of a source side by side."""
+    primitives = named(NASBENCH201_OPERATIONS)
+    layout = Layout(1, 3, tuple((source, node - 1) for node, source in NASBENCH201_EDGES))
+    params = edges_init(primitives, layout, jax.random.key(3), config.channels, (), False)
+    weights = jnp.full((len(layout.ends), len(primitives)), 1 / len(primitives))
+    inputs, g = normal(0, 1, *config.shape), normal(1, 3, *config.shape)
+
+    def form(make: Callable[..., Executor]) -> Callable[..., Array]:
+        return lambda params, weights, inputs: make(primitives).mixture(layout, params, weights, inputs, Context())
+
+    plain, ours = form(scan_executor), form(wide_executor)
+    yield Case("cell, forward", plain, ours, (params, weights, inputs))
+    for which, what in (((1, 2), "gradients of weights and input"), ((0, 1, 2), "all gradients")):
+        arguments = (g, params, weights, inputs)
+        yield Case(f"cell, {what}", gradients(plain, which), gradients(ours, which), arguments)
+
+
 PIECES: dict[str, Callable[[Config], Iterator[Case]]] = {
     "depthwise": of_depthwise,
     "looked_up": of_looked_up,
@@ -370,6 +389,7 @@ PIECES: dict[str, Callable[[Config], Iterator[Case]]] = {
     "dealt": of_dealt,
     "norm": of_norm,
     "cell": of_cell,
+    "wide": of_wide,
 }
 
 

@@ -79,7 +79,7 @@ class Darts:
     """Gradient accumulation: a batch is cut into this many parts, which are computed one after another."""
     remat: bool = False
     """Computes the edges of a cell again in the backward pass, in place of keeping their activations: less memory, more
-    time. It is for GPUs; elsewhere edges are always computed again."""
+    time. It is for GPUs."""
     warmup_epochs: Natural = 0
     """How many epochs at the start train only the weights, and not the architecture parameters."""
     valid_part: Between = 0.5

@@ -32,8 +32,8 @@ def suits(primitives: Sequence[Primitive]) -> bool:
 
 
 def _is_plain(primitive: Primitive) -> bool:
-    params = jax.eval_shape(lambda: primitive.init(jax.random.key(0), 1, 1, False))
-    return not (jax.tree.leaves(params) or primitive.random or primitive.norms(1, 1))
+    params = jax.eval_shape(lambda: primitive.init(jax.random.key(0), 16, 1, False))
+    return not (jax.tree.leaves(params) or primitive.random or primitive.norms(16, 1))
 
 
 def wide_executor(primitives: Sequence[Primitive], keep: np.ndarray | None = None) -> Executor:
