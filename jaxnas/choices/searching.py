@@ -92,7 +92,8 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     supernet = make_supernet(source, space, network)
     table = functools.cache(lambda: cost_table(space, costs))
     units = functools.cache(lambda: Units(parts))
-    return Searchable(space, supernet, network, _entry(space, supernet, network, costs), costs, table, units)
+    entry = _entry(space, supernet, network, costs, example)
+    return Searchable(space, supernet, network, entry, costs, table, units)
 
 
 def traced_model(model: Any) -> Traced:
@@ -203,8 +204,9 @@ def _without_supernet(source: Source, value: Found, name: str) -> Searchable:
 
     supernet = Supernet(space, refuse, refuse, refuse, refuse, network, refuse, refuse, shape_of_one(source.example))
     entry = Entry(
-        name, lambda skeleton: space, refuse, lambda arch, skeleton, own: network(arch), vocabulary=vocabulary(space)
-    )
+        name, lambda skeleton: space, refuse, lambda arch, skeleton, own: network(arch), vocabulary=vocabulary(space),
+        example=source.example,
+    )  # fmt: skip
     return Searchable(space, supernet, network, entry, costs, refuse, refuse)
 
 
@@ -213,8 +215,10 @@ def vocabulary(space: SearchSpace) -> tuple[str, ...]:
     return tuple(f"{choice.name}={option}" for choice in space.choices for option in choice.options)
 
 
-def _entry(space: SearchSpace, supernet: Supernet, network: Callable[[Arch], Network], costs: Costs) -> Entry:
-    """What the road takes. Its skeletons are not read: the model says all of itself."""
+def _entry(
+    space: SearchSpace, supernet: Supernet, network: Callable[[Arch], Network], costs: Costs, example: PyTree
+) -> Entry:
+    """What the road takes. Its skeletons are not read: the model says all of itself, for inputs as the example."""
     program, structure = exact_program(space, costs)
 
     def of_taken(taken: Mapping[str, np.ndarray], skeleton: Skeleton) -> dict[str, np.ndarray]:
@@ -229,4 +233,5 @@ def _entry(space: SearchSpace, supernet: Supernet, network: Callable[[Arch], Net
         cost_table=None if structure is None else lambda skeleton: program,
         structure=structure,
         costs=of_taken,
+        example=example,
     )

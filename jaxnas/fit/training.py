@@ -17,6 +17,7 @@ from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, join, spread
+from jaxnas.fit.matching import check_inputs
 from jaxnas.fit.memory import Lighter, divisors, memory_check
 from jaxnas.fit.problem import Problem, Stop
 from jaxnas.fit.settings import Dtype, Training, check_accumulate, has_images, image_shape_of, skeleton_of
@@ -153,13 +154,16 @@ def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset
 
     dtype: of their activations.
 
-    Raises: ValueError where one does not go with the images, with the smallest that would do, or with the dtype.
+    Raises: ValueError where one does not go with the images, with the smallest that would do, or with the dtype, and
+    where a model of one's own was made searchable for other inputs.
     """
     if dtype not in entry.dtypes:
         raise ValueError(
             f"dtype {dtype}: the networks over {entry.name} are computed in {' or '.join(entry.dtypes)}; leave it out, "
             "and give the layers of a model of your own their dtype"
         )
+    if entry.example is not None:
+        check_inputs(entry.example, dataset)
     arch_key, key = jax.random.split(jax.random.key(0))
     arch = space.sample(arch_key)
 
