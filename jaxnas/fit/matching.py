@@ -33,5 +33,20 @@ def check_inputs(example: PyTree, dataset: Dataset) -> None:
         )
 
 
+def check_outputs(outputs: PyTree, dataset: Dataset) -> None:
+    """Raises ValueError where the outputs of a model are no logits [B, K] of the K classes of a data set."""
+    if not hasattr(outputs, "shape"):
+        raise ValueError(
+            f"the model gives a {type(outputs).__name__}, and {dataset.name} needs one array of logits: give it alone, "
+            "or the data an objective that reads what the model gives"
+        )
+    if outputs.shape[1:] != (dataset.num_classes,):
+        given = f"{outputs.shape[1]} logits" if len(outputs.shape) == 2 else f"outputs {list(outputs.shape)}"
+        raise ValueError(
+            f"the model gives {given}, and {dataset.name} has {dataset.num_classes} classes: make the last layer as "
+            "wide, and its outputs [B, K]"
+        )
+
+
 def _told(forms: Any) -> str:
     return ", ".join(f"{dtype} {list(shape)}" for shape, dtype in forms)

@@ -17,12 +17,12 @@ from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset, Examples
 from jaxnas.fit.devices import Devices, join, spread
-from jaxnas.fit.matching import check_inputs
+from jaxnas.fit.matching import check_inputs, check_outputs
 from jaxnas.fit.memory import Lighter, divisors, memory_check
 from jaxnas.fit.problem import Problem, Stop
 from jaxnas.fit.settings import Dtype, Training, check_accumulate, has_images, image_shape_of, skeleton_of
 from jaxnas.networks import accumulated, resnet_within, tutorial_cnn
-from jaxnas.objectives import classification
+from jaxnas.objectives import classification, takes_logits
 from jaxnas.parallel import is_first_process, local
 from jaxnas.ranges import check_settings
 from jaxnas.runfolder import RunFolder, Stage
@@ -155,7 +155,7 @@ def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset
     dtype: of their activations.
 
     Raises: ValueError where one does not go with the images, with the smallest that would do, or with the dtype, and
-    where a model of one's own was made searchable for other inputs.
+    where a model of one's own was made searchable for other inputs or gives no logits of the classes.
     """
     if dtype not in entry.dtypes:
         raise ValueError(
@@ -190,12 +190,14 @@ def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset
             outputs = network.apply_path(network.init(init_key), arch, inputs, context)[0]
         else:
             outputs = network.apply(network.init(init_key)[0], inputs, context)[0]
+        if takes_logits(dataset.objective):
+            check_outputs(outputs, dataset)
         return dataset.objective.loss(outputs, targets)
 
     for network in networks:
         try:
             jax.eval_shape(functools.partial(forward, network=network), key, examples)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, IndexError, TypeError) as error:
             if has_images(dataset):
                 raise
             raise ValueError(

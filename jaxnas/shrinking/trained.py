@@ -14,6 +14,7 @@ from jaxnas.checks import inputs_form
 from jaxnas.choices import Searchable, searchable
 from jaxnas.choices import nnx as of_nnx
 from jaxnas.data import Dataset
+from jaxnas.fit import matching
 from jaxnas.fit.matching import check_inputs, example_of
 from jaxnas.shrinking.distilling import Weights
 
@@ -35,14 +36,11 @@ def check_outputs(own: Searchable, dataset: Dataset) -> None:
 
     def losses(key: Any, x: Any, targets: Any) -> Any:
         outputs = network.apply(network.init(key)[0], x, Context())[0]
-        return outputs, dataset.objective.loss(outputs, targets)
+        if dataset.class_names:
+            matching.check_outputs(outputs, dataset)
+        return dataset.objective.loss(outputs, targets)
 
-    outputs, _ = jax.eval_shape(losses, jax.random.key(0), example, targets)
-    if dataset.class_names and outputs.shape[-1] != dataset.num_classes:
-        raise ValueError(
-            f"the model gives {outputs.shape[-1]} logits, and {dataset.name} has {dataset.num_classes} classes: make "
-            "the last layer as wide"
-        )
+    jax.eval_shape(losses, jax.random.key(0), example, targets)
 
 
 def weights_of(own: Searchable, given: Any) -> Weights:
