@@ -87,6 +87,14 @@ def nothing(self, x):
     return nn.Dense(4)(x)
 
 
+def wide_outputs(self, x):
+    return {"fixed": nn.Dense(3)(x), "wide": nn.Dense(choices.width("out", (5, 10)))(x)}
+
+
+def wide_outputs_by_hand(self, x):
+    return wide_outputs(self, choices.value("sign", (1, -1)) * x)
+
+
 def later(self, x):
     kind = choices.value("kind", ("a", "b"))
     return nn.Dense(choices.width("size", (2, 4)) if kind == "b" else 4)(x)
@@ -107,6 +115,8 @@ def later(self, x):
         (by_the_width, rf"{HERE}: with another width the model computes something else"),
         (fewer_of_more, rf"{HERE}: features become more where a width becomes less"),
         (in_a_loop, rf"{HERE}: a choice is asked for inside `scan`"),
+        (wide_outputs, rf"{HERE}: the shape of the outputs depends on the width 'out'; give the last layer a fixed"),
+        (wide_outputs_by_hand, rf"{HERE}: the shape of the outputs depends on the width 'out'"),
         (keeps_state, "the model keeps state in 'counter'"),
         (nothing, "the model has no choice between two options"),
     ],

@@ -82,6 +82,7 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
         return _without_supernet(source, values[0], name)
     parts = Parts(source)
     _enter_conditions(trace.found, parts)
+    _check_outputs(trace.found, parts.changed_outputs())
     costs = parts.costs()
 
     def of_one(arch: Arch) -> dict[str, int]:
@@ -136,6 +137,16 @@ def _enter_conditions(found: Mapping[str, Found], parts: Parts) -> None:
             )
 
 
+def _check_outputs(found: Mapping[str, Found], changing: set[str]) -> None:
+    """Raises ValueError, with the line of the model, where the form of what it gives depends on a choice."""
+    for choice in found.values():
+        if choice.name in changing:
+            raise ValueError(
+                f"{choice.where}: the shape of the outputs depends on the {choice.kind} {choice.name!r}; give the last "
+                "layer a fixed number of features"
+            )
+
+
 def _networks(
     source: Source, space: SearchSpace, costs: Callable[[Arch], dict[str, int]] | None
 ) -> Callable[[Arch], Network]:
@@ -187,6 +198,7 @@ def _zeros(form: Any) -> Any:
 
 def _without_supernet(source: Source, value: Found, name: str) -> Searchable:
     """Of a model with Python values: a space and networks."""
+    _check_outputs(source.found, _changed_outputs(source))
     space: SearchSpace
 
     def costs(archs: Any) -> dict[str, np.ndarray]:
@@ -208,6 +220,21 @@ def _without_supernet(source: Source, value: Found, name: str) -> Searchable:
         example=source.example,
     )  # fmt: skip
     return Searchable(space, supernet, network, entry, costs, refuse, refuse)
+
+
+def _changed_outputs(source: Source) -> set[str]:
+    """The choices of which one option alone changes the form of what the widest network gives."""
+    traced = source.traced
+
+    def given(taken: Mapping[str, int]) -> Any:
+        with listening(Asking("one", traced.framework, taken, dict(source.found), True)):
+            params, stats = forms_of(traced, source.example)
+            return jax.eval_shape(
+                lambda p, s, x: traced.apply(p, s, None, x, True, None)[0], params, stats, source.example
+            )
+
+    whole = given({})
+    return {c.name for c in source.found.values() for o in range(len(c.options)) if given({c.name: o}) != whole}
 
 
 def vocabulary(space: SearchSpace) -> tuple[str, ...]:
