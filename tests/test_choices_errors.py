@@ -95,6 +95,28 @@ def wide_outputs_by_hand(self, x):
     return wide_outputs(self, choices.value("sign", (1, -1)) * x)
 
 
+def added(self, x):
+    x = nn.Dense(choices.width("w", (4, 8)))(x)
+    return nn.Dense(3)(x + nn.Dense(choices.width("v", (4, 8)))(x))
+
+
+def added_to_a_number(self, x):
+    return nn.Dense(3)(nn.Dense(choices.width("w", (4, 8)))(x) + nn.Dense(8)(x))
+
+
+def added_at_the_widest(self, x):
+    return nn.Dense(3)(nn.Dense(choices.width("w", (4, 8)))(x) + nn.Dense(choices.width("v", (8, 16)))(x))
+
+
+def added_by_hand(self, x):
+    return added_to_a_number(self, choices.value("sign", (1, -1)) * x)
+
+
+def cut_by_a_number(self, x):
+    heads, size = choices.width("heads", (1, 2)), choices.width("size", (3, 6))
+    return nn.Dense(3)(nn.Dense(heads * size)(x).reshape(x.shape[0], 12 // 6, 6).sum(1))
+
+
 def later(self, x):
     kind = choices.value("kind", ("a", "b"))
     return nn.Dense(choices.width("size", (2, 4)) if kind == "b" else 4)(x)
@@ -117,6 +139,20 @@ def later(self, x):
         (in_a_loop, rf"{HERE}: a choice is asked for inside `scan`"),
         (wide_outputs, rf"{HERE}: the shape of the outputs depends on the width 'out'; give the last layer a fixed"),
         (wide_outputs_by_hand, rf"{HERE}: the shape of the outputs depends on the width 'out'"),
+        (
+            added,
+            rf"{HERE}: arrays of other widths meet \(w=[48], v=[48]\): add got .* \(2, [48]\), \(2, [48]\); give",
+        ),
+        (
+            added_to_a_number,
+            rf"{HERE}: arrays of other widths meet \(w=4\): .*; give layers that are added one width name",
+        ),
+        (added_at_the_widest, rf"{HERE}: arrays of other widths meet \(w=8, v=16\): "),
+        (added_by_hand, rf"{HERE}: arrays of other widths meet \(w=4\): "),
+        (
+            cut_by_a_number,
+            rf"{HERE}: arrays of other widths meet \(.*\): cannot reshape .*take other sizes from the shapes",
+        ),
         (keeps_state, "the model keeps state in 'counter'"),
         (nothing, "the model has no choice between two options"),
     ],
@@ -124,6 +160,14 @@ def later(self, x):
 def test_a_model_that_cannot_be_searched_is_told_where(call, message):
     with pytest.raises(ValueError, match=message):
         choices.searchable(model_of(call), X)
+
+
+def test_an_error_that_no_width_explains_stays_as_it_is():
+    def two_inputs(self, x, y):
+        return nn.Dense(choices.width("size", (2, 4)))(x + y)
+
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        choices.searchable(model_of(two_inputs), X)
 
 
 def test_options_are_checked_where_they_stand():

@@ -16,7 +16,7 @@ from jaxnas.base import Arch, Aux, Context, Network, PyTree, SearchSpace, Skelet
 from jaxnas.catalog import Entry
 from jaxnas.checks import check_arch
 from jaxnas.choices import linen, nnx
-from jaxnas.choices.asking import Asking, Found, Size, listening
+from jaxnas.choices.asking import Asking, Found, Size, listening, tracing
 from jaxnas.choices.costing import Costs, cost_table, counts_of, exact_program
 from jaxnas.choices.model import Traced, forms_of
 from jaxnas.choices.outside import Declared
@@ -69,7 +69,7 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), example)
     traced = traced_model(model)
     trace = Asking("all", traced.framework)
-    with listening(trace):
+    with tracing(trace):
         params, stats = forms_of(traced, example)
         jax.eval_shape(lambda p, s, x: traced.apply(p, s, None, x, True, None), params, stats, example)
     if not any(len(found.options) > 1 for found in trace.found.values()):
@@ -227,7 +227,7 @@ def _changed_outputs(source: Source) -> set[str]:
     traced = source.traced
 
     def given(taken: Mapping[str, int]) -> Any:
-        with listening(Asking("one", traced.framework, taken, dict(source.found), True)):
+        with tracing(Asking("one", traced.framework, taken, dict(source.found), True)):
             params, stats = forms_of(traced, source.example)
             return jax.eval_shape(
                 lambda p, s, x: traced.apply(p, s, None, x, True, None)[0], params, stats, source.example
