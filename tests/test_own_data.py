@@ -71,3 +71,37 @@ def test_inputs_that_no_network_of_a_space_reads_are_told():
         jaxnas.run(
             jaxnas.Darts(batch_size=8), "nasbench201", data.from_arrays(pair, pair, pair), jaxnas.Training(batch_size=8)
         )
+
+
+def flat_images(*shape):
+    pair = np.random.default_rng(0).integers(0, 255, (40, *shape), dtype=np.uint8), np.arange(40) % 2
+    return data.from_arrays(pair, pair, pair)
+
+
+def test_images_that_only_networks_designed_by_hand_do_not_take_are_taken_without_these(monkeypatch):
+    dataset, example = flat_images(1, 64, 1), jnp.zeros((1, 1, 64, 1))
+    refused("the tutorial network pools twice.*, got", Net(2), dataset, example)
+
+    class Prepared(Exception):
+        """The checks of the road are done."""
+
+    def prepare(self, problem):
+        raise Prepared
+
+    monkeypatch.setattr(jaxnas.Darts, "prepare", prepare)
+    entry = jaxnas.searchable(Net(2), example).entry
+    training = jaxnas.Training(batch_size=8)
+    with pytest.raises(Prepared):
+        jaxnas.run(jaxnas.Darts(batch_size=8), entry, dataset, training, hand_designed=False)
+
+
+def test_arrays_of_images_are_told_what_arrays_can_be():
+    last = r"images are \[N, H, W, C\], channels last \(np.moveaxis.*smallest that go are 4×4: give such arrays$"
+    training = jaxnas.Training(batch_size=8)
+    with pytest.raises(ValueError, match=last):
+        jaxnas.run(jaxnas.Darts(batch_size=8), "nasbench201", flat_images(3, 32, 32), training)
+    images = np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 2
+    with pytest.raises(
+        data.DataError, match=r"train images \(8, 8, 1\); give arrays \[N, H, W, C\], channels last, of one"
+    ):
+        data.from_arrays(images, (images[0][:, :4], images[1]))

@@ -16,6 +16,7 @@ from jaxnas.base import Arch, Array, Context, Key, Network, Objective, PyTree, S
 from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset, Examples
+from jaxnas.data.dataset import IN_MEMORY
 from jaxnas.fit.devices import Devices, join, spread
 from jaxnas.fit.matching import check_inputs, check_outputs
 from jaxnas.fit.memory import Lighter, divisors, memory_check
@@ -149,10 +150,12 @@ def objective_of(training: Training, dataset: Dataset) -> Objective:
     return dataset.objective._replace(loss=classification(training.label_smoothing).loss)
 
 
-def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset: Dataset, dtype: Dtype) -> None:
+def check_networks(
+    entry: Entry, space: SearchSpace, training: Training, dataset: Dataset, dtype: Dtype, hand_designed: bool = True
+) -> None:
     """Builds all networks of a space that may be trained and runs each on a batch of shapes alone.
 
-    dtype: of their activations.
+    dtype: of their activations. hand_designed: whether the smallest of `by_hand` is trained too.
 
     Raises: ValueError where one does not go with the images, with the smallest that would do, or with the dtype, and
     where a model of one's own was made searchable for other inputs or gives no logits of the classes.
@@ -172,7 +175,7 @@ def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset
         return [
             entry.network(arch, skeleton, space),
             *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
-            *([tutorial_cnn(image_shape, dataset.num_outputs, dtype)] if has_images(dataset) else []),
+            *([tutorial_cnn(image_shape, dataset.num_outputs, dtype)] if hand_designed and has_images(dataset) else []),
         ]
 
     networks = fitting(build, dataset)
@@ -221,6 +224,11 @@ def fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> 
         else:  # something else than the size is wrong
             raise
         hint = f"the smallest images that go are {side}×{side}: --size {side} makes them so"
+        if dataset.source in IN_MEMORY:
+            hint = (
+                "images are [N, H, W, C], channels last (np.moveaxis(images, 1, -1) brings them there), and the "
+                f"smallest that go are {side}×{side}: give such arrays"
+            )
         raise ValueError(f"{error}; {hint}") from None
 
 
