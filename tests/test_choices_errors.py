@@ -175,6 +175,10 @@ def test_options_are_checked_where_they_stand():
         (lambda: choices.width("size", (0, 2)), rf"{HERE}: the width 'size' must have positive integers, got \[0, 2\]"),
         (lambda: choices.width("size", ()), "has 0 options"),
         (lambda: choices.width("a b", (1, 2)), "without spaces"),
+        (
+            lambda: choices.one_of("a", [nn.Dense(4)]),
+            rf"{HERE}: the layers of 'a' are a list: give a dictionary of name",
+        ),
         (lambda: choices.value("v", (1, 1)), "has an option twice: 1, 1"),
         (lambda: choices.depth("d", [choices.skip], (0, 2)), "has 1 blocks, so it cannot be"),
         (lambda: choices.join("j", {"a": X}, ("a", "b")), "joins b; there are a"),
@@ -182,6 +186,14 @@ def test_options_are_checked_where_they_stand():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize("example", [(1, 8, 8, 1), {"a": X, "b": 3.0}, jnp.zeros(()), "digits"])
+def test_an_example_is_of_arrays_with_an_axis_of_examples(example):
+    with pytest.raises(
+        ValueError, match=r"whose first axis is that of the examples, got .*give jnp\.zeros\(\(1, 8, 8, 1"
+    ):
+        choices.searchable(own_models.ConvNet(), example)
 
 
 class Sized(nn.Module):

@@ -56,7 +56,7 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     first axis is that of the examples. name: of the space, which genotypes have.
 
     Raises: ValueError, with the line of the model, for choices that contradict each other, that change nothing, or that
-    a supernet cannot follow.
+    a supernet cannot follow, and for outputs whose shape depends on a choice; and for an example that is no such batch.
 
     >>> import flax.linen as nn
     >>> from jaxnas.choices import width
@@ -66,7 +66,7 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     >>> own.network(own.space.from_genotype("hidden=8")).costs
     {'params': 41, 'macs': 32}
     """
-    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), example)
+    example = _form_of(example)
     traced = traced_model(model)
     trace = Asking("all", traced.framework)
     with tracing(trace):
@@ -95,6 +95,17 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     units = functools.cache(lambda: Units(parts))
     entry = _entry(space, supernet, network, costs, example)
     return Searchable(space, supernet, network, entry, costs, table, units)
+
+
+def _form_of(example: PyTree) -> PyTree:
+    """Shapes and types of a batch of inputs. Raises ValueError where a leaf is no array with an axis of examples."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(example):
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(
+                "the example is a batch of inputs, arrays whose first axis is that of the examples, got "
+                f"{jax.tree_util.keystr(path)} {leaf!r:.80}; give jnp.zeros((1, 8, 8, 1)) for images of 8x8, say"
+            )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.result_type(leaf)), example)
 
 
 def traced_model(model: Any) -> Traced:
