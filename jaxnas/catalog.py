@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnas.base import Arch, ArchWeights, Network, SearchSpace, Skeleton, Supernet
+from jaxnas.base import Arch, ArchWeights, Network, PyTree, SearchSpace, Skeleton, Supernet
 from jaxnas.hardware import (
     LatencyTable,
     Structure,
@@ -85,7 +85,8 @@ class Entry(NamedTuple):
     multiply-adds, {"params": [P], "macs": [P]}.
     latency: (skeleton, images of a batch) -> milliseconds of each operation on this device. by_hand: name -> (the most
     multiply-adds, skeleton) -> a network that people have designed in this space, a baseline. dtypes: those of
-    `Skeleton.dtype` that its networks and its supernet obey.
+    `Skeleton.dtype` that its networks and its supernet obey. example: shapes of a batch of the only inputs that its
+    networks are for, where they do not follow the skeleton.
 
     >>> def supernet(skeleton, **how):
     ...     return darts_supernet(skeleton, 2, **how)
@@ -115,6 +116,7 @@ class Entry(NamedTuple):
     by_hand: Mapping[str, Callable[[int, Skeleton], Network]] = MappingProxyType({})
     costs: Callable[[Mapping[str, np.ndarray], Skeleton], dict[str, np.ndarray]] | None = None
     dtypes: tuple[str, ...] = ("float32",)
+    example: PyTree | None = None
 
 
 def _of_genotype(genotype: Mapping[str, Any], skeleton: Skeleton) -> SearchSpace:

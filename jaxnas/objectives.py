@@ -59,6 +59,16 @@ CLASSIFICATION = classification()
 """The default of all that takes an objective."""
 
 
+def takes_logits(objective: Objective) -> bool:
+    """Whether an objective is one of `classification`, whose outputs are logits [B, K].
+
+    >>> takes_logits(classification(label_smoothing=0.1)), takes_logits(regression())
+    (True, False)
+    """
+    own, known = (getattr(loss, "__code__", None) for loss in (objective.loss, CLASSIFICATION.loss))
+    return own is known
+
+
 def regression() -> Objective:
     """The squared error, and its negative as the metric: outputs [B] or [B, W], targets numbers [B] or [B, W].
 

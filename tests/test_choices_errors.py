@@ -87,6 +87,36 @@ def nothing(self, x):
     return nn.Dense(4)(x)
 
 
+def wide_outputs(self, x):
+    return {"fixed": nn.Dense(3)(x), "wide": nn.Dense(choices.width("out", (5, 10)))(x)}
+
+
+def wide_outputs_by_hand(self, x):
+    return wide_outputs(self, choices.value("sign", (1, -1)) * x)
+
+
+def added(self, x):
+    x = nn.Dense(choices.width("w", (4, 8)))(x)
+    return nn.Dense(3)(x + nn.Dense(choices.width("v", (4, 8)))(x))
+
+
+def added_to_a_number(self, x):
+    return nn.Dense(3)(nn.Dense(choices.width("w", (4, 8)))(x) + nn.Dense(8)(x))
+
+
+def added_at_the_widest(self, x):
+    return nn.Dense(3)(nn.Dense(choices.width("w", (4, 8)))(x) + nn.Dense(choices.width("v", (8, 16)))(x))
+
+
+def added_by_hand(self, x):
+    return added_to_a_number(self, choices.value("sign", (1, -1)) * x)
+
+
+def cut_by_a_number(self, x):
+    heads, size = choices.width("heads", (1, 2)), choices.width("size", (3, 6))
+    return nn.Dense(3)(nn.Dense(heads * size)(x).reshape(x.shape[0], 12 // 6, 6).sum(1))
+
+
 def later(self, x):
     kind = choices.value("kind", ("a", "b"))
     return nn.Dense(choices.width("size", (2, 4)) if kind == "b" else 4)(x)
@@ -107,6 +137,22 @@ def later(self, x):
         (by_the_width, rf"{HERE}: with another width the model computes something else"),
         (fewer_of_more, rf"{HERE}: features become more where a width becomes less"),
         (in_a_loop, rf"{HERE}: a choice is asked for inside `scan`"),
+        (wide_outputs, rf"{HERE}: the shape of the outputs depends on the width 'out'; give the last layer a fixed"),
+        (wide_outputs_by_hand, rf"{HERE}: the shape of the outputs depends on the width 'out'"),
+        (
+            added,
+            rf"{HERE}: arrays of other widths meet \(w=[48], v=[48]\): add got .* \(2, [48]\), \(2, [48]\); give",
+        ),
+        (
+            added_to_a_number,
+            rf"{HERE}: arrays of other widths meet \(w=4\): .*; give layers that are added one width name",
+        ),
+        (added_at_the_widest, rf"{HERE}: arrays of other widths meet \(w=8, v=16\): "),
+        (added_by_hand, rf"{HERE}: arrays of other widths meet \(w=4\): "),
+        (
+            cut_by_a_number,
+            rf"{HERE}: arrays of other widths meet \(.*\): cannot reshape .*take other sizes from the shapes",
+        ),
         (keeps_state, "the model keeps state in 'counter'"),
         (nothing, "the model has no choice between two options"),
     ],
@@ -116,11 +162,23 @@ def test_a_model_that_cannot_be_searched_is_told_where(call, message):
         choices.searchable(model_of(call), X)
 
 
+def test_an_error_that_no_width_explains_stays_as_it_is():
+    def two_inputs(self, x, y):
+        return nn.Dense(choices.width("size", (2, 4)))(x + y)
+
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        choices.searchable(model_of(two_inputs), X)
+
+
 def test_options_are_checked_where_they_stand():
     for make, message in (
         (lambda: choices.width("size", (0, 2)), rf"{HERE}: the width 'size' must have positive integers, got \[0, 2\]"),
         (lambda: choices.width("size", ()), "has 0 options"),
         (lambda: choices.width("a b", (1, 2)), "without spaces"),
+        (
+            lambda: choices.one_of("a", [nn.Dense(4)]),
+            rf"{HERE}: the layers of 'a' are a list: give a dictionary of name",
+        ),
         (lambda: choices.value("v", (1, 1)), "has an option twice: 1, 1"),
         (lambda: choices.depth("d", [choices.skip], (0, 2)), "has 1 blocks, so it cannot be"),
         (lambda: choices.join("j", {"a": X}, ("a", "b")), "joins b; there are a"),
@@ -128,6 +186,14 @@ def test_options_are_checked_where_they_stand():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize("example", [(1, 8, 8, 1), {"a": X, "b": 3.0}, jnp.zeros(()), "digits"])
+def test_an_example_is_of_arrays_with_an_axis_of_examples(example):
+    with pytest.raises(
+        ValueError, match=r"whose first axis is that of the examples, got .*give jnp\.zeros\(\(1, 8, 8, 1"
+    ):
+        choices.searchable(own_models.ConvNet(), example)
 
 
 class Sized(nn.Module):

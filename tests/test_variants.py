@@ -544,7 +544,7 @@ def test_what_cannot_be_is_refused():
         (lambda: drnas(-1.0), "of the divergence"),
         (lambda: fair_darts(-1.0), "of the zero-one loss"),
         (lambda: above(None, 0, 1.0), "threshold must be more than 0 and less than 1, got 1.0"),
-        (lambda: darts_minus(10, ("a", "b")), "needs an option 'skip_connect'; there are a, b"),
+        (lambda: darts_minus(10, ("a", "b")), "needs an option 'skip_connect'; there are a, b: take a space"),
         (lambda: beta_darts(10, -1.0), "last not negative"),
         (lambda: smooth_darts(10, "wild"), 'must be "random" or "adversarial"'),
         (lambda: smooth_darts(0), "numbers must be positive"),

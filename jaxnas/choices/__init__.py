@@ -23,7 +23,8 @@ def one_of(name: str, layers: Mapping[str, Any]) -> Any:
 
     Returns: a layer, which is called as the options are. Outside of a search it is the first option.
 
-    Raises: ValueError, with the line of the model, for less than one option, or one layer in two options.
+    Raises: ValueError, with the line of the model, for layers without names, less than one option, or one
+    layer in two options.
 
     >>> import flax.linen as nn
     >>> import jax.numpy as jnp
@@ -33,6 +34,10 @@ def one_of(name: str, layers: Mapping[str, Any]) -> Any:
     >>> [own.network(jnp.array([entry])).costs["params"] for entry in (0, 1)]
     [16, 4]
     """
+    if not isinstance(layers, Mapping):
+        raise ValueError(
+            f"{line()}: the layers of {name!r} are a {type(layers).__name__}: give a dictionary of name -> layer"
+        )
     check_options(name, tuple(layers))
     modules = _modules(layers.values())
     if len({id(layer) for layer in modules}) < len(modules):

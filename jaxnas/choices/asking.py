@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import dataclasses
 import os
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -129,6 +130,35 @@ def listening(trace: Asking) -> Iterator[Asking]:
         ) from error
     finally:
         _NOW.reset(token)
+
+
+@contextlib.contextmanager
+def tracing(trace: Asking) -> Iterator[Asking]:
+    """`listening`, of a trace with some widths, which arrays of a right model fit.
+
+    Raises: ValueError, with the line of the model and the widths, where arrays do not fit each other.
+    """
+    try:
+        with listening(trace):
+            yield trace
+    except TypeError as error:
+        sizes = {
+            found.name: found.options[trace.number(found)]
+            for found in trace.found.values()
+            if found.kind == "width" and len(found.options) > 1
+        }
+        there = set(re.findall(r"\d+", str(error)))
+        named = {name: size for name, size in sizes.items() if str(size) in there}
+        if not named and trace.closed:  # the widest went well, so that it is the widths, or what is made of them
+            named = sizes
+        if "shape" not in str(error) or not named:
+            raise
+        told = ", ".join(f"{name}={size}" for name, size in named.items())
+        raise ValueError(
+            f"{line_of(traceback.extract_tb(error.__traceback__))}: arrays of other widths meet ({told}): "
+            f"{' '.join(str(error).rstrip('.').split())}; give layers that are added one width name, and take other "
+            "sizes from the shapes of arrays"
+        ) from error
 
 
 _OWN = os.path.dirname(os.path.abspath(__file__))

@@ -72,6 +72,12 @@ class Parts:
                 found.setdefault(name, set()).add(under(plan.regions.path(region)))
         return found
 
+    def changed_outputs(self) -> set[str]:
+        """The choices that the shape of what the model gives depends on."""
+        layouts = self.plan.layouts
+        axes = [axis for ref in self.plan.outputs if isinstance(ref, int) for axis in self.plan.axes[ref]]
+        return set().union(*(layouts.names(axis) for axis in axes if layouts.changes(axis)))
+
     def used(self, taken: Mapping[str, Any]) -> list[Any]:
         """Of each parameter a mask that broadcasts against it; traceable."""
         layouts = self.plan.layouts

@@ -16,7 +16,7 @@ from jaxnas.base import Arch, Aux, Context, Network, PyTree, SearchSpace, Skelet
 from jaxnas.catalog import Entry
 from jaxnas.checks import check_arch
 from jaxnas.choices import linen, nnx
-from jaxnas.choices.asking import Asking, Found, Size, listening
+from jaxnas.choices.asking import Asking, Found, Size, listening, tracing
 from jaxnas.choices.costing import Costs, cost_table, counts_of, exact_program
 from jaxnas.choices.model import Traced, forms_of
 from jaxnas.choices.outside import Declared
@@ -56,7 +56,7 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     first axis is that of the examples. name: of the space, which genotypes have.
 
     Raises: ValueError, with the line of the model, for choices that contradict each other, that change nothing, or that
-    a supernet cannot follow.
+    a supernet cannot follow, and for outputs whose shape depends on a choice; and for an example that is no such batch.
 
     >>> import flax.linen as nn
     >>> from jaxnas.choices import width
@@ -66,10 +66,10 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     >>> own.network(own.space.from_genotype("hidden=8")).costs
     {'params': 41, 'macs': 32}
     """
-    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), example)
+    example = _form_of(example)
     traced = traced_model(model)
     trace = Asking("all", traced.framework)
-    with listening(trace):
+    with tracing(trace):
         params, stats = forms_of(traced, example)
         jax.eval_shape(lambda p, s, x: traced.apply(p, s, None, x, True, None), params, stats, example)
     if not any(len(found.options) > 1 for found in trace.found.values()):
@@ -82,6 +82,7 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
         return _without_supernet(source, values[0], name)
     parts = Parts(source)
     _enter_conditions(trace.found, parts)
+    _check_outputs(trace.found, parts.changed_outputs())
     costs = parts.costs()
 
     def of_one(arch: Arch) -> dict[str, int]:
@@ -92,7 +93,19 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     supernet = make_supernet(source, space, network)
     table = functools.cache(lambda: cost_table(space, costs))
     units = functools.cache(lambda: Units(parts))
-    return Searchable(space, supernet, network, _entry(space, supernet, network, costs), costs, table, units)
+    entry = _entry(space, supernet, network, costs, example)
+    return Searchable(space, supernet, network, entry, costs, table, units)
+
+
+def _form_of(example: PyTree) -> PyTree:
+    """Shapes and types of a batch of inputs. Raises ValueError where a leaf is no array with an axis of examples."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(example):
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(
+                "the example is a batch of inputs, arrays whose first axis is that of the examples, got "
+                f"{jax.tree_util.keystr(path)} {leaf!r:.80}; give jnp.zeros((1, 8, 8, 1)) for images of 8x8, say"
+            )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.result_type(leaf)), example)
 
 
 def traced_model(model: Any) -> Traced:
@@ -132,6 +145,16 @@ def _enter_conditions(found: Mapping[str, Found], parts: Parts) -> None:
             raise ValueError(
                 f"{choice.where}: the choice {choice.name!r} changes nothing that the model gives; use what it gives, "
                 "or leave it out"
+            )
+
+
+def _check_outputs(found: Mapping[str, Found], changing: set[str]) -> None:
+    """Raises ValueError, with the line of the model, where the form of what it gives depends on a choice."""
+    for choice in found.values():
+        if choice.name in changing:
+            raise ValueError(
+                f"{choice.where}: the shape of the outputs depends on the {choice.kind} {choice.name!r}; give the last "
+                "layer a fixed number of features"
             )
 
 
@@ -186,6 +209,7 @@ def _zeros(form: Any) -> Any:
 
 def _without_supernet(source: Source, value: Found, name: str) -> Searchable:
     """Of a model with Python values: a space and networks."""
+    _check_outputs(source.found, _changed_outputs(source))
     space: SearchSpace
 
     def costs(archs: Any) -> dict[str, np.ndarray]:
@@ -203,9 +227,25 @@ def _without_supernet(source: Source, value: Found, name: str) -> Searchable:
 
     supernet = Supernet(space, refuse, refuse, refuse, refuse, network, refuse, refuse, shape_of_one(source.example))
     entry = Entry(
-        name, lambda skeleton: space, refuse, lambda arch, skeleton, own: network(arch), vocabulary=vocabulary(space)
-    )
+        name, lambda skeleton: space, refuse, lambda arch, skeleton, own: network(arch), vocabulary=vocabulary(space),
+        example=source.example,
+    )  # fmt: skip
     return Searchable(space, supernet, network, entry, costs, refuse, refuse)
+
+
+def _changed_outputs(source: Source) -> set[str]:
+    """The choices of which one option alone changes the form of what the widest network gives."""
+    traced = source.traced
+
+    def given(taken: Mapping[str, int]) -> Any:
+        with tracing(Asking("one", traced.framework, taken, dict(source.found), True)):
+            params, stats = forms_of(traced, source.example)
+            return jax.eval_shape(
+                lambda p, s, x: traced.apply(p, s, None, x, True, None)[0], params, stats, source.example
+            )
+
+    whole = given({})
+    return {c.name for c in source.found.values() for o in range(len(c.options)) if given({c.name: o}) != whole}
 
 
 def vocabulary(space: SearchSpace) -> tuple[str, ...]:
@@ -213,8 +253,10 @@ def vocabulary(space: SearchSpace) -> tuple[str, ...]:
     return tuple(f"{choice.name}={option}" for choice in space.choices for option in choice.options)
 
 
-def _entry(space: SearchSpace, supernet: Supernet, network: Callable[[Arch], Network], costs: Costs) -> Entry:
-    """What the road takes. Its skeletons are not read: the model says all of itself."""
+def _entry(
+    space: SearchSpace, supernet: Supernet, network: Callable[[Arch], Network], costs: Costs, example: PyTree
+) -> Entry:
+    """What the road takes. Its skeletons are not read: the model says all of itself, for inputs as the example."""
     program, structure = exact_program(space, costs)
 
     def of_taken(taken: Mapping[str, np.ndarray], skeleton: Skeleton) -> dict[str, np.ndarray]:
@@ -229,4 +271,5 @@ def _entry(space: SearchSpace, supernet: Supernet, network: Callable[[Arch], Net
         cost_table=None if structure is None else lambda skeleton: program,
         structure=structure,
         costs=of_taken,
+        example=example,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnas.base import Arch, ArchWeights, Aux, Context, Network, PyTree, SearchSpace, Supernet
 from jaxnas.checks import checked_supernet
-from jaxnas.choices.asking import Asking, Found, listening
+from jaxnas.choices.asking import Asking, Found, tracing
 from jaxnas.choices.axes import Axis, Conflict, Layouts, Number, number_of
 from jaxnas.choices.model import Traced, forms_of
 from jaxnas.choices.parts import Parts
@@ -57,7 +57,7 @@ class Source:
     def listen(self, number: int) -> Any:
         """One of the traces that are compared."""
         taken = {name: option for name, option in self.design.taken(number).items() if option >= 0}
-        return listening(Asking("all", self.traced.framework, taken, dict(self.found), True))
+        return tracing(Asking("all", self.traced.framework, taken, dict(self.found), True))
 
     @functools.cached_property
     def forms(self) -> list[Any]:

@@ -41,7 +41,7 @@ def from_arrays(
 ) -> Dataset:
     """The data set of arrays, each part a pair (inputs, targets).
 
-    Inputs that are one array uint8 [N, H, W, C] are images, which get the `augmentation`, by default
+    Inputs that are one array uint8 [N, H, W, C], channels last, are images, which get the `augmentation`, by default
     `usual_augmentation` without flips. All other inputs, any pytree of arrays [N, …] of numbers, go to the network as
     they are: standardize columns first. Targets that are integers [N] are classes 0 … K - 1, by default named by their
     numbers and learned by `classification()`. One array of floats is learned by `regression()`; anything else needs an

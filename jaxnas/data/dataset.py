@@ -23,6 +23,9 @@ from jaxnas.parallel import block, joined
 RESIZE = "bring them to one size by --size 32, or size=32 of jaxnas.data.load_dataset"
 """The remedy for images of different sizes."""
 
+IN_MEMORY = ("", "arrays")
+"""Sources of data sets that were arrays when they were given, which nothing here resizes."""
+
 
 class DataError(ValueError):
     """Data that is not there, cannot be read, or does not fit; the message is one line with the remedy."""
@@ -242,8 +245,9 @@ class Dataset:
                 f"{part}_images must be uint8 [N, H, W, C], or float32 where they are normalized, got {_form(images)}"
             )
         if images.shape[1:] != self.image_shape:
+            remedy = "give arrays [N, H, W, C], channels last, of one size" if self.source in IN_MEMORY else RESIZE
             raise DataError(
-                f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; {RESIZE}"
+                f"{self.name}: {part} images are {images.shape[1:]} and train images {self.image_shape}; {remedy}"
             )
 
     def _check_form(self, part: str, examples: Examples) -> None:

@@ -226,7 +226,7 @@ class _Keys(NamedTuple):
 def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None) -> tuple[Problem, LatencyTable | None]:
     """What the method is to solve, checked; the measured latency where that is limited, which takes seconds."""
     entry = entry_of(road.space)
-    if has_images(dataset):
+    if road.hand_designed and has_images(dataset):
         fitting(lambda image_shape: tutorial_cnn(image_shape, dataset.num_outputs), dataset)
     check_training(road.training, dataset, road.seed, devices)
     skeleton = skeleton_of(road.training, dataset, road.dtype)
@@ -237,7 +237,7 @@ def _problem(road: Road, dataset: Dataset, devices: Devices, folder: str | None)
         raise ValueError(f"latency_table {given} limits nothing without max_latency_ms")
     if road.limits.latency_ms is not None and given is None and devices.coordinator is not None:
         raise ValueError("max_latency_ms is measured, by each process otherwise: leave out devices.coordinator")
-    check_networks(entry, space, road.training, dataset, road.dtype)
+    check_networks(entry, space, road.training, dataset, road.dtype, road.hand_designed)
     latency = None
     if road.limits.latency_ms is not None:  # last: it takes time
         kept = None if folder is None else Path(folder) / "latency.json"

@@ -16,12 +16,14 @@ from jaxnas.base import Arch, Array, Context, Key, Network, Objective, PyTree, S
 from jaxnas.cache import enable_cache
 from jaxnas.catalog import Entry
 from jaxnas.data import Dataset, Examples
+from jaxnas.data.dataset import IN_MEMORY
 from jaxnas.fit.devices import Devices, join, spread
+from jaxnas.fit.matching import check_inputs, check_outputs
 from jaxnas.fit.memory import Lighter, divisors, memory_check
 from jaxnas.fit.problem import Problem, Stop
 from jaxnas.fit.settings import Dtype, Training, check_accumulate, has_images, image_shape_of, skeleton_of
 from jaxnas.networks import accumulated, resnet_within, tutorial_cnn
-from jaxnas.objectives import classification
+from jaxnas.objectives import classification, takes_logits
 from jaxnas.parallel import is_first_process, local
 from jaxnas.ranges import check_settings
 from jaxnas.runfolder import RunFolder, Stage
@@ -148,18 +150,23 @@ def objective_of(training: Training, dataset: Dataset) -> Objective:
     return dataset.objective._replace(loss=classification(training.label_smoothing).loss)
 
 
-def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset: Dataset, dtype: Dtype) -> None:
+def check_networks(
+    entry: Entry, space: SearchSpace, training: Training, dataset: Dataset, dtype: Dtype, hand_designed: bool = True
+) -> None:
     """Builds all networks of a space that may be trained and runs each on a batch of shapes alone.
 
-    dtype: of their activations.
+    dtype: of their activations. hand_designed: whether the smallest of `by_hand` is trained too.
 
-    Raises: ValueError where one does not go with the images, with the smallest that would do, or with the dtype.
+    Raises: ValueError where one does not go with the images, with the smallest that would do, or with the dtype, and
+    where a model of one's own was made searchable for other inputs or gives no logits of the classes.
     """
     if dtype not in entry.dtypes:
         raise ValueError(
             f"dtype {dtype}: the networks over {entry.name} are computed in {' or '.join(entry.dtypes)}; leave it out, "
             "and give the layers of a model of your own their dtype"
         )
+    if entry.example is not None:
+        check_inputs(entry.example, dataset)
     arch_key, key = jax.random.split(jax.random.key(0))
     arch = space.sample(arch_key)
 
@@ -168,7 +175,7 @@ def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset
         return [
             entry.network(arch, skeleton, space),
             *([entry.together(skeleton, space)] if training.share_step and entry.together else []),
-            *([tutorial_cnn(image_shape, dataset.num_outputs, dtype)] if has_images(dataset) else []),
+            *([tutorial_cnn(image_shape, dataset.num_outputs, dtype)] if hand_designed and has_images(dataset) else []),
         ]
 
     networks = fitting(build, dataset)
@@ -186,12 +193,14 @@ def check_networks(entry: Entry, space: SearchSpace, training: Training, dataset
             outputs = network.apply_path(network.init(init_key), arch, inputs, context)[0]
         else:
             outputs = network.apply(network.init(init_key)[0], inputs, context)[0]
+        if takes_logits(dataset.objective):
+            check_outputs(outputs, dataset)
         return dataset.objective.loss(outputs, targets)
 
     for network in networks:
         try:
             jax.eval_shape(functools.partial(forward, network=network), key, examples)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, IndexError, TypeError) as error:
             if has_images(dataset):
                 raise
             raise ValueError(
@@ -215,6 +224,11 @@ def fitting(build: Callable[[tuple[int, int, int]], Made], dataset: Dataset) -> 
         else:  # something else than the size is wrong
             raise
         hint = f"the smallest images that go are {side}×{side}: --size {side} makes them so"
+        if dataset.source in IN_MEMORY:
+            hint = (
+                "images are [N, H, W, C], channels last (np.moveaxis(images, 1, -1) brings them there), and the "
+                f"smallest that go are {side}×{side}: give such arrays"
+            )
         raise ValueError(f"{error}; {hint}") from None
 
 

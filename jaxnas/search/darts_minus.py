@@ -40,7 +40,10 @@ def darts_minus(
     """
     if skip not in operations:
         known = ", ".join(operations) or "none that all slots have"
-        raise ValueError(f"the auxiliary skip needs an option {skip!r}; there are {known}")
+        raise ValueError(
+            f"the auxiliary skip needs an option {skip!r}; there are {known}: take a space whose slots all have a skip "
+            "connection, such as darts or nasbench201"
+        )
     if total_steps < 1:
         raise ValueError(f"total_steps must be at least 1, got {total_steps}")
     place = list(operations).index(skip)

@@ -13,17 +13,10 @@ from jaxnas.base import Context, PyTree
 from jaxnas.checks import inputs_form
 from jaxnas.choices import Searchable, searchable
 from jaxnas.choices import nnx as of_nnx
-from jaxnas.data import Dataset, network_inputs
+from jaxnas.data import Dataset
+from jaxnas.fit import matching
+from jaxnas.fit.matching import check_inputs, example_of
 from jaxnas.shrinking.distilling import Weights
-
-
-def example_of(dataset: Dataset, count: int = 1) -> PyTree:
-    """The shapes of a batch of inputs, as a network is given them."""
-
-    def of(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
-
-    return jax.eval_shape(lambda x: network_inputs(x, dataset.augmentation), jax.tree.map(of, dataset.train.inputs))
 
 
 def made_searchable(model: Any, dataset: Dataset) -> Searchable:
@@ -31,13 +24,7 @@ def made_searchable(model: Any, dataset: Dataset) -> Searchable:
     example = example_of(dataset)
     if not isinstance(model, Searchable):
         return searchable(model, example)
-    form = inputs_form(model.supernet, 1)
-    wanted, given = ([(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (form, example))
-    if wanted != given or str(jax.tree.structure(form)) != str(jax.tree.structure(example)):
-        raise ValueError(
-            f"the model was made searchable for inputs {_told(wanted)} of an example, and {dataset.name} has "
-            f"{_told(given)}: give it an example of this data"
-        )
+    check_inputs(inputs_form(model.supernet, 1), dataset)
     return model
 
 
@@ -49,14 +36,11 @@ def check_outputs(own: Searchable, dataset: Dataset) -> None:
 
     def losses(key: Any, x: Any, targets: Any) -> Any:
         outputs = network.apply(network.init(key)[0], x, Context())[0]
-        return outputs, dataset.objective.loss(outputs, targets)
+        if dataset.class_names:
+            matching.check_outputs(outputs, dataset)
+        return dataset.objective.loss(outputs, targets)
 
-    outputs, _ = jax.eval_shape(losses, jax.random.key(0), example, targets)
-    if dataset.class_names and outputs.shape[-1] != dataset.num_classes:
-        raise ValueError(
-            f"the model gives {outputs.shape[-1]} logits, and {dataset.name} has {dataset.num_classes} classes: make "
-            "the last layer as wide"
-        )
+    jax.eval_shape(losses, jax.random.key(0), example, targets)
 
 
 def weights_of(own: Searchable, given: Any) -> Weights:
@@ -104,7 +88,3 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {
         jax.tree_util.keystr(path): tuple(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _told(forms: Any) -> str:
-    return ", ".join(f"{dtype} {list(shape)}" for shape, dtype in forms)
