@@ -411,6 +411,13 @@ def test_data_of_another_shape_is_refused(own, trained, tmp_path):
         jaxnas.shrink(own, trained, data.from_arrays((x[:, :3], y)), SETTINGS, SHORT)
 
 
+def test_data_may_be_given_by_its_name(own, trained):
+    with pytest.raises(ValueError, match=r"inputs float32 \[4\].*digits has float32 \[8, 8, 1\]"):
+        jaxnas.shrink(own, trained, "digits", SETTINGS, SHORT)
+    with pytest.raises(ValueError, match="calibration_batch 32 is more than"):  # before data is looked for
+        jaxnas.shrink(own, trained, "nowhere", dataclasses.replace(SETTINGS, calibration=16), SHORT)
+
+
 def test_weights_are_taken_as_frameworks_have_them(own, trained):
     linen = {"params": trained.params, "batch_stats": trained.stats}
     for given in (linen, (trained.params, trained.stats)):
