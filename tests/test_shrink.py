@@ -377,7 +377,14 @@ def test_milliseconds_are_measured_and_limited(own, trained, dataset, tmp_path, 
 
 
 REFUSED = {
-    "a budget below the smallest": ({"settings": dataclasses.replace(SETTINGS, budgets=(0.001,))}, "smallest possible"),
+    "a share below the smallest": (
+        {"settings": dataclasses.replace(SETTINGS, budgets=(0.001,))},
+        r"^budget 0\.001, \S+ macs, is below the smallest network, which has 14 macs: .* up to 1 is a share",
+    ),
+    "a number below the smallest": (
+        {"settings": dataclasses.replace(SETTINGS, budgets=(2,))},
+        "^budget 2 is below the smallest network, which has 14 macs: .* up to 1 is a share",
+    ),
     "an unknown unit": ({"settings": dataclasses.replace(SETTINGS, cost="watts")}, "shrink.cost"),
     "no budget": ({"settings": dataclasses.replace(SETTINGS, budgets=())}, "at least one"),
     "a budget twice": ({"settings": dataclasses.replace(SETTINGS, budgets=(0.5, 0.5))}, "twice"),
@@ -423,6 +430,10 @@ def test_weights_are_taken_as_frameworks_have_them(own, trained):
     for given in (linen, (trained.params, trained.stats)):
         same = jax.tree.map(np.array_equal, weights_of(own, given), trained)
         assert all(jax.tree.leaves(same))
+    kernel = trained.params["Dense_0"]["kernel"]
+    params = {**trained.params, "Dense_0": {**trained.params["Dense_0"], "kernel": kernel.at[1, 2].set(jnp.nan)}}
+    with pytest.raises(ValueError, match=r"the parameter \['Dense_0'\]\['kernel'\] has NaN or infinity"):
+        weights_of(own, {**linen, "params": params})
     from flax import nnx
 
     module = own_models.NnxNet(nnx.Rngs(0))
