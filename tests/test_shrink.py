@@ -395,7 +395,7 @@ REFUSED = {
     "neither weights nor training": ({"weights": None}, "give the weights"),
     "weights of another model": ({"weights": {"params": {"Dense_0": {"kernel": np.zeros((4, 5))}}}}, "another model"),
     "no weights at all": ({"weights": 3}, "weights are"),
-    "a model without choices": ({"model": nn.Dense(3)}, "no choice"),
+    "a model without choices": ({"model": nn.Dense(3)}, r"no choice.* or .*declare them by jaxnas\.choices\.declared"),
     "too few logits": (
         {"model": nn.Sequential([lambda x: nn.Dense(choices.width("w", (1, 2)))(x), lambda x: nn.Dense(2)(x)])},
         "2 logits",
@@ -474,6 +474,8 @@ def test_choices_declared_outside_leave_the_model_as_it_is():
         "Block_1.Dense_1": ("2", "8"),
         "Block_1.there": ("0", "1"),
     }
+    made = choices.searchable(lambda: choices.declared(Plain(), {"Block_?/Dense_1": (2, 8)}), own_models.SEQUENCE)
+    assert [choice.name for choice in made.space.choices] == ["Block_0.Dense_1", "Block_1.Dense_1"]
     variables = Plain().init(jax.random.key(0), own_models.SEQUENCE)
     weights = weights_of(own, variables)
     x = jax.random.normal(jax.random.key(1), own_models.SEQUENCE.shape)
