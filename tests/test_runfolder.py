@@ -46,6 +46,12 @@ def test_another_identity_is_refused_with_each_difference_and_the_remedy(tmp_pat
     open_run(tmp_path, IDENTITY, {}).close()  # The refusal released the lock.
 
 
+def test_a_run_of_another_program_is_told_before_all_else_that_differs(tmp_path):
+    open_run(tmp_path, {"experiment": "one_shot", "data": {"classes": 10}, "seed": 1}, {}).close()
+    with pytest.raises(ValueError, match=r"holds a run of 'one_shot', and this is 'darts'; choose another folder$"):
+        open_run(tmp_path, {"experiment": "darts", "data": {"classes": 20}, "seed": 1}, {})
+
+
 def test_what_was_read_is_identity_and_its_path_is_not(tmp_path):
     table = {"rows": 3, "metrics": ["good"], "checksum": "aa"}
     open_run(tmp_path, {"table": table}, {"benchmark": "t.csv"}).close()
