@@ -238,10 +238,12 @@ def open_run(
     gives all processes of a run over several hosts the result that the first one reads; each process has a folder of
     its own.
 
-    Raises ValueError where the folder is of other settings or data or holds something else, BlockingIOError where
-    another process works in it, another OSError where it cannot be written.
+    Raises ValueError where the folder is of other settings or data or holds something else, and for what JSON cannot
+    hold, which is named; BlockingIOError where another process works in it, another OSError where it cannot be written.
     """
     check_loggers(loggers)
+    for settings in (identity, runtime):
+        _check_json(dict(settings), "")
     folder = expanded(path).absolute()
     wanted = json.loads(json.dumps(dict(identity), allow_nan=False))
     _check_run(folder, wanted)  # before anything is written, also the lock
@@ -255,6 +257,24 @@ def open_run(
     except BaseException:
         lock.close()
         raise
+
+
+def _check_json(value: Any, name: str) -> None:
+    """Raises ValueError for the first part of a value that JSON cannot hold, with its name, as "search.layers[2]"."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                _check_json(part, f"{name}.{key}" if name else str(key))
+        elif isinstance(value, list | tuple):
+            for index, part in enumerate(value):
+                _check_json(part, f"{name}[{index}]")
+        raise ValueError(
+            f"{name or 'the settings'}: {_short(value)} cannot be kept as JSON ({error}); settings of a run are finite "
+            "numbers of Python, texts, True, False, None, and lists and dictionaries of them: give the name of "
+            "anything else"
+        ) from error
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], where: tuple[str, str] = ("there", "now")) -> str:
