@@ -238,10 +238,12 @@ def open_run(
     gives all processes of a run over several hosts the result that the first one reads; each process has a folder of
     its own.
 
-    Raises ValueError where the folder is of other settings or data or holds something else, BlockingIOError where
-    another process works in it, another OSError where it cannot be written.
+    Raises ValueError where the folder is of other settings or data or holds something else, and for what JSON cannot
+    hold, which is named; BlockingIOError where another process works in it, another OSError where it cannot be written.
     """
     check_loggers(loggers)
+    for settings in (identity, runtime):
+        _check_json(dict(settings), "")
     folder = expanded(path).absolute()
     wanted = json.loads(json.dumps(dict(identity), allow_nan=False))
     _check_run(folder, wanted)  # before anything is written, also the lock
@@ -257,30 +259,49 @@ def open_run(
         raise
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _check_json(value: Any, name: str) -> None:
+    """Raises ValueError for the first part of a value that JSON cannot hold, with its name, as "search.layers[2]"."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                _check_json(part, f"{name}.{key}" if name else str(key))
+        elif isinstance(value, list | tuple):
+            for index, part in enumerate(value):
+                _check_json(part, f"{name}[{index}]")
+        raise ValueError(
+            f"{name or 'the settings'}: {_short(value)} cannot be kept as JSON ({error}); settings of a run are finite "
+            "numbers of Python, texts, True, False, None, and lists and dictionaries of them: give the name of "
+            "anything else"
+        ) from error
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], where: tuple[str, str] = ("there", "now")) -> str:
     """What differs between two identities, in JSON's terms, as "search.epochs: 12 there, 50 now; …"; "" for nothing.
 
-    Of two fingerprints that differ in their checksums alone it is said that the content has changed.
+    where: what is said behind the values of each, such as "in runs/a". Of two fingerprints that differ in their
+    checksums alone it is said that the content has changed.
     """
-    found = _differences(dict(there), dict(now), "")
+    found = _differences(dict(there), dict(now), "", where)
     more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
     return "; ".join(found[:_MOST]) + more
 
 
-def _differences(there: Any, now: Any, name: str) -> list[str]:
+def _differences(there: Any, now: Any, name: str, where: tuple[str, str]) -> list[str]:
     found: list[str] = []
     if isinstance(there, dict) and isinstance(now, dict):
         for key in sorted(there.keys() | now.keys()):
             if key != "checksum":
                 entry = f"{name}.{key}" if name else key
-                found += _differences(there.get(key, _ABSENT), now.get(key, _ABSENT), entry)
+                found += _differences(there.get(key, _ABSENT), now.get(key, _ABSENT), entry, where)
         if not found and there.get("checksum") != now.get("checksum"):
             found.append(f"{name}: the content has changed since, its checksum is another")
     elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
         for index, (old, new) in enumerate(zip(there, now, strict=True)):
-            found += _differences(old, new, f"{name}[{index}]")
+            found += _differences(old, new, f"{name}[{index}]", where)
     elif there != now:
-        found.append(f"{name}: {_short(there)} there, {_short(now)} now")
+        found.append(f"{name}: {_short(there)} {where[0]}, {_short(now)} {where[1]}")
     return found
 
 
@@ -335,6 +356,9 @@ def _check_run(folder: Path, identity: Mapping[str, Any]) -> bool:
         _check_strangers(folder)
         return False
     config = read_json(path, Config, "choose another folder")
+    program, own = config["identity"].get("experiment"), identity.get("experiment")
+    if program is not None and own is not None and program != own:  # then all else differs as well and says nothing
+        raise ValueError(f"{folder} holds a run of {_short(program)}, and this is {_short(own)}; choose another folder")
     if differing := differences(config["identity"], identity):
         raise ValueError(
             f"{folder} holds a run of other settings or data ({differing}); choose another folder, or give "

@@ -158,9 +158,17 @@ def describe(run: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _entry(description: Mapping[str, Any]) -> Entry:
-    from jaxnas.catalog import entry_of  # not before it is needed: it loads all of the library
+    """That of the library. Raises ValueError for the network of a space or a model of one's own, with what to give."""
+    from jaxnas.catalog import CATALOG, entry_of  # not before it is needed: it loads all of the library
 
-    return entry_of(description["genotype"].get("space", "darts"))
+    name = description["genotype"].get("space", "darts")
+    if not isinstance(name, str) or name not in CATALOG:
+        raise ValueError(
+            f"the network is over {name!r:.80}, which is no space of the library: give the entry of a space of your "
+            "own, or of what jaxnas.searchable made of your model, as in jaxnas.load(folder, space=own.entry); in "
+            "place of the program export, call jaxnas.export.export_run(folder, formats, space=own.entry)"
+        )
+    return entry_of(name)
 
 
 def space_of(description: Mapping[str, Any], entry: Entry | None = None) -> SearchSpace:

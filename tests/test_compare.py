@@ -117,7 +117,7 @@ def test_wrong_folders_are_one_line_and_exit_code_two(tmp_path, capsys):
         ([lacking], "has no 'test_accuracy'"),
         ([table], "is a run of tabular, which trains no found network"),
         ([good, good], "is given twice"),
-        ([good, elsewhere], f"{elsewhere} is on other data than {good} (data.source: 'digits' there, 'cifar10' now)"),
+        ([good, elsewhere], f"{elsewhere} is on other data than {good} (data.source: 'digits' in good, 'cifar10' in e"),
         ([good, edited], f"{edited} is on other data than {good} (data: the content has changed"),
         ([good, "--out", good], "is the folder of a run"),
         ([good, "--out", tmp_path / "file" / "x"], "cannot make the folder"),

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from experiments import report as report_program
 from jaxnas import command, export
 from jaxnas.base import Context, Skeleton
 from jaxnas.catalog import CATALOG
+from jaxnas.choices import searchable, width
 from jaxnas.data import load_dataset
 from jaxnas.data.dataset import fingerprint
 from jaxnas.export import of_run, to_stablehlo
@@ -150,6 +152,31 @@ def test_a_run_is_written_in_every_format_and_its_weights_are_bit_equal(run, tmp
     ]
     assert all("outputs within" in line for line in printed)
     jax.tree.map(np.testing.assert_array_equal, export.load_weights(tmp_path).params, load(run).params)
+
+
+def test_the_run_of_a_model_of_ones_own_is_exported_with_its_entry_and_without_it_that_is_told(tmp_path, capsys):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(10)(nn.relu(nn.Dense(width("hidden", (4, 8)))(x.reshape(x.shape[0], -1))))
+
+    dataset = load_dataset("digits")
+    own = searchable(Net(), jnp.zeros((1, 8, 8, 1)), name="mine")
+    arch = jnp.zeros(1, jnp.int32)
+    network, genotype = own.network(arch), own.space.to_genotype(arch)
+    save_network(tmp_path, *network.init(jax.random.key(0)), genotype, Skeleton(1, 1, (8, 8, 1), 10), dataset)
+    told = "'mine', which is no space of the library: give the entry"
+    with pytest.raises(ValueError, match=told):
+        load(tmp_path)
+    with pytest.raises(SystemExit):
+        go("--run", tmp_path)
+    error = capsys.readouterr().err
+    assert told in error
+    assert "jaxnas.export.export_run(folder, formats, space=own.entry)" in error
+    (written,) = export.export_run(tmp_path, ["safetensors"], space=own.entry).values()
+    apply, params = export.load_weights(written.path.parent, own.entry)
+    images = dataset.test.inputs[:3]
+    np.testing.assert_array_equal(apply(params, images), apply(load(tmp_path, space=own.entry).params, images))
 
 
 def test_int8_is_the_same_rounded_network_in_every_format_and_its_accuracy_is_told(run, tmp_path, capsys):

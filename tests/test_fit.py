@@ -197,6 +197,14 @@ def test_a_network_is_trained_and_evaluated(numbers):
         fit.train(path_network(TRUTH, None, SPACE), numbers, fit.Training(label_smoothing=0.1, batch_size=32))
 
 
+def test_a_network_is_trained_on_data_by_its_name():
+    network = path_network(TRUTH, None, SPACE)
+    with pytest.raises(ValueError, match=r"train\.batch_size 5000 is larger than the training part, which has 1437"):
+        fit.train(network, "digits", fit.Training(batch_size=5000, hold_out=0.0))
+    with pytest.raises(ValueError, match=r"train\.epochs"):  # before data is looked for
+        fit.train(network, "nowhere", fit.Training(epochs=0))
+
+
 def test_the_ground_truth_ranks_as_counted(tmp_path):
     truth = fit.truth_of("digits201", NASBENCH201)
     rows = [0, 4321, 15624]

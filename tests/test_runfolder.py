@@ -46,6 +46,27 @@ def test_another_identity_is_refused_with_each_difference_and_the_remedy(tmp_pat
     open_run(tmp_path, IDENTITY, {}).close()  # The refusal released the lock.
 
 
+def test_a_run_of_another_program_is_told_before_all_else_that_differs(tmp_path):
+    open_run(tmp_path, {"experiment": "one_shot", "data": {"classes": 10}, "seed": 1}, {}).close()
+    with pytest.raises(ValueError, match=r"holds a run of 'one_shot', and this is 'darts'; choose another folder$"):
+        open_run(tmp_path, {"experiment": "darts", "data": {"classes": 20}, "seed": 1}, {})
+
+
+@pytest.mark.parametrize(
+    ("identity", "runtime", "told"),
+    [
+        ({"seed": 1, "search": {"layers": (1, {"activation": abs})}}, {}, r"search\.layers\[1\]\.activation: <built"),
+        ({"search": {"rate": float("nan")}}, {}, r"search\.rate: nan cannot be kept as JSON"),
+        ({"search": {(1, 2): 3}}, {}, r"search: \{\(1, 2\): 3\} cannot"),
+        ({"seed": 1}, {"table": {3}}, r"table: \{3\} cannot be kept as JSON .* give the name of anything else"),
+    ],
+)
+def test_a_setting_that_json_cannot_hold_is_named_before_anything_is_written(identity, runtime, told, tmp_path):
+    with pytest.raises(ValueError, match=f"^{told}"):
+        open_run(tmp_path / "run", identity, runtime)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_was_read_is_identity_and_its_path_is_not(tmp_path):
     table = {"rows": 3, "metrics": ["good"], "checksum": "aa"}
     open_run(tmp_path, {"table": table}, {"benchmark": "t.csv"}).close()

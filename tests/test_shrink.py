@@ -377,7 +377,14 @@ def test_milliseconds_are_measured_and_limited(own, trained, dataset, tmp_path, 
 
 
 REFUSED = {
-    "a budget below the smallest": ({"settings": dataclasses.replace(SETTINGS, budgets=(0.001,))}, "smallest possible"),
+    "a share below the smallest": (
+        {"settings": dataclasses.replace(SETTINGS, budgets=(0.001,))},
+        r"^budget 0\.001, \S+ macs, is below the smallest network, which has 14 macs: .* up to 1 is a share",
+    ),
+    "a number below the smallest": (
+        {"settings": dataclasses.replace(SETTINGS, budgets=(2,))},
+        "^budget 2 is below the smallest network, which has 14 macs: .* up to 1 is a share",
+    ),
     "an unknown unit": ({"settings": dataclasses.replace(SETTINGS, cost="watts")}, "shrink.cost"),
     "no budget": ({"settings": dataclasses.replace(SETTINGS, budgets=())}, "at least one"),
     "a budget twice": ({"settings": dataclasses.replace(SETTINGS, budgets=(0.5, 0.5))}, "twice"),
@@ -388,7 +395,7 @@ REFUSED = {
     "neither weights nor training": ({"weights": None}, "give the weights"),
     "weights of another model": ({"weights": {"params": {"Dense_0": {"kernel": np.zeros((4, 5))}}}}, "another model"),
     "no weights at all": ({"weights": 3}, "weights are"),
-    "a model without choices": ({"model": nn.Dense(3)}, "no choice"),
+    "a model without choices": ({"model": nn.Dense(3)}, r"no choice.* or .*declare them by jaxnas\.choices\.declared"),
     "too few logits": (
         {"model": nn.Sequential([lambda x: nn.Dense(choices.width("w", (1, 2)))(x), lambda x: nn.Dense(2)(x)])},
         "2 logits",
@@ -411,11 +418,22 @@ def test_data_of_another_shape_is_refused(own, trained, tmp_path):
         jaxnas.shrink(own, trained, data.from_arrays((x[:, :3], y)), SETTINGS, SHORT)
 
 
+def test_data_may_be_given_by_its_name(own, trained):
+    with pytest.raises(ValueError, match=r"inputs float32 \[4\].*digits has float32 \[8, 8, 1\]"):
+        jaxnas.shrink(own, trained, "digits", SETTINGS, SHORT)
+    with pytest.raises(ValueError, match="calibration_batch 32 is more than"):  # before data is looked for
+        jaxnas.shrink(own, trained, "nowhere", dataclasses.replace(SETTINGS, calibration=16), SHORT)
+
+
 def test_weights_are_taken_as_frameworks_have_them(own, trained):
     linen = {"params": trained.params, "batch_stats": trained.stats}
     for given in (linen, (trained.params, trained.stats)):
         same = jax.tree.map(np.array_equal, weights_of(own, given), trained)
         assert all(jax.tree.leaves(same))
+    kernel = trained.params["Dense_0"]["kernel"]
+    params = {**trained.params, "Dense_0": {**trained.params["Dense_0"], "kernel": kernel.at[1, 2].set(jnp.nan)}}
+    with pytest.raises(ValueError, match=r"the parameter \['Dense_0'\]\['kernel'\] has NaN or infinity"):
+        weights_of(own, {**linen, "params": params})
     from flax import nnx
 
     module = own_models.NnxNet(nnx.Rngs(0))
@@ -456,6 +474,8 @@ def test_choices_declared_outside_leave_the_model_as_it_is():
         "Block_1.Dense_1": ("2", "8"),
         "Block_1.there": ("0", "1"),
     }
+    made = choices.searchable(lambda: choices.declared(Plain(), {"Block_?/Dense_1": (2, 8)}), own_models.SEQUENCE)
+    assert [choice.name for choice in made.space.choices] == ["Block_0.Dense_1", "Block_1.Dense_1"]
     variables = Plain().init(jax.random.key(0), own_models.SEQUENCE)
     weights = weights_of(own, variables)
     x = jax.random.normal(jax.random.key(1), own_models.SEQUENCE.shape)

@@ -181,7 +181,8 @@ def test_one_signal_ends_a_program_in_a_call_that_does_not_return_and_cuts_no_sa
     assert time.monotonic() - begin < 10
     assert [process.returncode for process in running] == [75, 130, 0, 75]
     for (_, err), name in zip(told, ("SIGTERM", "SIGINT"), strict=False):
-        assert f"{name}: ending after this part of the work, or without saving in 1 s, 7 s where a program" in err
+        assert f"{name}: the run saves and ends once the current part of its work is done. If that takes" in err
+        assert "longer than 1 s (7 s while a program compiles), it ends without saving." in err
         assert f"{name}: no part of the work ended in 1 s; ended without saving, and the same command goes on" in err
     assert told[2][0] == "saved\n"
     assert "SIGHUP: a program is being compiled; ended without saving, and the same command goes on" in told[3][1]

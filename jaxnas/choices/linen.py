@@ -117,12 +117,16 @@ def is_layer(layer: Any) -> bool:
     return isinstance(layer, nn.Module)
 
 
-def linen_model(make: Callable[[], nn.Module], declared: Declared | None = None) -> Traced:
-    """A linen model as functions. make: gives the model, inside the trace. declared: choices from outside of it."""
+def linen_model(make: Callable[[], nn.Module | Declared]) -> Traced:
+    """A linen model as functions. make: gives the model, inside the trace, or one with choices from outside of it."""
     flag: list[Any] = []
 
+    def made() -> tuple[nn.Module, Declared | None]:
+        model = make()
+        return (model.model, model) if isinstance(model, Declared) else (model, None)
+
     @contextlib.contextmanager
-    def asked() -> Iterator[None]:
+    def asked(declared: Declared | None) -> Iterator[None]:
         if declared is None:
             yield
             return
@@ -137,18 +141,18 @@ def linen_model(make: Callable[[], nn.Module], declared: Declared | None = None)
         return {} if flag[0] is None else {flag[0][0]: train == flag[0][1]}
 
     def init(key: Any, inputs: Any) -> tuple[Any, Any]:
-        model = make()
-        with _as_asked(None, dropout=False), asked():
+        model, declared = made()
+        with _as_asked(None, dropout=False), asked(declared):
             variables = dict(model.init({"params": key, "dropout": key}, inputs, **call(model, True)))
         params, stats = variables.pop("params", {}), variables.pop("batch_stats", {})
         check_stats(stats, variables)
         return params, stats
 
     def apply(params: Any, stats: Any, key: Any, inputs: Any, train: bool, axis_name: str | None) -> tuple[Any, Any]:
-        model = make()
+        model, declared = made()
         variables = {"params": params, **({"batch_stats": stats} if stats else {})}
         rngs = {} if key is None else {"dropout": key}
-        with _as_asked(axis_name, dropout=key is not None), asked():
+        with _as_asked(axis_name, dropout=key is not None), asked(declared):
             outputs, changed = model.apply(
                 variables, inputs, rngs=rngs, mutable=["batch_stats"] if train else [], **call(model, train)
             )

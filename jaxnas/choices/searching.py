@@ -50,10 +50,10 @@ class Searchable(NamedTuple):
 def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
     """Makes a search space of a model that has choices in it (docs/own_model.md).
 
-    model: a linen module, or a function that makes one, () -> a linen module or (rngs) -> an nnx module; or what
-    `declared` gives. Its `__call__` takes the inputs of a batch as one argument, and may take `train`, `training` or
-    `deterministic`, as a flag. It is not changed. example: a batch of inputs, arrays or `jax.ShapeDtypeStruct`, whose
-    first axis is that of the examples. name: of the space, which genotypes have.
+    model: a linen module, or what `declared` gives, or a function that makes one of them, () -> model; or a function
+    that makes an nnx module, (rngs) -> model. Its `__call__` takes the inputs of a batch as one argument, and may take
+    `train`, `training` or `deterministic`, as a flag. It is not changed. example: a batch of inputs, arrays or
+    `jax.ShapeDtypeStruct`, whose first axis is that of the examples. name: of the space, which genotypes have.
 
     Raises: ValueError, with the line of the model, for choices that contradict each other, that change nothing, or that
     a supernet cannot follow, and for outputs whose shape depends on a choice; and for an example that is no such batch.
@@ -74,7 +74,8 @@ def searchable(model: Any, example: PyTree, *, name: str = "own") -> Searchable:
         jax.eval_shape(lambda p, s, x: traced.apply(p, s, None, x, True, None), params, stats, example)
     if not any(len(found.options) > 1 for found in trace.found.values()):
         raise ValueError(
-            "the model has no choice between two options; write one_of, width, depth, join or value in its __call__"
+            "the model has no choice between two options; write one_of, width, depth, join or value in its __call__, "
+            "or leave a linen model as it is, also one that is trained, and declare them by jaxnas.choices.declared"
         )
     source = Source(traced, trace.found, example, (params, stats))
     values = [found for found in trace.found.values() if found.kind == "value"]
@@ -111,7 +112,7 @@ def _form_of(example: PyTree) -> PyTree:
 def traced_model(model: Any) -> Traced:
     """A model, or a function that makes one, as functions. Raises ValueError for something else."""
     if isinstance(model, Declared):
-        return linen.linen_model(lambda: model.model, model)
+        return linen.linen_model(lambda: model)
     if linen.is_model(model):
         _check_fields(model)
         return linen.linen_model(lambda: model)

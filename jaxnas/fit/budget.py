@@ -202,15 +202,16 @@ def check_feasible(space: SearchSpace, budget: Budget, key: Key) -> None:
                 name = constraint.name
                 beside = " beside the other" if others else ""
                 least, limit = ends[0] + budget.constant[name], budget.limits[name]
-                told.append(f"max_{name} {_number(limit)}, where the smallest possible is {_number(least)}{beside}")
+                told.append(f"max_{name} {cost_told(limit)}, where the smallest possible is {cost_told(least)}{beside}")
         raise ValueError(
             f"no architecture meets {' and '.join(told)}: allow more, or train a narrower network"
         ) from error
 
 
 def _told(costs: Mapping[str, float]) -> str:
-    return " and ".join(f"{_number(value)} {name}" for name, value in costs.items())
+    return " and ".join(f"{cost_told(value)} {name}" for name, value in costs.items())
 
 
-def _number(value: float) -> str:
+def cost_told(value: float) -> str:
+    """A cost as it is told: a count whole, a time in four digits."""
     return f"{round(value):,}" if abs(value - round(value)) < 1e-6 else f"{value:,.4g}"

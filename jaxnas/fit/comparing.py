@@ -85,7 +85,8 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     runs = [_read(folder, short[folder] if unique else printable(str(folder))) for folder in folders]
     first = runs[0]
     for run in runs:
-        if differing := differences({"data": first.data}, {"data": run.data}):
+        names = f"in {first.name}", f"in {run.name}"
+        if differing := differences({"data": first.data}, {"data": run.data}, names):
             raise ValueError(f"{run.path} is on other data than {first.path} ({differing}): give runs on one data set")
     return _without_copies(runs)
 

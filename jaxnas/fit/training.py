@@ -67,7 +67,7 @@ class Trained(NamedTuple):
 
 def train(
     network: Network,
-    dataset: Dataset,
+    dataset: str | Dataset,
     training: Training | None = None,
     *,
     seed: int = 0,
@@ -77,8 +77,9 @@ def train(
 ) -> Trained:
     """Trains a network from scratch and tests it once.
 
-    training: its channels and cells are those of `network`, which is made already, and are not read. stage: where
-    checkpoints and metrics go, so that a killed training goes on; by default nothing is written.
+    dataset: a data set, or the name of one, as of `jaxnas.data.load_dataset`. training: its channels and cells are
+    those of `network`, which is made already, and are not read. stage: where checkpoints and metrics go, so that a
+    killed training goes on; by default nothing is written.
 
     Raises: ValueError for settings that do not go with the data, before anything is compiled.
 
@@ -100,6 +101,9 @@ def train(
     training, devices = Training() if training is None else training, Devices() if devices is None else devices
     check_settings("devices", devices, Devices)
     join(devices)
+    if isinstance(dataset, str):
+        check_settings("train", training, Training)  # before the data is read, which takes time
+        dataset = data.load_dataset(dataset)
     check_training(training, dataset, seed, devices)
     return Trainer(network, training, dataset, seed, devices).train(network, None, jax.random.key(seed), stage, stop)
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxnas.base import Arch, Key
 from jaxnas.checks import inputs_form
 from jaxnas.choices import Searchable
-from jaxnas.fit.budget import Budget, check_feasible, feasible_samples, make_budget
+from jaxnas.fit.budget import Budget, check_feasible, cost_told, feasible_samples, make_budget
 from jaxnas.fit.latency import milliseconds_of
-from jaxnas.hardware import Constraint, LatencyTable, Structure, device_name, solve
+from jaxnas.hardware import Constraint, LatencyTable, Structure, device_name, reachable, solve
 from jaxnas.shrinking.scoring import Alternatives
 
 COSTS = ("macs", "params", "latency_ms")
@@ -32,12 +32,28 @@ class Chosen(NamedTuple):
     predicted: list[float]
 
 
-def budget_of(own: Searchable, cost: str, limit: float, latency: LatencyTable | None) -> Budget:
-    """That of a model. Raises: ValueError, with the smallest cost that there is, where no network is within."""
+def budget_of(
+    own: Searchable, cost: str, limit: float, latency: LatencyTable | None, asked: float | None = None
+) -> Budget:
+    """That of a model. asked: the budget as it was given, perhaps a share, by default the limit.
+
+    Raises: ValueError, with the smallest cost that there is, where no network is within.
+    """
     budget = make_budget(own.entry, own.space, None, {cost: limit}, latency)  # type: ignore[arg-type]
     if budget.structure is None:
         raise ValueError("costs of this model multiply too many choices for an integer program; give it fewer widths")
-    check_feasible(own.space, budget, jax.random.key(0))
+    try:
+        check_feasible(own.space, budget, jax.random.key(0))
+    except ValueError as error:
+        ends = reachable(budget.structure, budget.constraints[0])
+        if ends is None:
+            raise
+        given = f"{asked:g}, {cost_told(limit)} {cost}," if asked is not None and asked != limit else cost_told(limit)
+        least = cost_told(ends[0] + budget.constant[cost])
+        raise ValueError(
+            f"budget {given} is below the smallest network, which has {least} {cost}: allow more; a budget up to 1 is "
+            "a share of what the trained model costs, one above 1 is a number"
+        ) from error
     return budget
 
 

@@ -44,7 +44,7 @@ class _Seed:
 def shrink(
     model: Any,
     weights: Any,
-    dataset: Dataset,
+    dataset: str | Dataset,
     settings: Shrinking | None = None,
     distillation: Distillation | None = None,
     *,
@@ -64,9 +64,10 @@ def shrink(
     model: a flax model with choices in it, which is trained at its widest (docs/own_model.md), or what `searchable`
     made of it. weights: what it learned: the variables of linen, {"params": …, "batch_stats": …}, an nnx module, or
     (params, statistics) as its network has them. They are not changed. None trains the model here, by `training`.
-    distance: (outputs, outputs of the trained model) -> float [B], in place of the KL divergence of classes and the
-    squared error of other targets. folder: where all goes; the same call on the same folder goes on where it was
-    stopped. The network of the smallest budget is that of `jaxnas.load(folder, model=model)`.
+    dataset: a data set, or the name of one, as of `jaxnas.data.load_dataset`. distance: (outputs, outputs of the
+    trained model) -> float [B], in place of the KL divergence of classes and the squared error of other targets.
+    folder: where all goes; the same call on the same folder goes on where it was stopped. The network of the smallest
+    budget is that of `jaxnas.load(folder, model=model)`.
 
     Raises: ValueError or OSError, before any long work, for what cannot work: a model without choices, weights of
     another model, data that does not fit, a budget below the smallest network, which is told.
@@ -76,13 +77,17 @@ def shrink(
     settings = Shrinking() if settings is None else settings
     distillation = Distillation() if distillation is None else distillation
     fitting = Fitting() if training is None else training
-    _check(settings, distillation, fitting, seed, dataset)
+    _check(settings, distillation, fitting, seed)
     if (weights is None) == (training is None):
         raise ValueError("give the weights of a trained model, or training, by which it is trained here; one of both")
     enable_cache(cache_dir)
     folder = None if folder is None else str(expanded(folder))
     if folder is not None:
         check_folder(folder)
+    if isinstance(dataset, str):
+        dataset = data.load_dataset(dataset)
+        print(dataset.told(), flush=True)
+    _check_sizes(settings, distillation, fitting, dataset)
     own = made_searchable(model, dataset)
     check_outputs(own, dataset)
     given = None if weights is None else weights_of(own, weights)
@@ -104,7 +109,8 @@ def shrink(
     return Shrunk(own, result, networks, None if folder is None else Path(folder))
 
 
-def _check(settings: Shrinking, distillation: Distillation, training: Fitting, seed: int, dataset: Dataset) -> None:
+def _check(settings: Shrinking, distillation: Distillation, training: Fitting, seed: int) -> None:
+    """Raises: ValueError for settings that cannot work with any data."""
     for name, own, kind in (
         ("shrink", settings, Shrinking), ("distill", distillation, Distillation), ("train", training, Fitting),
         ("", _Seed(seed), _Seed),
@@ -115,6 +121,15 @@ def _check(settings: Shrinking, distillation: Distillation, training: Fitting, s
         raise ValueError("shrink.budgets is empty: give at least one, 0.5 say")
     if len(set(settings.budgets)) < len(settings.budgets):
         raise ValueError(f"shrink.budgets has a budget twice: {', '.join(map(str, settings.budgets))}")
+    if settings.calibration_batch > settings.calibration:
+        raise ValueError(
+            f"shrink.calibration_batch {settings.calibration_batch} is more than shrink.calibration "
+            f"{settings.calibration}; give less"
+        )
+
+
+def _check_sizes(settings: Shrinking, distillation: Distillation, training: Fitting, dataset: Dataset) -> None:
+    """Raises: ValueError for settings that need more examples than the data has."""
     there = data.count(data.split(dataset, 0, 0.0).train)
     for name, size in (
         ("shrink.calibration", settings.calibration), ("distill.batch_size", distillation.batch_size),
@@ -122,8 +137,3 @@ def _check(settings: Shrinking, distillation: Distillation, training: Fitting, s
     ):  # fmt: skip
         if size > there:
             raise ValueError(f"{name} {size} is more than the training split of {dataset.name}, which has {there}")
-    if settings.calibration_batch > settings.calibration:
-        raise ValueError(
-            f"shrink.calibration_batch {settings.calibration_batch} is more than shrink.calibration "
-            f"{settings.calibration}; give less"
-        )

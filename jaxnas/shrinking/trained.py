@@ -46,7 +46,8 @@ def check_outputs(own: Searchable, dataset: Dataset) -> None:
 def weights_of(own: Searchable, given: Any) -> Weights:
     """The weights of a trained model: variables of linen, an nnx module, or (params, statistics).
 
-    Raises: ValueError where they are not those of the model at its widest, naming the first that differs.
+    Raises: ValueError where they are not those of the model at its widest, naming the first that differs, or are not
+    all finite, naming the first that is not.
     """
     wanted = jax.eval_shape(own.network(own.units().whole).init, jax.random.key(0))
     if of_nnx.is_layer(given):  # which holds all options, also those that it does not call
@@ -63,7 +64,15 @@ def weights_of(own: Searchable, given: Any) -> Weights:
         ) from None
     for name, form, tree in (("parameter", wanted[0], params), ("statistic", wanted[1], stats)):
         _check_same(name, _shapes(form), _shapes(tree))
-    return Weights(*jax.tree.map(lambda form, leaf: jnp.asarray(leaf, form.dtype), wanted, (params, stats)))
+    weights = Weights(*jax.tree.map(lambda form, leaf: jnp.asarray(leaf, form.dtype), wanted, (params, stats)))
+    for name, tree in (("parameter", weights.params), ("statistic", weights.stats)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not jnp.isfinite(leaf).all():
+                raise ValueError(
+                    f"the weights are not finite: the {name} {jax.tree_util.keystr(path)} has NaN or infinity in it; "
+                    "give those of a training that did not diverge"
+                )
+    return weights
 
 
 def _part(tree: Any, form: Any) -> Any:

@@ -101,7 +101,7 @@ class Work:
 
     def budget(self, budget: float, latency: LatencyTable | None) -> Budget:
         """Raises: ValueError where no network is within."""
-        return choosing.budget_of(self.own, self.settings.cost, self.limit(budget, latency), latency)
+        return choosing.budget_of(self.own, self.settings.cost, self.limit(budget, latency), latency, budget)
 
     def go(self, run: RunFolder, stop: Stop, given: Weights | None) -> None:
         """All of the run, from where it was stopped."""
@@ -235,7 +235,7 @@ class Work:
                 inside = [time <= asked for time in times]
                 if not any(inside):
                     limit *= asked / min(times)
-                    within = choosing.budget_of(own, self.settings.cost, limit, scored.latency)
+                    within = choosing.budget_of(own, self.settings.cost, limit, scored.latency, budget)
                     continue
                 best = best[inside]
                 times = [time for time, there in zip(times, inside, strict=True) if there]

@@ -115,9 +115,9 @@ def stop_on_signal(grace: float = 25.0, compile_grace: float = 7.0) -> Iterator[
                 os._exit(128 + number)
             _came.append(number)
             since = time.monotonic()
-            tell(f"\n{signal.Signals(number).name}: ending after this part of the work, or without saving in {grace:g} "
-                 f"s, {compile_grace:g} s where a program is being compiled; a second signal ends at once",
-                 wait=False)  # fmt: skip
+            tell(f"\n{signal.Signals(number).name}: the run saves and ends once the current part of its work is done. "
+                 f"If that takes longer than {grace:g} s ({compile_grace:g} s while a program compiles), it ends "
+                 "without saving. A second signal ends it at once.", wait=False)  # fmt: skip
 
     heeded = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda *_: None) for number in heeded}
