@@ -451,7 +451,7 @@ def test_prune_and_derive_of_darts_are_for_the_spaces_that_have_them(numbers):
         ({"method": fit.BlackBox(sampler="magic")}, "search.sampler must be one of random"),
         (
             {"space": SPACE},
-            r"a space alone has no supernet .* or jaxnas.Entry\('nasbench201'",
+            r"a space alone has no supernet .* or jaxnas.Entry\('table'",
         ),
         ({"space": 3}, "there is no space 3; there are darts, .* a flax model with choices has one"),
         ({"dataset": ([0.0], [1])}, r"dataset must be str or Dataset, got \(\[0.0\], \[1\]\)"),

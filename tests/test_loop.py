@@ -427,7 +427,7 @@ with stop_on_signal() as stop:
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     process.stderr.readline()
-    assert "a second signal ends at once" in process.stderr.readline()
+    assert "A second signal ends it at once" in process.stderr.readline()
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.communicate()

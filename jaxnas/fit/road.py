@@ -127,12 +127,11 @@ def run(
     docs/start.md has an example, and docs/tutorials/first_search.md explains it line by line.
     """
     road = Road(
-        space, dataset, Training() if training is None else training, seed, seeds, random_baselines,
+        entry_of(space), dataset, Training() if training is None else training, seed, seeds, random_baselines,
         hand_designed, Limits() if limits is None else limits, table, metric, dtype,
     )  # fmt: skip
     devices = Devices() if devices is None else devices
     check_method(method)
-    entry_of(space)
     check_settings("search", method, type(method))
     check_settings("train", road.training, Training)
     check_settings("limits", road.limits, Limits, _FLAGS)
