@@ -160,7 +160,10 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_compiled(digit
         ({"most_skips": 1, "derive": "score"}, "search.most_skips is for search.derive paper, got score: leave it out"),
         ({"most_skips": 1, "method": "setn"}, "paper, got score, which setn has by default: leave it out"),
         ({"order": "second", "method": "setn"}, "those of setn are trained by random paths"),
-        ({"derive": "score", "method": "fair_darts"}, "draws by shares of one, and fair_darts has none"),
+        (
+            {"derive": "score", "method": "fair_darts"},
+            "draws by weights that add up to one, and those of fair",
+        ),
         (
             {"early_stop": True, "method": "p_darts", "epochs": 60, "watch": Watch()},
             "take another search.method than p_darts",

@@ -161,7 +161,9 @@ class Darts:
         if self.candidates != Darts.candidates and self.derive != "score":
             raise ValueError(f"search.candidates {self.candidates} are for search.derive score: leave them out")
         if self.derive == "score" and self.method == "fair_darts":
-            raise ValueError("search.derive score draws by shares of one, and fair_darts has none: leave it out")
+            raise ValueError(
+                "search.derive score draws by weights that add up to one, and those of fair_darts do not: give paper"
+            )
         if self.most_skips is not None:
             if self.derive != "paper":
                 drawn = self.method == "setn" and self.derive == "score"

@@ -13,7 +13,7 @@ from jaxnas import data, draw
 from jaxnas.base import Arch, ArchWeights, Key, Relaxation, SearchAlgorithm, SearchSpace, Supernet
 from jaxnas.fit import seeds, watch
 from jaxnas.fit.deriving import Tuning, best_drawn, heaviest, perturbed
-from jaxnas.fit.family import Part, can_remat, nodes_of, rule_of, variant_of
+from jaxnas.fit.family import Part, can_remat, nodes_of, rivals_of, rule_of, variant_of
 from jaxnas.fit.memory import divisors
 from jaxnas.fit.problem import Found, Picture, Problem, Stop
 from jaxnas.fit.results import clock
@@ -299,7 +299,7 @@ def _derive(
         return best_drawn(drawing, this.epochs, budget, states, settings.candidates, keys, stop), timer()
     if settings.derive == "perturbation":
         entry = this.problem.entry
-        nodes = dict.fromkeys(this.space.template(), entry.rivals or entry.ends) if entry.keeps else {}
+        nodes = rivals_of(entry, this.space.template())
         decisions = count_decisions(this.space.template(), nodes, entry.keeps)
         tuned = max(1, (decisions - 1) * settings.tune_epochs)
 

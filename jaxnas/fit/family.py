@@ -124,3 +124,8 @@ def rule_of(method: Variation, entry: Entry, space: SearchSpace) -> Callable[[Ar
 def nodes_of(entry: Entry, template: ArchWeights) -> Mapping[str, Sequence[int]]:
     """Cell kind -> of each slot the number of the node it ends in, empty for a space whose slots are no edges."""
     return dict.fromkeys(template, entry.ends) if entry.ends else {}
+
+
+def rivals_of(entry: Entry, template: ArchWeights) -> Mapping[str, Sequence[int]]:
+    """Cell kind -> of each slot the number of the group of which some slots are kept, empty where all are kept."""
+    return dict.fromkeys(template, entry.rivals or entry.ends) if entry.keeps else {}

@@ -1,7 +1,8 @@
 """The edges of one source side by side in the channels: what a CPU wants where operations are dense convolutions.
 
-XLA:CPU's convolution to three times as many channels takes half of the time of three (docs/appendix_performance.md).
-What the convolutions give is kept for the backward pass; operations without parameters are computed again.
+From 16 to 48 channels XLA:CPU's convolution takes half of the time of three convolutions to 16
+(docs/appendix_performance.md; wider ones gain less). What the convolutions give is kept for the backward pass;
+operations without parameters are computed again.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def _backward(fan: _Fan, residuals: Any, g: list[Array]) -> tuple[Any, ...]:
         scale = jnp.repeat(weights[rows, member.number], channels)
         _, pull = jax.vjp(lambda y, m, v, s: standardize_by(y, m, v, s, fan.axis_name), output, mean, variance, scale)
         to_output, _, _, to_scale = pull(joined[member.edges])
-        to_weights = to_weights.at[rows, member.number].set(to_scale.reshape(-1, channels) @ jnp.ones((channels,)))
+        to_weights = to_weights.at[rows, member.number].set(_over_channels(to_scale.reshape(-1, channels)))
         positive_part, to_kernel = jax.vjp(_convolution(wanted), positive, kernel)[1](to_output)
         to_positive.append(positive_part)
         to_kernels.append(to_kernel)
@@ -191,8 +192,13 @@ def _backward(fan: _Fan, residuals: Any, g: list[Array]) -> tuple[Any, ...]:
         y, pull = jax.vjp(functools.partial(_applied, member.primitive), x)
         to_y, sums = _scaled(weights[rows, member.number], y, own)
         to_x.append(pull(to_y)[0])
-        to_weights = to_weights.at[rows, member.number].set(sums @ jnp.ones((channels,)))
+        to_weights = to_weights.at[rows, member.number].set(_over_channels(sums))
     return to_kernels, to_weights, _joint(x, to_positive, to_x), g, None
+
+
+def _over_channels(sums: Array) -> Array:
+    """[R, C] -> [R], as a product, which XLA does not join with the sums over positions (as in `per_channel`)."""
+    return sums @ jnp.ones((sums.shape[-1],), sums.dtype)
 
 
 @outlined
